@@ -1,0 +1,74 @@
+"""diptych: train, measure, search, caption and serve image-text models.
+
+The names below are loaded when they are first used, so that `import diptych` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diptych.doctor import inspect
+    from diptych.dual import DualEncoder, build, load
+    from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
+    from diptych.evaluate import RetrievalEvaluator
+    from diptych.formats import read_pairs
+    from diptych.pairs import Pairs, Row
+    from diptych.recipes.contrastive import ContrastiveRecipe, train
+    from diptych.search import Match, find_matches
+
+_HOMES = {
+    "inspect": "doctor",
+    "DualEncoder": "dual",
+    "build": "dual",
+    "load": "dual",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "DiptychError": "errors",
+    "ImageError": "errors",
+    "MissingExtra": "errors",
+    "ModelError": "errors",
+    "RetrievalEvaluator": "evaluate",
+    "read_pairs": "formats",
+    "Pairs": "pairs",
+    "Row": "pairs",
+    "ContrastiveRecipe": "recipes.contrastive",
+    "train": "recipes.contrastive",
+    "Match": "search",
+    "find_matches": "search",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of the imports above
+    "inspect",
+    "DualEncoder",
+    "build",
+    "load",
+    "ConfigError",
+    "DataError",
+    "DiptychError",
+    "ImageError",
+    "MissingExtra",
+    "ModelError",
+    "RetrievalEvaluator",
+    "read_pairs",
+    "Pairs",
+    "Row",
+    "ContrastiveRecipe",
+    "train",
+    "Match",
+    "find_matches",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("diptych")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diptych' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"diptych.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

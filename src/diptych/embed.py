@@ -1,0 +1,148 @@
+"""Pictures to vectors on disk: decoding beside the model, bounded memory, resumable; one writer for every cache."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from diptych.cache import cache_dir
+from diptych.dual import DualEncoder
+from diptych.errors import ImageError
+from diptych.images import Picture, decode
+from diptych.pairs import Pairs, Row
+from diptych.progress import Progress, silent
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetch(
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int | None = None, ahead: int = 4
+) -> Iterator[Result]:
+    """Apply `work` in threads, a few items ahead of the consumer, and yield the results in the items' order.
+
+    At most `workers + ahead` results wait at once, so memory is bounded. An exception in `work` is raised here.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= workers + ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class VectorFile:
+    """Rows of vectors in one `.npy` file, written in order, memory-mapped when read, and complete or resumable.
+
+    A row whose picture could not be decoded holds NaN. Rows count as written only once `state.json` says so, which is
+    replaced atomically after the data is on disk; so a killed run continues at the last acknowledged row.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        self.folder, self.shape, self.dtype = folder, shape, dtype
+        self._data, self._state = folder / "vectors.npy", folder / "state.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.done = json.loads(self._state.read_text("utf-8"))["done"] if self._state.exists() else 0
+        self._mapped: np.memmap | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.shape[0]
+
+    def append(self, vectors: np.ndarray) -> None:
+        """Write the next rows and acknowledge them."""
+        if self._mapped is None:
+            fresh = not self._state.exists()
+            self._mapped = np.lib.format.open_memmap(
+                self._data, mode="w+" if fresh else "r+", dtype=self.dtype if fresh else None, shape=self.shape
+            )
+        self._mapped[self.done : self.done + len(vectors)] = vectors
+        self._mapped.flush()
+        self.done += len(vectors)
+        temporary = self._state.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"done": self.done, "shape": self.shape}), "utf-8")
+        temporary.replace(self._state)
+
+    def read(self) -> np.ndarray:
+        """All rows, memory-mapped."""
+        if self.shape[0] == 0:
+            return np.empty(self.shape, self.dtype)
+        return np.load(self._data, mmap_mode="r")
+
+
+def write_vectors(
+    sink: VectorFile,
+    items: Sequence[Any],
+    prepare: Callable[[Sequence[Any]], Any],
+    forward: Callable[[Any], np.ndarray],
+    *,
+    batch_size: int = 64,
+    progress: Progress = silent,
+    label: str = "embedding",
+) -> np.ndarray:
+    """Fill `sink` with `forward(prepare(items))`: preparation runs in threads ahead of the forward pass.
+
+    Begins after the rows that `sink` has already; returns all rows, memory-mapped.
+    """
+    starts = range(sink.done, len(items), batch_size)
+    batches = (items[start : start + batch_size] for start in starts)
+    for prepared in progress(prefetch(batches, prepare), len(starts), label):
+        sink.append(forward(prepared))
+    return sink.read()
+
+
+def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[Any], np.ndarray]:
+    """Decode pictures; those that cannot be are left out. Returns the decoded and, (pictures,) bool, which they are."""
+    decoded, good = [], []
+    for picture in pictures:
+        try:
+            decoded.append(decode(picture, min_side=min_side))
+            good.append(True)
+        except ImageError:
+            good.append(False)
+    return decoded, np.array(good, bool)
+
+
+def picture_vectors(
+    model: DualEncoder, pairs: Pairs, *, batch_size: int = 64, progress: Progress = silent, cache: bool = True
+) -> np.ndarray:
+    """Unit vectors of every picture of a data set, (pictures, dim) float32; NaN where one cannot be decoded.
+
+    Kept on disk under the identities of model and data, and used again. With `cache=False` they are written anew.
+    """
+    import torch
+
+    folder = cache_dir() / "vectors" / f"{model.identity()}-{pairs.fingerprint()}"
+    sink = VectorFile(folder, (len(pairs), model.dim))
+    if not cache:
+        sink.done = 0
+
+    def prepare(rows: Sequence[Row]) -> tuple[dict[str, Any] | None, np.ndarray]:
+        images, good = decode_all((row.image for row in rows), model.image_size)
+        return (model.preprocess(images) if images else None), good
+
+    def forward(prepared: tuple[dict[str, Any] | None, np.ndarray]) -> np.ndarray:
+        features, good = prepared
+        vectors = np.full((len(good), model.dim), np.nan, np.float32)
+        if features is not None:
+            with torch.inference_mode():
+                vectors[good] = model.embed(features).cpu().numpy()
+        return vectors
+
+    return write_vectors(
+        sink, pairs, prepare, forward, batch_size=batch_size, progress=progress, label="embedding pictures"
+    )

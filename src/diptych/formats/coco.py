@@ -1,0 +1,60 @@
+"""The two JSON forms of COCO captions: Karpathy's splits and COCO's own annotations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import DataError
+from diptych.formats.pictures import Pictures
+from diptych.formats.text import clean, open_text, split_of
+from diptych.pairs import Row
+
+
+def load_json(path: Path) -> Any:
+    with open_text(path) as file:
+        try:
+            return json.load(file)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"'{path}' is not valid JSON ({error}); fetch it again") from error
+
+
+def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
+    """`dataset_coco.json`, `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
+    for at, image in enumerate(_entries(path, "images")):
+        where = f"'{path}', images[{at}]"
+        name = _value(image, "filename", where)
+        inside = f"{image['filepath']}/{name}" if image.get("filepath") else name
+        sentences = image.get("sentences", [])
+        captions = tuple(clean(each.get("raw") or " ".join(each.get("tokens", ()))) for each in sentences)
+        yield Row(name, pictures.find(inside, where), captions, image.get("split"))
+
+
+def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
+    """`captions_train2014.json`: images and, apart from them, annotations; the file's name says the split."""
+    captions: dict[Any, list[str]] = {}
+    data = load_json(path)
+    for at, annotation in enumerate(_entries(path, "annotations", data)):
+        where = f"'{path}', annotations[{at}]"
+        captions.setdefault(_value(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+    for at, image in enumerate(_entries(path, "images", data)):
+        where = f"'{path}', images[{at}]"
+        name = _value(image, "file_name", where)
+        described = tuple(map(clean, captions.get(_value(image, "id", where), ())))
+        yield Row(name, pictures.find(name, where), described, split_of(path, pictures.base))
+
+
+def _entries(path: Path, key: str, data: Any = None) -> list[dict[str, Any]]:
+    data = load_json(path) if data is None else data
+    entries = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
+    return entries
+
+
+def _value(entry: dict[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise DataError(f"{where} has no '{key}', only: {', '.join(sorted(entry))}; is it a file of captions?")
+    return entry[key]

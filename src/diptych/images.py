@@ -1,0 +1,232 @@
+"""Bytes to an upright RGB picture: safely (bounded bytes and pixels) and fast (JPEGs decoded at reduced scale)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
+
+from diptych.errors import ImageError
+
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 100_000_000
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
+)
+
+# Pillow opens some 45 formats, among them ones that start Ghostscript (EPS) or have a long record of holes (PSD, FLI).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+
+# What Pillow's decoders were seen to raise on damaged or hostile bytes; its parsers index, unpack and assert freely.
+# A programmer's error elsewhere (NameError, ImportError) is not among them and still surfaces.
+_DECODER_ERRORS = (
+    OSError,  # UnidentifiedImageError, broken streams, libjpeg, libtiff and zlib codes
+    SyntaxError,  # Pillow's word for "not this format after all"
+    ValueError,  # bad sizes and values, PNG text bombs, undecodable text
+    TypeError,
+    AttributeError,
+    LookupError,  # IndexError and KeyError: tables and tags cut short
+    EOFError,
+    ArithmeticError,  # OverflowError, ZeroDivisionError: hostile sizes and resolutions
+    AssertionError,
+    RuntimeError,  # pillow-heif, recursion in nested directories
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Warning,  # where the process turns warnings into errors
+)
+
+# How those errors say that the bytes ran out; Pillow has no type for it.
+_ENDED_EARLY = ("truncated", "bytes for unpacking", "requires a buffer", "incomplete", "no more images", "but only got")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A picture that lies inside a larger file, as in a tar shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+Picture = Path | Slice | bytes
+
+
+def describe(picture: Picture) -> str:
+    """How messages name a picture."""
+    if isinstance(picture, Slice):
+        return f"'{picture.path}' (bytes {picture.offset} to {picture.offset + picture.size})"
+    return f"a picture of {len(picture):,} bytes" if isinstance(picture, bytes) else f"'{picture}'"
+
+
+def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
+    """The encoded bytes of a picture, at most `max_bytes` of them.
+
+    Raises:
+        ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file) or
+            `unreadable` (a directory, a pipe, no permission).
+    """
+    name = describe(picture)
+    if isinstance(picture, bytes):
+        data, size = picture, len(picture)
+    else:
+        path, offset = (picture.path, picture.offset) if isinstance(picture, Slice) else (picture, 0)
+        try:
+            found = path.stat()  # before opening: opening a pipe would wait for a writer
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError("unreadable", f"{name} is not a regular file; give the path of a picture")
+            size = picture.size if isinstance(picture, Slice) else found.st_size
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(min(size, max_bytes) if isinstance(picture, Slice) else max_bytes + 1)
+        except FileNotFoundError:
+            raise ImageError(
+                "missing", f"{name} does not exist; check the path, or the folder given as images"
+            ) from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a negative offset
+            raise ImageError(
+                "unreadable", f"{name} cannot be read ({error}); check its path and permissions"
+            ) from error
+    if max(size, len(data)) > max_bytes:
+        raise ImageError(
+            "too_many_bytes", f"{name} has {size:,} bytes, the limit is {max_bytes:,}; shrink it or raise max_bytes"
+        )
+    if not data:
+        raise ImageError("empty", f"{name} is empty; fetch it again or remove it")
+    if len(data) < size:
+        raise ImageError("truncated", f"{name} ends after {len(data):,} of {size:,} bytes; fetch the file again")
+    return data
+
+
+def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+    """The picture upright (EXIF), in RGB and without metadata; of an animation, the first frame.
+
+    Transparent parts turn white; 16-bit greys are scaled to 8. With `min_side`, a JPEG is decoded at 1/2, 1/4 or 1/8
+    of its size as long as the shorter side keeps at least `min_side` pixels: several times faster for big photographs.
+    The number of pixels is read from the header and checked before any is decoded. Safe to call from many threads.
+
+    Raises:
+        ImageError: as `read_bytes`, and `too_many_pixels`, `truncated` or `undecodable`. Nothing else, whatever the
+            bytes.
+    """
+    data = read_bytes(picture)
+    name = describe(picture)
+    try:
+        image = _open(data)
+        if (pixels := image.width * image.height) > max_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"{name} has {image.width} x {image.height} = {pixels:,} pixels, the limit is {max_pixels:,}; "
+                "shrink it or raise max_pixels",
+            )
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))  # does nothing unless it is a JPEG
+        image.load()
+        return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_many_pixels", f"{name} is larger than Pillow decodes ({error}); shrink it") from error
+    except _DECODER_ERRORS as error:
+        if _is_truncated(data, error):
+            raise ImageError("truncated", f"{name} is cut short ({error}); fetch it again") from error
+        raise ImageError(
+            "undecodable", f"{name} is not a picture that can be decoded ({error}); valid: {', '.join(formats())}"
+        ) from error
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that decode here; HEIF is among them where pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        __import__("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(data: bytes) -> Image.Image:
+    """`Image.open` for the allowed formats alone.
+
+    `Image.open` also warns and refuses by `Image.MAX_IMAGE_PIXELS`, one value for the whole process, and warnings
+    cannot be silenced in one thread alone; so this asks Pillow's registry itself, and `decode` applies its own limit.
+    """
+    found: SyntaxError | None = None
+    for name in formats():
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(data[:16]) is True:  # a string says that the format is known but not built in
+            try:
+                return factory(io.BytesIO(data), "")
+            except SyntaxError as error:
+                found = error
+    raise found or SyntaxError("its first bytes are of no known format")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with contextlib.suppress(*_DECODER_ERRORS):  # damaged EXIF says nothing about the pixels: keep them as they lie
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # I;16, I;16B, I, F: Pillow's own conversion clips at 255
+        image = Image.fromarray(_eight_bits(np.asarray(image), sixteen=image.mode.startswith("I;16")))
+    elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which stores inverted inks
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.new("RGBA", rgba.size, "white")
+        image.alpha_composite(rgba)
+    rgb = image.convert("RGB")
+    rgb.info = {}  # or a thumbnail saved from it would carry the photograph's GPS position
+    return rgb
+
+
+def _eight_bits(values: np.ndarray, sixteen: bool) -> np.ndarray:
+    """Greys of a wider type as uint8; where the type names no range, the least usual one that holds the values."""
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    peak = 65535.0 if sixteen else next((peak for peak in (1.0, 255.0, 65535.0) if low >= 0 and high <= peak), None)
+    if peak is None:
+        values, peak = values - low, (high - low) or 1.0
+    return np.rint(values * (255.0 / peak)).astype(np.uint8)
+
+
+def _is_truncated(data: bytes, error: BaseException) -> bool:
+    if data[:4] == b"RIFF" and len(data) >= 8:  # libwebp does not say why it failed; its header names the length
+        return len(data) < struct.unpack_from("<I", data, 4)[0] + 8
+    return isinstance(error, EOFError) or any(words in str(error).lower() for words in _ENDED_EARLY)
+
+
+def content_hash(data: bytes) -> str:
+    """Names exactly these bytes: BLAKE2b with 128 bits, in hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """64-bit difference hash (dHash): near-identical pictures differ in few bits (up to about 6), others in about 32.
+
+    The picture is shrunk to 9 x 8 greys; each bit, row by row from the highest, says whether a grey is brighter than
+    its left neighbour. Pictures of one plain colour all hash to 0.
+
+    Source: N. Krawetz, "Kind of Like That" (2013), https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html
+    """
+    greys = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS, reducing_gap=3.0))  # (8, 9)
+    return int.from_bytes(np.packbits(greys[:, 1:] > greys[:, :-1]).tobytes(), "big")
+
+
+def thumbnail(image: Image.Image, size: int) -> Image.Image:
+    """A copy whose longer side has at most `size` pixels; the shape is kept and nothing is enlarged."""
+    scale = min(1.0, size / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -1,0 +1,251 @@
+"""The training loop that every recipe shares: schedule, EMA, best model, early stopping, and a resume that is exact.
+
+Why not a library's trainer: what happens in a step must be replayed exactly after a kill (weights, EMA, learnable scale
+and random state together), validation must see the EMA weights, and frozen towers skip the model altogether.
+Everything random in the data is drawn from hashes (`batches`), so the loop alone owns the global random state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import ConfigError
+from diptych.progress import Progress, silent
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+
+@dataclass
+class Task:
+    """What a recipe hands to the loop."""
+
+    module: nn.Module  # holds every weight that is trained
+    groups: list[dict[str, Any]]  # optimiser groups: params, lr
+    steps_per_epoch: int
+    batches: Callable[[int, int], Iterable[Any]]  # (epoch, first step) -> batches
+    backward: Callable[[Any], Tensor]  # adds gradients, returns the detached loss
+    validate: Callable[[], dict[str, float]]
+    save: Callable[[dict[str, float]], None]  # writes the model as it is now, with its scores
+    set_mode: Callable[[bool], None]  # training mode on or off
+
+
+@dataclass
+class Schedule:
+    """The loop's settings, as the recipes name them."""
+
+    epochs: int = 10
+    max_steps: int | None = None
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    max_grad_norm: float = 1.0
+    ema: float = 0.0
+    patience: int = 0
+    save_steps: int = 200
+    metric: str = "rsum"
+    tensorboard: bool = False
+
+
+@dataclass
+class Outcome:
+    """How a training run ended."""
+
+    steps: int
+    best_epoch: int
+    best: dict[str, float]
+    seconds: float
+    stopped_early: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def learning_rate_factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over the share `warmup` of all steps, then half a cosine down to 0."""
+    rising = max(1, round(total * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+class Trainer:
+    """Runs a `Task` in `folder`, which keeps `checkpoint.pt` (last, for resuming) and `log.jsonl`."""
+
+    def __init__(self, task: Task, schedule: Schedule, folder: Path, progress: Progress = silent) -> None:
+        self.task, self.schedule, self.folder, self.progress = task, schedule, folder, progress
+        self.total = task.steps_per_epoch * schedule.epochs
+        if schedule.max_steps:
+            self.total = min(self.total, schedule.max_steps)
+        self.trained = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise ConfigError("nothing is left to train: every weight is frozen and there is no projection head")
+        self.optimizer = torch.optim.AdamW(_decay_groups(task.groups, schedule.weight_decay), betas=(0.9, 0.98))
+        self.average = {name: p.detach().clone() for name, p in self.trained.items()} if schedule.ema else {}
+        self.step, self.best_epoch = 0, -1
+        self.best: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.elapsed, self.log_size = 0.0, 0
+        self.writer: Any = None
+
+    def fit(self, resume: bool = False) -> Outcome:
+        """Train to the end, or until validation has not improved for `patience` epochs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._restore()
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+            log.truncate(self.log_size)  # lines of steps that will be run again
+            self.log, started = log, time.monotonic() - self.elapsed
+            self._open_tensorboard()
+            while self.step < self.total and not self._is_stale():
+                epoch = self.step // self.task.steps_per_epoch
+                self._train_epoch(epoch, started)
+                self._validate(epoch)
+                self.elapsed = time.monotonic() - started
+                self._checkpoint()
+        return Outcome(self.step, self.best_epoch, self.best, self.elapsed, self.step < self.total, self.history)
+
+    def _train_epoch(self, epoch: int, started: float) -> None:
+        self.task.set_mode(True)
+        first = self.step % self.task.steps_per_epoch
+        left = min(self.task.steps_per_epoch - first, self.total - self.step)
+        best = f", best {self.schedule.metric} {self.best[self.schedule.metric]:.1f}" if self.best else ""
+        label = f"epoch {epoch + 1}/{self.schedule.epochs}{best}"
+        batches = self.task.batches(epoch, first)
+        for _, batch in zip(range(left), self.progress(batches, left, label), strict=False):
+            factor = learning_rate_factor(self.step, self.total, self.schedule.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            loss = float(self.task.backward(batch))
+            if not math.isfinite(loss):
+                raise ConfigError(f"the loss became {loss} at step {self.step}; lower the learning rates")
+            nn.utils.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            self._update_average()
+            if self.step % 10 == 0 or self.step == self.total:
+                self._log(step=self.step, epoch=epoch, loss=loss, lr_factor=factor)
+            if self.step % self.schedule.save_steps == 0 and self.step % self.task.steps_per_epoch:
+                self.elapsed = time.monotonic() - started
+                self._checkpoint()
+
+    def _validate(self, epoch: int) -> None:
+        self.task.set_mode(False)
+        with self._averaged():
+            scores = self.task.validate()
+            self._log(step=self.step, epoch=epoch, **scores)
+            self.history.append({"epoch": epoch, **scores})
+            metric = self.schedule.metric
+            if not self.best or scores[metric] > self.best[metric]:
+                self.best_epoch, self.best = epoch, scores
+                self.task.save(scores)
+
+    def _is_stale(self) -> bool:
+        patience = self.schedule.patience
+        return bool(patience and self.history and self.history[-1]["epoch"] - self.best_epoch >= patience)
+
+    def _update_average(self) -> None:
+        """EMA of the weights, its decay rising with the steps so that the random start is soon forgotten."""
+        decay = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, average in self.average.items():
+                average.lerp_(self.trained[name].detach(), 1 - decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The module with its EMA weights."""
+        kept = {name: self.trained[name].detach().clone() for name in self.average}
+        _assign(self.trained, self.average)
+        try:
+            yield
+        finally:
+            _assign(self.trained, kept)
+
+    def _state(self) -> dict[str, Tensor]:
+        """What training changes: trained weights, and buffers such as BatchNorm's statistics."""
+        trained = {name: p.detach() for name, p in self.trained.items()}
+        return trained | {f"buffer:{name}": buffer for name, buffer in self.task.module.named_buffers()}
+
+    def _checkpoint(self) -> None:
+        """Everything that the next step depends on, written beside the last checkpoint and then put in its place."""
+        self.log.flush()
+        self.log_size = self.log.tell()
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        state = {
+            "state": self._state(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": cuda,
+            "numbers": json.dumps(
+                {key: getattr(self, key) for key in ("step", "best_epoch", "best", "history", "elapsed", "log_size")}
+            ),
+        }
+        temporary = self.folder / f"{CHECKPOINT}.tmp"
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / CHECKPOINT)
+
+    def _restore(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return  # killed before the first checkpoint: begin again
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state = self._state()
+        if state.keys() != saved["state"].keys():
+            raise ConfigError(
+                f"'{path}' is of another recipe: its weights differ; resume with the recipe it began with"
+            )
+        _assign(state, saved["state"])
+        for name, average in saved["average"].items():
+            self.average[name].copy_(average)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+        if saved["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["random_cuda"])
+        for key, value in json.loads(saved["numbers"]).items():
+            setattr(self, key, value)
+
+    def _open_tensorboard(self) -> None:
+        if self.schedule.tensorboard:
+            from diptych.errors import require
+
+            require("tensorboard", "train")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+
+    def _log(self, step: int, **values: float) -> None:
+        self.log.write(json.dumps({"step": step, **values}) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+
+@torch.no_grad()
+def _assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
+
+
+def _decay_groups(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """Split each group by whether weight decay applies: it spares biases, norms and scales, all below 2 dimensions."""
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            params = [p for p in group["params"] if (p.ndim >= 2) == decays]
+            if params:
+                decay = weight_decay if decays else 0.0
+                split.append({"params": params, "lr": group["lr"], "peak": group["lr"], "weight_decay": decay})
+    return split
