@@ -5,6 +5,7 @@
 
 The embeddings are random directions with captions near their pictures. Each measurement runs in a process of its own,
 so that a peak is its own; what is reported is the peak above what the process held once the embeddings were made.
+Linux only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import resource
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -56,9 +58,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def measure(function: Callable[..., float], sizes: tuple[int, int, int], queue: multiprocessing.Queue) -> None:
+def measure(function: Callable[..., float], files: list[Path], queue: multiprocessing.Queue) -> None:
     """Put (seconds, peak bytes above the start, rsum) of one call; the peak is sampled every 5 ms."""
-    data = embeddings(*sizes)
+    data = [np.load(file) for file in files]  # made elsewhere: memory freed here would hide what the call takes
     blocked(data[0][:64], data[1][:64], np.zeros(64, dtype=np.int64))  # warm the BLAS
     start, peak, done = resident(), resident(), threading.Event()
 
@@ -77,18 +79,18 @@ def measure(function: Callable[..., float], sizes: tuple[int, int, int], queue: 
     queue.put((seconds, peak - start, rsum))
 
 
-def medians(function: Callable[..., float], sizes: tuple[int, int, int], repeats: int) -> tuple[float, float, float]:
+def medians(function: Callable[..., float], files: list[Path], repeats: int) -> tuple[float, float, float]:
     """Median seconds and peak MiB over `repeats` processes, and the rsum."""
     context = multiprocessing.get_context("spawn")
     runs = []
     for _ in range(repeats):
         queue = context.Queue()
-        process = context.Process(target=measure, args=(function, sizes, queue))
+        process = context.Process(target=measure, args=(function, files, queue))
         process.start()
         while queue.empty() and process.is_alive():
             time.sleep(0.05)
         if queue.empty() and process.exitcode:
-            sys.exit(f"{function.__name__} at {sizes} ended with exit code {process.exitcode}: out of memory?")
+            sys.exit(f"{function.__name__} ended with exit code {process.exitcode}: out of memory?")
         runs.append(queue.get())
         process.join()
     seconds, peaks, rsums = zip(*runs, strict=True)
@@ -107,8 +109,11 @@ def main() -> None:
     print(f"{'method':<10}{'pictures':>10}{'captions':>10}{'seconds':>10}{'peak MiB':>10}{'rsum':>9}")
 
     def report(function: Callable[..., float], pictures: int) -> tuple[float, float]:
-        sizes = (pictures, arguments.captions_each, arguments.dim)
-        seconds, peak, rsum = medians(function, sizes, arguments.repeats)
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder, f"{name}.npy") for name in ("images", "texts", "index")]
+            for file, array in zip(files, embeddings(pictures, arguments.captions_each, arguments.dim), strict=True):
+                np.save(file, array)
+            seconds, peak, rsum = medians(function, files, arguments.repeats)
         captions = pictures * arguments.captions_each
         print(
             f"{function.__name__:<10}{pictures:>10,}{captions:>10,}{seconds:>10.2f}{peak:>10.0f}{rsum:>9.2f}",

@@ -25,10 +25,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOW = (
     *("errors", "cache", "progress", "images", "augment", "pairs", "formats", "near_duplicates", "grids", "doctor"),
     *("scenes", "drawing", "samples"),
-    *("towers", "dual"),
+    *("device", "towers", "dual", "embed"),
     *("objectives",),
     *("metrics", "evaluate"),
-    *("embed",),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search",),
     *("__init__", "cli", "__main__"),

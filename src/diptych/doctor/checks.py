@@ -1,0 +1,99 @@
+"""One pass over the pictures of a data set: does each decode, and what are its hashes. Kept in the cache folder."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+
+from diptych.cache import cache_dir, staged
+from diptych.errors import ImageError
+from diptych.images import MAX_PIXELS, Picture, content_hash, decode, perceptual_hash, read_bytes
+from diptych.pairs import Pairs
+from diptych.progress import Progress, silent
+
+_FILE = "checks.arrow"
+_VERSION = 1  # raise it when a check or a hash changes, so that older results are not used
+_HASHED_SIDE = 64  # enough for a hash of 9 x 8 greys; even a JPEG at 1/8 is read to its end, so a cut is seen
+_COLUMNS = pa.schema(
+    {
+        "reason": pa.string(),  # of ImageError; "" for a sound picture
+        "detail": pa.string(),
+        "content": pa.string(),  # content hash; "" where the bytes could not be read
+        "perceptual": pa.uint64(),  # 0 for a picture that is not sound
+    }
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Check = tuple[str, str, str, int]
+
+
+def check_pictures(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Progress = silent) -> pa.Table:
+    """Reason, detail, content hash and perceptual hash of every picture, in row order.
+
+    Each picture is decoded once, in a few threads, and let go at once. The result is kept under the fingerprint of the
+    data set, so that it is made anew only when a file changed; it is not kept if some file could not be read, for that
+    may pass.
+    """
+    entry = cache_dir() / "checks" / f"{pairs.fingerprint()}-{max_pixels}-{_VERSION}"
+    kept = entry / _FILE
+    if kept.exists():
+        with pa.OSFile(str(kept)) as file:
+            return pa.ipc.open_file(file).read_all()
+
+    def check(picture: Picture) -> Check:
+        return check_picture(picture, max_pixels)
+
+    results = progress(_in_threads((row.image for row in pairs), check), len(pairs), "checking pictures")
+    columns: dict[str, list] = {name: [] for name in _COLUMNS.names}
+    for result in results:
+        for name, value in zip(_COLUMNS.names, result, strict=True):
+            columns[name].append(value)
+    table = pa.table(columns, schema=_COLUMNS)
+    if "unreadable" not in columns["reason"]:
+        _keep(table, entry)
+    return table
+
+
+def _keep(table: pa.Table, entry: Path) -> None:
+    with (
+        staged(entry) as folder,
+        pa.OSFile(str(folder / _FILE), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)
+
+
+def check_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> Check:
+    """Read and decode one picture: reason ("" if it is sound), detail, content hash, perceptual hash."""
+    content = ""
+    try:
+        data = read_bytes(picture)
+        content = content_hash(data)
+        image = decode(data, max_pixels=max_pixels, min_side=_HASHED_SIDE)
+    except ImageError as error:
+        return error.reason, str(error), content, 0
+    return "", "", content, perceptual_hash(image)
+
+
+def _in_threads(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """`work` of each item, in order, a few items ahead of the consumer: memory does not grow with the number."""
+    workers = min(8, os.cpu_count() or 1)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="doctor") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
