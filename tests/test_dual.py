@@ -174,7 +174,7 @@ def test_an_unknown_head_is_refused_with_the_nearest_name() -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="neither modules.json nor config.json"):
+    with pytest.raises(ModelError, match=r"neither modules\.json nor config\.json"):
         dual.load(tmp_path)
 
 

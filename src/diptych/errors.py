@@ -44,7 +44,7 @@ class ModelError(DiptychError):
     status = 422
 
 
-class MissingExtra(DiptychError):
+class MissingExtra(DiptychError):  # noqa: N818 - it names what is missing
     """An optional dependency is not installed."""
 
     status = 501

@@ -193,7 +193,7 @@ class Pairs(Sequence[Row]):
                 digest.update(f"{value}\0".encode("utf-8", "surrogatepass"))
         for path in dict.fromkeys(self.table.column("path").to_pylist()):
             try:
-                stat = os.stat(path)
+                stat = Path(path).stat()
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
             except OSError:
                 digest.update(b"missing\0")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from diptych import adapters, dual
 from diptych.batches import Epochs, LivePictures, LiveTexts, Side, stored_pictures, stored_texts
-from diptych.recipes.card import model_card
 from diptych.dual import DualEncoder
 from diptych.embed import prefetch
 from diptych.errors import ConfigError, did_you_mean
@@ -23,6 +22,7 @@ from diptych.evaluate import RetrievalEvaluator
 from diptych.objectives import OBJECTIVES, cached_backward
 from diptych.pairs import Pairs
 from diptych.progress import Progress
+from diptych.recipes.card import model_card
 from diptych.recipes.contrastive import ContrastiveRecipe
 from diptych.trainer import Task
 
