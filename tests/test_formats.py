@@ -663,15 +663,15 @@ def test_a_split_is_a_whole_word_of_a_file_name_or_a_folder_inside_the_data_set(
     [
         ({"DIPTYCH_CACHE": "/x"}, "linux", "/x"),
         ({"XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/diptych"),
-        ({}, "linux", "/home/me/.cache/diptych"),
-        ({}, "darwin", "/home/me/Library/Caches/diptych"),
+        ({}, "linux", "/me/.cache/diptych"),
+        ({}, "darwin", "/me/Library/Caches/diptych"),
         ({"LOCALAPPDATA": "/local"}, "win32", "/local/diptych"),
     ],
 )
 def test_the_cache_lies_where_the_platform_keeps_caches(variables, platform, wanted, monkeypatch: pytest.MonkeyPatch):
     for name in ("DIPTYCH_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/me", **variables}.items():
+    for name, value in {"HOME": "/me", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.platform", platform)
     assert cache_dir() == Path(wanted)
