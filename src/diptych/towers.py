@@ -8,6 +8,7 @@ architecture is built from its configuration with random weights.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -186,19 +187,27 @@ def width_of(tower: list[Module]) -> int:
 
 
 def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192):
-    """A lower-casing WordPiece tokenizer learnt from captions, with BERT's special tokens."""
+    """A lower-casing WordPiece tokenizer for captions, with BERT's special tokens.
+
+    Its vocabulary is every letter and the most frequent words, in an order that the captions alone decide: the trainer
+    of `tokenizers` breaks ties at random, and a run that is resumed must number its tokens as it did before.
+    """
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = BertWordPieceTokenizer(lowercase=True)
-    tokenizer.train_from_iterator(captions, vocab_size=vocab_size, min_frequency=1, show_progress=False)
-    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    from tokenizers.processors import BertProcessing
-
-    tokenizer.post_processor = BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
+    splitter = BertWordPieceTokenizer(lowercase=True)._tokenizer
+    words: Counter[str] = Counter()
+    for caption in captions:
+        normal = splitter.normalizer.normalize_str(caption)
+        words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal))
+    letters = sorted(set("".join(words)))
+    frequent = sorted(words, key=lambda word: (-words[word], word))
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokens = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
+    vocabulary = {token: number for number, token in enumerate(list(dict.fromkeys(tokens))[:vocab_size])}
+    tokenizer = BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
     special = {f"{name}_token": token for name, token in names.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _timm_tower(
