@@ -137,7 +137,7 @@ def test_stored_features_give_the_vectors_of_the_live_model(tiny: Make) -> None:
     live = contrastive_task(tiny(freeze=["image.conv1"]), train_pairs, val, lambda items, total, label: items)
     for task in (stored, live):
         task.set_mode(False)
-    assert stored.validate() == pytest.approx(live.validate(), rel=0.05)
+    assert stored.validate()["t2i_mean_rank"] == pytest.approx(live.validate()["t2i_mean_rank"], rel=0.05)
     batch = next(iter(stored.batches(0, 0)))
     other = next(iter(live.batches(0, 0)))
     assert float(stored.backward(batch)) == pytest.approx(float(live.backward(other)), rel=2e-3)
@@ -265,7 +265,7 @@ def test_heads_are_warmed_up_on_stored_features_before_the_towers_learn(tiny: Ma
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny: Make) -> None:
-    outcome = train(tiny(epochs=50, patience=2, lr_head=0, lr_image=0, lr_text=0)).outcome
+    outcome = train(tiny(epochs=50, patience=2, lr_head=0, lr_image=0, lr_text=0, batch_norm=False)).outcome
     assert outcome.stopped_early
     assert outcome.best_epoch == 0
     assert len(outcome.history) == 3

@@ -12,7 +12,7 @@ from diptych.errors import ConfigError, require
 
 # The attention projections of the architectures that transformers and timm build.
 ATTENTION = r".*\.(q_proj|k_proj|v_proj|out_proj|q_lin|k_lin|v_lin|out_lin|query|key|value|qkv)"
-IN_CLIP = {"image": r".*vision_model", "text": r".*text_model"}
+IN_CLIP = {"image": "vision_model", "text": "text_model"}
 
 
 def add_lora(model: DualEncoder, rank: int, modalities: list[str]) -> None:
@@ -22,17 +22,21 @@ def add_lora(model: DualEncoder, rank: int, modalities: list[str]) -> None:
         ConfigError: a tower has no attention layers (a ResNet, say).
     """
     peft = require("peft", "train")
-    for modality in modalities:
-        trunk = model.tower(modality)[0]
-        whole = model.tower("image")[0] is model.tower("text")[0]
-        pattern = IN_CLIP[modality] + ATTENTION if whole else ATTENTION
+    trunks = {modality: model.tower(modality)[0] for modality in modalities}
+    if model.tower("image")[0] is model.tower("text")[0]:
+        # One injection for both sides of a CLIP: a second adapter would switch the first one off.
+        sides = "|".join(IN_CLIP[modality] for modality in modalities)
+        targets = {" and ".join(modalities): (model.tower("image")[0], rf".*({sides}){ATTENTION}")} if sides else {}
+    else:
+        targets = {modality: (trunk, ATTENTION) for modality, trunk in trunks.items()}
+    for name, (trunk, pattern) in targets.items():
         try:
             peft.inject_adapter_in_model(
-                peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern), trunk.model, adapter_name=modality
+                peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern), trunk.model
             )
         except ValueError as error:
             raise ConfigError(
-                f"the {modality} tower has no attention layers for LoRA; freeze it, or set lora_rank to 0"
+                f"the {name} tower has no attention layers for LoRA; freeze it, or set lora_rank to 0"
             ) from error
 
 

@@ -11,7 +11,7 @@ from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
 from diptych.errors import ConfigError
 from diptych.grids import Tile, picture_grid
-from diptych.images import Picture, decode
+from diptych.images import Picture, decode, thumbnail
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 
@@ -49,10 +49,14 @@ def find_matches(
     return [Match(row.image_id, row.image, row.captions, score) for row, score in rows]
 
 
-def match_grid(matches: list[Match], title: str) -> Image.Image:
+def match_grid(matches: list[Match], title: str, tile_size: int = 200) -> Image.Image:
     """The matches as a grid of pictures, best first, each with its score and first caption."""
-    tiles = (
-        Tile(decode(match.image, min_side=320), f"{match.score:.3f}  {(match.captions or (match.image_id,))[0]}")
+    tiles = [
+        Tile(
+            thumbnail(decode(match.image, min_side=tile_size), tile_size),
+            (match.captions or (match.image_id,))[0],
+            heading=f"{match.score:.3f}",
+        )
         for match in matches
-    )
-    return picture_grid(list(tiles), title=title)
+    ]
+    return picture_grid(tiles, title=title, tile_size=tile_size)
