@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from diptych import dual
 from diptych.errors import ConfigError, ModelError
-from diptych.towers import ResidualHead, image_tower, learn_tokenizer, text_tower
+from diptych.heads import ResidualHead
+from diptych.towers import image_tower, learn_tokenizer, text_tower
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -61,6 +62,14 @@ def test_a_saved_model_loads_with_the_same_vectors(projection: str, tmp_path: Pa
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
     assert again.logit_scale == 12.5
     assert again.identity() == model.identity()
+
+
+def test_a_model_that_names_the_residual_head_where_it_once_stood_still_loads(tmp_path: Path) -> None:
+    build(projection="residual").save(tmp_path)
+    routes = tmp_path / "router_config.json"
+    routes.write_text(routes.read_text().replace("diptych.heads.", "diptych.towers."))
+    assert "diptych.towers.ResidualHead" in routes.read_text()
+    assert isinstance(dual.load(tmp_path, "cpu").head("text")[0], ResidualHead)
 
 
 def test_vectors_have_unit_length_and_do_not_depend_on_their_batch() -> None:

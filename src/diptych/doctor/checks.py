@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +10,7 @@ from diptych.cache import cache_dir, staged
 from diptych.errors import ImageError
 from diptych.images import MAX_PIXELS, Picture, content_hash, decode, perceptual_hash, read_bytes
 from diptych.pairs import Pairs
+from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
 
 _FILE = "checks.arrow"
@@ -29,8 +25,6 @@ _COLUMNS = pa.schema(
     }
 )
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Check = tuple[str, str, str, int]
 
 
@@ -50,7 +44,7 @@ def check_pictures(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Prog
     def check(picture: Picture) -> Check:
         return check_picture(picture, max_pixels)
 
-    results = progress(_in_threads((row.image for row in pairs), check), len(pairs), "checking pictures")
+    results = progress(prefetch((row.image for row in pairs), check), len(pairs), "checking pictures")
     columns: dict[str, list] = {name: [] for name in _COLUMNS.names}
     for result in results:
         for name, value in zip(_COLUMNS.names, result, strict=True):
@@ -80,20 +74,3 @@ def check_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> Check:
     except ImageError as error:
         return error.reason, str(error), content, 0
     return "", "", content, perceptual_hash(image)
-
-
-def _in_threads(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-    """`work` of each item, in order, a few items ahead of the consumer: memory does not grow with the number."""
-    workers = min(8, os.cpu_count() or 1)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="doctor") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -1,0 +1,73 @@
+"""A model's directory: where it lies, and what in it is refused because it could run code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diptych.errors import ModelError
+
+
+def model_directory(name: str | Path) -> Path:
+    """The local directory of a model: itself, the `model` folder of a training run, or a download from the hub.
+
+    Raises:
+        ModelError: it is none of these, or cannot be fetched.
+    """
+    path = Path(name)
+    for candidate in (path, path / "model"):
+        if (candidate / "modules.json").exists() or (candidate / "config.json").exists():
+            return candidate
+    if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise ModelError(
+            f"'{name}' is not a model: it has neither modules.json nor config.json. "
+            "Pass the folder of a training run, a model directory, or a hub name such as openai/clip-vit-base-patch32"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]))
+    except (OSError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
+            "or pass a local directory"
+        ) from error
+
+
+def refuse_unsafe(path: Path) -> None:
+    """Stop at weights that would be unpickled and at code that a checkpoint brings along.
+
+    Raises:
+        ModelError: there is either; the message names the file.
+    """
+    folders = {file.parent for file in path.rglob("*.bin")} | {file.parent for file in path.rglob("*.pt")}
+    for folder in sorted(folders):
+        if not any(folder.glob("*.safetensors")) and any((folder / "config.json").exists() for _ in "1"):
+            raise ModelError(
+                f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
+                "(transformers: model.save_pretrained(folder))"
+            )
+    for config in path.rglob("config.json"):
+        if '"auto_map"' in config.read_text("utf-8", errors="replace"):
+            raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
+
+
+def has_our_modules(path: Path) -> bool:
+    """Whether a checkpoint names module classes of diptych, and of nobody else.
+
+    sentence-transformers imports a class outside itself only with `trust_remote_code`, and would then also run Python
+    files that lie in the checkpoint; so their presence is refused.
+
+    Raises:
+        ModelError: a class of somebody else is named, or ours beside Python files.
+    """
+    types: list[str] = []
+    for config in (*path.rglob("modules.json"), *path.rglob("router_config.json")):
+        content = json.loads(config.read_text("utf-8"))
+        types += content["types"].values() if isinstance(content, dict) else [entry["type"] for entry in content]
+    ours = [name for name in types if name.startswith("diptych.")]
+    foreign = [name for name in types if not name.startswith(("diptych.", "sentence_transformers."))]
+    if foreign or (ours and any(path.rglob("*.py"))):
+        raise ModelError(f"'{path}' needs code that is not diptych's ({', '.join(foreign) or 'Python files'}); not run")
+    return bool(ours)

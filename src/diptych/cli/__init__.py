@@ -1,0 +1,40 @@
+"""The command line: a thin shell over the library, and the one place that prints and exits.
+
+Each group of commands is one file here and one line in `COMMANDS`; it is imported when it is used, so that
+`diptych --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App
+
+from diptych.errors import DiptychError
+
+COMMANDS = {  # name -> where the function or group stands in this package, and what it is for
+    "data": ("data:app", "Look at data sets, and draw one to try things on."),
+    "train": ("train:app", "Train models."),
+    "eval": ("measure:app", "Measure models by the field's protocols."),
+    "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
+}
+
+app = App(
+    name="diptych",
+    help="Train, measure and search with image-text models on your own pictures and captions.",
+    version=lambda: __import__("diptych").__version__,
+)
+for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
+    app.command(f"{__name__}.{place}", name=name, help=purpose, sort_key=order)
+
+
+def main() -> None:
+    """Run the command line; a known error becomes one sentence on standard error."""
+    try:
+        app(exit_on_error=True)
+    except DiptychError as error:
+        print(f"diptych: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ndiptych: interrupted; training goes on from its last checkpoint with --resume", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,67 @@
+"""`diptych find`: the pictures of a data set that match a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.show import print_table, progress, say
+
+
+def find(
+    model: str,
+    text: str,
+    *,
+    data: str,
+    k: Annotated[int, Parameter(("--k", "-k"))] = 9,
+    split: str = "all",
+    format: str | None = None,
+    grid: Path | None = Path("matches.png"),
+    device: str = "auto",
+    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+) -> None:
+    """Find the pictures of a data set that match a text, as a table and as a grid of pictures.
+
+    Parameters
+    ----------
+    model
+        A training run, a model directory, or a hub name.
+    text
+        What the pictures should show.
+    data
+        Data set to search in.
+    k
+        Pictures to find.
+    split
+        Split to search in, or all.
+    format
+        The data set's format; recognised by itself when not given.
+    grid
+        PNG to write the pictures to.
+    device
+        auto, cpu, cuda or mps.
+    as_json
+        Print the matches as JSON.
+    """
+    from diptych.dual import load
+    from diptych.formats import read_pairs
+    from diptych.search import find_matches, match_grid
+
+    pairs = read_pairs(data, format).split(split)
+    matches = find_matches(load(model, device), text, pairs, k, progress=progress)
+    if grid:
+        match_grid(matches, text).save(grid)
+    if as_json:
+        rows = [{"image_id": m.image_id, "score": m.score, "captions": list(m.captions)} for m in matches]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        {"rank": rank, "score": f"{m.score:.3f}", "picture": m.image_id, "first caption": (m.captions or ("",))[0]}
+        for rank, m in enumerate(matches, 1)
+    ]
+    print_table(f"“{text}” among {len(pairs):,} pictures", rows)
+    if grid:
+        say(f"pictures: {grid}")

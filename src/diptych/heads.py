@@ -1,0 +1,87 @@
+"""Projection heads: from a tower's features to unit vectors of the shared space, as sentence-transformers modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sentence_transformers.base.modules import Dense, Module, Normalize
+from sentence_transformers.sentence_transformer.modules import Dropout
+from torch import nn
+
+from diptych.errors import ConfigError, did_you_mean
+
+EMBEDDING = "sentence_embedding"
+_HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+
+
+class ResidualHead(Module):
+    """The CLIP tutorials' projection head: `layer_norm(dropout(fc(gelu(p))) + p)` with `p = linear(x)`.
+
+    Source: the "Simple implementation of OpenAI CLIP" tutorial (M. Moein Shariatnia, 2021), `ProjectionHead`. Input
+    (batch, in_features), output (batch, out_features). It is a class of diptych: a model that has it loads with
+    `diptych.load`, while one with linear or MLP heads loads with plain `SentenceTransformer` too.
+    """
+
+    config_keys: list[str] = ["in_features", "out_features", "dropout"]  # noqa: RUF012 - as the base class has it
+
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.dropout = in_features, out_features, dropout
+        self.projection = nn.Linear(in_features, out_features)
+        self.body = nn.Sequential(nn.GELU(), nn.Linear(out_features, out_features), nn.Dropout(dropout))
+        self.norm = nn.LayerNorm(out_features)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        projected = self.projection(features[EMBEDDING])
+        features[EMBEDDING] = self.norm(self.body(projected) + projected)
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        return self.out_features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=True)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ResidualHead:
+        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+        head = cls(**cls.load_config(model_name_or_path, **hub))
+        return cls.load_torch_weights(model_name_or_path, model=head, **hub)
+
+
+def linear_head(width: int, dim: int, dropout: float) -> list[Module]:
+    return [Dense(width, dim, bias=False, activation_function=nn.Identity())]
+
+
+def mlp_head(width: int, dim: int, dropout: float) -> list[Module]:
+    hidden = 2 * dim
+    return [
+        Dense(width, hidden, activation_function=nn.GELU()),
+        Dropout(dropout),
+        Dense(hidden, dim, activation_function=nn.Identity()),
+    ]
+
+
+def residual_head(width: int, dim: int, dropout: float) -> list[Module]:
+    return [ResidualHead(width, dim, dropout)]
+
+
+HEADS: dict[str, Callable[[int, int, float], list[Module]]] = {
+    "linear": linear_head,
+    "mlp": mlp_head,
+    "residual": residual_head,
+}
+HEAD_MODULES = (Dense, Dropout, ResidualHead, Normalize)
+
+
+def projection_head(name: str, width: int, dim: int, dropout: float) -> list[Module]:
+    """Modules from tower features (batch, width) to unit vectors (batch, dim).
+
+    Raises:
+        ConfigError: no head has that name.
+    """
+    if name not in HEADS:
+        raise ConfigError(f"no projection head is called '{name}'; {did_you_mean(name, HEADS)}")
+    return [*HEADS[name](width, dim, dropout), Normalize()]
