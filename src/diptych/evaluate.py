@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from diptych.classes import Classes, classes_in
 from diptych.doctor import Report, sound
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
 from diptych.errors import DataError
 from diptych.metrics.retrieval import RetrievalScores, retrieval_metrics
+from diptych.metrics.zeroshot import ZeroShotScores, class_vectors, zeroshot_metrics
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
+from diptych.prompts import fill, templates
 
 
 class RetrievalEvaluator:
@@ -62,3 +65,71 @@ def evaluate_retrieval(
     evaluator = RetrievalEvaluator(usable)
     image_vectors = picture_vectors(model, usable, progress=progress)
     return evaluator(image_vectors, model.encode_texts(evaluator.captions)), left_out
+
+
+class ZeroShotEvaluator:
+    """Measures zero-shot classification of `pairs`, whose first captions name their classes (`metrics.zeroshot`).
+
+    Embed `evaluator.pairs`, one vector a picture in the order of its rows, and the names of `evaluator.classes`
+    (`embed_classes`), then call the evaluator with both.
+
+    Raises:
+        DataError: a picture's first caption is none of the classes.
+    """
+
+    def __init__(self, pairs: Pairs, classes: Classes | None = None, ks: Sequence[int] = (1, 5)) -> None:
+        self.pairs = pairs
+        self.classes = classes or classes_in(pairs)
+        self.labels = self.classes.of(pairs)
+        self.ks = tuple(ks)
+
+    def __call__(self, image_embeddings: np.ndarray | Tensor, class_embeddings: np.ndarray | Tensor) -> ZeroShotScores:
+        """Score (pictures, dim) and (classes, dim) unit vectors.
+
+        Raises:
+            ValueError: their numbers are not those of the pictures and classes, or `zeroshot_metrics` refuses them.
+        """
+        if (len(image_embeddings), len(class_embeddings)) != (len(self.pairs), len(self.classes)):
+            raise ValueError(
+                f"{len(image_embeddings)} image and {len(class_embeddings)} class embeddings for "
+                f"{len(self.pairs)} pictures and {len(self.classes)} classes; embed each once, in order"
+            )
+        return zeroshot_metrics(image_embeddings, class_embeddings, self.labels, self.ks)
+
+
+def embed_classes(
+    model: DualEncoder, names: Sequence[str], prompt_templates: Sequence[str], *, progress: Progress = silent
+) -> np.ndarray:
+    """The vector of each class name, from all templates filled with it: (classes, dim) float32."""
+    blocks = [names[at : at + 16] for at in range(0, len(names), 16)]
+    parts = [
+        class_vectors(
+            model.encode_texts(fill(prompt_templates, block)).reshape(len(block), len(prompt_templates), model.dim)
+        )
+        for block in progress(blocks, len(blocks), "embedding class names")
+    ]
+    return np.concatenate(parts)
+
+
+def evaluate_zeroshot(
+    model: DualEncoder,
+    pairs: Pairs,
+    classes: Classes | None = None,
+    *,
+    prompts: str = "eighty",
+    max_bad_share: float = 0.1,
+    progress: Progress = silent,
+) -> tuple[ZeroShotScores, Report]:
+    """Classify the pictures of a data set by the names of their classes alone; unusable pictures are left out.
+
+    `prompts` names the templates (`diptych.prompts`). Without `classes`, they are those that the data set has.
+
+    Raises:
+        ConfigError: there are no templates of that name.
+        DataError: nothing is left, too many pictures cannot be used, or one is of an unknown class.
+    """
+    chosen = templates(prompts)
+    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    evaluator = ZeroShotEvaluator(usable, classes)
+    class_embeddings = embed_classes(model, evaluator.classes.names, chosen, progress=progress)
+    return evaluator(picture_vectors(model, usable, progress=progress), class_embeddings), left_out

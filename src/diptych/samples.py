@@ -1,4 +1,7 @@
-"""A captioned set that needs no download: scenes drawn by diptych itself, in the layout of Flickr8k."""
+"""Sample data that needs no download: the sample library of photographs, and scenes drawn by diptych itself.
+
+Both come in the layout of Flickr8k: pictures in `images/`, their captions in `captions.txt`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from PIL import Image
 
 from diptych.drawing import render
 from diptych.errors import ConfigError, DataError
+from diptych.photographs import QUERIES, photographs
 from diptych.progress import Progress, silent
 from diptych.scenes import captions, imagine
+
+__all__ = ["QUERIES", "draw_scenes", "photographs"]
 
 _RECIPE = 1  # raise it when the drawing changes, so that older pictures are drawn again
 _HEADER = ["image", "caption"]
