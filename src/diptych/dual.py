@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from diptych import heads, towers
 from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
+from diptych.families import embedding_width, settle
+from diptych.quiet import quiet
+from diptych.truncation import warn_of_cut_texts
 
 CARD = "diptych.json"
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
@@ -29,18 +33,20 @@ class DualEncoder:
     """An image tower and a text tower that share a space: a `SentenceTransformer` and what its format has no place for.
 
     `logit_scale` is the multiplier (already exponentiated) that turns cosines into logits, `logit_bias` is added
-    after it (the sigmoid loss learns one; else 0). Both live in `diptych.json` beside `modules.json`.
+    after it (the sigmoid loss learns one; else 0). Both live in `diptych.json` beside `modules.json`; a whole CLIP or
+    SigLIP brings its own.
     """
 
     def __init__(
-        self, model: SentenceTransformer, *, logit_scale: float | None = None, logit_bias: float = 0.0
+        self, model: SentenceTransformer, *, logit_scale: float | None = None, logit_bias: float | None = None
     ) -> None:
         if not all(model.supports(modality) for modality in MODALITIES):
             raise ModelError(f"the model embeds {model.modalities}; a dual encoder needs text and image")
         # Convolutions with channels last run 1.4 to 1.7 times as fast on CPUs; other layers do not mind.
         self.model = model.eval().to(memory_format=torch.channels_last)
-        self.logit_scale = logit_scale or self._pretrained_scale() or 1 / 0.07
-        self.logit_bias = logit_bias
+        own_scale, own_bias = self._pretrained("logit_scale"), self._pretrained("logit_bias")
+        self.logit_scale = logit_scale or (math.exp(own_scale) if own_scale is not None else 1 / 0.07)
+        self.logit_bias = logit_bias if logit_bias is not None else own_bias or 0.0
 
     # the towers and their heads
 
@@ -78,7 +84,7 @@ class DualEncoder:
     @property
     def dim(self) -> int:
         """The dimension of the shared space."""
-        dim = self.route("text")[-1].get_embedding_dimension() if len(self.head("text")) < 2 else None
+        dim = embedding_width(self.route("text")[-1]) if len(self.head("text")) < 2 else None
         return dim or next(m.out_features for m in reversed(self.head("text")) if hasattr(m, "out_features"))
 
     @property
@@ -109,7 +115,12 @@ class DualEncoder:
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> np.ndarray:
-        """Unit vectors of texts: (texts, dim) float32. Texts over the tower's limit are cut."""
+        """Unit vectors of texts: (texts, dim) float32.
+
+        A text over the tower's limit is cut, and one `TextCutWarning` a call says by how much. An empty text gets the
+        vector of the tower's start and end tokens alone, which describes nothing: callers that search refuse it.
+        """
+        warn_of_cut_texts(self.route("text")[0], texts, stacklevel=2)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of one length pad little
         vectors = np.empty((len(texts), self.dim), np.float32)
         with torch.inference_mode():
@@ -123,6 +134,7 @@ class DualEncoder:
         """A hash of weights and preprocessing: two models share it exactly when they give the same vectors."""
         return modules_identity([*self.route("image"), *self.route("text")])
 
+    @quiet()
     def save(self, path: str | Path, card: dict[str, Any] | None = None, readme: str | None = None) -> None:
         """Write the model: sentence-transformers' files (safetensors), `diptych.json`, and `README.md` if given."""
         path = Path(path)
@@ -133,9 +145,10 @@ class DualEncoder:
         if readme is not None:
             (path / "README.md").write_text(readme, "utf-8")
 
-    def _pretrained_scale(self) -> float | None:
-        scale = getattr(getattr(self.model[0], "model", None), "logit_scale", None)
-        return float(scale.detach().exp()) if scale is not None else None
+    def _pretrained(self, name: str) -> float | None:
+        """A number that a whole CLIP or SigLIP learnt (its scale as a logarithm)."""
+        number = getattr(getattr(self.model[0], "model", None), name, None)
+        return float(number.detach()) if number is not None else None
 
 
 def build(
@@ -199,13 +212,18 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     """
     path = model_directory(name)
     refuse_unsafe(path)
+    trusted = has_our_modules(path)
     try:
-        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=has_our_modules(path))
+        with quiet():
+            model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load model '{name}': {str(error).splitlines()[0]}") from error
     card_path = path / CARD
     card = json.loads(card_path.read_text("utf-8")) if card_path.exists() else {}
-    return DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias", 0.0))
+    encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
+    for modality in MODALITIES:
+        settle(encoder.route(modality)[0])
+    return encoder
 
 
 def input_size(trunk: Module) -> int | None:

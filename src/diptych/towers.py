@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.heads import EMBEDDING, ResidualHead  # noqa: F401 - the first saved models name the head here
+from diptych.quiet import quiet
 from diptych.weights import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, carried
 
 
@@ -61,7 +62,8 @@ def image_tower(
                 AutoImageProcessor.from_pretrained(name).save_pretrained(folder)
             else:
                 config = _config_alone(name, arguments)
-                AutoModel.from_config(config).save_pretrained(folder)
+                with quiet():
+                    AutoModel.from_config(config).save_pretrained(folder)
                 _default_image_processor(config, image_size).save_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
@@ -87,7 +89,8 @@ def text_tower(
         ConfigError: `pretrained=False` without captions.
     """
     if name.startswith("pypi/"):
-        return _text_transformer(carried(PYPI_TEXT_TOWERS, name), pooling, max_length)
+        with quiet():
+            return _text_transformer(carried(PYPI_TEXT_TOWERS, name), pooling, max_length)
     if Path(name).is_dir() or pretrained:
         try:
             return _text_transformer(name, pooling, max_length)
@@ -100,7 +103,7 @@ def text_tower(
     tokenizer = learn_tokenizer(captions)
     config = _config_alone(name, {"vocab_size": len(tokenizer), **(arguments or {})})
     config.pad_token_id = tokenizer.pad_token_id
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         AutoModel.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return _text_transformer(folder, pooling, max_length)
@@ -135,6 +138,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
+@quiet()
 def _timm_tower(
     network: Any, image_size: int | None, crop: str | None, arguments: dict[str, Any] | None = None
 ) -> list[Module]:
@@ -162,6 +166,7 @@ def _timm_tower(
         return _image_transformer(folder, None)
 
 
+@quiet()
 def _image_transformer(path: str, pooling: str | None) -> list[Module]:
     from transformers import AutoConfig
 

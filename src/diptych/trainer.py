@@ -7,9 +7,11 @@ Everything random in the data is drawn from hashes (`batches`), so the loop alon
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from diptych.progress import Progress, silent
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+_NUMBERS = ("step", "best_epoch", "best", "history", "losses", "elapsed", "log_size")  # kept in a checkpoint
 
 
 @dataclass
@@ -78,7 +81,10 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 class Trainer:
-    """Runs a `Task` in `folder`, which keeps `checkpoint.pt` (last, for resuming) and `log.jsonl`."""
+    """Runs a `Task` in `folder`, which keeps `checkpoint.pt` (last, for resuming) and `log.jsonl`.
+
+    The log has a line for every 10 steps, with the mean of their losses, and one for each validation.
+    """
 
     def __init__(self, task: Task, schedule: Schedule, folder: Path, progress: Progress = silent) -> None:
         self.task, self.schedule, self.folder, self.progress = task, schedule, folder, progress
@@ -93,6 +99,7 @@ class Trainer:
         self.step, self.best_epoch = 0, -1
         self.best: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+        self.losses: list[float] = []  # of the steps since the last line of the log
         self.elapsed, self.log_size = 0.0, 0
         self.writer: Any = None
 
@@ -101,7 +108,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._restore()
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+        with (self.folder / LOG).open("a", encoding="utf-8", buffering=1) as log:
             log.truncate(self.log_size)  # lines of steps that will be run again
             self.log, started = log, time.monotonic() - self.elapsed
             self._open_tensorboard()
@@ -119,8 +126,8 @@ class Trainer:
         left = min(self.task.steps_per_epoch - first, self.total - self.step)
         best = f", best {self.schedule.metric} {self.best[self.schedule.metric]:.1f}" if self.best else ""
         label = f"epoch {epoch + 1}/{self.schedule.epochs}{best}"
-        batches = self.task.batches(epoch, first)
-        for _, batch in zip(range(left), self.progress(batches, left, label), strict=False):
+        batches = itertools.islice(self.task.batches(epoch, first), left)
+        for batch in self.progress(batches, left, label):
             factor = learning_rate_factor(self.step, self.total, self.schedule.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -132,8 +139,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self._update_average()
+            self.losses.append(loss)
             if self.step % 10 == 0 or self.step == self.total:
-                self._log(step=self.step, epoch=epoch, loss=loss, lr_factor=factor)
+                self._log(step=self.step, epoch=epoch, loss=statistics.fmean(self.losses), lr_factor=factor)
+                self.losses = []
             if self.step % self.schedule.save_steps == 0 and self.step % self.task.steps_per_epoch:
                 self.elapsed = time.monotonic() - started
                 self._checkpoint()
@@ -186,9 +195,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": cuda,
-            "numbers": json.dumps(
-                {key: getattr(self, key) for key in ("step", "best_epoch", "best", "history", "elapsed", "log_size")}
-            ),
+            "numbers": json.dumps({name: getattr(self, name) for name in _NUMBERS}),
         }
         temporary = self.folder / f"{CHECKPOINT}.tmp"
         with temporary.open("wb") as file:

@@ -7,6 +7,7 @@ Each group of commands is one file here and one line in `COMMANDS`; it is import
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App
 
@@ -28,10 +29,14 @@ for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
     app.command(f"{__name__}.{place}", name=name, help=purpose, sort_key=order)
 
 
-def main() -> None:
-    """Run the command line; a known error becomes one sentence on standard error."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line on `words` (by default the program's own) and exit.
+
+    The exit code is 0 when it went well, 1 for a known error, told in one sentence on standard error, 2 for words that
+    are no command, and 130 when interrupted.
+    """
     try:
-        app(exit_on_error=True)
+        app(words)
     except DiptychError as error:
         print(f"diptych: {error}", file=sys.stderr)
         sys.exit(1)

@@ -28,6 +28,8 @@ def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[I
         TimeRemainingColumn,
     )
 
+    if total == 0:  # kept from an earlier run
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from diptych import adapters, dual
 from diptych.batches import Epochs, LivePictures, LiveTexts, Side, stored_pictures, stored_texts
 from diptych.dual import DualEncoder
-from diptych.embed import prefetch
 from diptych.errors import ConfigError, did_you_mean
 from diptych.evaluate import RetrievalEvaluator
 from diptych.objectives import OBJECTIVES, cached_backward
 from diptych.pairs import Pairs
+from diptych.prefetch import prefetch
 from diptych.progress import Progress
 from diptych.recipes.card import model_card
 from diptych.recipes.contrastive import ContrastiveRecipe
