@@ -32,13 +32,18 @@ for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line on `words` (by default the program's own) and exit.
 
-    The exit code is 0 when it went well, 1 for a known error, told in one sentence on standard error, 2 for words that
-    are no command, and 130 when interrupted.
+    The exit code is 0 when it went well, 1 for an error that diptych or a file names, told in one sentence on
+    standard error, 2 for words that are no command, and 130 when interrupted.
     """
     try:
         app(words)
     except DiptychError as error:
         print(f"diptych: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"diptych: '{error.filename}': {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\ndiptych: interrupted; training goes on from its last checkpoint with --resume", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import print_report, progress, say
+from diptych.cli.show import PictureFile, print_report, progress, say, write_picture
 
 app = App(name="data")
 
@@ -18,7 +18,7 @@ def inspect(
     path: str,
     *,
     format: str | None = None,
-    sheet: Path | None = None,
+    sheet: PictureFile | None = None,
     as_json: Annotated[bool, Parameter("--json", negative="")] = False,
 ) -> None:
     """Check a data set: broken pictures, empty captions, duplicates across splits, and more.
@@ -30,7 +30,7 @@ def inspect(
     format
         The data set's format; recognised by itself when not given.
     sheet
-        Write a contact sheet of some pictures with their captions to this PNG.
+        Draw a contact sheet of some pictures with their captions on this picture file (png, jpg, webp).
     as_json
         Print the report as JSON.
     """
@@ -42,7 +42,7 @@ def inspect(
     texts = [file for file in source.paths if file.suffix in (".txt", ".csv", ".tsv", ".json", ".jsonl")]
     report = doctor.inspect(pairs, folder=source.folder, caption_files=texts, progress=progress)
     if sheet:
-        doctor.contact_sheet(pairs).save(sheet)
+        write_picture(doctor.contact_sheet(pairs), sheet)
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.show import PictureFile, print_table, progress, say, write_picture
 
 
 def find(
@@ -19,7 +19,7 @@ def find(
     k: Annotated[int, Parameter(("--k", "-k"))] = 9,
     split: str = "all",
     format: str | None = None,
-    grid: Path | None = Path("matches.png"),
+    grid: PictureFile | None = Path("matches.png"),
     device: str = "auto",
     as_json: Annotated[bool, Parameter("--json", negative="")] = False,
 ) -> None:
@@ -40,7 +40,7 @@ def find(
     format
         The data set's format; recognised by itself when not given.
     grid
-        PNG to write the pictures to.
+        Picture file (png, jpg, webp) to draw them on.
     device
         auto, cpu, cuda or mps.
     as_json
@@ -53,7 +53,7 @@ def find(
     pairs = read_pairs(data, format).split(split)
     matches = find_matches(load(model, device), text, pairs, k, progress=progress)
     if grid:
-        match_grid(matches, text).save(grid)
+        write_picture(match_grid(matches, text), grid)
     if as_json:
         rows = [{"image_id": m.image_id, "score": m.score, "captions": list(m.captions)} for m in matches]
         print(json.dumps(rows, indent=2, ensure_ascii=False))

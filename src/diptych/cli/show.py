@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter, validators
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from diptych.doctor import Report, Spread
 
 Item = TypeVar("Item")
+PictureFile = Annotated[Path, Parameter(validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp")))]
 
 
 def say(text: str) -> None:
     """A line for people; standard output, so that it stands among the tables."""
     print(text)
+
+
+def write_picture(image: Image.Image, path: Path) -> None:
+    """Save a picture, and make its folder first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
