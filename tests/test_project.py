@@ -30,7 +30,7 @@ FLOW = (
     *("objectives",),
     *("classes", "prompts", "metrics", "evaluate"),
     *("batches", "adapters", "trainer", "card", "recipes"),
-    *("search",),
+    *("search", "index"),
     *("__init__", "cli", "__main__"),
 )
 SHELLS = {"cli", "__main__"}  # these alone print and exit

@@ -29,7 +29,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
 # What Pillow's decoders were seen to raise on damaged or hostile bytes; its parsers index, unpack and assert freely.
 # A programmer's error elsewhere (NameError, ImportError) is not among them and still surfaces.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,  # UnidentifiedImageError, broken streams, libjpeg, libtiff and zlib codes
     SyntaxError,  # Pillow's word for "not this format after all"
     ValueError,  # bad sizes and values, PNG text bombs, undecodable text
@@ -123,7 +123,7 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
     data = read_bytes(picture)
     name = describe(picture)
     try:
-        image = _open(data)
+        image = open_lazily(data)
         if (pixels := image.width * image.height) > max_pixels:
             raise ImageError(
                 "too_many_pixels",
@@ -138,7 +138,7 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
         raise
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", f"{name} is larger than Pillow decodes ({error}); shrink it") from error
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         if _is_truncated(data, error):
             raise ImageError("truncated", f"{name} is cut short ({error}); fetch it again") from error
         raise ImageError(
@@ -155,11 +155,13 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(data: bytes) -> Image.Image:
-    """`Image.open` for the allowed formats alone.
+def open_lazily(data: bytes) -> Image.Image:
+    """`Image.open` for the allowed formats alone: size and metadata are read, pixels when they are asked for.
 
     `Image.open` also warns and refuses by `Image.MAX_IMAGE_PIXELS`, one value for the whole process, and warnings
     cannot be silenced in one thread alone; so this asks Pillow's registry itself, and `decode` applies its own limit.
+
+    Raises one of `DECODER_ERRORS` for bytes of no known format.
     """
     found: SyntaxError | None = None
     for name in formats():
@@ -173,7 +175,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(*_DECODER_ERRORS):  # damaged EXIF says nothing about the pixels: keep them as they lie
+    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing about the pixels: keep them as they lie
         ImageOps.exif_transpose(image, in_place=True)
     return image
 

@@ -1,0 +1,215 @@
+"""The index: a library's pictures with their vectors, in a folder that knows the model which made them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.errors import DataError
+from diptych.index.add import add
+from diptych.index.report import Added, Skipped, write_skipped
+from diptych.index.sources import DataSet, Folder, Item, Source, source_of
+from diptych.index.store import IndexBusy, ModelIdentity, Store
+from diptych.index.tidy import prune_gone
+from diptych.index.vectors import add_vectors, dimension, is_vectors
+from diptych.index.watch import changes
+from diptych.pairs import Pairs
+from diptych.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diptych.dual import DualEncoder
+    from diptych.index.results import Results
+
+__all__ = [
+    "Added",
+    "DataSet",
+    "Folder",
+    "Index",
+    "IndexBusy",
+    "Item",
+    "ModelIdentity",
+    "Skipped",
+    "Source",
+    "Store",
+    "find_index",
+    "index_folder",
+]
+
+HIDDEN = ".diptych"  # the index of a library, inside it
+SKIPPED = "skipped.json"
+
+
+def find_index(start: str | Path = ".") -> Path:
+    """The index folder of the library that `start` lies in: in it or in the nearest parent that has one, as git does.
+
+    Raises:
+        DataError: neither `start` nor a parent has an index.
+    """
+    start = Path(start).expanduser().resolve()
+    for folder in (start, *start.parents):
+        for candidate in (folder / HIDDEN, folder):
+            if Store.is_one(candidate):
+                return candidate
+    raise DataError(f"neither '{start}' nor a folder above it has an index; make one with `diptych index FOLDER`")
+
+
+def index_folder(path: str | Path) -> Path:
+    """Where the index called `path` lies or is to be made.
+
+    `path` itself if it is an index, empty, or not there yet; else it is a library, and its index is `path/.diptych`.
+    """
+    path = Path(path).expanduser().resolve()
+    if Store.is_one(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
+        return path
+    return path if path.name == HIDDEN else path / HIDDEN
+
+
+class Index:
+    """An index of pictures, to add to and to search.
+
+    `path` is a library (its index is the hidden folder `.diptych` in it) or an index folder. `model` is a name or path
+    that `diptych.load` knows, or a model; it is needed to make an index, and later only where another name for the
+    same model is wanted. It is loaded when it is first needed.
+
+    Raises:
+        DataError: there is no index at `path` and no model to make one with.
+        ModelError: `model` is not the one that made the index.
+    """
+
+    def __init__(
+        self, path: str | Path, model: str | Path | DualEncoder | None = None, *, device: str = "auto"
+    ) -> None:
+        self.folder = index_folder(path)
+        self._device, self._lock = device, threading.Lock()
+        self._given: str | Path | DualEncoder | None = model
+        self._model: DualEncoder | None = None
+        self.store = self._open()
+
+    def _open(self) -> Store:
+        if self._given is None:
+            return Store.open(self.folder)
+        if Store.is_one(self.folder):
+            store = Store.open(self.folder)
+            if self._name != store.identity.name:
+                store.identity.check(self._identity(), self.folder)
+            return store
+        root = self.folder.parent if self.folder.name == HIDDEN else None
+        return Store.create(self.folder, self._identity(), str(root) if root else None)
+
+    def _identity(self) -> ModelIdentity:
+        model = self._model = self._model or self._loaded()
+        return ModelIdentity(self._name, model.identity(), model.dim, model.image_size)
+
+    @property
+    def _name(self) -> str:
+        if not isinstance(self._given, str | Path):
+            return "(a model in memory)"
+        name = str(self._given)
+        return str(Path(name).resolve()) if Path(name).exists() else name
+
+    def _loaded(self) -> DualEncoder:
+        if not isinstance(self._given, str | Path | None):
+            return self._given
+        from diptych.dual import load  # takes seconds, and an index whose files are unchanged never needs it
+
+        return load(self._given if self._given is not None else self.store.identity.name, self._device)
+
+    @property
+    def model(self) -> DualEncoder:
+        """The model that made the index, loaded when first asked for.
+
+        Raises:
+            ModelError: it cannot be loaded, or has changed since the index was made.
+        """
+        with self._lock:
+            if self._model is None:
+                model = self._loaded()
+                made = ModelIdentity(self.store.identity.name, model.identity(), model.dim, model.image_size)
+                self.store.identity.check(made, self.folder)
+                self._model = model
+            return self._model
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def add(
+        self,
+        source: str | Path | Pairs | Source,
+        *,
+        exclude: Sequence[str] = (),
+        captions: bool = False,
+        format: str | None = None,
+        prune: bool = False,
+        batch_size: int = 32,
+        progress: Progress = silent,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] = lambda message: None,
+    ) -> Added:
+        """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored vectors.
+
+        What has not changed is not read; what moved or was copied keeps its vector; what is gone stays unless `prune`.
+        With `captions`, or a `format` of `read_pairs`, a folder is read as a data set with captions. Each batch is
+        one transaction, so that a run that was killed goes on where it was. While another process writes, this waits
+        (`wait` seconds at most) and tells `on_wait`. The skipped files are also listed in `skipped.json` in the index.
+
+        Raises:
+            DataError: the source cannot be read.
+            IndexBusy: another process still writes after `wait` seconds.
+            ModelError: the model is not the one that made the index.
+        """
+        with self.store.lock(wait, on_wait):
+            if isinstance(source, str | Path) and is_vectors(Path(source).expanduser()):
+                added = add_vectors(self.store, Path(source).expanduser(), progress=progress)
+            else:
+                found = source_of(source, exclude=exclude, captions=captions, format=format)
+                model = lambda: self.model  # noqa: E731 - loaded only if something is to be embedded
+                added = add(self.store, found, model, prune=prune, batch_size=batch_size, progress=progress)
+            write_skipped(self.folder / SKIPPED, added.skipped)
+        return added
+
+    def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Added:
+        """Take out the pictures whose files are gone, wherever they lay."""
+        began = time.perf_counter()
+        with self.store.lock(wait, on_wait):
+            pruned = prune_gone(self.store)
+        return Added(pruned=pruned, unchanged=len(self), seconds=time.perf_counter() - began)
+
+    def watch(
+        self,
+        source: str | Path,
+        *,
+        exclude: Sequence[str] = (),
+        stop: threading.Event | None = None,
+        quiet: float = 1.0,
+        **settings: Any,
+    ) -> Iterator[Added]:
+        """Keep the index up to date with a folder: yields a report at first, and whenever something changed.
+
+        Deleted pictures leave the index. `settings` are those of `add`. Ends when `stop` is set.
+        """
+        root = Path(source).expanduser().resolve()
+        yield self.add(root, exclude=exclude, **settings)
+        for _ in changes(root, exclude, stop, quiet):
+            yield self.add(root, exclude=exclude, **{"prune": True, **settings})
+
+    def search(self, query: Any, **settings: Any) -> Results:
+        """Search the pictures; see `diptych.index.ask.search`."""
+        from diptych.index.ask import search
+
+        return search(self, query, **settings)
+
+    @classmethod
+    def of_vectors(cls, path: str | Path, model: str, vectors: str | Path, *, progress: Progress = silent) -> Index:
+        """An index of vectors that were made elsewhere by `model`, which text queries load by that name.
+
+        Nothing loads the model now. The vectors are those of `clip-retrieval inference`.
+        """
+        folder = index_folder(path)
+        identity = ModelIdentity(model, None, dimension(Path(vectors).expanduser()))
+        Store.create(folder, identity)
+        index = cls(folder)
+        index.add(vectors, progress=progress)
+        return index

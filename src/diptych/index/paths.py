@@ -1,0 +1,82 @@
+"""Paths as text that a table can hold, byte for byte, and back again to the picture that lies there."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import tarfile
+from pathlib import Path
+
+from diptych.errors import ImageError
+from diptych.images import Picture, Slice, content_hash
+
+# A name's byte that is not UTF-8 reads in Python as a lone surrogate, U+DC80 to U+DCFF, which no table can hold.
+# It is kept as one of the last 128 private code points. A name that truly contains one of those is spelt by its bytes,
+# all of which are above 0x7F, so that every name comes back byte for byte.
+_FIRST_BYTE, _FIRST_PRIVATE = 0xDC80, 0x10FF80
+_BYTES = {_FIRST_BYTE + at: _FIRST_PRIVATE + at for at in range(128)}
+_BACK = {private: byte for byte, private in _BYTES.items()}
+_PRIVATE = re.compile("[\U0010ff80-\U0010ffff]")
+_SHARD = ".tar"
+
+
+def to_text(path: str | Path) -> str:
+    """A path as valid text with forward slashes; undecodable bytes of names become private code points.
+
+    Raises:
+        ValueError: the name holds a surrogate that stands for no byte, as a name on Windows may.
+    """
+    name = os.fspath(path)
+    name = _PRIVATE.sub(lambda found: found[0].encode().decode("ascii", "surrogateescape"), name)
+    text = name.translate(_BYTES)
+    text.encode()  # UnicodeEncodeError is a ValueError
+    return text.replace(os.sep, "/")
+
+
+def from_text(text: str) -> Path:
+    """The path that `to_text` made `text` of."""
+    return Path(text.translate(_BACK))
+
+
+def path_id(text: str) -> str:
+    """The id of the row for a path as text: 32 hex digits, the same in every index."""
+    return content_hash(text.encode())
+
+
+def picture_at(text: str) -> Picture:
+    """The picture of a row's `path`: a file, or a member of a tar shard (`shard.tar/member`).
+
+    Raises:
+        ImageError: `missing` - the file or the member is no longer there, or it lay in a packed file.
+    """
+    path = from_text(text)
+    if path.is_file():
+        return path
+    for parent in path.parents:
+        if parent.is_file():
+            if parent.suffix.lower() == _SHARD:
+                stat = parent.stat()
+                found = tar_members(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
+                if found is not None:
+                    return found
+            break
+    raise ImageError("missing", f"'{path}' is no longer there; `diptych index --prune` takes it out of the index")
+
+
+@functools.lru_cache(maxsize=64)
+def tar_members(shard: Path, size: int, mtime: int) -> dict[str, Slice]:
+    """Where the members of an uncompressed tar lie, by name; `size` and `mtime` are those of the file, to tell it anew.
+
+    Raises:
+        ImageError: `unreadable` - it is no whole tar file.
+    """
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            return {
+                member.name.removeprefix("./"): Slice(shard, member.offset_data, member.size)
+                for member in tar
+                if member.isfile()
+            }
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ImageError("unreadable", f"'{shard}' is not a whole tar file ({error}); fetch it again") from error

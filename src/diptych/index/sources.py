@@ -1,0 +1,131 @@
+"""What can be indexed: folders of pictures, data sets with captions, tar shards. Each yields `Item`s."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from diptych.errors import ImageError
+from diptych.formats import read_pairs
+from diptych.formats.shards import SHARD_SUFFIXES, expand
+from diptych.images import Picture
+from diptych.index.files import walk
+from diptych.index.paths import from_text, tar_members, to_text
+from diptych.index.report import Skipped
+from diptych.pairs import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture to index: its path as text, where its bytes lie, their number, the time of their last change (ns).
+
+    `caption` is None where the source knows of none, and then leaves that of the index as it is.
+    """
+
+    path: str
+    picture: Picture
+    size: int
+    mtime: int
+    caption: str | None = None
+
+
+class Source(Protocol):
+    """Something to index. `scope`: the beginnings of all paths that only this source has rows for."""
+
+    scope: tuple[str, ...]
+    captioned: bool
+
+    def items(self) -> Iterator[Item | Skipped]: ...
+
+
+class Folder:
+    """The picture files below a folder; see `files.walk` for what is left out."""
+
+    captioned = False
+
+    def __init__(self, root: str | Path, exclude: Sequence[str] = ()) -> None:
+        self.root, self.exclude = Path(root).expanduser().resolve(), tuple(exclude)
+        self.scope = (to_text(self.root).rstrip("/") + "/",)
+
+    def items(self) -> Iterator[Item | Skipped]:
+        for found in walk(self.root, self.exclude):
+            if isinstance(found, Skipped):
+                yield found
+            else:
+                yield Item(found.path, from_text(found.path), found.size, found.mtime)
+
+
+class DataSet:
+    """The pictures and captions of `Pairs`. A picture inside a tar is at `shard.tar/member`.
+
+    Pictures that `read_pairs` copied into its cache, from Parquet files and compressed shards, are at `origin/id`.
+    """
+
+    captioned = True
+
+    def __init__(self, pairs: Pairs, origin: str | Path | None = None, scope: tuple[str, ...] = ()) -> None:
+        self.pairs, self.scope = pairs, scope
+        self._origin = to_text(Path(origin).expanduser().resolve()) if origin is not None else "pairs"
+
+    def items(self) -> Iterator[Item | Skipped]:
+        for row in self.pairs:
+            caption = "\n".join(filter(None, (" ".join(each.split()) for each in row.captions))) or None
+            try:
+                yield self._item(row.image_id, row.image, caption)
+            except ImageError as error:
+                yield Skipped(row.image_id, error.reason, str(error))
+            except OSError as error:
+                reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+                yield Skipped(row.image_id, reason, str(error))
+            except ValueError as error:
+                yield Skipped(row.image_id, "unreadable", str(error))
+
+    def _item(self, image_id: str, picture: Picture, caption: str | None) -> Item:
+        if isinstance(picture, bytes):
+            raise ImageError("unreadable", f"picture '{image_id}' is held in memory, so it has no path to be found at")
+        if isinstance(picture, Path):
+            found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
+            return Item(to_text(picture.absolute()), picture, found.st_size, found.st_mtime_ns, caption)
+        stat = picture.path.stat()
+        names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
+        inside = names.get(picture.offset)
+        path = f"{to_text(picture.path.absolute())}/{inside}" if inside else f"{self._origin}/{image_id}"
+        return Item(path, picture, picture.size, stat.st_mtime_ns, caption)
+
+
+@functools.lru_cache(maxsize=4)
+def _names(shard: Path, size: int, mtime: int) -> dict[int, str]:
+    """The names of a tar's members by where they begin; none for what is no uncompressed tar."""
+    if shard.suffix.lower() != ".tar":
+        return {}
+    return {place.offset: to_text(name) for name, place in tar_members(shard, size, mtime).items()}
+
+
+def source_of(
+    source: str | Path | Pairs | Source,
+    *,
+    exclude: Sequence[str] = (),
+    captions: bool = False,
+    format: str | None = None,
+) -> Source:
+    """What `source` names: a `Pairs`, a folder of pictures, tar shards or any other data set of `read_pairs`.
+
+    A folder is walked for all its pictures, unless `captions` or `format` say that it is to be read as a data set.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(source, Pairs):
+        return DataSet(source)
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source).expanduser()
+    if path.is_dir() and not captions and format is None:
+        return Folder(path, exclude)
+    shards = expand(str(path)) if str(path).lower().endswith(SHARD_SUFFIXES) else []
+    scope = tuple(to_text(shard.absolute()) + "/" for shard in shards if isinstance(shard, Path) and shard.is_file())
+    return DataSet(read_pairs(source, format), path, scope)

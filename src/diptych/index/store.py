@@ -1,0 +1,286 @@
+"""The folder of an index: a LanceDB table of pictures, the model that made its vectors, the lock of its one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.errors import DataError, DiptychError, ModelError, require
+
+ANN_ROWS = 50_000  # below this many rows a search compares with all of them
+_FORMAT = 1
+_CARD, _TABLE, _LOCK, _HOLDER = "index.json", "pictures", "write.lock", "writer.json"
+_SMALL_COMMITS = 32  # this many transactions after a compaction ask for the next
+_KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
+_ROWS_PER_PARTITION = 1_000
+_RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
+
+
+class IndexBusy(DiptychError):  # noqa: N818 - it names what is the matter
+    """Another process writes to the index."""
+
+    status = 423
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model made the vectors of an index.
+
+    `hash` is `DualEncoder.identity()` (weights and preprocessing); None where the vectors were made elsewhere and the
+    model is known by name alone. `image_size` is the side in pixels of what the image tower sees, if known.
+    """
+
+    name: str
+    hash: str | None
+    dim: int
+    image_size: int | None = None
+
+    def check(self, other: ModelIdentity, folder: Path) -> None:
+        """Refuse another model than this one, which made the index in `folder`.
+
+        Raises:
+            ModelError: the vectors of the two cannot be compared.
+        """
+        same = self.dim == other.dim if None in (self.hash, other.hash) else self.hash == other.hash
+        if not same:
+            raise ModelError(
+                f"'{folder}' was made by the model '{self.name}' ({self.hash or 'elsewhere'}, {self.dim} dimensions) "
+                f"and cannot be used with '{other.name}' ({other.hash or 'elsewhere'}, {other.dim} dimensions); use "
+                "the model that made it, or make another index with --index FOLDER"
+            )
+
+
+def schema(dim: int) -> pa.Schema:
+    """The columns of the table; float16 halves disk, memory and time of float32 and loses nothing a search can see."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),  # path_id(path)
+            pa.field("hash", pa.string(), nullable=False),  # of the bytes; "" where only a vector is known
+            pa.field("path", pa.string(), nullable=False),  # paths.to_text
+            pa.field("folder", pa.string(), nullable=False),  # the path's parent
+            pa.field("size", pa.int64(), nullable=False),  # -1 where only a vector is known
+            pa.field("mtime", pa.int64(), nullable=False),  # nanoseconds
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("taken", pa.timestamp("s")),  # the camera's clock
+            pa.field("camera", pa.string()),
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("caption", pa.string()),  # several are joined by newlines
+            pa.field("phash", pa.uint64()),
+            pa.field("vector", pa.list_(pa.float16(), dim), nullable=False),  # unit length
+        ]
+    )
+
+
+class Store:
+    """One index folder. Readers need nothing; whoever writes holds `lock()`."""
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        self.folder = folder
+        self._card = card
+        self.identity = ModelIdentity(**card["model"])
+        self._commits = 0
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """The index in `folder`.
+
+        Raises:
+            DataError: there is none, or a newer diptych made it.
+        """
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / _CARD).read_text("utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"'{folder / _CARD}' cannot be read ({error}); index the pictures again") from error
+        if card.get("format") != _FORMAT:
+            raise DataError(
+                f"'{folder}' has index format {card.get('format')}; this diptych reads {_FORMAT}: update it"
+            )
+        return cls(folder, card)
+
+    @classmethod
+    def create(cls, folder: str | Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
+        """A new, empty index in `folder`, or the one that is there if the same model made it.
+
+        Raises:
+            DataError: `folder` holds something else.
+            ModelError: another model made the index that is there.
+        """
+        folder = Path(folder)
+        if not (folder / _CARD).exists():
+            if folder.exists() and any(
+                entry.name not in (_LOCK, _HOLDER, _TABLE + ".lance") for entry in folder.iterdir()
+            ):
+                raise DataError(f"'{folder}' holds other files and no index; name a new folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
+            card = {"format": _FORMAT, "model": asdict(model_identity), "root": root}
+            _write_json(folder / _CARD, card)  # last: an index whose card is there is whole
+        store = cls.open(folder)
+        store.identity.check(model_identity, folder)
+        return store
+
+    @staticmethod
+    def is_one(folder: Path) -> bool:
+        return (folder / _CARD).is_file()
+
+    @property
+    def root(self) -> Path | None:
+        """The library that the index was made for."""
+        return Path(self._card["root"]) if self._card.get("root") else None
+
+    @cached_property
+    def table(self) -> Any:
+        """The LanceDB table; each read sees the newest version, whoever wrote it."""
+        try:
+            return _connect(self.folder).open_table(_TABLE)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"'{self.folder}' cannot be opened ({_first_line(error)}); index the pictures again"
+            ) from error
+
+    def __len__(self) -> int:
+        return self.table.count_rows()
+
+    @contextmanager
+    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Be the one writer: two at once would lose or double rows without an error.
+
+        The system releases the lock when its process ends, however it ends. If another holds it, `on_wait` is told who,
+        and this waits for `wait` seconds, or as long as it takes.
+
+        Raises:
+            IndexBusy: another process still writes after that time.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self.folder / _LOCK, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            on_wait(f"{self._holder()} is writing to '{self.folder}'; waiting")
+            try:
+                lock.acquire(timeout=-1 if wait is None else wait)
+            except filelock.Timeout:
+                raise IndexBusy(f"{self._holder()} is writing to '{self.folder}'; try again when it is done") from None
+        try:
+            holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            _write_json(self.folder / _HOLDER, holder)
+            yield
+        finally:
+            lock.release()
+
+    def _holder(self) -> str:
+        with suppress(OSError, ValueError, KeyError):
+            holder = json.loads((self.folder / _HOLDER).read_text("utf-8"))
+            return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+        return "another process"
+
+    # writing, under the lock
+
+    def add(self, batch: pa.Table) -> None:
+        """Append rows whose ids are new, in one transaction. On disk when this returns."""
+        self.table.add(batch.cast(schema(self.identity.dim)))
+        self._committed()
+
+    def replace(self, batch: pa.Table) -> None:
+        """Put rows in the place of those with their ids, in one transaction."""
+        merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(batch.cast(schema(self.identity.dim)))
+        self._committed()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the rows with these ids."""
+        for start in range(0, len(ids), 1_000):
+            self.table.delete(in_list("id", ids[start : start + 1_000]))
+            self._committed()
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these ids, in no order."""
+        query = self.table.search().where(in_list("id", ids)).limit(len(ids))
+        return (query.select(list(columns)) if columns else query).to_arrow()
+
+    def _committed(self) -> None:
+        self._commits += 1
+        if self._commits >= _SMALL_COMMITS:
+            self.compact()
+
+    def compact(self) -> None:
+        """Join small files, drop old versions, and fold rows that were added later into the ANN index."""
+        # Under the lock nobody else writes, so what no version names is what a killed writer left.
+        self.table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
+        self._commits = 0
+
+    def settle(self) -> None:
+        """End a run of additions: an ANN index where the table has grown into one, and compact files."""
+        rows, trained = len(self), self._card.get("ann_rows", 0)
+        if rows >= ANN_ROWS and (not self.has_ann or rows >= trained * _RETRAIN_GROWTH):
+            self.build_ann()
+        if self._commits:
+            self.compact()
+
+    @property
+    def has_ann(self) -> bool:
+        return any("vector" in index.columns for index in self.table.list_indices())
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the ANN index has; 0 without one."""
+        return self._card.get("ann_partitions", 0)
+
+    def build_ann(self) -> None:
+        """Build the ANN index, or build it anew: vectors quantized to 8 bits in partitions of about a thousand."""
+        from lancedb.index import IvfSq
+
+        rows = len(self)
+        partitions = max(1, rows // _ROWS_PER_PARTITION)
+        config = IvfSq(distance_type="dot", num_partitions=partitions, max_iterations=10)
+        self.table.create_index("vector", config=config)
+        self._card |= {"ann_rows": rows, "ann_partitions": partitions}
+        _write_json(self.folder / _CARD, self._card)
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """Vectors (rows, dim) as the table's column, float16."""
+    flat = np.ascontiguousarray(vectors, np.float16).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
+
+
+def in_list(column: str, values: Sequence[str]) -> str:
+    """The SQL condition that `column` is one of `values`, quoted."""
+    return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _connect(folder: Path) -> Any:
+    return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    temporary.replace(file)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

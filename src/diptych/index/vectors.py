@@ -1,0 +1,141 @@
+"""Vectors made elsewhere, as clip-retrieval writes them: `img_emb/img_emb_0.npy`, `metadata/metadata_0.parquet`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from diptych.errors import DataError, ModelError
+from diptych.index.known import Known
+from diptych.index.paths import path_id, to_text
+from diptych.index.report import Added, Skipped
+from diptych.index.rows import Row, to_table
+from diptych.index.store import Store
+from diptych.progress import Progress, silent
+
+_BLOCK = 8_192
+_NAMES = ("image_path", "path", "url", "key")  # of what a picture is called in the metadata, in order of preference
+
+
+def is_vectors(folder: Path) -> bool:
+    """Whether a folder has the layout."""
+    return any((folder / "img_emb").glob("*.npy")) if folder.is_dir() else False
+
+
+def parts(folder: Path) -> list[tuple[Path, Path]]:
+    """The files of vectors with their metadata, in the order of their numbers.
+
+    Raises:
+        DataError: there is none, or a file of vectors has no metadata.
+    """
+    found = sorted((folder / "img_emb").glob("*.npy"), key=lambda file: (len(file.stem), file.stem))
+    pairs = [(file, folder / "metadata" / f"metadata_{file.stem.rpartition('_')[2]}.parquet") for file in found]
+    if not pairs:
+        raise DataError(f"'{folder}' has no img_emb/*.npy; give the folder that `clip-retrieval inference` wrote")
+    for vectors, metadata in pairs:
+        if not metadata.is_file():
+            raise DataError(f"'{vectors}' has no metadata: '{metadata}' is missing; put it there")
+    return pairs
+
+
+def dimension(folder: Path) -> int:
+    """The dimension of the vectors in a folder."""
+    return int(_open(parts(folder)[0][0]).shape[1])
+
+
+def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> Added:
+    """Bring the vectors of a folder into the index; call it under the store's lock.
+
+    A row's path is the metadata's `image_path`, below `folder` unless it is absolute, else its `url` or `key`. Rows
+    that the index has by that path are replaced where vector or caption is another. Nothing is read but vectors and
+    metadata, so nothing is known of the files themselves (`size` is -1), and they are never pruned.
+
+    Raises:
+        DataError: a file cannot be read, or vectors and metadata differ in length.
+        ModelError: the vectors have another dimension than the index.
+    """
+    began = time.perf_counter()
+    pairs = parts(folder)
+    known = Known(store, captions=True)
+    counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
+    skipped: list[Skipped] = []
+    blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
+    for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
+        fresh, changed = [], []
+        for row in _rows(store, folder, vectors, metadata, at):
+            if isinstance(row, Skipped):
+                skipped.append(row)
+                continue
+            place = known.find(row["id"])
+            kind = "new" if place is None else "unchanged"
+            if place is not None and not known.is_unchanged(place, -1, row["mtime"], row["caption"] or ""):
+                kind = "changed"
+            counts[kind] += 1
+            if kind != "unchanged":
+                (fresh if kind == "new" else changed).append(row)
+        if fresh:
+            store.add(to_table(fresh, store.identity.dim))
+        if changed:
+            store.replace(to_table(changed, store.identity.dim))
+    store.settle()
+    return Added(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
+
+
+def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int) -> Iterator[Row | Skipped]:
+    """The rows of one block of one file."""
+    stored = _open(vectors)
+    if stored.shape[1] != store.identity.dim:
+        raise ModelError(
+            f"'{vectors}' has {stored.shape[1]} dimensions, the index '{store.folder}' {store.identity.dim}; "
+            "make another index with --index FOLDER"
+        )
+    table = pq.read_table(metadata)
+    if len(table) != len(stored):
+        raise DataError(f"'{vectors}' has {len(stored):,} vectors, '{metadata}' {len(table):,} rows; make both again")
+    mtime = vectors.stat().st_mtime_ns
+    block = np.asarray(stored[start : start + _BLOCK], np.float32)  # (rows, dim)
+    norms = np.linalg.norm(block, axis=1)
+    for at, told in enumerate(table.slice(start, len(block)).to_pylist()):
+        path = _path(told, folder, f"{metadata.name}:{start + at}")
+        if not np.isfinite(norms[at]) or norms[at] == 0:
+            yield Skipped(path, "not_a_vector", f"row {start + at} of '{vectors}' is zero or not finite")
+            continue
+        yield {
+            **{"id": path_id(path), "hash": "", "path": path, "folder": path.rpartition("/")[0] or "/"},
+            **{"size": -1, "mtime": mtime, "vector": block[at] / norms[at]},
+            **{"caption": _caption(told), "width": _side(told, "width"), "height": _side(told, "height")},
+        }
+
+
+def _open(file: Path) -> np.ndarray:
+    try:
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{file}' is no array of vectors ({error}); make it again") from error
+    if stored.ndim != 2 or stored.dtype.kind != "f":
+        raise DataError(f"'{file}' holds {stored.dtype} of shape {stored.shape}; vectors are floats of (pictures, dim)")
+    return stored
+
+
+def _path(told: dict[str, Any], folder: Path, otherwise: str) -> str:
+    for name in _NAMES:
+        value = told.get(name)
+        if value not in (None, ""):
+            text = str(value)
+            return text if "://" in text else to_text(folder.resolve() / text)
+    return to_text(folder.resolve() / otherwise)
+
+
+def _caption(told: dict[str, Any]) -> str | None:
+    value = told.get("caption")
+    return " ".join(value.split()) or None if isinstance(value, str) else None
+
+
+def _side(told: dict[str, Any], name: str) -> int | None:
+    value = told.get(f"original_{name}", told.get(name))
+    return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else None
