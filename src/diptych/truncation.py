@@ -1,0 +1,45 @@
+"""Texts longer than a text tower reads: how many tokens each has, and a warning that says how much was cut."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from sentence_transformers.base.modules import Module
+
+
+class TextCutWarning(UserWarning):
+    """Some texts were longer than the text tower reads, and what lay beyond its limit did not count."""
+
+
+def token_limit(trunk: Module) -> int | None:
+    """How many tokens of a text the tower reads, its start and end tokens included; None where it has no limit."""
+    return getattr(trunk, "max_seq_length", None)
+
+
+def token_counts(trunk: Module, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text, uncut, start and end tokens included."""
+    if hasattr(trunk, "token_counts"):
+        return trunk.token_counts(texts)
+    # `verbose` is for transformers' own warning, which comes once for each process and names no text.
+    tokens = trunk.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+    return [len(each) for each in tokens["input_ids"]]
+
+
+def warn_of_cut_texts(trunk: Module, texts: Sequence[str], stacklevel: int = 2) -> None:
+    """Warn, once a call, if any text is longer than the tower reads: how many, and how long the longest is."""
+    limit = token_limit(trunk)
+    if not limit or not texts:
+        return
+    counts = token_counts(trunk, texts)
+    longest = max(range(len(texts)), key=counts.__getitem__)
+    if (cut := sum(count > limit for count in counts)) == 0:
+        return
+    beginning = " ".join(texts[longest].split())[:40]
+    warnings.warn(
+        f"{cut:,} of {len(texts):,} texts have more than the {limit} tokens that this text tower reads; what lies "
+        f"beyond does not count. The longest has {counts[longest]:,} tokens, so {counts[longest] - limit:,} were cut: "
+        f"'{beginning}...'. Say the same in fewer words, or split the text",
+        TextCutWarning,
+        stacklevel=stacklevel + 1,
+    )
