@@ -193,5 +193,6 @@ class _Run:
             self.store.add(to_table(fresh, self.store.identity.dim))
         if known:
             self.store.replace(to_table(known, self.store.identity.dim))
+        self.store.compact_if_scattered()
         self._rows = {}
         self._committed_at = time.monotonic()

@@ -64,7 +64,9 @@ def _date(value: Any) -> datetime | None:
     """`2019:07:04 12:30:05`, and with other separators, as some programs write it."""
     numbers = re.match(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?", _text(value))
     with contextlib.suppress(ValueError):
-        return datetime(*(int(number or 0) for number in numbers.groups())) if numbers else None
+        if numbers:
+            year, month, day, hour, minute, second = (int(number or 0) for number in numbers.groups())
+            return datetime(year, month, day, hour, minute, second)
     return None
 
 

@@ -39,7 +39,8 @@ def walk(root: Path, exclude: Sequence[str] = ()) -> Iterator[File | Skipped]:
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder; check the path, or whether its drive is mounted")
     entered: set[tuple[int, int]] = set()
-    folders, links = [str(root)], []
+    folders: list[str] = [str(root)]
+    links: list[str] = []
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:
@@ -52,7 +53,7 @@ def walk(root: Path, exclude: Sequence[str] = ()) -> Iterator[File | Skipped]:
         except OSError as error:
             yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
             continue
-        inside = []
+        inside: list[str] = []
         for entry in entries:
             if is_excluded(entry.path, str(root), exclude):
                 continue

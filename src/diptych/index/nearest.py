@@ -43,7 +43,8 @@ def nearest(
         raise ConfigError(f"k is {k} and offset {offset}; k must be at least 1, offset at least 0")
     wanted = list(columns) if columns is not None else [name for name in store.table.schema.names if name != "vector"]
     rows = store.table.count_rows(where)
-    probes = None if exact or not store.partitions else _probes(store, rows)
+    partitions = 0 if exact else store.partitions
+    probes = _probes(partitions, rows, len(store)) if partitions else None
     count = offset + k
     while True:
         found = _search(store, unit, min(count + 1, max(rows, 1)), where, probes, wanted)
@@ -67,10 +68,9 @@ def _unit(store: Store, vector: np.ndarray) -> np.ndarray:
     return vector / norm
 
 
-def _probes(store: Store, rows: int) -> int:
-    """Into how many partitions to look when `rows` rows meet the filter: as many candidates as without one."""
-    share = max(rows, 1) / max(len(store), 1)
-    return min(store.partitions, int(np.ceil(_PROBES / share)))
+def _probes(partitions: int, rows: int, all_rows: int) -> int:
+    """Into how many partitions to look when `rows` rows meet the filter: for as many candidates as without one."""
+    return min(partitions, -(-_PROBES * all_rows // max(rows, 1)))
 
 
 def _search(

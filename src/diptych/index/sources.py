@@ -49,7 +49,7 @@ class Folder:
 
     def __init__(self, root: str | Path, exclude: Sequence[str] = ()) -> None:
         self.root, self.exclude = Path(root).expanduser().resolve(), tuple(exclude)
-        self.scope = (to_text(self.root).rstrip("/") + "/",)
+        self.scope: tuple[str, ...] = (to_text(self.root).rstrip("/") + "/",)
 
     def items(self) -> Iterator[Item | Skipped]:
         for found in walk(self.root, self.exclude):

@@ -22,7 +22,9 @@ from diptych.errors import DataError, DiptychError, ModelError, require
 ANN_ROWS = 50_000  # below this many rows a search compares with all of them
 _FORMAT = 1
 _CARD, _TABLE, _LOCK, _HOLDER = "index.json", "pictures", "write.lock", "writer.json"
-_SMALL_COMMITS = 32  # this many transactions after a compaction ask for the next
+_SMALL_FILES = 32  # so many files of a batch each ask for a compaction
+_ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
+_UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
 _KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
 _ROWS_PER_PARTITION = 1_000
 _RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
@@ -90,9 +92,8 @@ class Store:
 
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
         self.folder = folder
-        self._card = card
         self.identity = ModelIdentity(**card["model"])
-        self._commits = 0
+        self.root = Path(card["root"]) if card.get("root") else None  # the library that the index was made for
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -101,18 +102,7 @@ class Store:
         Raises:
             DataError: there is none, or a newer diptych made it.
         """
-        folder = Path(folder)
-        try:
-            card = json.loads((folder / _CARD).read_text("utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"'{folder / _CARD}' cannot be read ({error}); index the pictures again") from error
-        if card.get("format") != _FORMAT:
-            raise DataError(
-                f"'{folder}' has index format {card.get('format')}; this diptych reads {_FORMAT}: update it"
-            )
-        return cls(folder, card)
+        return cls(Path(folder), _read_card(Path(folder)))
 
     @classmethod
     def create(cls, folder: str | Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
@@ -139,11 +129,6 @@ class Store:
     @staticmethod
     def is_one(folder: Path) -> bool:
         return (folder / _CARD).is_file()
-
-    @property
-    def root(self) -> Path | None:
-        """The library that the index was made for."""
-        return Path(self._card["root"]) if self._card.get("root") else None
 
     @cached_property
     def table(self) -> Any:
@@ -197,52 +182,50 @@ class Store:
     def add(self, batch: pa.Table) -> None:
         """Append rows whose ids are new, in one transaction. On disk when this returns."""
         self.table.add(batch.cast(schema(self.identity.dim)))
-        self._committed()
 
     def replace(self, batch: pa.Table) -> None:
         """Put rows in the place of those with their ids, in one transaction."""
         merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         merge.execute(batch.cast(schema(self.identity.dim)))
-        self._committed()
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove the rows with these ids."""
         for start in range(0, len(ids), 1_000):
             self.table.delete(in_list("id", ids[start : start + 1_000]))
-            self._committed()
 
     def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these ids, in no order."""
         query = self.table.search().where(in_list("id", ids)).limit(len(ids))
         return (query.select(list(columns)) if columns else query).to_arrow()
 
-    def _committed(self) -> None:
-        self._commits += 1
-        if self._commits >= _SMALL_COMMITS:
-            self.compact()
-
     def compact(self) -> None:
         """Join small files, drop old versions, and fold rows that were added later into the ANN index."""
         # Under the lock nobody else writes, so what no version names is what a killed writer left.
         self.table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
-        self._commits = 0
+
+    def compact_if_scattered(self) -> None:
+        """Compact when many small additions have piled up: often enough to stay fast, too seldom to cost much."""
+        found = self.table.stats()
+        files, rows = found["fragment_stats"]["num_small_fragments"], found["num_rows"]
+        if files > max(_SMALL_FILES, rows // _ROWS_PER_FILE) or self._unindexed > max(_UNINDEXED_ROWS, rows // 16):
+            self.compact()
 
     def settle(self) -> None:
         """End a run of additions: an ANN index where the table has grown into one, and compact files."""
-        rows, trained = len(self), self._card.get("ann_rows", 0)
-        if rows >= ANN_ROWS and (not self.has_ann or rows >= trained * _RETRAIN_GROWTH):
+        rows = len(self)
+        if rows >= ANN_ROWS and rows >= _read_card(self.folder).get("ann_rows", 0) * _RETRAIN_GROWTH:
             self.build_ann()
-        if self._commits:
-            self.compact()
-
-    @property
-    def has_ann(self) -> bool:
-        return any("vector" in index.columns for index in self.table.list_indices())
+        self.compact_if_scattered()
 
     @property
     def partitions(self) -> int:
-        """How many partitions the ANN index has; 0 without one."""
-        return self._card.get("ann_partitions", 0)
+        """How many partitions the ANN index has, whoever built it; 0 without one."""
+        return _read_card(self.folder).get("ann_partitions", 0)
+
+    @property
+    def _unindexed(self) -> int:
+        """How many rows were added since the ANN index was last brought up to date; 0 without one."""
+        return sum(index.num_unindexed_rows or 0 for index in self.table.list_indices() if "vector" in index.columns)
 
     def build_ann(self) -> None:
         """Build the ANN index, or build it anew: vectors quantized to 8 bits in partitions of about a thousand."""
@@ -252,8 +235,7 @@ class Store:
         partitions = max(1, rows // _ROWS_PER_PARTITION)
         config = IvfSq(distance_type="dot", num_partitions=partitions, max_iterations=10)
         self.table.create_index("vector", config=config)
-        self._card |= {"ann_rows": rows, "ann_partitions": partitions}
-        _write_json(self.folder / _CARD, self._card)
+        _write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
 
 
 def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
@@ -270,6 +252,18 @@ def in_list(column: str, values: Sequence[str]) -> str:
 def quoted(text: str) -> str:
     """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / _CARD).read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{folder / _CARD}' cannot be read ({error}); index the pictures again") from error
+    if card.get("format") != _FORMAT:
+        raise DataError(f"'{folder}' has index format {card.get('format')}; this diptych reads {_FORMAT}: update it")
+    return card
 
 
 def _connect(folder: Path) -> Any:

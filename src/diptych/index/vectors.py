@@ -66,7 +66,8 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     skipped: list[Skipped] = []
     blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
-        fresh, changed = [], []
+        fresh: list[Row] = []
+        changed: list[Row] = []
         for row in _rows(store, folder, vectors, metadata, at):
             if isinstance(row, Skipped):
                 skipped.append(row)
