@@ -15,7 +15,7 @@ BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 PYTHONS = $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench constraints clean
+.PHONY: help setup demo test lint docs bench constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s%s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(READY) ## Write docs/cli.md anew from the help texts
+	$(BIN)/python docs/generate.py
 
 bench: $(READY) ## Run the benchmarks; those that measure on a data set need DATA=path
 	@failed=; for script in $(BENCHMARKS); do \

@@ -192,10 +192,24 @@ def test_eval_retrieval_prints_both_directions_and_json_has_the_same_numbers(
     assert f"rsum {scores['rsum']:.1f}" in table
 
 
+def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_default(
+    run: Run, model: Path, scenes: Path
+) -> None:
+    from diptych.formats import read_pairs
+    from diptych.recipes.contrastive import split_for_training
+
+    held_out = split_for_training(read_pairs(scenes), None)[1]
+    assert 0 < len(held_out) < 48
+    assert held_out.image_ids == read_pairs(scenes).with_val().split("val").image_ids
+    ended = run("eval", "retrieval", model, "--data", scenes, "--split", "val")
+    assert f"val split: {len(held_out)} pictures" in ended.out
+
+
 def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: Path, scenes: Path) -> None:
     ended = run("eval", "retrieval", model, "--data", scenes)
     assert (ended.code, ended.out) == (1, "")
-    assert "no picture is in split 'test'; the data set has: (none) (48)" in ended.err
+    assert "no picture is in split 'test'; the data set has: " in ended.err
+    assert "val (" in ended.err
 
 
 # find

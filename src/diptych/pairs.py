@@ -185,6 +185,14 @@ class Pairs(Sequence[Row]):
         at = self.table.schema.get_field_index("split")
         return Pairs(self.table.set_column(at, _SCHEMA.field("split"), pa.array(splits, pa.string())))
 
+    def with_val(self, share: float = 0.1) -> Pairs:
+        """The data set with a validation split: its own, or `share` of the training pictures by the hash of their ids.
+
+        Where no picture is in a split, all are training pictures. Training and measuring both take it from here.
+        """
+        sizes = self.split_sizes
+        return self if "val" in sizes else self.with_splits(share, test=0, of="train" if "train" in sizes else None)
+
     def fingerprint(self) -> str:
         """A hash of the ids and of where the pictures lie (path, size, modification time): keys caches of vectors."""
         digest = hashlib.sha256()

@@ -50,7 +50,7 @@ def find(
     from diptych.formats import read_pairs
     from diptych.search import find_matches, match_grid
 
-    pairs = read_pairs(data, format).split(split)
+    pairs = read_pairs(data, format).with_val().split(split)
     matches = find_matches(load(model, device), text, pairs, k, progress=progress)
     if grid:
         write_picture(match_grid(matches, text), grid)

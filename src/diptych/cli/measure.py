@@ -31,7 +31,8 @@ def retrieval(
     data
         Data set to measure on.
     split
-        Split to measure on: test, val (also called dev), train, or all.
+        Split to measure on: test, val (also called dev), train, or all. Where the data set has no val, it is the part
+        that training holds out by default.
     format
         The data set's format; recognised by itself when not given.
     device
@@ -43,7 +44,7 @@ def retrieval(
     from diptych.evaluate import evaluate_retrieval
     from diptych.formats import read_pairs
 
-    pairs = read_pairs(data, format).split(split)
+    pairs = read_pairs(data, format).with_val().split(split)
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
     if as_json:
         print(json.dumps(scores.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))

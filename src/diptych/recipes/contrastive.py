@@ -169,20 +169,15 @@ def split_for_training(pairs: Pairs, val_fraction: float | None) -> tuple[Pairs,
     Raises:
         DataError: one of them is empty, or there are too few pictures for a negative.
     """
-    splits = pairs.split_sizes
-    if val_fraction is not None:
-        pairs = pairs.split("train") if "train" in splits else pairs.where(s is None for s in _splits(pairs))
-        pairs = pairs.with_splits(val=val_fraction, test=0, of="train" if "train" in splits else None)
-    elif "val" not in splits:
-        pairs = pairs.with_splits(val=0.1, test=0, of="train" if "train" in splits else None)
+    if val_fraction is None:
+        pairs = pairs.with_val()
+    else:
+        own = "train" if "train" in pairs.split_sizes else None
+        pairs = pairs.where(split == own for split in pairs.table.column("split").to_pylist()).with_val(val_fraction)
     train_pairs, val_pairs = pairs.split("train"), pairs.split("val")
     if len(train_pairs) < 2:
         raise DataError("training needs at least two pictures: one is the other's negative")
     return train_pairs, val_pairs
-
-
-def _splits(pairs: Pairs) -> list[str | None]:
-    return pairs.table.column("split").to_pylist()
 
 
 def _check(recipe: ContrastiveRecipe) -> None:
