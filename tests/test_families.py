@@ -203,8 +203,13 @@ def test_emoji_and_other_scripts_are_told_apart_unless_the_tokens_have_no_bytes(
 @pytest.fixture(scope="module")
 def tutorial_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The CLIP tutorials' towers, ResNet50 and DistilBERT, as two narrow checkpoints such as the hub has."""
-    from transformers import DistilBertConfig, DistilBertModel, TimmWrapperConfig, TimmWrapperImageProcessor
-    from transformers import TimmWrapperModel
+    from transformers import (
+        DistilBertConfig,
+        DistilBertModel,
+        TimmWrapperConfig,
+        TimmWrapperImageProcessor,
+        TimmWrapperModel,
+    )
 
     from diptych.towers import learn_tokenizer
 

@@ -26,7 +26,7 @@ FLOW = (
     *("errors", "cache", "progress", "prefetch", "images", "augment", "pairs", "formats"),
     *("near_duplicates", "grids", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
-    *("device", "quiet", "heads", "weights", "towers", "open_clip_towers"),
+    *("device", "quiet", "heads", "weights", "towers", "open_clip_names", "open_clip_towers"),
     *("checkpoints", "families", "truncation", "dual", "embed"),
     *("objectives",),
     *("classes", "prompts", "metrics", "evaluate"),

@@ -7,21 +7,31 @@ from pathlib import Path
 
 from diptych.errors import ModelError
 
+BOX = Path(__file__).parent / "box"
+"""The models that are part of the package, each a directory by its name."""
+
+_SIGNS = ("modules.json", "config.json", "open_clip_config.json")
+
 
 def model_directory(name: str | Path) -> Path:
-    """The local directory of a model: itself, the `model` folder of a training run, or a download from the hub.
+    """The local directory of a model: one in the box, itself, the `model` folder of a run, or a download from the hub.
+
+    A name that is in the box means that one; a directory of the same name is `./NAME`.
 
     Raises:
         ModelError: it is none of these, or cannot be fetched.
     """
+    if isinstance(name, str) and name in boxed():
+        return BOX / name
     path = Path(name)
     for candidate in (path, path / "model"):
-        if (candidate / "modules.json").exists() or (candidate / "config.json").exists():
+        if any((candidate / file).exists() for file in _SIGNS):
             return candidate
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
-            f"'{name}' is not a model: it has neither modules.json nor config.json. "
-            "Pass the folder of a training run, a model directory, or a hub name such as openai/clip-vit-base-patch32"
+            f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
+            f"Pass {', '.join(map(repr, boxed()))}, the folder of a training run, a model directory, or "
+            "a hub name such as openai/clip-vit-base-patch32"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -33,6 +43,11 @@ def model_directory(name: str | Path) -> Path:
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"
         ) from error
+
+
+def boxed() -> list[str]:
+    """The names of the models in the box."""
+    return sorted(entry.name for entry in BOX.iterdir() if entry.is_dir()) if BOX.exists() else []
 
 
 def refuse_unsafe(path: Path) -> None:

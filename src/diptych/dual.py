@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module, Router
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, settle
+from diptych.open_clip_names import PREFIX
+from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
 from diptych.truncation import warn_of_cut_texts
 
@@ -205,13 +208,19 @@ def build(
 def load(name: str | Path, device: str = "auto") -> DualEncoder:
     """Load a dual encoder: a directory that diptych trained, any CLIP or SigLIP checkpoint, or the hub name of one.
 
-    Only safetensors are read, and no code from the checkpoint runs.
+    Models of open_clip load from their directory, by their hub name, or as `open_clip/NAME@TAG`. Only safetensors are
+    read, and no code from the checkpoint runs.
 
     Raises:
         ModelError: there is no such model, it has no safetensors, or it needs code of its own.
+        MissingExtra: it is a model of open_clip, which is not installed.
     """
+    if str(name).startswith(PREFIX) and not Path(name).exists():
+        return _load_open_clip(name, device)
     path = model_directory(name)
     refuse_unsafe(path)
+    if is_open_clip(path):
+        return _load_open_clip(path, device)
     trusted = has_our_modules(path)
     try:
         with quiet():
@@ -226,8 +235,20 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     return encoder
 
 
+def _load_open_clip(source: str | Path, device: str) -> DualEncoder:
+    try:
+        image, text, logit_scale, logit_bias = open_clip_towers(source)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load model '{source}': {str(error).splitlines()[0]}") from error
+    router = Router({"image": [image], "text": [text]}, default_route="text")
+    model = SentenceTransformer(modules=[router], device=str(pick_device(device)))
+    return DualEncoder(model, logit_scale=logit_scale, logit_bias=logit_bias)
+
+
 def input_size(trunk: Module) -> int | None:
     """The side in pixels of the pictures that an image trunk's preprocessing makes, or None when it does not say."""
+    if isinstance(size := getattr(trunk, "image_size", None), int):
+        return size
     processor = getattr(trunk, "processor", None)
     processor = getattr(processor, "image_processor", processor)
     if (config := getattr(processor, "data_config", None)) is not None:

@@ -28,8 +28,8 @@ def settle(module: Module) -> None:
         length = {"padding": "max_length", "max_length": limit, "truncation": True}
         padded = {**length, "padding_side": "right", "return_attention_mask": False}
         module.processing_kwargs = {**module.processing_kwargs, "text": padded}
-        backend = module.tokenizer.backend_tokenizer if module.tokenizer.is_fast else None
-        if type(module.tokenizer).__name__.startswith("Gemma") and "Lowercase" not in repr(backend.normalizer):
+        backend: Any = getattr(module.tokenizer, "backend_tokenizer", None)
+        if type(module.tokenizer).__name__ == "GemmaTokenizer" and "Lowercase" not in repr(backend.normalizer):
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
 
 
