@@ -1,0 +1,107 @@
+"""Which pictures may be found: typed conditions as SQL, with nothing that a value could break out of."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from diptych.errors import ConfigError
+from diptych.index.paths import to_text
+from diptych.index.store import quoted
+
+Shape = Literal["landscape", "portrait", "square"]
+Day = datetime.date | datetime.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What a picture must be to be found; what is None does not count.
+
+    `folder` counts with all that lies below it, and may be a tar shard. `since` and `until` are days (both included)
+    or moments of when the picture was taken by its EXIF, else of when its file was last changed. `min_side` is the
+    least length of the shorter side in pixels, `max_side` the greatest of the longer; `min_bytes` and `max_bytes` bound
+    the file's size. A `square`'s sides differ by at most 5%, other shapes by more. `camera` and `caption` are words
+    that the camera's name and the captions hold, in any order and case.
+
+    Raises:
+        ConfigError: the shape is unknown, a bound is negative, or a text has no word.
+    """
+
+    folder: str | Path | None = None
+    since: Day | None = None
+    until: Day | None = None
+    min_side: int | None = None
+    max_side: int | None = None
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    shape: Shape | None = None
+    camera: str | None = None
+    caption: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shape is not None and self.shape not in _SHAPES:
+            raise ConfigError(f"shape is '{self.shape}'; valid: {', '.join(get_args(Shape))}")
+        for name in ("min_side", "max_side", "min_bytes", "max_bytes"):
+            if (bound := getattr(self, name)) is not None and bound < 0:
+                raise ConfigError(f"{name} is {bound}; it must be at least 0")
+        for name in ("camera", "caption"):
+            if (text := getattr(self, name)) is not None and not text.split():
+                raise ConfigError(f"{name} has no word; leave it out to find every {name}")
+
+    def condition(self) -> str | None:
+        """The SQL condition on the columns of the index; None if every picture may be found."""
+        parts = [
+            *([_in_folder(self.folder)] if self.folder is not None else []),
+            *([_after(self.since)] if self.since is not None else []),
+            *([f"NOT ({_after(_next(self.until))})"] if self.until is not None else []),
+            *([f"width >= {self.min_side:d}", f"height >= {self.min_side:d}"] if self.min_side is not None else []),
+            *([f"width <= {self.max_side:d}", f"height <= {self.max_side:d}"] if self.max_side is not None else []),
+            *([f"size >= {self.min_bytes:d}"] if self.min_bytes is not None else []),
+            *([f"size <= {self.max_bytes:d}"] if self.max_bytes is not None else []),
+            *([_SHAPES[self.shape]] if self.shape is not None else []),
+            *_has_words("camera", self.camera),
+            *_has_words("caption", self.caption),
+        ]
+        return both(*parts)
+
+
+def both(*conditions: str | None) -> str | None:
+    """The condition that all of these hold; None if there is none."""
+    given = [condition for condition in conditions if condition]
+    return " AND ".join(f"({condition})" for condition in given) or None
+
+
+_SHAPES = {
+    "landscape": "width * 20 > height * 21",
+    "portrait": "height * 20 > width * 21",
+    "square": "width * 20 <= height * 21 AND height * 20 <= width * 21",
+}
+
+
+def _in_folder(folder: str | Path) -> str:
+    text = to_text(Path(folder).expanduser().resolve())
+    below = text if text.endswith("/") else text + "/"  # the root ends in its slash already
+    return f"folder = {quoted(text)} OR starts_with(folder, {quoted(below)})"
+
+
+def _has_words(column: str, text: str | None) -> list[str]:
+    # contains, not LIKE: it has no wildcards to escape. Both sides are lowered by the same function.
+    return [f"contains(lower({column}), lower({quoted(word)}))" for word in (text or "").split()]
+
+
+def _after(moment: Day) -> str:
+    """At or after the moment, which is local time as a camera's clock is."""
+    if not isinstance(moment, datetime.datetime):
+        moment = datetime.datetime.combine(moment, datetime.time())
+    nanoseconds = int(moment.timestamp()) * 10**9
+    local = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
+    taken = f"taken >= timestamp '{local.isoformat(' ', 'seconds')}'"
+    return f"(taken IS NOT NULL AND {taken}) OR (taken IS NULL AND mtime >= {nanoseconds})"
+
+
+def _next(moment: Day) -> Day:
+    """The first moment that is past: of the next day, or the next second."""
+    whole_day = not isinstance(moment, datetime.datetime)
+    return moment + (datetime.timedelta(days=1) if whole_day else datetime.timedelta(seconds=1))
