@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from diptych import samples
+from diptych.cli import main
 from diptych.errors import DataError, MissingExtra
 from diptych.formats import read_pairs
 from diptych.images import decode, perceptual_hash
@@ -60,3 +61,11 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(MissingExtra, match=r"diptych\[samples\]"):
         samples.photographs(tmp_path)
+
+
+def test_the_command_line_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "photographs", str(tmp_path / "library")])
+    assert not ended.value.code
+    assert "15 photographs" in capsys.readouterr().out
+    assert len(list((tmp_path / "library" / "images").iterdir())) == 15

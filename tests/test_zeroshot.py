@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from diptych import dual
 from diptych import prompts as prompts_module
-from diptych.classes import Classes, classes_in, read_class_folders, read_classes
+from diptych.classes import Classes, classes_in, read_class_folders, read_classes, read_labelled
+from diptych.cli import main
 from diptych.errors import ConfigError, DataError
 from diptych.evaluate import ZeroShotEvaluator, embed_classes, evaluate_zeroshot
 from diptych.metrics import zeroshot
@@ -253,3 +255,30 @@ def test_more_classes_than_a_block_come_out_in_order(model: dual.DualEncoder) ->
     together = embed_classes(model, names, templates("one"))
     alone = np.concatenate([embed_classes(model, [name], templates("one")) for name in names])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_folder_with_captions_is_read_by_them_and_one_without_by_its_folders(colours: Path, tmp_path: Path) -> None:
+    assert classes_in(read_labelled(colours)).labels == ("blue", "dark_green", "red")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,red\n")
+    assert classes_in(read_labelled(tmp_path)).labels == ("red",)
+    assert len(read_labelled(colours, "class-folders")) == 9
+
+
+def test_the_command_line_prints_the_scores(
+    colours: Path, model: dual.DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save(tmp_path / "model")
+    (tmp_path / "classes.txt").write_text("red\nblue\ndark_green\tdark green\nyellow\n")
+    words = ["eval", "zeroshot", str(tmp_path / "model"), "--data", str(colours)]
+    words += ["--classes", str(tmp_path / "classes.txt"), "--prompts", "one", "--device", "cpu"]
+    told = {}
+    for flags in ([], ["--json"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *flags])
+        assert not ended.value.code
+        told[bool(flags)] = capsys.readouterr().out
+    scores = json.loads(told[True])
+    assert (scores["pictures"], scores["classes"], scores["left_out"]) == (9, 4, 0)
+    assert f"{scores['top1']:.1f}" in told[False]
+    assert "9 pictures, 4 classes" in told[False]

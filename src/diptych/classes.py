@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.errors import DataError, require
+from diptych.formats import detect, read_pairs
 from diptych.formats.pictures import walk_pictures
 from diptych.pairs import Pairs, Row
 
@@ -102,6 +103,25 @@ def read_class_folders(folder: str | Path) -> Pairs:
     if not len(pairs):
         raise DataError(f"'{folder}' holds no folders of pictures; make one folder for each class, named after it")
     return pairs
+
+
+def read_labelled(source: str | Path, format: str | None = None) -> Pairs:
+    """A data set whose first captions are classes: class folders, or any other format that `read_pairs` knows.
+
+    A folder in which no captions are recognised is taken for class folders; `format="class-folders"` says so.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: nothing there can be read.
+    """
+    if format == "class-folders":
+        return read_class_folders(source)
+    if format is None and Path(source).is_dir():
+        try:
+            detect(source)
+        except DataError:
+            return read_class_folders(source)
+    return read_pairs(source, format)
 
 
 def _rows(folder: Path) -> Iterator[Row]:

@@ -70,3 +70,17 @@ def draw(out: Path, *, count: int = 600, size: int = 128, seed: int = 0) -> None
 
     draw_scenes(out, count=count, size=size, seed=seed)
     say(f"{count} pictures with 5 captions each: {out}")
+
+
+@app.command
+def photographs(out: Path) -> None:
+    """Write the sample library: 15 photographs, each with what somebody would type to find it.
+
+    Parameters
+    ----------
+    out
+        Folder for `images/`, the queries in `captions.txt`, and the photographs' terms in `LICENCES.md`.
+    """
+    from diptych.samples import photographs
+
+    say(f"{len(photographs(out))} photographs with a query each: {out}")
