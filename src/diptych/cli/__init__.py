@@ -17,6 +17,7 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "data": ("data:app", "Look at data sets, and draw one to try things on."),
     "train": ("train:app", "Train models."),
     "eval": ("measure:app", "Measure models by the field's protocols."),
+    "index": ("library:index", "Index the pictures of a folder, so that they can be searched."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
 }
 

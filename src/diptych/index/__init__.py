@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.errors import DataError
-from diptych.index.add import add
+from diptych.errors import ConfigError, DataError
+from diptych.index.add import add as add_from
 from diptych.index.report import Added, Skipped, write_skipped
 from diptych.index.sources import DataSet, Folder, Item, Source, source_of
 from diptych.index.store import IndexBusy, ModelIdentity, Store
@@ -93,7 +94,7 @@ class Index:
             return Store.open(self.folder)
         if Store.is_one(self.folder):
             store = Store.open(self.folder)
-            if self._name != store.identity.name:
+            if not isinstance(self._given, str | Path) or self._name != store.identity.name:
                 store.identity.check(self._identity(), self.folder)
             return store
         root = self.folder.parent if self.folder.name == HIDDEN else None
@@ -160,13 +161,14 @@ class Index:
             IndexBusy: another process still writes after `wait` seconds.
             ModelError: the model is not the one that made the index.
         """
-        with self.store.lock(wait, on_wait):
+        with self.store.lock(wait, on_wait), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged EXIF, a line a file
             if isinstance(source, str | Path) and is_vectors(Path(source).expanduser()):
                 added = add_vectors(self.store, Path(source).expanduser(), progress=progress)
             else:
                 found = source_of(source, exclude=exclude, captions=captions, format=format)
                 model = lambda: self.model  # noqa: E731 - loaded only if something is to be embedded
-                added = add(self.store, found, model, prune=prune, batch_size=batch_size, progress=progress)
+                added = add_from(self.store, found, model, prune=prune, batch_size=batch_size, progress=progress)
             write_skipped(self.folder / SKIPPED, added.skipped)
         return added
 
@@ -202,14 +204,19 @@ class Index:
         return search(self, query, **settings)
 
     @classmethod
-    def of_vectors(cls, path: str | Path, model: str, vectors: str | Path, *, progress: Progress = silent) -> Index:
-        """An index of vectors that were made elsewhere by `model`, which text queries load by that name.
+    def for_vectors(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:
+        """The index at `path`, to add the stored vectors of the folder `vectors` to; made if there is none.
 
-        Nothing loads the model now. The vectors are those of `clip-retrieval inference`.
+        A text query loads the model, which is known by its name alone; nothing loads it now.
+
+        Raises:
+            ConfigError: the index is new and `model` does not name what made the vectors.
         """
         folder = index_folder(path)
-        identity = ModelIdentity(model, None, dimension(Path(vectors).expanduser()))
-        Store.create(folder, identity)
-        index = cls(folder)
-        index.add(vectors, progress=progress)
-        return index
+        if not Store.is_one(folder):
+            if model is None:
+                raise ConfigError(
+                    f"name the model that made the vectors of '{vectors}', so that texts can be searched for"
+                )
+            Store.create(folder, ModelIdentity(model, None, dimension(Path(vectors).expanduser())))
+        return cls(folder)

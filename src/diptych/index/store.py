@@ -118,7 +118,7 @@ class Store:
                 entry.name not in (_LOCK, _HOLDER, _TABLE + ".lance") for entry in folder.iterdir()
             ):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
             card = {"format": _FORMAT, "model": asdict(model_identity), "root": root}
             _write_json(folder / _CARD, card)  # last: an index whose card is there is whole
@@ -252,6 +252,15 @@ def in_list(column: str, values: Sequence[str]) -> str:
 def quoted(text: str) -> str:
     """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"'{folder}' cannot be made ({error.strerror}); put the index elsewhere with --index FOLDER"
+        ) from error
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
