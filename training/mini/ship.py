@@ -1,0 +1,39 @@
+"""Put a trained model into the package in half precision: `python training/mini/ship.py runs/mini/fine_tune/model`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from diptych import checkpoints, dual
+
+
+def ship(source: Path, target: Path) -> None:
+    """Write the model at `source` to `target` with float16 weights, which every loader reads as float32 again."""
+    shutil.rmtree(target, ignore_errors=True)
+    model = dual.load(source, device="cpu")
+    card = json.loads((source / dual.CARD).read_text("utf-8"))
+    model.save(target, card)
+    for file in target.rglob("*.safetensors"):
+        weights = {name: t.half() if t.is_floating_point() else t for name, t in load_file(file).items()}
+        save_file(weights, file, metadata={"format": "pt"})
+    for file in target.rglob("config.json"):
+        config = json.loads(file.read_text("utf-8"))
+        if "architectures" in config or "architecture" in config:  # a tower's: its weights are to be float32 in memory
+            file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", "utf-8")
+
+
+def main() -> None:
+    source, target = Path(sys.argv[1]), checkpoints.BOX / "mini"
+    ship(source, target)
+    shutil.copy(Path(__file__).with_name("CARD.md"), target / "README.md")
+    megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
+    print(f"{target}: {megabytes:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
