@@ -61,14 +61,17 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
 }
 
 
+def break_file(path: Path, way: str) -> str:
+    """Put what `BROKEN` has under `way` in the place of a file; returns the reason that it should be refused for."""
+    data, reason = BROKEN[way]
+    path.unlink(missing_ok=True)
+    if way == "directory":
+        path.mkdir()
+    if data is not None:
+        path.write_bytes(data)
+    return reason
+
+
 def break_files(paths: Sequence[Path]) -> dict[Path, str]:
     """Break each file in another way, in the order of `BROKEN`; returns the reason that each should be refused for."""
-    reasons = {}
-    for path, (name, (data, reason)) in zip(paths, BROKEN.items(), strict=False):
-        path.unlink(missing_ok=True)
-        if name == "directory":
-            path.mkdir()
-        if data is not None:
-            path.write_bytes(data)
-        reasons[path] = reason
-    return reasons
+    return {path: break_file(path, way) for path, way in zip(paths, BROKEN, strict=False)}

@@ -36,6 +36,9 @@ def main(words: Sequence[str] | None = None) -> None:
     The exit code is 0 when it went well, 1 for an error that diptych or a file names, told in one sentence on
     standard error, 2 for words that are no command, and 130 when interrupted.
     """
+    words = sys.argv[1:] if words is None else words
+    # What renders Markdown is a quarter of the time of `diptych --help`, and the purposes of the groups have none.
+    app.help_format = "plaintext" if list(words) in ([], ["-h"], ["--help"]) else "markdown"
     try:
         app(words)
     except DiptychError as error:

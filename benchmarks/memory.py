@@ -1,0 +1,136 @@
+"""Does memory grow with the number of pictures? Peaks of training and of evaluation at two sizes, each in its process.
+
+    python benchmarks/memory.py --data flickr8k
+    python benchmarks/memory.py --data flickr8k --pictures 500 2000
+
+The model is small and the same at every size. What is counted is anonymous memory (Linux's RssAnon, sampled every 5 ms)
+above what the process held when everything was imported: stored features are files mapped into memory, and not in it.
+Evaluation holds the vectors that it compares; they stand in a column of their own, and `rest` is what is left.
+Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from _links import link
+
+from diptych import dual
+from diptych.evaluate import evaluate_retrieval
+from diptych.formats import read_pairs
+from diptych.pairs import Pairs
+from diptych.recipes.contrastive import ContrastiveRecipe, train
+
+DIM = 256
+
+
+def anonymous() -> float:
+    """MiB of memory of this process that are no file's."""
+    return int(re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+
+def write_subset(pairs: Pairs, count: int, folder: Path) -> None:
+    """A data set of the first pictures."""
+    (folder / "images").mkdir(parents=True)
+    with (folder / "captions.txt").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        for row in pairs[:count]:
+            link(row.image, folder / "images" / row.image_id)
+            writer.writerows((row.image_id, caption) for caption in row.captions)
+
+
+def build_model(data: Path, out: Path) -> None:
+    model = dual.build(
+        "timm/resnet10t",
+        "distilbert",
+        pretrained=False,
+        image_size=64,
+        dim=DIM,
+        text_arguments={"dim": 64, "n_layers": 1, "n_heads": 2, "hidden_dim": 128},
+        captions=read_pairs(data).flat_captions()[0],
+        device="cpu",
+    )
+    model.save(out)
+
+
+def train_stored(data: Path, folder: Path) -> None:
+    """Three epochs of the heads on stored features."""
+    train(ContrastiveRecipe(data=str(data), out=str(folder / "run"), start=str(folder / "model"), val_fraction=0.05,
+                            freeze=["image", "text"], epochs=3, batch_size=256, device="cpu"))  # fmt: skip
+
+
+def train_live(data: Path, folder: Path) -> None:
+    """Forty steps of everything, with decoding and augmentation, and one validation."""
+    train(ContrastiveRecipe(data=str(data), out=str(folder / "run"), start=str(folder / "model"), val_fraction=0.05,
+                            max_steps=40, epochs=100, batch_size=64, augment="strong", device="cpu"))  # fmt: skip
+
+
+def evaluate(data: Path, folder: Path) -> None:
+    """Embedding every picture and caption, and the ranks of both directions."""
+    evaluate_retrieval(dual.load(folder / "model", "cpu"), read_pairs(data))
+
+
+def measure(job: Callable[[Path, Path], None], data: Path, folder: Path, queue: multiprocessing.Queue) -> None:
+    """Put the peak MiB above the start of one job."""
+    os.environ["DIPTYCH_CACHE"] = str(folder / f"cache-{job.__name__}-{data.name}")
+    start = peak = anonymous()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    job(data, folder)
+    done.set()
+    watcher.join()
+    queue.put(peak - start)
+
+
+def in_own_process(function: Callable, *arguments: object) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"{function.__name__} ended with exit code {process.exitcode}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 7000])
+    arguments = parser.parse_args()
+    pairs = read_pairs(arguments.data)
+    print(f"{'job':<14}{'pictures':>10}{'captions':>10}{'peak MiB':>10}{'vectors':>10}{'rest':>10}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sets = {count: folder / str(count) for count in sorted(arguments.pictures)}
+        for count, data in sets.items():
+            write_subset(pairs, count, data)
+        in_own_process(build_model, max(sets.items())[1], folder / "model")
+        for job in (train_stored, train_live, evaluate):
+            for data in sets.values():
+                queue = multiprocessing.get_context("spawn").Queue()
+                in_own_process(measure, job, data, folder, queue)
+                pictures, captions = len(read_pairs(data)), len(read_pairs(data).flat_captions()[0])
+                peak, held = queue.get(), (pictures + captions) * DIM * 4 / 2**20 if job is evaluate else 0.0
+                row = f"{job.__name__:<14}{pictures:>10,}{captions:>10,}{peak:>10.0f}{held:>10.0f}{peak - held:>10.0f}"
+                print(row, flush=True)
+                for left in (folder / "run").glob("checkpoint*"):
+                    left.unlink()
+
+
+if __name__ == "__main__":
+    main()
