@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -26,7 +27,6 @@ _SMALL_FILES = 32  # so many files of a batch each ask for a compaction
 _ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
 _UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
 _KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
-_ROWS_PER_PARTITION = 1_000
 _RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
 
 
@@ -228,12 +228,12 @@ class Store:
         return sum(index.num_unindexed_rows or 0 for index in self.table.list_indices() if "vector" in index.columns)
 
     def build_ann(self) -> None:
-        """Build the ANN index, or build it anew: vectors quantized to 8 bits in partitions of about a thousand."""
+        """Build the ANN index, anew if there is one: vectors of 8-bit numbers, as many partitions as each has rows."""
         from lancedb.index import IvfSq
 
         rows = len(self)
-        partitions = max(1, rows // _ROWS_PER_PARTITION)
-        config = IvfSq(distance_type="dot", num_partitions=partitions, max_iterations=10)
+        partitions = max(1, math.isqrt(rows))
+        config = IvfSq("dot", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
         _write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
 
