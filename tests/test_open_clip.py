@@ -149,6 +149,10 @@ def _pickled(folder: Path) -> None:
     torch.save({}, folder / "open_clip_pytorch_model.bin")
 
 
+def _without_weights(folder: Path) -> None:
+    (folder / "open_clip_model.safetensors").unlink()
+
+
 def _cut_short(folder: Path) -> None:
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -161,7 +165,13 @@ def _of_another_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"), [(_pickled, "pickle"), (_cut_short, "cannot load"), (_of_another_shape, "cannot load")]
+    ("spoil", "words"),
+    [
+        (_pickled, "pickle"),
+        (_without_weights, "no safetensors"),
+        (_cut_short, "cannot load"),
+        (_of_another_shape, "cannot load"),
+    ],
 )
 def test_weights_that_cannot_be_read_are_refused(
     checkpoint: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str

@@ -31,7 +31,7 @@ def model_directory(name: str | Path) -> Path:
         raise ModelError(
             f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
             f"Pass {', '.join(map(repr, boxed()))}, the folder of a training run, a model directory, or "
-            "a hub name such as openai/clip-vit-base-patch32"
+            "a hub name such as google/siglip2-base-patch16-224"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -54,7 +54,7 @@ def refuse_unsafe(path: Path) -> None:
     """Stop at weights that would be unpickled and at code that a checkpoint brings along.
 
     Raises:
-        ModelError: there is either; the message names the file.
+        ModelError: there is either, or no safetensors; the message names the file or folder.
     """
     folders = {file.parent for file in path.rglob("*.bin")} | {file.parent for file in path.rglob("*.pt")}
     for folder in sorted(folders):
@@ -63,6 +63,11 @@ def refuse_unsafe(path: Path) -> None:
                 f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
                 "(transformers: model.save_pretrained(folder))"
             )
+    if not any(path.rglob("*.safetensors")):
+        raise ModelError(
+            f"'{path}' has no safetensors; weights as a pickle can run code and are not read. Look for a copy that has "
+            "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
+        )
     for config in path.rglob("config.json"):
         if '"auto_map"' in config.read_text("utf-8", errors="replace"):
             raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
