@@ -18,6 +18,9 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "train": ("train:app", "Train models."),
     "eval": ("measure:app", "Measure models by the field's protocols."),
     "index": ("library:index", "Index the pictures of a folder, so that they can be searched."),
+    "search": ("ask:search", "Search an index: by text, by picture, by what is not wanted."),
+    "dedupe": ("ask:dedupe", "Find pictures of an index that are there more than once."),
+    "cluster": ("ask:cluster", "Group the pictures of an index by theme."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
 }
 
@@ -50,5 +53,6 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"diptych: '{error.filename}': {error.strerror}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\ndiptych: interrupted; training goes on from its last checkpoint with --resume", file=sys.stderr)
+        step = "; --resume goes on from the last checkpoint" if "train" in words[:1] else ""
+        print(f"\ndiptych: interrupted{step}", file=sys.stderr)
         sys.exit(130)

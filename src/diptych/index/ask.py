@@ -65,7 +65,8 @@ def search(
         raise ConfigError(f"k is {k} and page {page}; both must be at least 1, and k * page at most {MOST:,}")
     if sort not in get_args(Sort):
         raise ConfigError(f"sort is '{sort}'; valid: {', '.join(get_args(Sort))}")
-    asked = _with_row_ids(index.store, Query.of(query) if isinstance(query, str) else query)
+    query = Query.of(query) if isinstance(query, str) else query
+    asked = _with_row_ids(index.store, query)
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, asked.rows))
     vector = _vector(index, asked)
     gate = _gate(index, asked, vector, keep)
@@ -74,8 +75,8 @@ def search(
     hits, more, best = _hits(index.store, vector, condition, gate, wanted, fold)
     if sort != "score":
         hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
-    shown = hits[k * (page - 1) : k * page]
-    return Results(str(asked), tuple(shown), len(hits), more, searched, gate.words, page, best)
+    shown = tuple(hits[k * (page - 1) : k * page])
+    return Results(str(query), shown, len(hits), more, searched, gate.words, page, min(k * (page - 1), len(hits)), best)
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ def _gate(index: Index, query: Query, vector: np.ndarray, keep: float | None) ->
 
 
 def _in_words(cutoff: Cutoff, keep: float, model: str) -> str:
-    words = f"of the queries that match something, {keep:.0%} were found to pass this cutoff"
+    words = f"cutoff: {keep:.0%} of the queries that do match something find it"
     if cutoff.calibrated:
         return words
-    return f"{words} with another model: '{Path(model).name}' is not calibrated (docs/search.md says how to)"
+    return f"{words}, as measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
 
 
 def _hits(

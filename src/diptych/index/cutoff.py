@@ -106,8 +106,10 @@ def fit_cutoff(present: Sequence[np.ndarray], absent: Sequence[np.ndarray]) -> C
 
 
 # The rival alone, whose unit is the same in every model; benchmarks/search_cutoff.py prints the quantiles.
-_RIVAL_ALONE = (-0.965, -0.211, 0.144, 0.316, 0.426, 0.545, 0.689, 0.78, 0.892, 0.969, 1.06, 1.153, 1.235, 1.336)
-_RIVAL_ALONE += (1.411, 1.552, 1.665, 1.837, 2.019, 2.172, 3.48)
+_RIVAL_ALONE = (
+    *(-0.965, -0.211, 0.144, 0.316, 0.426, 0.545, 0.689, 0.78, 0.892, 0.969),
+    *(1.06, 1.153, 1.235, 1.336, 1.411, 1.552, 1.665, 1.837, 2.019, 2.172, 3.48),
+)
 UNCALIBRATED = Cutoff((0.0, 0.0, 1.0), 0.0, _RIVAL_ALONE, calibrated=False)
 
 

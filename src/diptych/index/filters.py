@@ -19,26 +19,30 @@ Day = datetime.date | datetime.datetime
 class Filters:
     """What a picture must be to be found; what is None does not count.
 
-    `folder` counts with all that lies below it, and may be a tar shard. `since` and `until` are days (both included)
-    or moments of when the picture was taken by its EXIF, else of when its file was last changed. `min_side` is the
-    least length of the shorter side in pixels, `max_side` the greatest of the longer; `min_bytes` and `max_bytes` bound
-    the file's size. A `square`'s sides differ by at most 5%, other shapes by more. `camera` and `caption` are words
-    that the camera's name and the captions hold, in any order and case.
-
     Raises:
         ConfigError: the shape is unknown, a bound is negative, or a text has no word.
     """
 
     folder: str | Path | None = None
+    """Pictures in this folder, or tar shard, and in all below it."""
     since: Day | None = None
+    """Taken on this day or later; without a date in its EXIF, a picture counts by its file's last change."""
     until: Day | None = None
+    """Taken on this day or earlier."""
     min_side: int | None = None
+    """Pictures whose shorter side has at least so many pixels."""
     max_side: int | None = None
+    """Pictures whose longer side has at most so many pixels."""
     min_bytes: int | None = None
+    """Files of at least so many bytes."""
     max_bytes: int | None = None
+    """Files of at most so many bytes."""
     shape: Shape | None = None
+    """Landscape, portrait or square; a square's sides differ by at most 5%."""
     camera: str | None = None
+    """Words that the camera's name holds, in any order and case."""
     caption: str | None = None
+    """Words that the captions hold, in any order and case."""
 
     def __post_init__(self) -> None:
         if self.shape is not None and self.shape not in _SHAPES:

@@ -47,7 +47,8 @@ class Results:
     """One page of what a query found, best first or by date.
 
     `total` counts the hits of all pages; with `more` there are at least so many. `searched` is how many pictures met
-    the filters. `cutoff` says in words how hits were told from the rest. `nearest` is the best picture, hit or not.
+    the filters, `before` how many hits stand on the pages before this one. `cutoff` says in words how hits were told
+    from the rest. `nearest` is the best picture, hit or not.
     """
 
     query: str
@@ -57,6 +58,7 @@ class Results:
     searched: int
     cutoff: str
     page: int = 1
+    before: int = 0
     nearest: Hit | None = None
 
     def __len__(self) -> int:
@@ -64,6 +66,11 @@ class Results:
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
+
+    @property
+    def first_rank(self) -> int:
+        """The place of the first hit of this page among all, from 1."""
+        return self.before + 1
 
     @property
     def nothing_found(self) -> bool:
@@ -79,10 +86,14 @@ class Results:
                 f"nothing found: none of {_pictures(self.searched)} shows {self.query} "
                 f"(the nearest, not near enough: {self.nearest.path})"
             )
-        count = f"{'at least ' if self.more else ''}{self.total:,}"
         if not self.hits:
-            return f"page {self.page} is empty: {self.query} has {count} hits"
-        return f"{self.query}: {count} of {_pictures(self.searched)}"
+            return f"page {self.page} is empty: {self.query} has {self.counted}"
+        return f"{self.query}: {self.counted}"
+
+    @property
+    def counted(self) -> str:
+        """How many hits of how many pictures."""
+        return f"{'at least ' if self.more else ''}{self.total:,} of {_pictures(self.searched)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,108 @@
+"""Pictures to look at: what was found as sections of cards, saved as contact sheets or as an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from diptych.errors import ConfigError, ImageError
+from diptych.grids import Tile, picture_grid
+from diptych.images import decode, thumbnail
+from diptych.index.paths import from_text, picture_at
+from diptych.index.results import Hit, Results
+from diptych.prefetch import prefetch
+
+SHEET, PAGE = (".png", ".jpg", ".jpeg", ".webp"), (".html", ".htm")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A picture of the index by its `path` there, a heading and some words below it."""
+
+    path: str
+    heading: str = ""
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Cards that belong together; the title may be empty."""
+
+    title: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What stands on a page: a title, a sentence, and the sections."""
+
+    title: str
+    note: str
+    sections: tuple[Section, ...]
+
+
+def gallery_of(results: Results) -> Gallery:
+    """The hits of a search, with name, date, size and caption."""
+    cards = tuple(card_of(hit) for hit in results)
+    note = results.counted if cards else results.message
+    return Gallery(results.query, note, (Section("", cards),) if cards else ())
+
+
+def card_of(hit: Hit) -> Card:
+    copies = f"{len(hit.copies)} more cop{'y' if len(hit.copies) == 1 else 'ies'}" if hit.copies else ""
+    facts = [f"{hit.taken:%Y-%m-%d}" if hit.taken else "", f"{hit.width} × {hit.height}" if hit.width else ""]
+    note = " · ".join(fact for fact in (*facts, hit.camera, copies) if fact)
+    return Card(hit.path, from_text(hit.path).name, (hit.caption or "").split("\n")[0], note)
+
+
+def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240) -> list[Path]:
+    """Write a page (`.html`) or contact sheets (`.png`, `.jpg`, `.webp`); returns the files.
+
+    Of several sections each has a sheet of its own: `out-1.png`, `out-2.png`.
+
+    Raises:
+        ConfigError: the name ends in something else, or the file cannot be written.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (*SHEET, *PAGE):
+        raise ConfigError(f"'{out}' ends in '{suffix}'; valid: {', '.join((*PAGE, *SHEET))}")
+    try:
+        if suffix in PAGE:
+            from diptych.index.page import html_page
+
+            out.write_text(html_page(gallery, 2 * tile_size), "utf-8")
+            return [out]
+        return _save_sheets(gallery, out, tile_size)
+    except OSError as error:
+        raise ConfigError(f"cannot write '{out}' ({error}); check the folder and its permissions") from error
+
+
+def thumbnails(paths: Sequence[str], size: int) -> list[Image.Image | None]:
+    """Small versions of pictures, decoded in threads; None for one that is gone or broken."""
+    return list(prefetch(paths, lambda path: _thumbnail(path, size)))
+
+
+def _thumbnail(path: str, size: int) -> Image.Image | None:
+    try:
+        return thumbnail(decode(picture_at(path), min_side=size), size)
+    except ImageError:
+        return None
+
+
+def _save_sheets(gallery: Gallery, out: Path, tile_size: int) -> list[Path]:
+    sections = gallery.sections or (Section("", ()),)
+    files: list[Path] = []
+    for number, section in enumerate(sections, 1):
+        pictures = thumbnails([card.path for card in section.cards], tile_size)
+        tiles = [
+            Tile(picture, card.text or card.note, heading=card.heading, missing="no longer there")
+            for card, picture in zip(section.cards, pictures, strict=True)
+        ]
+        title = section.title or f"{gallery.title}: {gallery.note}"
+        files.append(out.with_stem(f"{out.stem}-{number}") if len(sections) > 1 else out)
+        picture_grid(tiles, title=title, tile_size=tile_size).save(files[-1])
+    return files
