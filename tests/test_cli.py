@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -284,6 +287,23 @@ def test_words_that_are_no_command_end_with_2_and_say_what_is_near(run: Run, wor
     ended = run(*words)
     assert (ended.code, ended.out) == (2, "")
     assert told in " ".join(ended.err.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "diptych", "data", "draw", str(tmp_path / "mine"), "--count", "100000"]
+    # A job that a shell started in the background ignores SIGINT, and its children inherit that.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as drawing:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("mine/images/*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        drawing.send_signal(signal.SIGINT)
+        try:
+            told = drawing.communicate(timeout=30)[1]
+        finally:
+            drawing.kill()
+    assert (drawing.returncode, told) == (130, "\ndiptych: interrupted\n")
 
 
 def test_help_names_every_group_and_loads_neither_torch_nor_the_groups(run: Run) -> None:

@@ -28,6 +28,7 @@ app = App(
     name="diptych",
     help="Train, measure and search with image-text models on your own pictures and captions.",
     version=lambda: __import__("diptych").__version__,
+    suppress_keyboard_interrupt=False,  # `main` says what the interruption means
 )
 for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
     app.command(f"{__name__}.{place}", name=name, help=purpose, sort_key=order)
