@@ -253,3 +253,14 @@ def test_the_tutorials_pair_gives_its_towers_features_through_its_heads(
     again = dual.load(tmp_path, "cpu")
     np.testing.assert_array_equal(again.encode_images(pictures()), model.encode_images(pictures()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
+
+
+def test_a_checkpoint_is_trained_further_and_loads_again(checkpoint: Path, tiny: Callable[..., Any]) -> None:
+    from diptych.recipes.contrastive import train
+
+    with pytest.warns(TextCutWarning):
+        result = train(tiny(start=str(checkpoint), objective="sigmoid", epochs=1, text_arguments={}))
+    before, after = dual.load(checkpoint, "cpu"), dual.load(result.model, "cpu")
+    assert not np.allclose(after.encode_texts(TEXTS), before.encode_texts(TEXTS), atol=1e-4)
+    assert not np.allclose(after.encode_images(pictures()), before.encode_images(pictures()), atol=1e-4)
+    assert after.logit_scale != before.logit_scale

@@ -201,3 +201,13 @@ def test_without_open_clip_the_extra_is_named(checkpoint: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(MissingExtra, match=r"diptych\[open-clip\]"):
         dual.load(checkpoint)
+
+
+def test_a_checkpoint_is_trained_further_and_loads_again(checkpoint: Path, tiny: Callable[..., Any]) -> None:
+    from diptych.recipes.contrastive import train
+
+    with pytest.warns(TextCutWarning):
+        result = train(tiny(start=str(checkpoint), epochs=1, text_arguments={}))
+    before, after = dual.load(checkpoint, "cpu"), dual.load(result.model, "cpu")
+    assert not np.allclose(after.encode_texts(TEXTS), before.encode_texts(TEXTS), atol=1e-4)
+    assert not np.allclose(after.encode_images(pictures()), before.encode_images(pictures()), atol=1e-4)
