@@ -3,7 +3,7 @@
 # EXTRAS=all (which extras to install), DATA=path (a data set for `make bench`), UPGRADE=1 (for `make constraints`).
 
 PYTHON ?= python3
-EXTRAS ?= train,weights
+EXTRAS ?= open-clip,samples,search,train,weights
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 UV = $(BIN)/python -m uv pip
@@ -22,7 +22,7 @@ help: ## List the targets
 
 setup: $(READY) ## Install diptych and what it needs into .venv (the other targets do it when it is due)
 
-demo: $(READY) ## Train and measure a small model on the sample photographs
+demo: $(READY) ## Index fifteen photographs, and find them by text and by picture
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## Run the tests

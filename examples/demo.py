@@ -1,40 +1,73 @@
-"""The main job, from nothing: draw captioned pictures, train a dual encoder on them, measure it, and find pictures.
+"""The main job: index a folder of pictures, then find them by text and by picture.
 
-Run by `make demo`. Everything lands in `runs/demo`.
+    python examples/demo.py [MODEL]
+
+Run by `make demo`. The pictures are the sample library, fifteen photographs that come with Python packages; the model
+is `mini`, which comes with diptych. Everything lands in `runs/demo`, and nothing is fetched from a network.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
-from diptych.cli import app
+from PIL import Image, ImageOps
 
-ROOT = Path(__file__).parent.parent
+from diptych.cli.show import print_table, progress
+from diptych.errors import require
+from diptych.grids import Tile, picture_grid
+from diptych.images import decode
+from diptych.samples import QUERIES, photographs
+
 OUT = Path("runs") / "demo"
-QUERIES = ("a red star", "a house left of a tree", "three objects on a dark background")
+TILE = 200
+ABSENT = "a plate of sushi"
 
 
-def diptych(*arguments: str | Path) -> None:
-    """Run the command line in this process, so that torch is imported once, saying what is run."""
-    words = [str(argument) for argument in arguments]
-    print("\n$ diptych " + " ".join(f'"{word}"' if " " in word else word for word in words), flush=True)
-    app(words, result_action="return_value")
-
-
-def main() -> None:
+def main(model: str = "mini") -> None:
     started = time.monotonic()
-    shutil.rmtree(OUT / "model", ignore_errors=True)
-    diptych("data", "draw", OUT / "scenes", "--count", "1000")
-    diptych("train", "contrastive", "--config", ROOT / "configs" / "scenes.yaml", "--data", OUT / "scenes",
-            "--out", OUT / "model")  # fmt: skip
-    for number, query in enumerate(QUERIES, 1):
-        diptych("find", OUT / "model", query, "--data", OUT / "scenes", "--grid", OUT / f"matches-{number}.png")
-    print(f"\nDone in {time.monotonic() - started:.0f} s. Now with your own pictures and captions:")
-    print("  .venv/bin/diptych data inspect YOUR_FOLDER")
-    print("  .venv/bin/diptych train contrastive --data YOUR_FOLDER")
+    require("lancedb", "search")
+    from diptych.index import Index
+    from diptych.index.query import Query
+
+    pictures = OUT / "library" / "images"
+    photographs(OUT / "library")
+    shutil.rmtree(pictures / ".diptych", ignore_errors=True)
+    index = Index(pictures, model)
+    added = index.add(pictures, progress=progress)
+    print(f"indexed {added.new} photographs with '{model}'\n")
+
+    rows, tiles = [], []
+    for meant, query in QUERIES.items():
+        first, second = index.search(query, k=2, keep=None)
+        found = Path(first.path)
+        rows.append({"text query": query, "found first": found.name, "score": f"{first.score:.3f}",
+                     "then": Path(second.path).name})  # fmt: skip
+        tiles.append(Tile(decode(found, min_side=TILE), query, highlight=found.name == meant))
+    print_table("text to picture", rows)
+    right = sum(tile.highlight for tile in tiles)
+    print(f"{right} of {len(tiles)} queries found the photograph that was meant first (framed in green)\n")
+
+    view = mirrored_middle(decode(pictures / "temple.jpg"))
+    view.save(OUT / "query.png")
+    nearest = index.search(Query.of(image=[OUT / "query.png"]), k=1)
+    print(f"picture to picture: the middle of the temple, mirrored, found {Path(nearest.hits[0].path).name}")
+    print(f"a text that fits none: {index.search(ABSENT).message}\n")
+
+    picture_grid(tiles, title="What each text found first", columns=5, tile_size=TILE).save(OUT / "found.png")
+    print(f"Done in {time.monotonic() - started:.0f} s; see {OUT / 'found.png'}. Now with your own pictures:")
+    print("  .venv/bin/diptych index YOUR_FOLDER")
+    print('  .venv/bin/diptych search "a dog on a beach" --index YOUR_FOLDER --out found.html')
+    print("and with your own captions: .venv/bin/diptych train contrastive --data YOUR_FOLDER")
+
+
+def mirrored_middle(picture: Image.Image) -> Image.Image:
+    """The middle half of a picture, mirrored: what somebody else's photograph of the same thing might show."""
+    width, height = picture.size
+    return ImageOps.mirror(picture.crop((width // 4, height // 4, 3 * width // 4, 3 * height // 4)))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
