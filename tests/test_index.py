@@ -191,7 +191,18 @@ def test_what_a_killed_run_had_copied_of_a_renamed_picture_is_set_right(index: I
     table = index.store.table.search().limit(100).to_arrow()
     old = table.slice(0, 1).to_pylist()[0] | row
     index.store.add(diptych.index.rows.to_table([old], index.store.identity.dim))  # as if the old row had stayed
-    assert (index.add(library).gone, set(_rows(index)) & {"0.png", "moved.png"}) == (0, {"moved.png"})
+    added = index.add(library)
+    assert (added.renamed, added.unchanged, added.gone) == (1, 5, 0)
+    assert set(_rows(index)) & {"0.png", "moved.png"} == {"moved.png"}
+
+
+def test_a_copy_that_is_deleted_stays_until_it_is_pruned(index: Index, library: Path) -> None:
+    (library / "copy.png").write_bytes((library / "0.png").read_bytes())
+    os.utime(library / "copy.png", ns=(0, 0))
+    index.add(library)
+    (library / "copy.png").unlink()
+    assert (index.add(library).gone, len(index)) == (1, 7)
+    assert (index.add(library, prune=True).pruned, len(index)) == (1, 6)
 
 
 # what is wrong

@@ -213,6 +213,14 @@ def test_a_member_that_left_its_tar_is_missing(tmp_path: Path) -> None:
     assert caught.value.reason == "missing"
 
 
+def test_a_picture_inside_a_parquet_file_is_found_again(tmp_path: Path) -> None:
+    images = [{"bytes": encoded("PNG", at), "path": f"{at}.png"} for at in range(2)]
+    pq.write_table(pa.table({"image": images, "caption": ["one", "two"]}), tmp_path / "set.parquet")
+    items = [item for item in source_of(tmp_path / "set.parquet").items() if isinstance(item, Item)]
+    assert [item.caption for item in items] == ["one", "two"]
+    assert [read_bytes(picture_at(item.path)) for item in items] == [encoded("PNG", at) for at in range(2)]
+
+
 def test_a_folder_is_walked_unless_it_is_to_be_read_as_a_data_set(scenes: Path) -> None:
     walked = [item for item in source_of(scenes).items() if isinstance(item, Item)]
     read = [item for item in source_of(scenes, captions=True).items() if isinstance(item, Item)]

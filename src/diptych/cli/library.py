@@ -74,12 +74,13 @@ def index(
         **{"captions": captions, "format": format, "progress": _progress},
     }
     try:
+        pruning: dict[str, Any] = {"prune": True} if prune else {}
         library = _open(source, index, model, device)
         if watch:
-            for added in library.watch(source, **({"prune": True} if prune else {}), **settings):
+            for added in library.watch(source, **settings, **pruning):
                 _report(library, added, as_json, brief=True)
         else:
-            _report(library, library.add(source, prune=prune, **settings), as_json)
+            _report(library, library.add(source, **settings, **pruning), as_json)
     except KeyboardInterrupt:
         _warn("interrupted; what was indexed is kept, and `diptych index` goes on from there")
         sys.exit(130)

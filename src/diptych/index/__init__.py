@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError, DataError
 from diptych.index.add import add as add_from
+from diptych.index.lock import IndexBusy
 from diptych.index.report import Added, Skipped, write_skipped
 from diptych.index.sources import DataSet, Folder, Item, Source, source_of
-from diptych.index.store import IndexBusy, ModelIdentity, Store
+from diptych.index.store import ModelIdentity, Store
 from diptych.index.tidy import prune_gone
 from diptych.index.vectors import add_vectors, dimension, is_vectors
 from diptych.index.watch import changes
@@ -193,9 +194,8 @@ class Index:
         Deleted pictures leave the index. `settings` are those of `add`. Ends when `stop` is set.
         """
         root = Path(source).expanduser().resolve()
-        yield self.add(root, exclude=exclude, **settings)
-        for _ in changes(root, exclude, stop, quiet):
-            yield self.add(root, exclude=exclude, **{"prune": True, **settings})
+        for changed in changes(root, exclude, stop, quiet):  # watching before it looks, so that nothing slips between
+            yield self.add(root, exclude=exclude, **({"prune": True} if changed else {}) | settings)
 
     def search(self, query: Any, **settings: Any) -> Results:
         """Search the pictures; see `diptych.index.ask.search`."""

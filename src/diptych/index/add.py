@@ -51,17 +51,17 @@ def add(
     if waiting:
         run.take(progress(prefetch(run.candidates(), run.prepare, ahead=batch_size), waiting, "indexing"))
     named = unchanged + waiting > 0
-    gone, pruned = tidy(store, source, run.known, run.skipped, run.left, prune=prune, any_named=named)
+    tidied = tidy(store, source, run.known, run.skipped, run.left, prune=prune, any_named=named)
     store.settle()
     counts = run.counts
     return Added(
         new=counts["new"],
-        unchanged=unchanged + counts["touched"],
-        renamed=counts["renamed"],
+        unchanged=unchanged + counts["touched"] - tidied.moved,
+        renamed=counts["renamed"] + tidied.moved,
         copied=counts["copied"],
         changed=counts["changed"],
-        gone=gone,
-        pruned=pruned,
+        gone=tidied.gone,
+        pruned=tidied.pruned,
         embedded=run.embedded,
         skipped=tuple(run.skipped),
         seconds=time.perf_counter() - began,

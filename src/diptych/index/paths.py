@@ -8,7 +8,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from diptych.errors import ImageError
+from diptych.errors import DataError, ImageError
+from diptych.formats import read_pairs
 from diptych.images import Picture, Slice, content_hash
 
 # A name's byte that is not UTF-8 reads in Python as a lone surrogate, U+DC80 to U+DCFF, which no table can hold.
@@ -45,23 +46,31 @@ def path_id(text: str) -> str:
 
 
 def picture_at(text: str) -> Picture:
-    """The picture of a row's `path`: a file, or a member of a tar shard (`shard.tar/member`).
+    """The picture of a row's `path`: a file, or one inside a larger file (`shard.tar/member`).
 
     Raises:
-        ImageError: `missing` - the file or the member is no longer there, or it lay in a packed file.
+        ImageError: `missing` - the file, or the picture in it, is no longer there; `unreadable` - its file is damaged.
     """
     path = from_text(text)
     if path.is_file():
         return path
     for parent in path.parents:
         if parent.is_file():
-            if parent.suffix.lower() == _SHARD:
-                stat = parent.stat()
-                found = tar_members(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
-                if found is not None:
-                    return found
-            break
+            stat = parent.stat()
+            inside = tar_members if parent.suffix.lower() == _SHARD else _packed
+            found = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
+            if found is not None:
+                return found
     raise ImageError("missing", f"'{path}' is no longer there; `diptych index --prune` takes it out of the index")
+
+
+@functools.lru_cache(maxsize=4)
+def _packed(container: Path, size: int, mtime: int) -> dict[str, Picture]:
+    """The pictures of a Parquet file or a compressed shard by their ids; read once, then kept in the cache folder."""
+    try:
+        return {row.image_id: row.image for row in read_pairs(container)}
+    except DataError as error:
+        raise ImageError("unreadable", f"the pictures of '{container}' cannot be read ({error})") from error
 
 
 @functools.lru_cache(maxsize=64)

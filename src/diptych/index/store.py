@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -18,22 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diptych.errors import DataError, DiptychError, ModelError, require
+from diptych.errors import DataError, ModelError, require
+from diptych.index.lock import HOLDER, LOCK, writing
 
 ANN_ROWS = 50_000  # below this many rows a search compares with all of them
 _FORMAT = 1
-_CARD, _TABLE, _LOCK, _HOLDER = "index.json", "pictures", "write.lock", "writer.json"
+_CARD, _TABLE = "index.json", "pictures"
 _SMALL_FILES = 32  # so many files of a batch each ask for a compaction
 _ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
 _UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
 _KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
 _RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
-
-
-class IndexBusy(DiptychError):  # noqa: N818 - it names what is the matter
-    """Another process writes to the index."""
-
-    status = 423
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +107,8 @@ class Store:
         """
         folder = Path(folder)
         if not (folder / _CARD).exists():
-            if folder.exists() and any(
-                entry.name not in (_LOCK, _HOLDER, _TABLE + ".lance") for entry in folder.iterdir()
-            ):
+            ours = (LOCK, HOLDER, f"{_TABLE}.lance")  # left by a killed process
+            if folder.exists() and any(not entry.name.startswith((*ours, _CARD)) for entry in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
             _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
@@ -143,39 +135,11 @@ class Store:
     def __len__(self) -> int:
         return self.table.count_rows()
 
-    @contextmanager
-    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-        """Be the one writer: two at once would lose or double rows without an error.
-
-        The system releases the lock when its process ends, however it ends. If another holds it, `on_wait` is told who,
-        and this waits for `wait` seconds, or as long as it takes.
-
-        Raises:
-            IndexBusy: another process still writes after that time.
-        """
-        import filelock
-
-        lock = filelock.FileLock(self.folder / _LOCK, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            on_wait(f"{self._holder()} is writing to '{self.folder}'; waiting")
-            try:
-                lock.acquire(timeout=-1 if wait is None else wait)
-            except filelock.Timeout:
-                raise IndexBusy(f"{self._holder()} is writing to '{self.folder}'; try again when it is done") from None
-        try:
-            holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            _write_json(self.folder / _HOLDER, holder)
-            yield
-        finally:
-            lock.release()
-
-    def _holder(self) -> str:
-        with suppress(OSError, ValueError, KeyError):
-            holder = json.loads((self.folder / _HOLDER).read_text("utf-8"))
-            return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-        return "another process"
+    def lock(
+        self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None
+    ) -> AbstractContextManager[None]:
+        """Be the one writer while the context lasts; see `lock.writing`."""
+        return writing(self.folder, wait, on_wait)
 
     # writing, under the lock
 

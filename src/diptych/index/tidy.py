@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from diptych.errors import DataError
 from diptych.index.files import is_gone
 from diptych.index.known import Known
 from diptych.index.report import Skipped
+from diptych.index.rows import Row
 from diptych.index.sources import Source
 from diptych.index.store import Store, in_list, quoted
+
+
+class Tidied(NamedTuple):
+    """Rows that the source no longer names and that stayed, that were pruned, and that a cut-off renaming had left."""
+
+    gone: int
+    pruned: int
+    moved: int
 
 
 def tidy(
@@ -21,11 +31,10 @@ def tidy(
     *,
     prune: bool,
     any_named: bool,
-) -> tuple[int, int]:
-    """After a run over `source`: take out the rows with the ids `left`, and those whose content has moved elsewhere.
+) -> Tidied:
+    """After a run over `source`: take out the rows with the ids `left`, and those of renamings that were cut off.
 
     With `prune`, rows of the source's scope that it did not name go too; those in folders that could not be read stay.
-    Returns how many such rows stayed, and how many went.
 
     Raises:
         DataError: `prune` is asked of a source that named no picture, as that of a drive that is not mounted.
@@ -36,12 +45,13 @@ def tidy(
             f"'{source.scope[0]}' holds none of its {len(unseen):,} indexed pictures any more, so nothing was pruned; "
             "is its drive mounted? If they are really gone, remove the index folder"
         )
-    alive = _alive(store, {content for content, _ in unseen.values() if content})
-    moved = {key for key, (content, path) in unseen.items() if content in alive and is_gone(path)}
-    drop = {*left, *moved}
-    rest = unseen.keys() - drop
-    store.delete(sorted(drop | rest if prune else drop))
-    return (0, len(rest)) if prune else (len(rest), 0)
+    left = set(left)
+    gone = {key: row for key, row in unseen.items() if key not in left and is_gone(row["path"])}
+    alive = _alive(store, {row["hash"] for row in gone.values() if row["hash"]})
+    moved = {key for key, row in gone.items() if (row["hash"], row["mtime"]) in alive}
+    rest = unseen.keys() - left - moved
+    store.delete(sorted(left | moved | (rest if prune else set())))
+    return Tidied(gone=0 if prune else len(rest), pruned=len(rest) if prune else 0, moved=len(moved))
 
 
 def prune_gone(store: Store) -> int:
@@ -54,24 +64,24 @@ def prune_gone(store: Store) -> int:
     return len(gone)
 
 
-def _unseen(store: Store, source: Source, known: Known, skipped: Sequence[Skipped]) -> dict[str, tuple[str, str]]:
-    """Content hash and path, by id, of the rows in the source's scope that it did not name."""
+def _unseen(store: Store, source: Source, known: Known, skipped: Sequence[Skipped]) -> dict[str, Row]:
+    """By id, the rows in the source's scope that it did not name: hash, path and time."""
     within = " OR ".join(f"starts_with(path, {quoted(each)})" for each in source.scope)
     spared = {each.path for each in skipped if each.reason == "unreadable"}
     spared_folders = tuple(f"{path}/" for path in spared)
-    unseen: dict[str, tuple[str, str]] = {}
-    for batch in store.table.search().where(within).select(["id", "hash", "path"]).to_batches():
+    unseen: dict[str, Row] = {}
+    for batch in store.table.search().where(within).select(["id", "hash", "path", "mtime"]).to_batches():
         for row in batch.to_pylist():
             if known.is_unseen(row["id"]) and row["path"] not in spared and not row["path"].startswith(spared_folders):
-                unseen[row["id"]] = row["hash"], row["path"]
+                unseen[row["id"]] = row
     return unseen
 
 
-def _alive(store: Store, contents: set[str]) -> set[str]:
-    """Which of these contents have a row whose file is there."""
-    wanted, alive = sorted(contents), set[str]()
+def _alive(store: Store, contents: set[str]) -> set[tuple[str, int]]:
+    """Content and time of the rows with these contents whose files are there: a renamed file keeps both."""
+    wanted, alive = sorted(contents), set[tuple[str, int]]()
     for start in range(0, len(wanted), 1_000):
-        query = store.table.search().where(in_list("hash", wanted[start : start + 1_000])).select(["hash", "path"])
-        for batch in query.to_batches():
-            alive |= {row["hash"] for row in batch.to_pylist() if row["hash"] not in alive and not is_gone(row["path"])}
+        query = store.table.search().where(in_list("hash", wanted[start : start + 1_000]))
+        for batch in query.select(["hash", "mtime", "path"]).to_batches():
+            alive |= {(row["hash"], row["mtime"]) for row in batch.to_pylist() if not is_gone(row["path"])}
     return alive
