@@ -5,8 +5,8 @@
 
 The model is small and the same at every size. What is counted is anonymous memory (Linux's RssAnon, sampled every 5 ms)
 above what the process held when everything was imported: stored features are files mapped into memory, and not in it.
-Evaluation holds the vectors that it compares; they stand in a column of their own, and `rest` is what is left.
-Linux only.
+Evaluation holds the vectors that it compares; they stand in a column of their own, and `rest` is what is left. Each
+figure is the median of several processes, since threads make peaks that differ from run to run. Linux only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import csv
 import multiprocessing
 import os
 import re
+import shutil
+import statistics
 import sys
 import tempfile
 import threading
@@ -82,7 +84,7 @@ def evaluate(data: Path, folder: Path) -> None:
 
 def measure(job: Callable[[Path, Path], None], data: Path, folder: Path, queue: multiprocessing.Queue) -> None:
     """Put the peak MiB above the start of one job."""
-    os.environ["DIPTYCH_CACHE"] = str(folder / f"cache-{job.__name__}-{data.name}")
+    os.environ["DIPTYCH_CACHE"] = str(folder / "cache")
     start = peak = anonymous()
     done = threading.Event()
 
@@ -107,10 +109,20 @@ def in_own_process(function: Callable, *arguments: object) -> None:
         sys.exit(f"{function.__name__} ended with exit code {process.exitcode}")
 
 
+def peak_of(job: Callable[[Path, Path], None], data: Path, folder: Path) -> float:
+    """The peak of one job in a fresh process, with nothing kept from an earlier one."""
+    for left in (folder / "run", folder / "cache"):
+        shutil.rmtree(left, ignore_errors=True)
+    queue = multiprocessing.get_context("spawn").Queue()
+    in_own_process(measure, job, data, folder, queue)
+    return queue.get()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 7000])
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     pairs = read_pairs(arguments.data)
     print(f"{'job':<14}{'pictures':>10}{'captions':>10}{'peak MiB':>10}{'vectors':>10}{'rest':>10}")
@@ -122,14 +134,11 @@ def main() -> None:
         in_own_process(build_model, max(sets.items())[1], folder / "model")
         for job in (train_stored, train_live, evaluate):
             for data in sets.values():
-                queue = multiprocessing.get_context("spawn").Queue()
-                in_own_process(measure, job, data, folder, queue)
+                peak = statistics.median(peak_of(job, data, folder) for _ in range(arguments.repeats))
                 pictures, captions = len(read_pairs(data)), len(read_pairs(data).flat_captions()[0])
-                peak, held = queue.get(), (pictures + captions) * DIM * 4 / 2**20 if job is evaluate else 0.0
+                held = (pictures + captions) * DIM * 4 / 2**20 if job is evaluate else 0.0
                 row = f"{job.__name__:<14}{pictures:>10,}{captions:>10,}{peak:>10.0f}{held:>10.0f}{peak - held:>10.0f}"
                 print(row, flush=True)
-                for left in (folder / "run").glob("checkpoint*"):
-                    left.unlink()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from diptych.doctor.findings import (
     caption_faults,
     copies,
     merged,
+    missing_captions,
     uncaptioned_files,
     usable_rows,
     wrong_lines,
@@ -76,10 +77,7 @@ def sound(
         DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
     """
     checks = check_pictures(pairs, max_pixels=max_pixels, progress=progress)
-    faults = caption_faults(pairs)
-    found = merged(
-        broken_pictures(pairs, checks), {kind: faults[kind] for kind in ("empty_captions", "without_captions")}
-    )
+    found = merged(broken_pictures(pairs, checks), missing_captions(pairs))
     usable = usable_rows(pairs, checks)
     report = describe_pairs(pairs, usable, found, examples)
     if report.bad_pictures > max_bad_share * len(pairs) or not any(usable):

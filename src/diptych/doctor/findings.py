@@ -43,15 +43,23 @@ def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
     ]
 
 
+def missing_captions(pairs: Pairs) -> Found:
+    """Empty captions, and pictures without any that is not."""
+    found: Found = {"empty_captions": [], "without_captions": []}
+    for image_id, captions in zip(pairs.image_ids, pairs.table.column("captions").to_pylist(), strict=True):
+        written = sum(1 for caption in captions if caption.strip())
+        found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
+        if not written:
+            found["without_captions"].append(Example(image_id, "no caption"))
+    return found
+
+
 def caption_faults(pairs: Pairs) -> Found:
-    """Empty captions, pictures without any, lost characters, mojibake, and captions of several pictures."""
-    found: Found = defaultdict(list)
+    """Missing captions, lost characters, mojibake, and captions of several pictures."""
+    found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.image_ids, pairs.table.column("captions").to_pylist(), strict=True):
         written = [caption for caption in captions if caption.strip()]
-        found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - len(written))
-        if not written:
-            found["without_captions"].append(Example(image_id, "no caption"))
         for caption in written:
             if "\ufffd" in caption:
                 found["lost_characters"].append(Example(image_id, caption))
