@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import diptych
 from diptych.errors import ConfigError
@@ -78,6 +79,13 @@ def test_the_picture_with_most_pixels_is_kept_then_the_least_compressed_then_the
     assert group.spare_bytes == 800 + 800 + 500 + 900
 
 
+def test_an_empty_index_has_no_duplicates_and_no_themes(tmp_path: Path) -> None:
+    index = index_of(tmp_path / "index", [{"path": "/p/0", "vector": [1, 0]}])
+    index.store.delete([index.store.table.search().to_list()[0]["id"]])
+    assert find_duplicates(index) == []
+    assert find_themes(index) == []
+
+
 def test_a_photograph_saved_again_smaller_is_a_duplicate(scenes: Path, tmp_path: Path) -> None:
     pictures = sorted(scenes.rglob("*.png")) or sorted(scenes.rglob("*.jpg"))
     image = next(image for path in pictures if _tells(image := decode(path)))
@@ -92,7 +100,7 @@ def test_a_photograph_saved_again_smaller_is_a_duplicate(scenes: Path, tmp_path:
     assert (Path(group.keep.path).name, [Path(copy.path).name for copy in group.others]) == ("big.png", ["small.jpg"])
 
 
-_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+_TEXT = {"dim": 128, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
 
 def _tells(image) -> bool:  # type: ignore[no-untyped-def]
@@ -101,8 +109,9 @@ def _tells(image) -> bool:  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def model() -> diptych.DualEncoder:
+    torch.manual_seed(0)
     return diptych.build(
-        "timm/test_resnet", pretrained=False, image_size=32, text_arguments=_TEXT, captions=list(vocabulary()), dim=16
+        "timm/test_resnet", pretrained=False, image_size=32, text_arguments=_TEXT, captions=list(vocabulary()), dim=64
     )
 
 

@@ -16,6 +16,7 @@ from diptych.errors import ConfigError, DataError
 from diptych.index.copies import copy_groups
 from diptych.index.cutoff import KEEP, Cutoff, cutoff_of, figures
 from diptych.index.filters import Filters, both
+from diptych.index.matrix import matrix
 from diptych.index.nearest import nearest
 from diptych.index.paths import path_id, to_text
 from diptych.index.query import Query, query_vector
@@ -119,7 +120,7 @@ def _hits(
     while True:
         count = min(count, 2 * MOST)
         table = nearest(store, vector, count, where=condition, columns=_COLUMNS)
-        vectors = _vectors(table)
+        vectors = matrix(table).astype(np.float32)
         evidence = gate.evidence(vectors) if gate.evidence else None
         kept = np.arange(table.num_rows) if evidence is None else np.flatnonzero(evidence >= gate.least)
         # Evidence falls with the rank: where the second half of so many has no hit, none is to come.
@@ -153,16 +154,10 @@ def _hit(row: dict[str, Any], evidence: float | None, copies: tuple[str, ...]) -
 def _vector(index: Index, query: Query) -> np.ndarray:
     def row_vectors(ids: Sequence[str]) -> np.ndarray:
         table = index.store.rows(ids, ["id", "vector"])
-        found = dict(zip(table["id"].to_pylist(), _vectors(table), strict=True))
+        found = dict(zip(table["id"].to_pylist(), matrix(table).astype(np.float32), strict=True))
         return np.stack([found[each] for each in ids])
 
     return query_vector(query, lambda: index.model, row_vectors)
-
-
-def _vectors(table: pa.Table) -> np.ndarray:
-    """The column of vectors: (rows, dim) float32."""
-    column = table["vector"].combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
 
 
 def _with_row_ids(store: Store, query: Query) -> Query:
@@ -172,11 +167,12 @@ def _with_row_ids(store: Store, query: Query) -> Query:
         if part.kind == "row":
             name = str(part.value)
             by_path = path_id(to_text(Path(name).expanduser().resolve()))
-            found = store.rows([name, by_path], ["id"])["id"].to_pylist() if _ID.fullmatch(name) else []
-            found = found or store.rows([by_path], ["id"])["id"].to_pylist()
+            found = store.rows([name, by_path] if _ID.fullmatch(name) else [by_path], ["id"])["id"].to_pylist()
             if not found:
-                raise DataError(f"'{name}' is neither the id nor the path of a picture in '{store.folder}'; "
-                                "a picture outside the index is a query by picture")  # fmt: skip
+                raise DataError(
+                    f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
+                    "index it first, or ask by the picture itself (--image)"
+                )
             part = replace(part, value=found[0])
         parts.append(part)
     return Query(tuple(parts))

@@ -9,6 +9,7 @@ cutoff holds in large and small libraries, and in one that has a single subject.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,8 +114,9 @@ _RIVAL_ALONE = (
 UNCALIBRATED = Cutoff((0.0, 0.0, 1.0), 0.0, _RIVAL_ALONE, calibrated=False)
 
 
+@functools.lru_cache(maxsize=8)
 def cutoff_of(model_name: str) -> Cutoff:
-    """The calibration on a model's card (`diptych.json`), or `UNCALIBRATED`."""
+    """The calibration on a model's card (`diptych.json`), or `UNCALIBRATED`; looked up once in a process."""
     try:
         card = json.loads((model_directory(model_name) / CARD).read_text("utf-8"))
     except (ModelError, OSError, ValueError):  # a model in memory, a hub's checkpoint without a card

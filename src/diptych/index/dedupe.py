@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from diptych.index.copies import copy_groups
+from diptych.index.matrix import matrix
 
 if TYPE_CHECKING:
     from diptych.index import Index
@@ -52,9 +51,7 @@ def find_duplicates(index: Index, *, where: str | None = None) -> list[Duplicate
     query = index.store.table.search().select(list(_COLUMNS))
     table = (query.where(where) if where else query).to_arrow().sort_by("id")
     rows = table.drop_columns("vector").to_pylist()
-    column = table["vector"].combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)  # float16: a block at a time
-    groups = copy_groups([row["hash"] for row in rows], [row["phash"] for row in rows], np.asarray(vectors))
+    groups = copy_groups([row["hash"] for row in rows], [row["phash"] for row in rows], matrix(table))
     found = [_duplicates([rows[at] for at in group]) for group in groups]
     return sorted(found, key=lambda each: (-each.spare_bytes, each.keep.path))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.errors import ConfigError, require
+from diptych.index.matrix import matrix
 from diptych.index.vocabulary import vocabulary, vocabulary_vectors
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     table = (query.where(where) if where else query).to_arrow().sort_by("id")
     if not table.num_rows:
         return []
-    column = table["vector"].combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)  # float16
+    vectors = matrix(table)  # float16
     wanted = min(groups or _usual(table.num_rows), table.num_rows)
     middles = _middles(vectors, wanted, seed)
     nearest = _nearest_middle(vectors, middles)
