@@ -334,6 +334,29 @@ def test_vectors_made_elsewhere_are_indexed_and_kept(tmp_path: Path, model_folde
     assert index.model.dim == 16  # texts can be asked for by the model that was named
 
 
+def test_a_picture_that_a_source_names_twice_has_one_row(
+    index: Index, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    monkeypatch.setattr("diptych.index.add._COMMIT_ROWS", 1)
+    (library / "new.png").write_bytes(encoded("PNG", 50))
+    twice = [Row(name, library / "new.png", (name,)) for name in ("one", "two", "three")]
+    index.add(Pairs.from_rows(twice), batch_size=1)
+    assert "new.png" in _rows(index)  # which checks that no row stands twice
+    vectors = tmp_path / "vectors"
+    stored_vectors(vectors)
+    shutil.copy(vectors / "metadata" / "metadata_0.parquet", vectors / "metadata" / "metadata_1.parquet")
+    monkeypatch.setattr("diptych.index.vectors._BLOCK", 4)
+    stored = Index.for_vectors(tmp_path / "index", str(model_folder), vectors)
+    added = stored.add(vectors)
+    assert (added.new, added.reasons) == (7, {"repeated": 6, "not_a_vector": 1})
+    assert len(stored) == 7
+
+
+def test_a_model_in_memory_must_be_given_again(index: Index, library: Path) -> None:
+    with pytest.raises(ModelError, match="pass it as `model`"):
+        _ = Index(library).model
+
+
 def test_vectors_of_another_dimension_are_refused(index: Index, tmp_path: Path) -> None:
     stored_vectors(tmp_path / "vectors", dim=8)
     with pytest.raises(ModelError, match="8 dimensions"):

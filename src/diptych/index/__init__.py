@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, ModelError
 from diptych.index.add import add as add_from
 from diptych.index.lock import IndexBusy
 from diptych.index.report import Added, Skipped, write_skipped
@@ -42,6 +42,7 @@ __all__ = [
 
 HIDDEN = ".diptych"  # the index of a library, inside it
 SKIPPED = "skipped.json"
+_IN_MEMORY = "(a model in memory)"
 
 
 def find_index(start: str | Path = ".") -> Path:
@@ -108,7 +109,7 @@ class Index:
     @property
     def _name(self) -> str:
         if not isinstance(self._given, str | Path):
-            return "(a model in memory)"
+            return _IN_MEMORY
         name = str(self._given)
         return str(Path(name).resolve()) if Path(name).exists() else name
 
@@ -117,7 +118,10 @@ class Index:
             return self._given
         from diptych.dual import load  # takes seconds, and an index whose files are unchanged never needs it
 
-        return load(self._given if self._given is not None else self.store.identity.name, self._device)
+        name = self._given if self._given is not None else self.store.identity.name
+        if name == _IN_MEMORY:
+            raise ModelError(f"'{self.folder}' was made by a model that was not loaded by a name; pass it as `model`")
+        return load(name, self._device)
 
     @property
     def model(self) -> DualEncoder:

@@ -126,7 +126,7 @@ class _Run:
 
     def _skip(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
-        if skipped.reason not in _PASSING and self._is_known(path_id(skipped.path)):
+        if skipped.reason not in _PASSING and self.known.holds(path_id(skipped.path)):
             self.left.append(path_id(skipped.path))
 
     def _embed(self, batch: Sequence[Prepared]) -> None:
@@ -147,7 +147,7 @@ class _Run:
         vectors = embed(list(fresh.values()), self.model()) if fresh else ()
         for found, vector in zip(fresh.values(), vectors, strict=True):
             there[found.content] = row = new_row(found, vector)
-            self._put(row, "changed" if self._is_known(row["id"]) else "new")
+            self._put(row, "changed" if self.known.holds(row["id"]) else "new")
         self.embedded += len(fresh)
         for each in copies:
             self._copy(each.item, there[each.content])
@@ -167,7 +167,7 @@ class _Run:
     def _copy(self, item: Item, row: Row) -> None:
         """A row for another path to known content; where the old path is gone, that is a renaming."""
         key = path_id(item.path)
-        same, known = row["id"] == key, self._is_known(key)
+        same, known = row["id"] == key, self.known.holds(key)
         moved = not known and row["id"] not in self.left and is_gone(row["path"])
         if moved:
             self.left.append(row["id"])
@@ -182,15 +182,13 @@ class _Run:
         self.known.remember(row["hash"])
         self.counts[kind] += 1
 
-    def _is_known(self, key: str) -> bool:
-        return self.known.find(key) is not None
-
     def _commit(self) -> None:
         """Write what waits: new paths are appended, known ones replaced, a transaction each."""
-        known = [row for key, row in self._rows.items() if self._is_known(key)]
-        fresh = [row for key, row in self._rows.items() if not self._is_known(key)]
+        known = [row for key, row in self._rows.items() if self.known.holds(key)]
+        fresh = [row for key, row in self._rows.items() if not self.known.holds(key)]
         if fresh:
             self.store.add(to_table(fresh, self.store.identity.dim))
+            self.known.note_written(row["id"] for row in fresh)
         if known:
             self.store.replace(to_table(known, self.store.identity.dim))
         self.store.compact_if_scattered()

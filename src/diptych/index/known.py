@@ -1,8 +1,8 @@
-"""What an index holds already, in a few arrays: 32 bytes a row, so that a million unchanged files cost a stat each."""
+"""What an index holds already, in a few arrays: 32 bytes a row, so that an unchanged file costs a stat."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,8 @@ class Known:
         self._keys, self._sizes, self._times = rows["key"][order], rows["size"][order], rows["mtime"][order]
         self._captions = rows["caption"][order] if captions else None
         self._contents = np.unique(rows["content"])
-        self._recent: set[int] = set()
+        self._recent: set[int] = set()  # contents
+        self._written: set[int] = set()  # ids
         self._seen = np.zeros(len(order), bool)
 
     def __len__(self) -> int:
@@ -38,6 +39,14 @@ class Known:
         key = _key(path_id)
         at = int(np.searchsorted(self._keys, key))
         return at if at < len(self._keys) and self._keys[at] == key else None
+
+    def holds(self, path_id: str) -> bool:
+        """Whether a row with this id is in the table, from the first or written since."""
+        return self.find(path_id) is not None or int(_key(path_id)) in self._written
+
+    def note_written(self, path_ids: Iterable[str]) -> None:
+        """Note the ids of rows that were added to the table."""
+        self._written.update(int(_key(each)) for each in path_ids)
 
     def is_unchanged(self, at: int, size: int, mtime: int, caption: str | None) -> bool:
         """Whether the row at this place has this size and time, and this caption if one is told."""

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is not in the index; `reason` is one of `ImageError`'s stable words, or `not_a_vector`."""
+    """A file that is not in the index; `reason`: one of `ImageError`'s, or `not_a_vector` or `repeated`."""
 
     path: str
     reason: str

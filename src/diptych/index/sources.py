@@ -89,12 +89,20 @@ class DataSet:
             raise ImageError("unreadable", f"picture '{image_id}' is held in memory, so it has no path to be found at")
         if isinstance(picture, Path):
             found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
-            return Item(to_text(picture.absolute()), picture, found.st_size, found.st_mtime_ns, caption)
+            return Item(
+                to_text(_real(picture.parent) / picture.name), picture, found.st_size, found.st_mtime_ns, caption
+            )
         stat = picture.path.stat()
         names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
         inside = names.get(picture.offset)
-        path = f"{to_text(picture.path.absolute())}/{inside}" if inside else f"{self._origin}/{image_id}"
+        path = f"{to_text(picture.path.resolve())}/{inside}" if inside else f"{self._origin}/{image_id}"
         return Item(path, picture, picture.size, stat.st_mtime_ns, caption)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _real(folder: Path) -> Path:
+    """A folder without links, so that a picture has one path, whether its folder is walked or a data set names it."""
+    return folder.resolve()
 
 
 @functools.lru_cache(maxsize=4)
@@ -127,5 +135,5 @@ def source_of(
     if path.is_dir() and not captions and format is None:
         return Folder(path, exclude)
     shards = expand(str(path)) if str(path).lower().endswith(SHARD_SUFFIXES) else []
-    scope = tuple(to_text(shard.absolute()) + "/" for shard in shards if isinstance(shard, Path) and shard.is_file())
+    scope = tuple(to_text(shard.resolve()) + "/" for shard in shards if shard.is_file())
     return DataSet(read_pairs(source, format), path, scope)

@@ -66,23 +66,26 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     skipped: list[Skipped] = []
     blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
-        fresh: list[Row] = []
-        changed: list[Row] = []
+        fresh: dict[str, Row] = {}
+        changed: dict[str, Row] = {}
         for row in _rows(store, folder, vectors, metadata, at):
             if isinstance(row, Skipped):
                 skipped.append(row)
                 continue
             place = known.find(row["id"])
-            kind = "new" if place is None else "unchanged"
-            if place is not None and not known.is_unchanged(place, -1, row["mtime"], row["caption"] or ""):
-                kind = "changed"
-            counts[kind] += 1
-            if kind != "unchanged":
-                (fresh if kind == "new" else changed).append(row)
+            if row["id"] in fresh or row["id"] in changed or (place is None and known.holds(row["id"])):
+                skipped.append(Skipped(row["path"], "repeated", f"'{metadata}' names it again; the first is kept"))
+            elif place is not None and known.is_unchanged(place, -1, row["mtime"], row["caption"] or ""):
+                counts["unchanged"] += 1
+            else:
+                (fresh if place is None else changed)[row["id"]] = row
+        counts["new"] += len(fresh)
+        counts["changed"] += len(changed)
         if fresh:
-            store.add(to_table(fresh, store.identity.dim))
+            store.add(to_table([*fresh.values()], store.identity.dim))
+            known.note_written(fresh)
         if changed:
-            store.replace(to_table(changed, store.identity.dim))
+            store.replace(to_table([*changed.values()], store.identity.dim))
     store.settle()
     return Added(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
 
