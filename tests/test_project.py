@@ -27,11 +27,13 @@ FLOW = (
     *("near_duplicates", "grids", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
     *("device", "quiet", "heads", "weights", "towers", "open_clip_names", "open_clip_towers"),
-    *("checkpoints", "families", "truncation", "dual", "embed"),
+    *("checkpoints", "families", "identity", "truncation", "dual", "embed"),
     *("objectives",),
+    *("labelled", "negatives", "states", "match_heads", "calibration", "matcher", "blip", "match_models"),
+    *("match_table", "rerank"),
     *("classes", "prompts", "metrics", "evaluate"),
     *("batches", "adapters", "trainer", "card", "recipes"),
-    *("search", "index"),
+    *("search", "index", "audit"),
     *("__init__", "cli", "__main__"),
 )
 SHELLS = {"cli", "__main__"}  # these alone print and exit

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -12,8 +13,12 @@ from diptych.doctor import Report, sound
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
 from diptych.errors import DataError
+from diptych.labelled import Labelled
+from diptych.matcher import Matcher
+from diptych.metrics.matching import BINS, MatchScores, bootstrap, matching_metrics
 from diptych.metrics.retrieval import RetrievalScores, retrieval_metrics
 from diptych.metrics.zeroshot import ZeroShotScores, class_vectors, zeroshot_metrics
+from diptych.negatives import HARD_SHARE, JudgedPairs, judged_pairs
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 from diptych.prompts import fill, templates
@@ -133,3 +138,106 @@ def evaluate_zeroshot(
     evaluator = ZeroShotEvaluator(usable, classes)
     class_embeddings = embed_classes(model, evaluator.classes.names, chosen, progress=progress)
     return evaluator(picture_vectors(model, usable, progress=progress), class_embeddings), left_out
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """Scores of a matcher on each set of pairs, with the interval of each number, and what they were computed from.
+
+    The sets are `mixture`, `random` and `hard` (`negatives.judged_pairs`), or `labelled`.
+    """
+
+    scores: dict[str, MatchScores]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    judged: JudgedPairs
+    probabilities: np.ndarray
+
+    def as_dict(self) -> dict[str, dict[str, float | list[float]]]:
+        """By set: every score, and its interval as `NAME_interval`."""
+        told: dict[str, dict[str, float | list[float]]] = {}
+        for name, scores in self.scores.items():
+            ends = {f"{key}_interval": list(value) for key, value in self.intervals[name].items()}
+            told[name] = {**scores.as_dict(), **ends}
+        return told
+
+    def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and labels of one set."""
+        chosen = self.judged.sets[name]
+        return self.probabilities[chosen], self.judged.labels[chosen]
+
+
+class MatchEvaluator:
+    """Measures probabilities of `judged` pairs (`diptych.metrics.matching`), each set by itself.
+
+    Intervals are of a bootstrap over pictures: pairs whose texts have one owner are drawn together.
+    """
+
+    measured = ("accuracy", "precision", "recall", "f1", "auc", "average_precision", "brier", "ece")
+
+    def __init__(
+        self, judged: JudgedPairs, *, threshold: float = 0.5, bins: int = BINS, resamples: int = 200, seed: int = 0
+    ) -> None:
+        self.judged, self.threshold, self.bins = judged, threshold, bins
+        self.resamples, self.seed = resamples, seed
+
+    def __call__(self, probabilities: np.ndarray) -> MatchReport:
+        """Score (pairs,) probabilities, one for each of the judged pairs, in order.
+
+        Raises:
+            ValueError: there are more or fewer, or `matching_metrics` refuses them.
+        """
+        if len(probabilities) != len(self.judged.labels):
+            raise ValueError(f"{len(probabilities)} probabilities for {len(self.judged.labels)} pairs; give one each")
+        scores, intervals = {}, {}
+        for name, chosen in self.judged.sets.items():
+            p, y = probabilities[chosen], self.judged.labels[chosen]
+
+            def measure(weights: np.ndarray | None, p: np.ndarray = p, y: np.ndarray = y) -> MatchScores:
+                return matching_metrics(p, y, threshold=self.threshold, bins=self.bins, weights=weights)
+
+            def numbers(weights: np.ndarray, measure: Callable[..., MatchScores] = measure) -> dict[str, float]:
+                told = measure(weights).as_dict()
+                return {key: told[key] for key in self.measured}
+
+            scores[name] = measure(None)
+            groups = self.judged.owner[chosen]
+            intervals[name] = bootstrap(numbers, groups, resamples=self.resamples, seed=self.seed)
+        return MatchReport(scores, intervals, self.judged, probabilities)
+
+
+def evaluate_match(
+    matcher: Matcher,
+    data: Pairs | Labelled,
+    *,
+    threshold: float = 0.5,
+    prior: float | None = None,
+    hard_share: float = HARD_SHARE,
+    hard_mixture: float = 0.5,
+    resamples: int = 200,
+    max_bad_share: float = 0.1,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[MatchReport, Report]:
+    """Judge the pairs of a data set with `matcher`; pictures that cannot be used are left out, and reported.
+
+    Of captioned pictures negatives are made, hard ones by the matcher's own dual encoder; labelled pairs are taken as
+    they are.
+
+    Raises:
+        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+    """
+    pictures = data.pictures if isinstance(data, Labelled) else data
+    usable, left_out = sound(pictures, max_bad_share=max_bad_share, progress=progress)
+    images = matcher.encode_pictures(usable, progress=progress)
+    if isinstance(data, Labelled):
+        kept = data.of(usable)
+        captions, every = kept.texts, np.arange(len(kept))
+        judged = JudgedPairs(kept.rows, every, kept.labels, kept.rows, {"labelled": every})
+        texts = matcher.encode_texts(captions)
+    else:
+        texts = matcher.encode_texts(usable.flat_captions()[0])
+        vectors = images.vectors.cpu().numpy(), texts.vectors.cpu().numpy()
+        judged = judged_pairs(usable, *vectors, hard_share=hard_share, hard_mixture=hard_mixture, seed=seed)
+    probabilities = matcher.probabilities(images, texts, judged.rows, judged.texts, prior=prior)
+    evaluator = MatchEvaluator(judged, threshold=threshold, resamples=resamples, seed=seed)
+    return evaluator(probabilities), left_out

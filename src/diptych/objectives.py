@@ -147,6 +147,55 @@ def sigmoid_loss(
     return -entries.sum() / len(logits)
 
 
+def matching_loss(
+    logits: Tensor,
+    *,
+    image_ids: Tensor,
+    caption_ids: Tensor | None = None,
+    contrast: float = 1.0,
+    binary: float = 1.0,
+) -> Tensor:
+    """Symmetric InfoNCE plus balanced binary cross-entropy over a matcher's logits for every pair of a batch.
+
+    The first ranks: each picture against the batch's captions and each caption against its pictures. The second makes
+    the logit a probability's: the mean of -log sigmoid(z) on the diagonal and the mean of -log sigmoid(-z) off it count
+    half each. False negatives (`false_negative_mask`) drop out of both.
+
+    Args:
+        logits: (batch, batch), row i and column j for picture i with caption j; the diagonal matches.
+        image_ids: (batch,) integers, equal for pairs of one picture.
+        caption_ids: (batch,) integers, equal for captions of identical text.
+        contrast: weight of InfoNCE.
+        binary: weight of the binary loss.
+
+    Returns:
+        A 0-d tensor, at least 0.
+
+    Raises:
+        ValueError: shapes disagree, or the batch is empty.
+
+    Logits of ln 3 on the diagonal and -ln 3 off it are right with probability 3 / 4 each, -ln 0.75 = 0.2877, and 9
+    times as likely as the one other choice of their row, -ln 0.9 = 0.1054:
+
+    >>> import math
+    >>> z = math.log(3) * (2 * torch.eye(2) - 1)
+    >>> round(matching_loss(z, image_ids=torch.tensor([0, 1]), contrast=0).item(), 4)
+    0.2877
+    >>> round(matching_loss(z, image_ids=torch.tensor([0, 1]), binary=0).item(), 4)
+    0.1054
+    """
+    if logits.ndim != 2 or not len(logits) or logits.shape[0] != logits.shape[1]:
+        raise ValueError(f"logits are {tuple(logits.shape)}; they must be (batch, batch) with at least one row")
+    _check(logits, logits, image_ids, caption_ids)
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    ignored = false_negative_mask(image_ids, caption_ids)  # (batch, batch)
+    ranked = z.masked_fill(ignored, -torch.inf)
+    ranking = (_cross_entropy(ranked, ignored, 0.0) + _cross_entropy(ranked.T, ignored, 0.0)) / 2
+    negatives = ~ignored & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    wrong = (F.softplus(z) * negatives).sum() / negatives.sum().clamp(min=1)
+    return contrast * ranking + binary * (F.softplus(-z.diagonal()).mean() + wrong) / 2
+
+
 OBJECTIVES: dict[str, Objective] = {"info_nce": info_nce, "sigmoid": sigmoid_loss}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import PictureFile, print_report, progress, say, write_picture
+from diptych.cli.show import PictureFile, print_report, print_table, progress, say, write_picture
 
 app = App(name="data")
 
@@ -84,3 +84,61 @@ def photographs(out: Path) -> None:
     from diptych.samples import photographs
 
     say(f"{len(photographs(out))} photographs with a query each: {out}")
+
+
+@app.command
+def audit(
+    path: str,
+    *,
+    model: str = "mini",
+    head: str | None = None,
+    split: str = "all",
+    worst: int = 100,
+    page: Path | None = None,
+    table: Path | None = None,
+    format: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Find captions that likely do not describe their picture, worst first.
+
+    Parameters
+    ----------
+    path
+        A folder, a caption file, tar shards or a hub name.
+    model
+        A matcher (`diptych train match`) that was not trained on these captions, or mini.
+    head
+        pair, cross or cosine; the best that the model has when not given.
+    split
+        Split to look at: train, val, test or all.
+    worst
+        How many captions to show, and to put on the page.
+    page
+        Write these with their pictures to an HTML page (.html) or a contact sheet (.png).
+    table
+        Write every caption with its probability to this CSV file.
+    format
+        The data set's format; recognised by itself when not given.
+    device
+        auto, cpu, cuda or mps.
+    """
+    from diptych.audit import audit, audit_gallery, write_table
+    from diptych.formats import read_pairs
+    from diptych.index.gallery import save_gallery
+    from diptych.match_models import load_matcher
+
+    pairs = read_pairs(path, format).split(split)
+    judged, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
+    if left_out.bad_pictures:
+        say(f"left out: {left_out.summary()}")
+    rows = [
+        {"P(match)": f"{each.probability:.3f}", "picture": each.image_id, "caption": each.caption}
+        for each in judged[:worst]
+    ]
+    print_table(f"the least likely of {len(judged):,} captions", rows)
+    if table:
+        write_table(judged, table)
+        say(f"all of them: {table}")
+    if page:
+        for file in save_gallery(audit_gallery(judged, worst), page):
+            say(f"with their pictures: {file}")

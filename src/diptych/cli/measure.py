@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from diptych.cli.show import print_scores, print_table, progress, say
+
+if TYPE_CHECKING:
+    from diptych.evaluate import MatchReport
 
 app = App(name="eval")
 
@@ -106,3 +110,103 @@ def zeroshot(
     row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
     row["mean of classes, top-1 %"] = f"{scores.mean_per_class:.1f}"
     print_table(f"{split} split: {scores.pictures:,} pictures, {scores.classes:,} classes", [row])
+
+
+@app.command
+def match(
+    model: str = "mini",
+    *,
+    data: str,
+    head: str | None = None,
+    split: str = "test",
+    threshold: float = 0.5,
+    precision: float | None = None,
+    prior: float | None = None,
+    plots: Path | None = None,
+    resamples: int = 200,
+    format: str | None = None,
+    device: str = "auto",
+    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+) -> None:
+    """Measure a matcher: its decisions, its order and its probabilities, with 95% intervals over pictures.
+
+    Each caption is judged with its own picture, with a random one and with a hard one: one that the dual encoder finds
+    similar. Labelled pairs (a table with the columns image, caption, label) are judged as they are.
+
+    Parameters
+    ----------
+    model
+        A matcher: the run or directory of `diptych train match`, a BLIP checkpoint for matching, or mini.
+    data
+        Data set to measure on, or a table of labelled pairs.
+    head
+        pair, cross or cosine; the best that the model has when not given.
+    split
+        Split to measure on: test, val (also called dev), train, or all; labelled pairs are always taken all.
+    threshold
+        At or above this probability a pair counts as called a match.
+    precision
+        Also say which threshold has this precision, from 0 to 1.
+    prior
+        Share of matches that the probabilities are moved to; they are as calibrated when not given.
+    plots
+        Folder for the reliability diagram, ROC and precision-recall curves (PNG).
+    resamples
+        Bootstrap resamples for the intervals.
+    format
+        The data set's format; recognised by itself when not given.
+    device
+        auto, cpu, cuda or mps.
+    as_json
+        Print the scores as JSON.
+    """
+    from diptych.evaluate import evaluate_match
+    from diptych.formats import read_pairs
+    from diptych.labelled import is_labelled, read_labelled_pairs
+    from diptych.match_models import load_matcher
+
+    pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
+    matcher = load_matcher(model, head, device)
+    report, left_out = evaluate_match(
+        matcher, pairs, threshold=threshold, prior=prior, resamples=resamples, progress=progress
+    )
+    files = _save_plots(report, matcher.name, plots) if plots else []
+    if as_json:
+        print(json.dumps(report.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
+        return
+    if left_out.bad_pictures:
+        say(f"left out: {left_out.summary()}")
+    _print_match(report, f"head {matcher.name}, threshold {threshold:g}", precision)
+    for file in files:
+        say(str(file))
+
+
+def _print_match(report: MatchReport, title: str, precision: float | None) -> None:
+    from diptych.metrics.matching import threshold_for_precision
+
+    def shown(name: str, key: str) -> str:
+        low, high = report.intervals[name][key]
+        return f"{getattr(report.scores[name], key):.3f} ({low:.3f} to {high:.3f})"
+
+    keys = ("accuracy", "precision", "recall", "f1", "auc", "average_precision", "brier", "ece")
+    rows = [{"measure": key.replace("_", " "), **{name: shown(name, key) for name in report.scores}} for key in keys]
+    sizes = {name: f"{scores.pairs:,}" for name, scores in report.scores.items()}
+    print_table(title, [*rows, {"measure": "pairs", **sizes}])
+    if precision is None:
+        return
+    for name in report.scores:
+        found = threshold_for_precision(*report.of(name), precision)
+        where = "no threshold" if found is None else f"threshold {found:.4f}"
+        say(f"{name}: {where} has a precision of at least {precision:g}")
+
+
+def _save_plots(report: MatchReport, head: str, folder: Path) -> list[Path]:
+    from diptych.metrics.match_plots import PLOTS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, plot in PLOTS.items():
+        files.append(folder / f"{name}.png")
+        sets = {part: report.of(part) for part in report.scores}
+        plot(sets, f"{name.replace('_', ' ').capitalize()}, head {head}").savefig(files[-1], dpi=150)
+    return files

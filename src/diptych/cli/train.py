@@ -12,6 +12,7 @@ from cyclopts.config import Dict
 from diptych.cli.show import print_scores, print_table, progress, say
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe
+from diptych.recipes.match import MatchRecipe
 
 
 def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -64,4 +65,41 @@ def contrastive(
     early = ", stopped early" if outcome.stopped_early else ""
     say(f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch: {outcome.best_epoch + 1}")
     print_scores("validation", outcome.best)
+    say(f"model: {result.model}")
+
+
+@app.command
+def match(
+    *,
+    recipe: Annotated[MatchRecipe, Parameter(name="*")] = MatchRecipe(),  # noqa: B008 - a flag's default
+    config: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
+) -> None:
+    """Train a matcher on a dual encoder: the probability that a picture and a text belong together.
+
+    Parameters
+    ----------
+    config
+        YAML file of settings; flags on the command line win over it.
+    resume
+        Go on with an interrupted run, exactly where its last checkpoint was.
+    """
+    from diptych.recipes.match import train_matcher
+
+    if config:
+        flags = {name: value for name, value in asdict(recipe).items() if name in given}
+        recipe = make(MatchRecipe, {**read_yaml(config), **flags})
+    result = train_matcher(recipe, resume=resume, progress=progress)
+    say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} to choose and calibrate by")
+    if result.left_out.bad_pictures:
+        say(f"left out: {result.left_out.summary()}")
+    for name, outcome in result.outcomes.items():
+        early = ", stopped early" if outcome.stopped_early else ""
+        say(f"{name}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}")
+    rows = [
+        {"head": head, **{key: f"{value:.2f}" for key, value in scores.items() if key != "score"}}
+        for head, scores in result.scores.items()
+    ]
+    print_table("validation, in %", rows)
     say(f"model: {result.model}")

@@ -1,0 +1,114 @@
+"""BLIP's image-text matching head (Li et al. 2022) as a matcher: `BlipForImageTextRetrieval` checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diptych.calibration import Calibration
+from diptych.checkpoints import refuse_unsafe
+from diptych.device import pick_device
+from diptych.errors import ModelError
+from diptych.match_heads import Side
+from diptych.matcher import Encoded, Matcher
+from diptych.quiet import quiet
+
+_ARCHITECTURE = "BlipForImageTextRetrieval"
+
+
+class BlipMatcher(Matcher):
+    """P(match) as BLIP gives it: softmax of its two matching logits, which is the sigmoid of their difference.
+
+    Vectors are those of its contrastive heads, so that it mines negatives and re-ranks like every matcher. It was
+    trained with hard negatives and is not calibrated for any prior: `prior=0.5` leaves its probabilities as they are.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
+        self.model = model.eval().to(device)
+        encoder: Any = _BlipEncoder(self.model, processor)
+        super().__init__(encoder, _ItmHead(self.model), Calibration(1.0, 0.0, 0.0), name="itm")
+
+    @torch.inference_mode()
+    def _forward(self, features: dict[str, Any]) -> Encoded:
+        features = {name: tensor.to(self.encoder.device) for name, tensor in features.items()}
+        if "pixel_values" in features:
+            hidden = self.model.vision_model(features["pixel_values"]).last_hidden_state  # (batch, patches, width)
+            return Encoded(_unit(self.model.vision_proj(hidden[:, 0])), (hidden,))
+        ids, mask = features["input_ids"], features["attention_mask"]
+        hidden = self.model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return Encoded(_unit(self.model.text_proj(hidden[:, 0])), (ids, mask))
+
+
+class _ItmHead(nn.Module):
+    """The text encoder with cross-attention to the picture's patches, and the matching head on its first token."""
+
+    needs_states = True
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def pairs(self, images: Side, texts: Side) -> Tensor:
+        patches, ids, mask = images[0], texts[0].long(), texts[1].long()
+        seen = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        hidden = self.model.text_encoder(
+            input_ids=ids, attention_mask=mask, encoder_hidden_states=patches, encoder_attention_mask=seen
+        ).last_hidden_state
+        logits = self.model.itm_head(hidden[:, 0])  # (pairs, 2)
+        return logits[:, 1] - logits[:, 0]
+
+
+class _BlipEncoder:
+    """What a matcher asks of its encoder."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    def preprocess(self, inputs: Sequence[Image.Image] | Sequence[str]) -> dict[str, Tensor]:
+        if isinstance(inputs[0], str):
+            told = self.processor.tokenizer(list(inputs), padding=True, truncation=True, return_tensors="pt")
+            return {name: told[name] for name in ("input_ids", "attention_mask")}
+        return {"pixel_values": self.processor.image_processor(list(inputs), return_tensors="pt")["pixel_values"]}
+
+
+def is_blip(path: Path) -> bool:
+    """Whether a directory holds a BLIP checkpoint for matching."""
+    config = path / "config.json"
+    return config.exists() and _ARCHITECTURE in json.loads(config.read_text("utf-8")).get("architectures", [])
+
+
+@quiet()
+def load_blip(path: Path, device: str = "auto") -> BlipMatcher:
+    """Load a BLIP checkpoint for matching, safetensors only.
+
+    Raises:
+        ModelError: it has no safetensors, or transformers cannot load it.
+    """
+    from transformers import AutoProcessor, BlipForImageTextRetrieval
+
+    refuse_unsafe(path)
+    try:
+        model = BlipForImageTextRetrieval.from_pretrained(path, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load BLIP '{path}': {str(error).splitlines()[0]}") from error
+    return BlipMatcher(model, processor, pick_device(device))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors.float(), dim=-1)

@@ -1,0 +1,90 @@
+"""Matchers on disk: saved beside the dual encoder that they stand on, and loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from diptych import dual
+from diptych.blip import is_blip, load_blip
+from diptych.calibration import Calibration
+from diptych.checkpoints import model_directory
+from diptych.dual import CARD
+from diptych.errors import ModelError, did_you_mean
+from diptych.match_heads import HEADS, CosineHead
+from diptych.matcher import Matcher
+
+WEIGHTS = "matcher.safetensors"
+
+
+def save_matchers(matchers: Sequence[Matcher], path: str | Path, *, half: bool = False) -> None:
+    """Add matchers over one dual encoder to the directory in which that encoder lies: a head each.
+
+    Writes `matcher.safetensors` (in half precision if asked) and puts their settings and calibrations into
+    `diptych.json`, which a plain dual encoder has too: the directory goes on loading as one.
+
+    Raises:
+        ModelError: there is no dual encoder in the directory.
+    """
+    path = Path(path)
+    if not (path / CARD).exists():
+        raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
+    card = json.loads((path / CARD).read_text("utf-8"))
+    weights = {
+        f"{matcher.name}.{name}": (tensor.half() if half else tensor).contiguous()
+        for matcher in matchers
+        for name, tensor in matcher.head.state_dict().items()
+    }
+    told = {m.name: {"settings": m.settings, "calibration": asdict(m.calibration)} for m in matchers}
+    save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps({**card, "kind": "matcher", "matcher": told}, indent=2) + "\n"
+    temporary = path / f"{CARD}.tmp"
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path / CARD)
+
+
+def heads_of(name: str | Path) -> list[str]:
+    """The heads that a matcher's directory holds; empty for a dual encoder without a matcher."""
+    path = model_directory(name)
+    return list(json.loads((path / CARD).read_text("utf-8")).get("matcher", {})) if (path / CARD).exists() else []
+
+
+def load_matcher(name: str | Path, head: str | None = None, device: str = "auto") -> Matcher:
+    """Load a matcher: a directory or run of `diptych train match`, one in the box, or a BLIP checkpoint for matching.
+
+    Only safetensors are read.
+
+    `head` chooses among those it has: `cosine` (the dual encoder's cosine, calibrated), `pair` (needs only vectors) and
+    `cross` (needs pictures and texts; the best, and what it is when nothing is said).
+
+    Raises:
+        ModelError: there is no such model, it has no matcher or no such head, or its files do not fit together.
+    """
+    path = model_directory(name)
+    if is_blip(path):
+        return load_blip(path, device)
+    there = heads_of(name)
+    if not there:
+        raise ModelError(
+            f"'{name}' is a dual encoder without a matcher; train one on it: "
+            f"diptych train match --model {name} --data PATH --out runs/match"
+        )
+    chosen = head or max(there, key=lambda name: [*HEADS].index(name) if name in HEADS else -1)
+    if chosen not in there:
+        raise ModelError(f"'{name}' has no head '{chosen}'; {did_you_mean(chosen, there)}")
+    encoder = dual.load(name, device)
+    told = json.loads((path / CARD).read_text("utf-8"))["matcher"][chosen]
+    try:
+        module = CosineHead() if chosen == "cosine" else HEADS[chosen](**told["settings"])
+        prefix = f"{chosen}."
+        weights = load_file(path / WEIGHTS) if chosen != "cosine" else {}
+        own = {key.removeprefix(prefix): value.float() for key, value in weights.items() if key.startswith(prefix)}
+        module.load_state_dict(own)
+        calibration = Calibration(**told["calibration"])
+    except (OSError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"cannot load matcher '{name}': {str(error).splitlines()[0]}") from error
+    return Matcher(encoder, module, calibration, name=chosen, settings=told["settings"])

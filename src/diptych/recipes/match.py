@@ -1,0 +1,215 @@
+"""The matching recipe: from a dual encoder and captioned or labelled pictures to a calibrated matcher."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from diptych.errors import ConfigError, did_you_mean
+from diptych.progress import Progress, silent
+from diptych.recipes.config import to_yaml
+from diptych.recipes.contrastive import split_for_training
+
+if TYPE_CHECKING:
+    from diptych.doctor import Report
+    from diptych.dual import DualEncoder
+    from diptych.matcher import Matcher
+    from diptych.recipes.match_check import Check
+    from diptych.recipes.match_data import Part
+    from diptych.trainer import Outcome
+
+
+@dataclass
+class MatchRecipe:
+    """Every setting of a matcher's training."""
+
+    data: str = ""
+    """Data set with captions (negatives are made), or a table of labelled pairs: image, caption, label."""
+    out: str = "runs/match"
+    """Folder for the model, the log and the checkpoints."""
+    format: str | None = None
+    """Format of the data set; recognised by itself when not given."""
+    val_fraction: float | None = None
+    """Share of the training pictures held out, by a hash of their ids, to choose the best epoch and to calibrate; when
+    not given, the data set's own `val` split, or a tenth. Use the one that the dual encoder was trained with."""
+    max_bad_share: float = 0.1
+    """Stop when more than this share of the pictures cannot be used."""
+
+    model: str = ""
+    """Dual encoder that it stands on, which stays as it is: a run, a directory, a name in the box or on the hub."""
+    heads: list[str] = field(default_factory=lambda: ["pair", "cross"])
+    """Heads to train: `pair` (a classifier over the two vectors, fast) and `cross` (tokens attend to patches)."""
+    hidden: int = 256
+    """Width of the pair head's hidden layer."""
+    dim: int = 256
+    """Width of the cross head's own space."""
+    dropout: float = 0.4
+    """Dropout on what the heads get from the towers."""
+    max_tokens: int = 32
+    """States kept of each text while training; longer texts are cut."""
+
+    hard: int = 3
+    """Hard negatives beside each picture of a batch; the rest of the batch are random ones."""
+    hard_share: float = 0.02
+    """Hard negatives are drawn from this share of the pictures, those that the dual encoder finds nearest."""
+    hard_mixture: float = 0.5
+    """Share of hard ones among the negatives that the probabilities are calibrated for."""
+    prior: float = 0.5
+    """Share of matches among the pairs that the probabilities are calibrated for."""
+    contrast: float = 1.0
+    """Weight of the loss that ranks a batch."""
+    binary: float = 0.5
+    """Weight of the loss that makes each logit a probability's."""
+
+    epochs: int = 12
+    """Passes over the pictures."""
+    max_steps: int | None = None
+    """Stop after this many steps."""
+    batch_size: int = 64
+    """Pictures in a batch; each is compared with the captions of all."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; it then falls by half a cosine."""
+    weight_decay: float = 0.1
+    """AdamW's weight decay; biases, norms and scales are spared."""
+    max_grad_norm: float = 1.0
+    """Longest gradient."""
+    ema: float = 0.99
+    """Decay of the weights' moving average, which is then validated and kept; 0 for none."""
+    augment: Literal["none", "light", "strong"] = "none"
+    """Picture augmentation of the stored views beyond the first."""
+    views: int = 1
+    """Stored views of each picture: more than 1 with augmentation."""
+    patience: int = 0
+    """Stop after this many epochs without a better validation; 0 never stops early."""
+    save_steps: int = 200
+    """Steps between checkpoints, beside the one at each epoch's end."""
+    seed: int = 0
+    """Seed of every random choice."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, mps."""
+    workers: int | None = None
+    """Threads that read stored features; one for each core when not given."""
+    tensorboard: bool = False
+    """Write TensorBoard logs too."""
+
+
+@dataclass
+class MatchTraining:
+    """A finished run: where its model lies, how each head's training went, and its validation scores."""
+
+    model: Path
+    outcomes: dict[str, Outcome]
+    scores: dict[str, dict[str, float]]
+    left_out: Report
+    sizes: dict[str, int]
+
+
+def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progress = silent) -> MatchTraining:
+    """Train the heads one after another on what the frozen dual encoder makes of the data, and calibrate them.
+
+    Leaves in `recipe.out`: `model/` (the dual encoder with its calibrated heads, and `cosine` beside them),
+    `recipe.yaml`, and a folder for each head with its log and checkpoint, from which `resume` goes on exactly.
+
+    Raises:
+        DataError: no usable picture, too many that cannot be used, or labelled pairs of one label alone.
+        ConfigError: settings contradict each other, or the run exists already and `resume` was not asked for.
+        ModelError: the dual encoder cannot be loaded, or does not show what a head needs.
+    """
+    from diptych import dual
+    from diptych.match_models import save_matchers
+    from diptych.recipes.match_check import Check
+    from diptych.trainer import CHECKPOINT
+
+    _check(recipe)
+    out = Path(recipe.out)
+    if any((out / name / CHECKPOINT).exists() for name in recipe.heads) and not resume:
+        raise ConfigError(f"'{out}' holds a run already; resume it, or choose another folder with out")
+    encoder = dual.load(recipe.model, recipe.device)
+    train, val, left_out = _parts(recipe, encoder, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
+    check = Check(recipe, encoder, val)
+    outcomes, matchers = _heads(recipe, encoder, train, check, progress)
+    scores = {matcher.name: check(matcher.head) for matcher in matchers}
+    sizes = {"train": len(train.pairs), "val": len(val.pairs)}
+    fresh = out / "model.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    encoder.save(fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
+    save_matchers(matchers, fresh)
+    shutil.rmtree(out / "model", ignore_errors=True)
+    fresh.rename(out / "model")
+    return MatchTraining(out / "model", outcomes, scores, left_out, sizes)
+
+
+def _check(recipe: MatchRecipe) -> None:
+    from diptych.match_heads import HEADS
+
+    if not recipe.data:
+        raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
+    if not recipe.model:
+        raise ConfigError("no dual encoder is given; set model to a training run, a directory or a hub name")
+    for name in recipe.heads:
+        if name not in HEADS:
+            raise ConfigError(f"heads: no head is called '{name}'; {did_you_mean(name, HEADS)}")
+    if recipe.batch_size < 2:
+        raise ConfigError("batch_size must be at least 2: the other pairs of a batch are its negatives")
+    if recipe.augment != "none" and recipe.views < 2:
+        raise ConfigError("augmented pictures are views beyond the first; set views to 2 or more, or augment to none")
+    for name in ("prior", "hard_share"):
+        if not 0 < getattr(recipe, name) < 1:
+            raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be above 0 and below 1")
+
+
+def _parts(recipe: MatchRecipe, encoder: DualEncoder, progress: Progress) -> tuple[Part, Part, Report]:
+    from diptych.doctor import sound
+    from diptych.formats import read_pairs
+    from diptych.labelled import is_labelled, read_labelled_pairs
+    from diptych.match_heads import HEADS
+    from diptych.recipes.match_data import store_part
+
+    labelled = read_labelled_pairs(recipe.data) if is_labelled(recipe.data) else None
+    pairs, left_out = sound(
+        labelled.pictures if labelled else read_pairs(recipe.data, recipe.format),
+        max_bad_share=recipe.max_bad_share,
+        progress=progress,
+    )
+    train, val = split_for_training(pairs, recipe.val_fraction)
+    shared: dict[str, Any] = {
+        "with_states": any(HEADS[name].needs_states for name in recipe.heads),
+        "max_tokens": recipe.max_tokens,
+        "progress": progress,
+    }
+    views: dict[str, Any] = {"augment": recipe.augment, "views": recipe.views, "seed": recipe.seed}
+    return (
+        store_part(encoder, train, labelled.of(train) if labelled else None, **shared, **views),
+        store_part(encoder, val, labelled.of(val) if labelled else None, **shared),
+        left_out,
+    )
+
+
+def _heads(
+    recipe: MatchRecipe, encoder: DualEncoder, train: Part, check: Check, progress: Progress
+) -> tuple[dict[str, Outcome], list[Matcher]]:
+    import torch
+    from safetensors.torch import load_file
+
+    from diptych.match_heads import CosineHead
+    from diptych.recipes.match_task import BEST, match_task, new_head
+    from diptych.trainer import Schedule, Trainer
+
+    outcomes = {}
+    matchers = [check.matcher(CosineHead(), "cosine")[0]]
+    settings = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
+    for name in recipe.heads:
+        torch.manual_seed(recipe.seed)
+        head, arguments = new_head(recipe, name, encoder)
+        folder = Path(recipe.out) / name
+        task = match_task(recipe, encoder, head, train, check, folder)
+        outcomes[name] = Trainer(task, Schedule(**settings, metric="score"), folder, progress).fit(resume=True)
+        head.load_state_dict(load_file(folder / BEST))
+        matchers.append(check.matcher(head.eval(), name, arguments)[0])
+    return outcomes, matchers
