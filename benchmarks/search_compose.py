@@ -54,7 +54,7 @@ def report(name: str, by_weight: Iterable[tuple[float, list[float]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="mini")
     parser.add_argument("--split", default="dev", help="dev, or val for a part of the training pictures")
     arguments = parser.parse_args()
 

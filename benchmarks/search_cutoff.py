@@ -123,7 +123,7 @@ def single(column: int, asked: list[Asked]) -> Cutoff:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="Flickr8k, or a data set with splits train and dev")
-    parser.add_argument("--model", required=True, help="a training run, a model directory, or a name")
+    parser.add_argument("--model", default="mini", help="a training run, a model directory, or a name")
     parser.add_argument("--keep", type=float, default=KEEP, help="share of the queries with a match to keep")
     parser.add_argument("--write", action="store_true", help="keep the fit in the model's diptych.json")
     parser.add_argument("--val-fraction", type=float, default=0.0833, help="as the model was trained")
