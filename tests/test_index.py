@@ -125,6 +125,18 @@ def test_a_renamed_picture_keeps_its_vector(index: Index, library: Path) -> None
     assert after["sub/moved.png"]["folder"] == to_text(library / "sub")
 
 
+def test_a_whole_library_that_moved_keeps_its_vectors(index: Index, library: Path, tmp_path: Path) -> None:
+    shutil.copy(library / "0.png", library / "copy.png")
+    index.add(library)
+    library.rename(tmp_path / "moved")
+    moved = Index(tmp_path / "moved")
+    added = moved.add(tmp_path / "moved")
+    assert (added.renamed + added.copied, added.embedded, added.new) == (7, 0, 0)
+    assert set(_rows(moved)) == {
+        path.relative_to(tmp_path / "moved").as_posix() for path in moved.folder.parent.rglob("*.png")
+    }
+
+
 def test_a_copy_takes_the_vector_and_has_a_row_of_its_own(index: Index, library: Path) -> None:
     shutil.copy(library / "0.png", library / "copy.png")
     added = index.add(library)
@@ -192,7 +204,7 @@ def test_what_a_killed_run_had_copied_of_a_renamed_picture_is_set_right(index: I
     old = table.slice(0, 1).to_pylist()[0] | row
     index.store.add(diptych.index.rows.to_table([old], index.store.identity.dim))  # as if the old row had stayed
     added = index.add(library)
-    assert (added.renamed, added.unchanged, added.gone) == (1, 5, 0)
+    assert (added.pruned, added.unchanged, added.gone) == (1, 6, 0)
     assert set(_rows(index)) & {"0.png", "moved.png"} == {"moved.png"}
 
 

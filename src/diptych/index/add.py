@@ -56,8 +56,8 @@ def add(
     counts = run.counts
     return Added(
         new=counts["new"],
-        unchanged=unchanged + counts["touched"] - tidied.moved,
-        renamed=counts["renamed"] + tidied.moved,
+        unchanged=unchanged + counts["touched"],
+        renamed=counts["renamed"],
         copied=counts["copied"],
         changed=counts["changed"],
         gone=tidied.gone,
@@ -75,7 +75,7 @@ class _Run:
         self.store, self.source, self.model, self.batch_size = store, source, model, batch_size
         self.known = Known(store, captions=source.captioned)
         self.skipped: list[Skipped] = []
-        self.left: list[str] = []  # ids of rows whose file moved on or is no picture any more
+        self.left: set[str] = set()  # ids of rows whose file moved on or is no picture any more
         self.counts: dict[Kind, int] = {"new": 0, "changed": 0, "renamed": 0, "copied": 0, "touched": 0}
         self.embedded = 0
         self._rows: dict[str, Row] = {}  # by id, still to be committed
@@ -127,11 +127,11 @@ class _Run:
     def _skip(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
         if skipped.reason not in _PASSING and self.known.holds(path_id(skipped.path)):
-            self.left.append(path_id(skipped.path))
+            self.left.add(path_id(skipped.path))
 
     def _embed(self, batch: Sequence[Prepared]) -> None:
         """Rows of a batch: what has known content takes the vector that is there, the rest goes through the model."""
-        there = self._contents([each.content for each in batch if self.known.has_content(each.content)])
+        there = self._contents(sorted({each.content for each in batch if self.known.has_content(each.content)}))
         fresh: dict[str, Prepared] = {}
         copies: list[Prepared] = []
         for each in batch:
@@ -146,23 +146,30 @@ class _Run:
                 fresh[found.content] = found
         vectors = embed(list(fresh.values()), self.model()) if fresh else ()
         for found, vector in zip(fresh.values(), vectors, strict=True):
-            there[found.content] = row = new_row(found, vector)
+            row = new_row(found, vector)
+            there[found.content] = [row]
             self._put(row, "changed" if self.known.holds(row["id"]) else "new")
         self.embedded += len(fresh)
         for each in copies:
-            self._copy(each.item, there[each.content])
+            self._copy(each.item, min(there[each.content], key=self._is_taken))
         if len(self._rows) >= _COMMIT_ROWS or time.monotonic() > self._committed_at + _COMMIT_SECONDS:
             self._commit()
 
-    def _contents(self, contents: Sequence[str]) -> dict[str, Row]:
-        """For each of these content hashes one row of the index, or of what waits to be committed."""
-        wanted = set(contents)
-        rows = {row["hash"]: row for row in self._rows.values() if row["hash"] in wanted}
-        if missing := sorted(wanted - rows.keys()):
-            for batch in self.store.table.search().where(in_list("hash", missing)).to_batches():
-                for row in sorted(batch.to_pylist(), key=lambda row: str(row["id"])):
-                    rows.setdefault(row["hash"], row)
+    def _contents(self, contents: Sequence[str]) -> dict[str, list[Row]]:
+        """For each of these content hashes that there are, the rows of the index and of what waits to be committed."""
+        rows: dict[str, list[Row]] = {}
+        for row in self._rows.values():
+            if row["hash"] in contents:
+                rows.setdefault(row["hash"], []).append(row)
+        if contents:
+            for batch in self.store.table.search().where(in_list("hash", contents)).to_batches():
+                for row in batch.to_pylist():
+                    rows.setdefault(row["hash"], []).append(row)
         return rows
+
+    def _is_taken(self, row: Row) -> tuple[bool, str]:
+        """False first for a row that a renamed file can take over."""
+        return row["id"] in self.left or not is_gone(row["path"]), row["id"]
 
     def _copy(self, item: Item, row: Row) -> None:
         """A row for another path to known content; where the old path is gone, that is a renaming."""
@@ -170,7 +177,7 @@ class _Run:
         same, known = row["id"] == key, self.known.holds(key)
         moved = not known and row["id"] not in self.left and is_gone(row["path"])
         if moved:
-            self.left.append(row["id"])
+            self.left.add(row["id"])
         kept = row.get("caption") if moved or same else None
         caption = item.caption or kept
         touched = same and caption == kept

@@ -25,7 +25,8 @@ class Added:
 
     `new` were embedded; `copied` have the content of another picture and took its vector, `renamed` that of one which
     is no longer there; `changed` have new content or a new caption; `unchanged` cost no more than a look at the file.
-    `gone` are in the index but no longer in the source, and were kept; `pruned` were taken out.
+    `gone` are in the index but no longer in the source, and were kept; `pruned` were taken out: what is gone, if that
+    was asked for, and what a renaming that was cut off had left.
     """
 
     new: int = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from diptych.errors import DataError
@@ -15,11 +16,10 @@ from diptych.index.store import Store, in_list, quoted
 
 
 class Tidied(NamedTuple):
-    """Rows that the source no longer names and that stayed, that were pruned, and that a cut-off renaming had left."""
+    """How many rows that the source no longer names stayed, and how many were taken out."""
 
     gone: int
     pruned: int
-    moved: int
 
 
 def tidy(
@@ -27,7 +27,7 @@ def tidy(
     source: Source,
     known: Known,
     skipped: Sequence[Skipped],
-    left: Iterable[str],
+    left: AbstractSet[str],
     *,
     prune: bool,
     any_named: bool,
@@ -45,13 +45,12 @@ def tidy(
             f"'{source.scope[0]}' holds none of its {len(unseen):,} indexed pictures any more, so nothing was pruned; "
             "is its drive mounted? If they are really gone, remove the index folder"
         )
-    left = set(left)
     gone = {key: row for key, row in unseen.items() if key not in left and is_gone(row["path"])}
     alive = _alive(store, {row["hash"] for row in gone.values() if row["hash"]})
     moved = {key for key, row in gone.items() if (row["hash"], row["mtime"]) in alive}
-    rest = unseen.keys() - left - moved
-    store.delete(sorted(left | moved | (rest if prune else set())))
-    return Tidied(gone=0 if prune else len(rest), pruned=len(rest) if prune else 0, moved=len(moved))
+    pruned = unseen.keys() - left if prune else moved
+    store.delete(sorted(left | pruned))
+    return Tidied(gone=len(unseen.keys() - left - pruned), pruned=len(pruned))
 
 
 def prune_gone(store: Store) -> int:
