@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from diptych.augment import augmentation, draw, names_a_side
 from diptych.cache import cache_dir
-from diptych.dual import DualEncoder, modules_identity
+from diptych.dual import DualEncoder
 from diptych.embed import VectorFile, decode_all, picture_vectors, write_vectors
 from diptych.errors import DataError
+from diptych.identity import modules_identity
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 

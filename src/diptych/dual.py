@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ from diptych import heads, towers
 from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
-from diptych.families import embedding_width, settle
+from diptych.families import embedding_width, input_size, settle
+from diptych.identity import modules_identity
 from diptych.open_clip_names import PREFIX
 from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
@@ -243,44 +243,6 @@ def _load_open_clip(source: str | Path, device: str) -> DualEncoder:
     router = Router({"image": [image], "text": [text]}, default_route="text")
     model = SentenceTransformer(modules=[router], device=str(pick_device(device)))
     return DualEncoder(model, logit_scale=logit_scale, logit_bias=logit_bias)
-
-
-def input_size(trunk: Module) -> int | None:
-    """The side in pixels of the pictures that an image trunk's preprocessing makes, or None when it does not say."""
-    if isinstance(size := getattr(trunk, "image_size", None), int):
-        return size
-    processor = getattr(trunk, "processor", None)
-    processor = getattr(processor, "image_processor", processor)
-    if (config := getattr(processor, "data_config", None)) is not None:
-        return int(config["input_size"][-1])
-    for attribute in ("crop_size", "size"):
-        size = getattr(processor, attribute, None) or {}
-        for key in ("height", "shortest_edge"):
-            if key in size:
-                return int(size[key])
-    return None
-
-
-def modules_identity(modules: Sequence[Module]) -> str:
-    """A hash of the weights and configurations, preprocessing included, of modules."""
-    digest = hashlib.sha256()
-    for module in modules:
-        digest.update(type(module).__name__.encode())
-        digest.update(json.dumps(module.get_config_dict(), sort_keys=True, default=str).encode())
-        for processor in (getattr(module, "processor", None), getattr(module, "tokenizer", None)):
-            digest.update(_describe(processor).encode())
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _describe(processor: Any) -> str:
-    if hasattr(processor, "data_config"):  # timm's
-        return json.dumps(processor.data_config, sort_keys=True, default=str)
-    if hasattr(processor, "backend_tokenizer"):
-        return f"{processor.model_max_length} {processor.backend_tokenizer.to_str()}"
-    return processor.to_json_string() if hasattr(processor, "to_json_string") else ""
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a family of checkpoints needs beyond what sentence-transformers does when it loads one."""
+"""What modules of each family do not say alike: how texts are padded and cut, and the sizes of input and output."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def embedding_width(module: Module) -> int | None:
     if isinstance(module, Transformer) and module.config.model_type in SIGLIP:
         return int(_text_config(module).projection_size)
     return module.get_embedding_dimension()
+
+
+def input_size(trunk: Module) -> int | None:
+    """The side in pixels of the pictures that an image trunk's preprocessing makes, or None when it does not say."""
+    if isinstance(size := getattr(trunk, "image_size", None), int):
+        return size
+    processor = getattr(trunk, "processor", None)
+    processor = getattr(processor, "image_processor", processor)
+    if (config := getattr(processor, "data_config", None)) is not None:
+        return int(config["input_size"][-1])
+    for attribute in ("crop_size", "size"):
+        size = getattr(processor, attribute, None) or {}
+        for key in ("height", "shortest_edge"):
+            if key in size:
+                return int(size[key])
+    return None
 
 
 def _text_config(module: Transformer) -> Any:
