@@ -19,8 +19,8 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "eval": ("measure:app", "Measure models by the field's protocols."),
     "index": ("library:index", "Index the pictures of a folder, so that they can be searched."),
     "search": ("ask:search", "Search an index: by text, by picture, by what is not wanted."),
-    "dedupe": ("ask:dedupe", "Find pictures of an index that are there more than once."),
-    "cluster": ("ask:cluster", "Group the pictures of an index by theme."),
+    "dedupe": ("groups:dedupe", "Find pictures of an index that are there more than once."),
+    "cluster": ("groups:cluster", "Group the pictures of an index by theme."),
     "match": ("match:match", "Say how likely it is that a picture and a text belong together."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
 }
