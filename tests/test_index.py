@@ -404,6 +404,7 @@ def _forking() -> Any:
     return context
 
 
+@pytest.mark.timeout(900)  # its processes import the libraries anew, which takes minutes on a busy machine
 def test_a_run_that_is_killed_loses_no_acknowledged_row_and_the_next_goes_on(
     tmp_path: Path, model_folder: Path
 ) -> None:
@@ -444,6 +445,7 @@ def _add_alone(library: str, source: str, told: Any) -> None:
     told.put("done")
 
 
+@pytest.mark.timeout(900)
 def test_a_second_writer_waits_and_a_reader_sees_whole_rows(tmp_path: Path, index: Index, model_folder: Path) -> None:
     sources = [tmp_path / name for name in ("one", "two")]
     for part, source in enumerate(sources):

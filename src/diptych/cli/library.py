@@ -110,7 +110,8 @@ def _report(library: Index, added: Added, as_json: bool, brief: bool = False) ->
     if as_json:
         print(json.dumps(added.as_dict(), indent=None if brief else 2, ensure_ascii=False), flush=True)
         return
-    say(f"{added.summary()} in {added.seconds:.1f} s ({added.pictures_per_second:,.0f} pictures a second)")
+    speed = f", {added.embedded / added.seconds:,.1f} new pictures a second" if added.embedded else ""
+    say(f"{added.summary()} in {added.seconds:.1f} s{speed}")
     if added.skipped and not brief:
         rows = [{"reason": each.reason, "file": each.path} for each in added.skipped[:_SHOWN_SKIPPED]]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in added.reasons.items())
