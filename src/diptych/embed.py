@@ -51,10 +51,10 @@ class VectorFile:
         temporary.replace(self._state)
 
     def read(self) -> np.ndarray:
-        """All rows, memory-mapped."""
+        """All rows, memory-mapped; what is written to them stays in memory."""
         if self.shape[0] == 0:
             return np.empty(self.shape, self.dtype)
-        return np.load(self._data, mmap_mode="r")
+        return np.load(self._data, mmap_mode="c")  # writable, which spares torch a copy; nothing reaches the file
 
 
 def write_vectors(
