@@ -100,8 +100,8 @@ class Query:
 def compose(vectors: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     """Several vectors as one: each made unit, then their weighted sum, made unit. (n, dim) to (dim,), float32.
 
-    Negative weights subtract. This is what rclip does (its `model.py`) but for the last step, which keeps scores
-    cosines. Example: (1, 0) with weight 3 and (0, 2) with weight -4 give (0.6, -0.8).
+    Negative weights subtract, as in rclip ("horse + stripes", "apple - fruit"); the last step keeps scores cosines.
+    Example: (1, 0) with weight 3 and (0, 2) with weight -4 give (0.6, -0.8).
 
     Raises:
         ConfigError: the parts cancel each other out.
