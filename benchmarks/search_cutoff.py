@@ -150,6 +150,8 @@ def main() -> None:
     for split in ("validation",) if arguments.validation_only else ("validation", "dev"):
         asked = fitted_on if split == "validation" else ask_all(model, pairs.split("dev"))
         counts = {name: sum(each.library == name for each in asked) for name in ("present", "absent", "alone")}
+        counts |= {"far": sum(each.kind == "far" for each in asked)}
+        counts["absent"] -= counts["far"]
         print(f"\n{split}: queries {counts}, keep {arguments.keep:g}")
         rows = [row(name, scale, asked, arguments.keep) for name, scale in scales.items()]
         print(" | ".join(rows[0]))
