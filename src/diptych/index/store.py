@@ -240,6 +240,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _connect(folder: Path) -> Any:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read once, at its import: warnings of empty clusters are no news
     return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
 
 
