@@ -29,7 +29,7 @@ FLOW = (
     *("device", "quiet", "heads", "weights", "towers", "open_clip_names", "open_clip_towers"),
     *("checkpoints", "families", "identity", "truncation", "dual", "embed"),
     *("objectives",),
-    *("labelled", "negatives", "states", "match_heads", "calibration", "matcher", "blip", "match_models"),
+    *("labelled", "negatives", "states", "match_heads", "calibration", "hubness", "matcher", "blip", "match_models"),
     *("match_table", "rerank"),
     *("classes", "prompts", "metrics", "evaluate"),
     *("batches", "adapters", "trainer", "card", "recipes"),

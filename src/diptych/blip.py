@@ -33,17 +33,17 @@ class BlipMatcher(Matcher):
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self.model = model.eval().to(device)
         encoder: Any = _BlipEncoder(self.model, processor)
-        super().__init__(encoder, _ItmHead(self.model), Calibration(1.0, 0.0, 0.0), name="itm")
+        super().__init__(encoder, _ItmHead(self.model), Calibration({"head": 1.0}, 0.0), name="itm")
 
     @torch.inference_mode()
     def _forward(self, features: dict[str, Any]) -> Encoded:
         features = {name: tensor.to(self.encoder.device) for name, tensor in features.items()}
         if "pixel_values" in features:
             hidden = self.model.vision_model(features["pixel_values"]).last_hidden_state  # (batch, patches, width)
-            return Encoded(_unit(self.model.vision_proj(hidden[:, 0])), (hidden,))
+            return self._encoded("image", _unit(self.model.vision_proj(hidden[:, 0])), (hidden,))
         ids, mask = features["input_ids"], features["attention_mask"]
         hidden = self.model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return Encoded(_unit(self.model.text_proj(hidden[:, 0])), (ids, mask))
+        return self._encoded("text", _unit(self.model.text_proj(hidden[:, 0])), (ids, mask))
 
 
 class _ItmHead(nn.Module):

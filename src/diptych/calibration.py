@@ -1,32 +1,37 @@
-"""Calibration: from what a matcher's head says to a probability that means what it says."""
+"""Calibration: from what is known of a pair to a probability that means what it says."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from diptych.errors import ConfigError, DataError
 
+EVIDENCE = ("head", "cosine", "image_hub", "text_hub")
+"""What is known of a pair: the head's logit, the cosine, and how near picture and text each are to everything."""
+
+_BOUNDS = {"head": (0, None), "cosine": (0, None), "image_hub": (None, 0), "text_hub": (None, 0)}
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a head's logit and the cosine to a probability, by logistic regression (Platt 1999) on held-out pairs.
+    """From the evidence for a pair to a probability: a weighted sum and a bias, then the sigmoid (Platt 1999).
 
     `prior` is the share of matches among the pairs that it was fitted on, and `negatives` says what the other pairs
     were: the probability is right for pairs like those. Another share of matches is a shift of the logit (`prior` of
     the call); negatives that are harder or easier are not.
     """
 
-    head: float
-    cosine: float
+    weights: dict[str, float]  # of those in EVIDENCE that count
     bias: float
     prior: float = 0.5
     negatives: dict[str, float] = field(default_factory=dict)
 
-    def logits(self, head_logits: np.ndarray, cosines: np.ndarray, prior: float | None = None) -> np.ndarray:
-        """(pairs,) calibrated logits, in the order in which candidates are ranked.
+    def logits(self, evidence: np.ndarray, prior: float | None = None) -> np.ndarray:
+        """(pairs,) logits of (pairs, 4) evidence, its columns those of `EVIDENCE`; candidates are ranked by them.
 
         Raises:
             ConfigError: the prior is not inside (0, 1).
@@ -34,45 +39,60 @@ class Calibration:
         if prior is not None and not 0 < prior < 1:
             raise ConfigError(f"prior is {prior}; it is the share of pairs that match, above 0 and below 1")
         shift = 0.0 if prior is None else logit(prior) - logit(self.prior)
-        return self.head * head_logits.astype(np.float64) + self.cosine * cosines + self.bias + shift
+        return evidence @ np.array([self.weights.get(name, 0.0) for name in EVIDENCE]) + self.bias + shift
 
-    def __call__(self, head_logits: np.ndarray, cosines: np.ndarray, prior: float | None = None) -> np.ndarray:
+    def __call__(self, evidence: np.ndarray, prior: float | None = None) -> np.ndarray:
         """(pairs,) probabilities of a match, of `prior` if given else of the prior that it was fitted on."""
-        return sigmoid(self.logits(head_logits, cosines, prior))
+        return sigmoid(self.logits(evidence, prior))
 
-    @classmethod
-    def fit(
-        cls,
-        head_logits: np.ndarray,
-        cosines: np.ndarray,
-        labels: np.ndarray,
-        *,
-        prior: float = 0.5,
-        negatives: dict[str, float] | None = None,
-        use_cosine: bool = True,
-    ) -> Calibration:
-        """Fit to (pairs,) logits, cosines and 0/1 labels, the matches weighing `prior` of all together.
 
-        With `use_cosine` false the head stands alone.
+def fit_calibration(
+    evidence: np.ndarray,
+    labels: np.ndarray,
+    *,
+    use: Sequence[str] = EVIDENCE,
+    candidates: tuple[np.ndarray, np.ndarray] | None = None,
+    prior: float = 0.5,
+    negatives: dict[str, float] | None = None,
+) -> Calibration:
+    """Fit a calibration on held-out pairs, in two steps, each of a handful of numbers.
 
-        Raises:
-            DataError: the labels are not both there.
-        """
-        from sklearn.linear_model import LogisticRegression
+    The weights among `use` are those that rank best: of each text's candidates its own picture is to come first
+    (conditional logit). Then scale, bias and the weight of the text are those that make probabilities right, matches
+    weighing `prior` of all together. Without `candidates` the second step fits all. No weight turns the order of what
+    it weighs round: heads and cosines speak for a match or not at all, hubness against it.
 
-        labels = np.asarray(labels, bool)
-        if labels.all() or not labels.any():
-            raise DataError("calibration needs pairs that match and pairs that do not; give it both")
-        weights = np.where(labels, prior / labels.sum(), (1 - prior) / (~labels).sum()) * len(labels)
-        inputs = np.stack([head_logits, cosines], axis=1).astype(np.float64)[:, : 1 + use_cosine]  # (pairs, 1 or 2)
-        center, spread = inputs.mean(axis=0), inputs.std(axis=0) + 1e-9
-        inputs = (inputs - center) / spread
-        model = LogisticRegression(C=1e4).fit(inputs, labels, sample_weight=weights)
-        if (against := model.coef_[0] < 0).any():  # what learnt nothing counts nothing, and never turns the order round
-            model.fit(np.where(against, 0.0, inputs), labels, sample_weight=weights)
-        slopes = np.maximum(model.coef_[0], 0) / spread
-        bias = float(model.intercept_[0] - (slopes * center).sum())
-        return cls(float(slopes[0]), float(slopes[1]) if use_cosine else 0.0, bias, prior, negatives or {})
+    Args:
+        evidence: (pairs, 4), its columns those of `EVIDENCE`.
+        labels: (pairs,) 1 or true for a match.
+        use: the columns that count.
+        candidates: evidence of each text's candidates, (texts, candidates, 4), and (texts,) which of them is the text's
+            own picture, -1 where none is.
+
+    Raises:
+        DataError: the labels are not both there.
+    """
+    labels = np.asarray(labels, bool)
+    if labels.all() or not labels.any():
+        raise DataError("calibration needs pairs that match and pairs that do not; give it both")
+    ranking = [EVIDENCE.index(name) for name in use if name != "text_hub"]
+    weights = np.zeros(len(EVIDENCE))
+    rest = [EVIDENCE.index(name) for name in use]
+    if candidates is not None and len(ranking) > 1 and (candidates[1] >= 0).any():
+        inside = candidates[1] >= 0
+        weights[ranking] = _rank_weights(candidates[0][inside][..., ranking], candidates[1][inside], _bounds(ranking))
+        rest = [at for at in rest if at not in ranking]
+    ranked = bool(weights.any())
+    inputs = np.concatenate([evidence[:, rest], (evidence @ weights)[:, None][:, : int(ranked)]], axis=1)
+    bounds = [*_bounds(rest), *([(0, None)] if ranked else [])]
+    balance = np.where(labels, prior / labels.sum(), (1 - prior) / (~labels).sum())
+    slopes, bias = _logistic(inputs.astype(np.float64), labels, balance, bounds)
+    if ranked:
+        weights *= slopes[-1]
+    weights[rest] = slopes[: len(rest)]
+    return Calibration(
+        {EVIDENCE[at]: float(weights[at]) for at in np.flatnonzero(weights)}, bias, prior, negatives or {}
+    )
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -83,3 +103,49 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def logit(probability: float) -> float:
     """The inverse of `sigmoid`, for a probability inside (0, 1)."""
     return math.log(probability / (1 - probability))
+
+
+Bounds = list[tuple[float | None, float | None]]
+
+
+def _bounds(columns: Sequence[int]) -> Bounds:
+    return [_BOUNDS[EVIDENCE[at]] for at in columns]
+
+
+def _rank_weights(evidence: np.ndarray, own: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """Weights by which each text's own picture is likeliest among its candidates: (columns,)."""
+    spread = evidence.std(axis=(0, 1)) + 1e-9
+    x = (evidence - evidence.mean(axis=1, keepdims=True)) / spread  # (texts, candidates, columns)
+    texts = np.arange(len(x))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = x @ w  # (texts, candidates)
+        scores -= scores.max(axis=1, keepdims=True)
+        p = np.exp(scores)
+        p /= p.sum(axis=1, keepdims=True)
+        gradient = (p[..., None] * x).sum(axis=1) - x[texts, own]  # (texts, columns)
+        return -float(np.log(p[texts, own]).mean()), gradient.mean(axis=0)
+
+    return _minimum(loss, np.zeros(x.shape[-1]), bounds) / spread
+
+
+def _logistic(inputs: np.ndarray, labels: np.ndarray, balance: np.ndarray, bounds: Bounds) -> tuple[np.ndarray, float]:
+    """Logistic regression with bounds on the slopes: (columns,) slopes and the bias."""
+    center, spread = inputs.mean(axis=0), inputs.std(axis=0) + 1e-9
+    x = np.concatenate([(inputs - center) / spread, np.ones((len(inputs), 1))], axis=1)
+    signs = np.where(labels, 1.0, -1.0)
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margins = signs * (x @ w)
+        gradient = -(balance * signs * sigmoid(-margins)) @ x
+        return float(balance @ np.logaddexp(0, -margins)), gradient
+
+    found = _minimum(loss, np.zeros(x.shape[1]), [*bounds, (None, None)])
+    slopes = found[:-1] / spread
+    return slopes, float(found[-1] - slopes @ center)
+
+
+def _minimum(loss: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, bounds: Bounds) -> np.ndarray:
+    from scipy.optimize import minimize
+
+    return minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
@@ -15,6 +16,7 @@ from diptych.calibration import Calibration
 from diptych.checkpoints import model_directory
 from diptych.dual import CARD
 from diptych.errors import ModelError, did_you_mean
+from diptych.hubness import Banks
 from diptych.match_heads import HEADS, CosineHead
 from diptych.matcher import Matcher
 
@@ -34,12 +36,22 @@ def save_matchers(matchers: Sequence[Matcher], path: str | Path, *, half: bool =
     if not (path / CARD).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
     card = json.loads((path / CARD).read_text("utf-8"))
+    banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
         f"{matcher.name}.{name}": (tensor.half() if half else tensor).contiguous()
         for matcher in matchers
         for name, tensor in matcher.head.state_dict().items()
     }
-    told = {m.name: {"settings": m.settings, "calibration": asdict(m.calibration)} for m in matchers}
+    for name, tensor in banks.state_dict().items() if banks else ():
+        weights[f"bank.{name}"] = (tensor.half() if half else tensor).contiguous()
+    told = {
+        m.name: {
+            "settings": m.settings,
+            "calibration": asdict(m.calibration),
+            "sharpness": m.banks.sharpness if m.banks else None,
+        }
+        for m in matchers
+    }
     save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
     text = json.dumps({**card, "kind": "matcher", "matcher": told}, indent=2) + "\n"
     temporary = path / f"{CARD}.tmp"
@@ -79,12 +91,12 @@ def load_matcher(name: str | Path, head: str | None = None, device: str = "auto"
     encoder = dual.load(name, device)
     told = json.loads((path / CARD).read_text("utf-8"))["matcher"][chosen]
     try:
+        weights = {key: value.float() for key, value in load_file(path / WEIGHTS).items()}
         module = CosineHead() if chosen == "cosine" else HEADS[chosen](**told["settings"])
-        prefix = f"{chosen}."
-        weights = load_file(path / WEIGHTS) if chosen != "cosine" else {}
-        own = {key.removeprefix(prefix): value.float() for key, value in weights.items() if key.startswith(prefix)}
-        module.load_state_dict(own)
+        own = {key: value for key, value in weights.items() if key.startswith(f"{chosen}.")}
+        module.load_state_dict({key.removeprefix(f"{chosen}."): value for key, value in own.items()})
+        banks = Banks(weights["bank.image"], weights["bank.text"], told["sharpness"]) if told["sharpness"] else None
         calibration = Calibration(**told["calibration"])
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load matcher '{name}': {str(error).splitlines()[0]}") from error
-    return Matcher(encoder, module, calibration, name=chosen, settings=told["settings"])
+    return Matcher(encoder, module, calibration, name=chosen, settings=told["settings"], banks=banks)

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diptych.calibration import Calibration, sigmoid
+from diptych.calibration import EVIDENCE, Calibration, sigmoid
 from diptych.dual import DualEncoder
 from diptych.embed import decode_all
 from diptych.errors import ConfigError, DataError
+from diptych.hubness import Banks
 from diptych.match_heads import Side
 from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
@@ -30,9 +31,10 @@ _BLOCK = 512  # pairs compared at once
 
 @dataclass
 class Encoded:
-    """Pictures or texts as a matcher keeps them: their vectors (items, dim), and what its head made of them."""
+    """Pictures or texts as a matcher keeps them: their vectors (items, dim), hubness (items,), what its head made."""
 
     vectors: Tensor
+    hubness: Tensor
     side: Side
 
     def __len__(self) -> int:
@@ -42,11 +44,15 @@ class Encoded:
     def join(cls, parts: Sequence[Encoded]) -> Encoded:
         """Several batches as one; texts are padded to the longest of all."""
         sides = zip(*(part.side for part in parts), strict=True)
-        return cls(torch.cat([part.vectors for part in parts]), tuple(_joined(list(tensors)) for tensors in sides))
+        return cls(
+            torch.cat([part.vectors for part in parts]),
+            torch.cat([part.hubness for part in parts]),
+            tuple(_joined(list(tensors)) for tensors in sides),
+        )
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Encoded:
         at = torch.as_tensor(np.asarray(rows, np.int64), device=self.vectors.device)
-        return Encoded(self.vectors[at], tuple(tensor[at] for tensor in self.side))
+        return Encoded(self.vectors[at], self.hubness[at], tuple(tensor[at] for tensor in self.side))
 
 
 class Matcher:
@@ -63,9 +69,11 @@ class Matcher:
         *,
         name: str,
         settings: dict[str, Any] | None = None,
+        banks: Banks | None = None,
     ) -> None:
         self.encoder, self.calibration, self.name, self.settings = encoder, calibration, name, settings or {}
         self.head: Any = head.eval().to(encoder.device)
+        self.banks = banks.to(encoder.device) if banks else None
 
     def predict(self, images: Sequence[Image.Image], texts: Sequence[str], *, prior: float | None = None) -> np.ndarray:
         """The probability that each picture and the text beside it match: (pairs,) float64 in [0, 1].
@@ -128,7 +136,7 @@ class Matcher:
         batches = progress(prefetch(starts, prepare), len(starts), "encoding pictures")
         return Encoded.join([self._forward(features) for features in batches])
 
-    def encode_vectors(self, vectors: np.ndarray) -> Encoded:
+    def encode_vectors(self, modality: str, vectors: np.ndarray) -> Encoded:
         """Pictures or texts by the vectors that the dual encoder gave them before, (items, dim); nothing is decoded.
 
         Raises:
@@ -137,7 +145,7 @@ class Matcher:
         if self.head.needs_states:
             raise ConfigError(f"the head '{self.name}' needs the pictures themselves; use the head 'pair'")
         kept = torch.from_numpy(np.array(vectors, np.float32)).to(self.encoder.device)
-        return Encoded(kept, (kept,))
+        return self._encoded(modality, kept, (kept,))
 
     def _encode(self, inputs: Any) -> Encoded:
         return self._forward(self.encoder.preprocess(inputs))
@@ -147,7 +155,7 @@ class Matcher:
         modality = "image" if "pixel_values" in features else "text"
         if not self.head.needs_states:
             vectors = self.encoder.embed(features)
-            return Encoded(vectors, (vectors,))
+            return self._encoded(modality, vectors, (vectors,))
         states = embed_states(self.encoder, features)
         return self.encode_states(modality, states)
 
@@ -155,7 +163,12 @@ class Matcher:
     def encode_states(self, modality: str, states: States) -> Encoded:
         """States that the towers gave before, encoded; patches and tokens are kept in half precision."""
         side = self.head.encode(modality, states)
-        return Encoded(states.vectors, tuple(tensor.half() if tensor.ndim > 2 else tensor for tensor in side))
+        kept = tuple(tensor.half() if tensor.ndim > 2 else tensor for tensor in side)
+        return self._encoded(modality, states.vectors, kept)
+
+    def _encoded(self, modality: str, vectors: Tensor, side: Side) -> Encoded:
+        hubness = self.banks.hubness(modality, vectors) if self.banks else vectors.new_zeros(len(vectors))
+        return Encoded(vectors, hubness, side)
 
     # comparing
 
@@ -163,12 +176,7 @@ class Matcher:
         self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray, *, prior: float | None = None
     ) -> np.ndarray:
         """Calibrated logits of pairs: (pairs,) for pictures `rows` and texts `columns`."""
-        parts = [
-            self._compare(images.take(rows[at : at + _BLOCK]), texts.take(columns[at : at + _BLOCK]))
-            for at in range(0, len(rows), _BLOCK)
-        ]
-        head, cosine = (np.concatenate(values) for values in zip(*parts, strict=True))
-        return self.calibration.logits(head, cosine, prior)
+        return self.calibration.logits(self.evidence(images, texts, rows, columns), prior)
 
     def probabilities(
         self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray, *, prior: float | None = None
@@ -176,11 +184,18 @@ class Matcher:
         """Probabilities of pairs: (pairs,) for pictures `rows` and texts `columns`."""
         return sigmoid(self.logits(images, texts, rows, columns, prior=prior))
 
+    def evidence(self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """What the calibration weighs: (pairs, 4) float64, its columns those of `calibration.EVIDENCE`."""
+        blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
+        parts = [self._compare(images.take(rows[block]), texts.take(columns[block])) for block in blocks]
+        return np.concatenate(parts) if parts else np.empty((0, len(EVIDENCE)))
+
     @torch.inference_mode()
-    def _compare(self, images: Encoded, texts: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    def _compare(self, images: Encoded, texts: Encoded) -> np.ndarray:
         head = self.head.pairs(_full(images.side), _full(texts.side))
         cosine = (images.vectors * texts.vectors).sum(-1)
-        return head.cpu().numpy(), cosine.cpu().numpy()
+        known = torch.stack([head.float(), cosine, images.hubness, texts.hubness], dim=1)  # (pairs, 4)
+        return known.cpu().numpy().astype(np.float64)
 
 
 def _full(side: Side) -> Side:

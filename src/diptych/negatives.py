@@ -74,8 +74,8 @@ def hard_negatives(
 ) -> np.ndarray:
     """For each caption `count` pictures out of the `share` that a dual encoder finds most similar: (captions, count).
 
-    A share and not a number, so that "hard" means the same in small and large sets; it is at least `count` pictures
-    where there are so many. Each is drawn with the same chance, and one may come twice.
+    A share and not a number, so that "hard" means the same in small and large sets; it is at least one picture. Each
+    is drawn with the same chance, and one may come twice.
 
     Args:
         image_vectors: (pictures, dim) unit vectors.
@@ -85,7 +85,7 @@ def hard_negatives(
         DataError: a caption is known to describe every picture.
     """
     random = np.random.default_rng([seed, 2])
-    nearest = max(count, round(share * matches.pictures), 1)
+    nearest = max(1, round(share * matches.pictures))
     rows = np.empty((len(matches.captions), count), np.int64)
     for start in range(0, len(rows), _BLOCK):
         scores = text_vectors[start : start + _BLOCK] @ image_vectors.T  # (block, pictures)

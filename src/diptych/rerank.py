@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diptych.matcher import Encoded, Matcher
 
@@ -29,14 +30,33 @@ def reranked_ranks(
 
 
 def _ranks(matcher: Matcher, images: Encoded, texts: Encoded, owner: np.ndarray, first: int) -> np.ndarray:
-    cosines = texts.vectors @ images.vectors.T  # (texts, pictures)
+    cosines, found = _found(images, texts, first)
     at = torch.from_numpy(owner).to(cosines.device)
-    own = cosines.gather(1, at[:, None])
-    ranks = (cosines >= own).sum(1)  # its own among them
-    nearest = cosines.topk(first, dim=1).indices  # (texts, first)
+    ranks = (cosines >= cosines.gather(1, at[:, None])).sum(1).cpu().numpy()  # its own among them
     columns = np.repeat(np.arange(len(texts)), first)
-    logits = matcher.logits(images, texts, nearest.flatten().cpu().numpy(), columns).reshape(-1, first)
-    is_own = (nearest == at[:, None]).cpu().numpy()
+    logits = matcher.logits(images, texts, found.ravel(), columns).reshape(-1, first)
+    is_own = found == owner[:, None]
     own_logits = np.where(is_own, logits, -np.inf).max(axis=1, keepdims=True)
-    again = (logits >= own_logits).sum(axis=1)
-    return np.where(is_own.any(axis=1), again, ranks.cpu().numpy())
+    return np.where(is_own.any(axis=1), (logits >= own_logits).sum(axis=1), ranks)
+
+
+def _found(images: Encoded, texts: Encoded, first: int) -> tuple[Tensor, np.ndarray]:
+    """Cosines (texts, pictures), and the rows of the `first` nearest pictures of each text."""
+    cosines = texts.vectors @ images.vectors.T
+    return cosines, cosines.topk(first, dim=1).indices.cpu().numpy()
+
+
+def nearest(
+    matcher: Matcher, images: Encoded, texts: Encoded, owner: np.ndarray, first: int = FIRST
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence of each text's nearest pictures, (texts, first, 4), and which is its own: (texts,), -1 where none is."""
+    first = min(first, len(images))
+    parts, own = [], []
+    for start in range(0, len(texts), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(texts)))
+        _, found = _found(images, texts.take(block), first)
+        evidence = matcher.evidence(images, texts, found.ravel(), np.repeat(block, first))
+        parts.append(evidence.reshape(len(block), first, -1))
+        is_own = found == np.asarray(owner)[block, None]
+        own.append(np.where(is_own.any(axis=1), is_own.argmax(axis=1), -1))
+    return np.concatenate(parts), np.concatenate(own)

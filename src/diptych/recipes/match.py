@@ -120,6 +120,7 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
         ModelError: the dual encoder cannot be loaded, or does not show what a head needs.
     """
     from diptych import dual
+    from diptych.hubness import SHARPNESS, Banks
     from diptych.match_models import save_matchers
     from diptych.recipes.match_check import Check
     from diptych.trainer import CHECKPOINT
@@ -132,7 +133,8 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
     train, val, left_out = _parts(recipe, encoder, progress)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
-    check = Check(recipe, encoder, val)
+    banks = Banks.sample(train.image_vectors, train.text_vectors, SHARPNESS * encoder.logit_scale, seed=recipe.seed)
+    check = Check(recipe, encoder, val, banks)
     outcomes, matchers = _heads(recipe, encoder, train, check, progress)
     scores = {matcher.name: check(matcher.head) for matcher in matchers}
     sizes = {"train": len(train.pairs), "val": len(val.pairs)}

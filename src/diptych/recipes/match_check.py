@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from diptych.calibration import Calibration
+from diptych.calibration import EVIDENCE, Calibration, fit_calibration
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
+from diptych.hubness import Banks
 from diptych.match_heads import CosineHead
 from diptych.matcher import Encoded, Matcher
 from diptych.metrics.matching import matching_metrics
 from diptych.negatives import judged_pairs
 from diptych.recipes.match import MatchRecipe
 from diptych.recipes.match_data import Part
-from diptych.rerank import reranked_ranks
+from diptych.rerank import nearest, reranked_ranks
 
 _BLOCK = 256  # pictures or texts encoded at once
 
@@ -27,8 +28,8 @@ class Check:
     Its pairs are each caption with its own picture, with a random negative and with a hard one; or the labelled pairs.
     """
 
-    def __init__(self, recipe: MatchRecipe, encoder: DualEncoder, part: Part) -> None:
-        self.recipe, self.encoder, self.part = recipe, encoder, part
+    def __init__(self, recipe: MatchRecipe, encoder: DualEncoder, part: Part, banks: Banks) -> None:
+        self.recipe, self.encoder, self.part, self.banks = recipe, encoder, part, banks
         self.negatives: dict[str, float] = {"labelled": 1.0}
         if part.labels is not None:
             self.rows, self.texts, self.labels = part.rows, np.arange(len(part.texts)), np.asarray(part.labels, bool)
@@ -49,15 +50,20 @@ class Check:
         self, head: Any, name: str = "", settings: dict[str, Any] | None = None
     ) -> tuple[Matcher, Encoded, Encoded]:
         """The head with a calibration fitted to the validation pairs, and their pictures and texts encoded by it."""
-        plain = Matcher(self.encoder, head, Calibration(1.0, 0.0, 0.0), name=name, settings=settings)
+        is_cosine = isinstance(head, CosineHead)
+        banks = None if is_cosine else self.banks
+        plain = Matcher(self.encoder, head, Calibration({"head": 1.0}, 0.0), name=name, settings=settings, banks=banks)
         images = _encoded(plain, "image", len(self.part.pairs), self.part.images)
         texts = _encoded(plain, "text", len(self.part.texts), self.part.captions)
-        logits = plain.logits(images, texts, self.rows, self.texts)
-        cosines = (images.vectors[self.rows] * texts.vectors[self.texts]).sum(-1).cpu().numpy()
-        told: dict[str, Any] = {"prior": self.recipe.prior, "negatives": self.negatives}
-        alone = isinstance(head, CosineHead)
-        calibration = Calibration.fit(logits, cosines, self.labels, use_cosine=not alone, **told)
-        return Matcher(self.encoder, head, calibration, name=name, settings=settings), images, texts
+        plain.calibration = fit_calibration(
+            plain.evidence(images, texts, self.rows, self.texts),
+            self.labels,
+            use=("cosine",) if is_cosine else EVIDENCE,
+            candidates=None if self.part.labels is not None else nearest(plain, images, texts, self.part.rows),
+            prior=self.recipe.prior,
+            negatives=self.negatives,
+        )
+        return plain, images, texts
 
     def __call__(self, head: Any) -> dict[str, float]:
         """AUC, AP, Brier and ECE of the calibrated head and, for captions, text-to-image recall after re-ranking; in %.
