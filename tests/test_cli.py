@@ -331,3 +331,79 @@ def test_the_version_is_printed(run: Run) -> None:
     import diptych
 
     assert run("--version").out.strip() == diptych.__version__
+
+
+# matching
+
+
+@pytest.fixture(scope="module")
+def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny matcher on the tiny model, trained by the command line."""
+    out = tmp_path_factory.mktemp("matcher") / "run"
+    settings = ["--val-fraction", "0.25", "--epochs", "2", "--batch-size", "8", "--dim", "16", "--hidden", "16"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "match", "--model", f"{model}", "--data", f"{scenes}", "--out", f"{out}", *settings])
+    assert not ended.value.code
+    return out
+
+
+def test_match_says_how_likely_each_text_is(run: Run, matcher: Path, scenes: Path) -> None:
+    picture = next((scenes / "images").iterdir())
+    ended = run("match", picture, "a red circle", "a blue star", "--model", matcher)
+    assert ended.code == 0, ended.err
+    assert "a red circle" in ended.out
+    assert "P(match)" in ended.out
+
+
+def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (scenes / "images").iterdir())[:2]
+    (tmp_path / "images").symlink_to(scenes / "images")
+    (tmp_path / "pairs.csv").write_text(f"image,caption\n{names[0]},a red circle\n{names[1]},a star\ngone.png,a cat\n")
+    ended = run("match", "--pairs", "pairs.csv", "--out", "found.csv", "--model", matcher, "--head", "pair")
+    assert ended.code == 0, ended.err
+    assert "1 without a probability" in ended.out
+    lines = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
+    assert lines[0] == ["image", "caption", "probability"]
+    assert [line[:2] for line in lines[1:]] == [[names[0], "a red circle"], [names[1], "a star"], ["gone.png", "a cat"]]
+    assert [0 < float(line[2]) < 1 for line in lines[1:3]] == [True, True]
+    assert lines[3][2] == ""
+
+
+def test_match_without_text_or_without_a_matcher_says_what_to_do(run: Run, matcher: Path, model: Path) -> None:
+    assert "no text is given" in run("match", "photo.jpg", "--model", matcher).err
+    assert "give a picture and a text" in run("match", "--model", matcher).err
+    ended = run("match", "photo.jpg", "a dog", "--model", model)
+    assert ended.code == 1
+    assert "diptych train match" in ended.err
+
+
+def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
+    run: Run, matcher: Path, scenes: Path, tmp_path: Path
+) -> None:
+    words = ("eval", "match", matcher, "--data", scenes, "--split", "all", "--resamples", "5")
+    ended = run(*words, "--plots", "plots", "--precision", "0.4")
+    assert ended.code == 0, ended.err
+    for told in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
+        assert told in ended.out
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        *("precision_recall.png", "reliability.png", "roc.png")
+    ]
+    with Image.open(tmp_path / "plots" / "reliability.png") as plot:
+        assert plot.width > 600
+    scores = json.loads(run(*words, "--json").out)
+    low, high = scores["hard"]["auc_interval"]
+    assert 0 <= low <= scores["hard"]["auc"] <= high <= 1
+
+
+def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
+    run: Run, matcher: Path, scenes: Path, tmp_path: Path
+) -> None:
+    ended = run("data", "audit", scenes, "--model", matcher, "--worst", "5", "--page", "a.html", "--table", "a.csv")
+    assert ended.code == 0, ended.err
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    found = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    assert len(found) == 240
+    assert found == sorted(found)
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<img ") == 5
+    assert "least likely describe" in page

@@ -18,7 +18,10 @@ _BOUNDS = {"head": (0, None), "cosine": (0, None), "image_hub": (None, 0), "text
 
 @dataclass(frozen=True)
 class Calibration:
-    """From the evidence for a pair to a probability: a weighted sum and a bias, then the sigmoid (Platt 1999).
+    """From the evidence for a pair to a probability: a weighted sum, then a curve that never falls, then the sigmoid.
+
+    Sum and sigmoid are Platt's (1999). The curve, lines between the `knots` (x, y), is what isotonic regression
+    (Zadrozny and Elkan 2002) adds: however sure a sum is, of pairs that look alike only so many match.
 
     `prior` is the share of matches among the pairs that it was fitted on, and `negatives` says what the other pairs
     were: the probability is right for pairs like those. Another share of matches is a shift of the logit (`prior` of
@@ -27,6 +30,7 @@ class Calibration:
 
     weights: dict[str, float]  # of those in EVIDENCE that count
     bias: float
+    knots: tuple[tuple[float, float], ...] = ()
     prior: float = 0.5
     negatives: dict[str, float] = field(default_factory=dict)
 
@@ -39,7 +43,8 @@ class Calibration:
         if prior is not None and not 0 < prior < 1:
             raise ConfigError(f"prior is {prior}; it is the share of pairs that match, above 0 and below 1")
         shift = 0.0 if prior is None else logit(prior) - logit(self.prior)
-        return evidence @ np.array([self.weights.get(name, 0.0) for name in EVIDENCE]) + self.bias + shift
+        sums = evidence @ np.array([self.weights.get(name, 0.0) for name in EVIDENCE]) + self.bias  # (pairs,)
+        return _bent(sums, np.array(self.knots)) + shift
 
     def __call__(self, evidence: np.ndarray, prior: float | None = None) -> np.ndarray:
         """(pairs,) probabilities of a match, of `prior` if given else of the prior that it was fitted on."""
@@ -55,11 +60,12 @@ def fit_calibration(
     prior: float = 0.5,
     negatives: dict[str, float] | None = None,
 ) -> Calibration:
-    """Fit a calibration on held-out pairs, in two steps, each of a handful of numbers.
+    """Fit a calibration on held-out pairs, in three steps, each of a handful of numbers.
 
     The weights among `use` are those that rank best: of each text's candidates its own picture is to come first
     (conditional logit). Then scale, bias and the weight of the text are those that make probabilities right, matches
-    weighing `prior` of all together. Without `candidates` the second step fits all. No weight turns the order of what
+    weighing `prior` of all together. Without `candidates` the second step fits all. Last the curve is bent to the share
+    of matches that is found. No weight turns the order of what
     it weighs round: heads and cosines speak for a match or not at all, hubness against it.
 
     Args:
@@ -90,9 +96,9 @@ def fit_calibration(
     if ranked:
         weights *= slopes[-1]
     weights[rest] = slopes[: len(rest)]
-    return Calibration(
-        {EVIDENCE[at]: float(weights[at]) for at in np.flatnonzero(weights)}, bias, prior, negatives or {}
-    )
+    told = {EVIDENCE[at]: float(weights[at]) for at in np.flatnonzero(weights)}
+    knots = _knots(evidence @ weights + bias, labels, balance)
+    return Calibration(told, bias, knots, prior, negatives or {})
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -103,6 +109,37 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def logit(probability: float) -> float:
     """The inverse of `sigmoid`, for a probability inside (0, 1)."""
     return math.log(probability / (1 - probability))
+
+
+_BINS = 16
+_LEAST_SLOPE = 0.02  # so that no two sums become one
+
+
+def _bent(sums: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Sums on the curve; below its first knot the slope is 1, as Platt has it, and above the last it is nearly flat."""
+    if not len(knots):
+        return sums
+    x, y = knots.T
+    beyond = np.minimum(sums - x[0], 0) + _LEAST_SLOPE * np.maximum(sums - x[-1], 0)
+    return np.interp(sums, x, y) + beyond
+
+
+def _knots(sums: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """The share of matches, as a logit, in bins of equally many pairs, made to rise by isotonic regression."""
+    from sklearn.isotonic import IsotonicRegression
+
+    bins = np.array_split(np.argsort(sums, kind="stable"), max(1, min(_BINS, len(sums) // 20)))
+    x = np.array([np.average(sums[part], weights=balance[part]) for part in bins])
+    if len(bins) < 2 or not (np.diff(x) > 1e-6).all():
+        return ()
+    mass = np.array([balance[part].sum() for part in bins])
+    one = balance.mean()  # one pair more, half a match, so that no share is 0 or 1
+    share = np.array([(balance[part] * labels[part]).sum() + one / 2 for part in bins]) / (mass + one)
+    rising = IsotonicRegression().fit_transform(np.arange(len(bins)), share, sample_weight=mass)
+    y = np.log(rising / (1 - rising))
+    steps = np.maximum(np.diff(y), _LEAST_SLOPE * np.diff(x))
+    y = np.concatenate([y[:1], y[0] + np.cumsum(steps)])
+    return tuple(zip(x.tolist(), y.tolist(), strict=True))
 
 
 Bounds = list[tuple[float | None, float | None]]

@@ -93,7 +93,10 @@ class CrossHead(nn.Module):
     def __init__(self, image_width: int, text_width: int, dim: int = 256, dropout: float = 0.4) -> None:
         super().__init__()
         self.sides = nn.ModuleDict(
-            {"image": _Projection(image_width, dim, dropout), "text": _Projection(text_width, dim, dropout)}
+            {
+                "image": _Projection(image_width, dim, dropout, context=False),
+                "text": _Projection(text_width, dim, dropout, context=True),
+            }
         )
         self.sharpness = nn.Parameter(torch.tensor([2.0, 2.0]))  # logarithms of what the cosines are multiplied with
         self.scales = nn.Parameter(torch.tensor([10.0, 10.0]))
@@ -127,19 +130,29 @@ class CrossHead(nn.Module):
 
 
 class _Projection(nn.Module):
-    """States to unit vectors of the head's own space, and how much each of them counts."""
+    """States to unit vectors of the head's own space, and how much each of them counts.
 
-    def __init__(self, width: int, dim: int, dropout: float) -> None:
+    With `context` each state is mixed with its two neighbours, so that "red" and "car" become a red car.
+    """
+
+    def __init__(self, width: int, dim: int, dropout: float, *, context: bool) -> None:
         super().__init__()
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         self.project, self.weigh = nn.Linear(width, dim), nn.Linear(width, 1)
+        self.context = nn.Conv1d(dim, dim, 3, padding=1) if context else None
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
 
     def forward(self, states: States) -> Side:
+        mask = states.mask
         hidden = self.dropout(self.norm(states.states))  # (items, length, width)
-        weights = self.weigh(hidden).squeeze(-1).masked_fill(~states.mask, -torch.inf)  # (items, length)
-        return functional.normalize(self.project(hidden), dim=-1), weights.softmax(dim=-1)
+        weights = self.weigh(hidden).squeeze(-1).masked_fill(~mask, -torch.inf)  # (items, length)
+        projected = self.project(hidden)  # (items, length, dim)
+        if self.context is not None:
+            projected = projected * mask.unsqueeze(-1)
+            mixed = self.context(projected.transpose(1, 2)).transpose(1, 2)
+            projected = projected + functional.gelu(mixed)
+        return functional.normalize(projected, dim=-1), weights.softmax(dim=-1)
 
 
 def _attended(cosines: Tensor, sharpness: Tensor, keys: Tensor, padding: Tensor | None, axes: str) -> Tensor:

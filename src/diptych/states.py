@@ -1,4 +1,4 @@
-"""What the towers know before they pool: a state for each patch of a picture and each token of a text."""
+"""What the towers know of the parts: a state for each patch of a picture and each token of a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers.base.modules import Router
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +25,7 @@ _WHOLE = {"image": "vision_model", "text": "text_model"}  # the towers inside a 
 
 @dataclass
 class States:
-    """A batch of pictures or texts: their unit vectors, and the states that these were pooled from.
+    """A batch of pictures or texts: their unit vectors, and the states of their parts.
 
     `vectors` is (batch, dim), as `DualEncoder.embed` gives them; `states` is (batch, length, width), zero in the places
     that pad a text.
@@ -45,7 +44,11 @@ class States:
 
 
 def embed_states(model: DualEncoder, features: dict[str, Any]) -> States:
-    """Preprocessed pictures or texts through their tower, once: their vectors and the states before pooling.
+    """Preprocessed pictures or texts through their tower, once: their vectors, and the states of patches or tokens.
+
+    Patches are those of the image tower's last layer. Tokens are the text tower's word embeddings: its later states
+    know the training captions by heart where it was fine-tuned on them, and a head that learns from them learns little
+    that holds for others.
 
     Raises:
         ModelError: the tower does not show its states (open_clip's do not).
@@ -54,31 +57,33 @@ def embed_states(model: DualEncoder, features: dict[str, Any]) -> States:
     features = model.to_device(features)
     trunk, *rest = model.route(modality)
     network: Any = getattr(trunk, "model", None)
-    if hasattr(network, "timm_model"):
+    tower = getattr(network, _WHOLE[modality], network)
+    if modality == "text" and hasattr(tower, "get_input_embeddings"):
+        states = tower.get_input_embeddings()(features["input_ids"])
+        if "attention_mask" in features:
+            states = states * features["attention_mask"].unsqueeze(-1)
+        features = trunk(features)
+    elif hasattr(network, "timm_model"):
         output = network(pixel_values=features["pixel_values"])
         states, features[EMBEDDING] = output.last_hidden_state, output.pooler_output
-    elif isinstance(model.model[0], Router) and rest:
-        features = trunk(features)
-        states = features["token_embeddings"]
-    elif hasattr(network, _WHOLE[modality]):
+    elif tower is not network:
         caught: list[Any] = []
-        tower = getattr(network, _WHOLE[modality])
         hook = tower.register_forward_hook(lambda module, inputs, output: caught.append(output.last_hidden_state))
         try:
             features = trunk(features)
         finally:
             hook.remove()
         states = caught[0]
+    elif modality == "image" and rest and network is not None:
+        features = trunk(features)
+        states = features["token_embeddings"]
     else:
-        raise ModelError(
-            f"a {type(trunk).__name__} does not show the states of its {modality} tower; use the pair head"
-        )
+        kind = type(trunk).__name__
+        raise ModelError(f"a {kind} does not show the states of its {modality} tower; train the head 'pair' alone")
     for module in rest:
         features = module(features)
     if states.ndim == 4:  # a convolutional grid: (batch, width, rows, columns)
         states = states.flatten(2).transpose(1, 2)
-    if modality == "text" and "attention_mask" in features:
-        states = states * features["attention_mask"].unsqueeze(-1)
     return States(functional.normalize(features[EMBEDDING].float(), dim=-1), states.float())
 
 

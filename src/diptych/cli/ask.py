@@ -40,6 +40,7 @@ def search(
     keep: float = KEEP,
     nearest: Flag = False,
     fold: bool = True,
+    rerank: int = 0,
     out: Path | None = None,
     paths: Flag = False,
     null: Annotated[bool, Parameter(("--null", "-0"), negative="")] = False,
@@ -78,6 +79,8 @@ def search(
         Show the nearest pictures, whether they match or not.
     fold
         Show copies of one picture once.
+    rerank
+        Look again at so many of the first pictures with the model's matcher, and put those in its order: 50, say.
     out
         Also write the pictures to an HTML page (.html) or a contact sheet (.png).
     paths
@@ -104,7 +107,7 @@ def search(
     )
     library = open_index(index, device)
     results = library.search(
-        query, k=k, page=page, filters=filters, sort=sort, keep=None if nearest else keep, fold=fold
+        query, k=k, page=page, filters=filters, sort=sort, keep=None if nearest else keep, fold=fold, rerank=rerank
     )
     written = save_if_asked(gallery_of(results), out)
     if as_json:
@@ -132,6 +135,7 @@ def _print_results(results: Results, written: list[Path]) -> None:
             "size": f"{hit.width} × {hit.height}" if hit.width else "",
             "caption": (hit.caption or "").split("\n")[0],
             "score": f"{hit.score:.3f}",
+            "P(match)": "" if hit.match is None else f"{hit.match:.3f}",
         }
         for rank, hit in enumerate(results, results.first_rank)
     ]

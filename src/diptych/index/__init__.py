@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from diptych.progress import Progress, silent
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
     from diptych.index.results import Results
+    from diptych.matcher import Matcher
 
 __all__ = [
     "Added",
@@ -137,6 +139,17 @@ class Index:
                 self.store.identity.check(made, self.folder)
                 self._model = model
             return self._model
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The matcher of the model that made the index, loaded when first asked for.
+
+        Raises:
+            ModelError: the model has none, or cannot be loaded.
+        """
+        from diptych.match_models import load_matcher
+
+        return load_matcher(self.store.identity.name, device=self._device)
 
     def __len__(self) -> int:
         return len(self.store)

@@ -20,6 +20,7 @@ from diptych.index.matrix import matrix
 from diptych.index.nearest import nearest
 from diptych.index.paths import path_id, to_text
 from diptych.index.query import Query, query_vector
+from diptych.index.reorder import rerank_hits, text_to_match
 from diptych.index.results import Hit, Results
 from diptych.index.store import Store, in_list
 from diptych.index.vocabulary import vocabulary_vectors
@@ -47,6 +48,7 @@ def search(
     sort: Sort = "score",
     keep: float | None = KEEP,
     fold: bool = True,
+    rerank: int = 0,
 ) -> Results:
     """The pictures of an index that match a query, `k` a page.
 
@@ -54,16 +56,19 @@ def search(
     find one, so less is stricter; None gives the nearest pictures whether they match or not. A query by pictures or
     rows has no such cutoff: what is nearest to a picture is what was asked for. The rows of the query themselves are
     not found. With `fold`, copies of a picture are one hit. Sorting by date sorts what matches. `where` is an SQL
-    condition on the columns of the index, for what `filters` lacks: never build it of others' input.
+    condition on the columns of the index, for what `filters` lacks: never build it of others' input. The first `rerank`
+    hits of a query by one text are put in the order of the model's matcher, which looks at the pictures again.
 
     Raises:
         ConfigError: `k`, `page`, `sort` or `keep` is out of range, or `where` is not SQL that the index understands.
         DataError: a row of the query is not in the index.
         ImageError: a picture of the query cannot be decoded.
-        ModelError: the model that made the index cannot be loaded, or has changed.
+        ModelError: the model that made the index cannot be loaded, has changed, or has no matcher to re-rank by.
     """
     if k < 1 or page < 1 or k * page > MOST:
         raise ConfigError(f"k is {k} and page {page}; both must be at least 1, and k * page at most {MOST:,}")
+    if rerank < 0 or rerank > MOST or (rerank and sort != "score"):
+        raise ConfigError(f"rerank is {rerank} and sort '{sort}'; it is 0 to {MOST:,}, and orders by score alone")
     if sort not in get_args(Sort):
         raise ConfigError(f"sort is '{sort}'; valid: {', '.join(get_args(Sort))}")
     query = Query.of(query) if isinstance(query, str) else query
@@ -72,8 +77,10 @@ def search(
     vector = _vector(index, asked)
     gate = _gate(index, asked, vector, keep)
     searched = _count(index.store, condition)
-    wanted = k * page if sort == "score" else MOST
+    wanted = max(k * page, rerank) if sort == "score" else MOST
     hits, more, best = _hits(index.store, vector, condition, gate, wanted, fold)
+    if rerank:
+        hits = rerank_hits(hits, text_to_match(query), index.matcher, rerank)
     if sort != "score":
         hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
     shown = tuple(hits[k * (page - 1) : k * page])

@@ -14,7 +14,8 @@ class Hit:
 
     `score` is the cosine of query and picture, in [-1, 1]; it orders the hits of one query and means nothing across
     queries. `evidence` is what the cutoff decided by, as log-odds; None where no cutoff was applied. `copies` are the
-    paths of pictures that are the same as this one and were folded into it.
+    paths of pictures that are the same as this one and were folded into it. `match` is the probability that a matcher
+    gave it; None where none looked.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Hit:
     longitude: float | None = None
     caption: str | None = None
     copies: tuple[str, ...] = ()
+    match: float | None = None
 
     @property
     def date(self) -> datetime.datetime:
