@@ -21,6 +21,7 @@ from diptych.formats import read_pairs
 from diptych.recipes.config import make, to_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe, split_for_training, train
 from diptych.recipes.contrastive_task import contrastive_task, trainable_groups
+from diptych.recipes.match import MatchRecipe
 from diptych.recipes.sweep import run_sweep
 from diptych.trainer import learning_rate_factor
 from tests.broken import BROKEN, break_files
@@ -343,4 +344,5 @@ def test_every_configuration_in_the_repository_is_valid() -> None:
     files = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
     assert files
     for file in files:
-        make(ContrastiveRecipe, yaml.safe_load(file.read_text()))
+        recipe = MatchRecipe if file.stem.endswith("_match") else ContrastiveRecipe
+        make(recipe, yaml.safe_load(file.read_text()))
