@@ -59,6 +59,7 @@ def place(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (tmp_path / "animals" / ("cat", "dog")[number % 2]).mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, tmp_path / "animals" / ("cat", "dog")[number % 2])
     (tmp_path / "names.txt").write_text("cat\ndog\nhorse\n")
+    shutil.copy(next((scenes / "images").iterdir()), tmp_path / "photos" / "images" / "photo.jpg")
     return tmp_path
 
 
@@ -69,6 +70,8 @@ def tiny_config(words: list[str], folder: Path) -> list[str]:
         at = words.index("--config")
         settings = yaml.safe_load((ROOT / words[at + 1]).read_text(encoding="utf-8"))
         words = words[:at] + words[at + 2 :]
+    if words[1] == "match":
+        return [*words, "--epochs", "1", "--batch-size", "8", "--dim", "16", "--hidden", "16", "--val-fraction", "0.25"]
     settings |= {**TINY, "freeze": [], "head_epochs": 0, "text_arguments": TINY["text_arguments"]}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     return [*words, "--config", str(folder / "tiny.yaml"), "--epochs", "1"]

@@ -14,6 +14,7 @@ from diptych.errors import ConfigError, DataError, ModelError
 from diptych.formats import read_pairs
 from diptych.hubness import Banks
 from diptych.images import decode
+from diptych.index.query import Query
 from diptych.match_heads import CosineHead, CrossHead, PairHead
 from diptych.match_models import heads_of, load_matcher
 from diptych.match_table import match_table, read_match_table
@@ -337,6 +338,26 @@ def test_reranking_gives_the_ranks_of_a_loop_over_candidates(trained: Path, scen
         else:
             expected = 1 + int((cosines[at] > cosines[at, owner[at]]).sum())
         assert ranks[at] == expected
+
+
+def test_a_search_puts_its_first_hits_in_the_order_of_the_matcher(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    from diptych.index import Index
+
+    index = Index(tmp_path / "index", model=str(trained / "model"), device="cpu")
+    index.add(scenes)
+    before = list(index.search("a red circle", keep=None, k=30, fold=False))
+    after = list(index.search("a red circle", keep=None, k=30, fold=False, rerank=10))
+    assert {hit.id for hit in after[:10]} == {hit.id for hit in before[:10]}
+    assert [hit.id for hit in after[10:]] == [hit.id for hit in before[10:]]
+    found = [hit.match for hit in after[:10]]
+    assert found == sorted(found, reverse=True)
+    assert after[10].match is None
+    expected = load_matcher(trained, device="cpu").predict([decode(Path(after[0].path))], ["a red circle"])
+    assert found[0] == pytest.approx(expected[0], abs=2e-3)
+    with pytest.raises(ConfigError, match="one text"):
+        index.search(Query.of(["a star", "a circle"]), rerank=10)
+    with pytest.raises(ConfigError, match="score alone"):
+        index.search("a star", rerank=10, sort="newest")
 
 
 def test_texts_of_different_lengths_are_joined_with_padding() -> None:

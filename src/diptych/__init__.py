@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from diptych.index import Index
     from diptych.index.filters import Filters
     from diptych.index.query import Query
+    from diptych.match_models import load_matcher
+    from diptych.matcher import Matcher
     from diptych.pairs import Pairs, Row
     from diptych.recipes.contrastive import ContrastiveRecipe, train
+    from diptych.recipes.match import MatchRecipe, train_matcher
     from diptych.search import Match, find_matches
 
 _HOMES = {
@@ -37,10 +40,14 @@ _HOMES = {
     "Index": "index",
     "Filters": "index.filters",
     "Query": "index.query",
+    "load_matcher": "match_models",
+    "Matcher": "matcher",
     "Pairs": "pairs",
     "Row": "pairs",
     "ContrastiveRecipe": "recipes.contrastive",
     "train": "recipes.contrastive",
+    "MatchRecipe": "recipes.match",
+    "train_matcher": "recipes.match",
     "Match": "search",
     "find_matches": "search",
 }
@@ -61,10 +68,14 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "Index",
     "Filters",
     "Query",
+    "load_matcher",
+    "Matcher",
     "Pairs",
     "Row",
     "ContrastiveRecipe",
     "train",
+    "MatchRecipe",
+    "train_matcher",
     "Match",
     "find_matches",
     "__version__",

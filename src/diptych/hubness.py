@@ -35,8 +35,11 @@ class Banks(nn.Module):
     ) -> Banks:
         """Banks of at most `size` of the given unit vectors, drawn at random."""
         random = np.random.default_rng([seed, 4])
-        chosen = [vectors[random.permutation(len(vectors))[:size]] for vectors in (images, texts)]
-        return cls(*(torch.from_numpy(np.array(vectors, np.float32)) for vectors in chosen), sharpness)
+
+        def bank(vectors: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.array(vectors[random.permutation(len(vectors))[:size]], np.float32))
+
+        return cls(bank(images), bank(texts), sharpness)
 
     def hubness(self, modality: str, vectors: Tensor) -> Tensor:
         """How near (items, dim) vectors are to the bank of the other modality: (items,) on the scale of cosines.
