@@ -204,7 +204,7 @@ def _heads(
     from diptych.trainer import Schedule, Trainer
 
     outcomes = {}
-    matchers = [check.matcher(CosineHead(), "cosine")[0]]
+    matchers = [check.matcher(CosineHead(), "cosine")]
     settings = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
     for name in recipe.heads:
         torch.manual_seed(recipe.seed)
@@ -213,5 +213,5 @@ def _heads(
         task = match_task(recipe, encoder, head, train, check, folder)
         outcomes[name] = Trainer(task, Schedule(**settings, metric="score"), folder, progress).fit(resume=True)
         head.load_state_dict(load_file(folder / BEST))
-        matchers.append(check.matcher(head.eval(), name, arguments)[0])
+        matchers.append(check.matcher(head.eval(), name, arguments))
     return outcomes, matchers

@@ -17,7 +17,7 @@ from diptych.metrics.matching import matching_metrics
 from diptych.negatives import judged_pairs
 from diptych.recipes.match import MatchRecipe
 from diptych.recipes.match_data import Part
-from diptych.rerank import nearest, reranked_ranks
+from diptych.rerank import Candidates, candidates
 
 _BLOCK = 256  # pictures or texts encoded at once
 
@@ -46,24 +46,9 @@ class Check:
             "hard_share": recipe.hard_share,
         }
 
-    def matcher(
-        self, head: Any, name: str = "", settings: dict[str, Any] | None = None
-    ) -> tuple[Matcher, Encoded, Encoded]:
-        """The head with a calibration fitted to the validation pairs, and their pictures and texts encoded by it."""
-        is_cosine = isinstance(head, CosineHead)
-        banks = None if is_cosine else self.banks
-        plain = Matcher(self.encoder, head, Calibration({"head": 1.0}, 0.0), name=name, settings=settings, banks=banks)
-        images = _encoded(plain, "image", len(self.part.pairs), self.part.images)
-        texts = _encoded(plain, "text", len(self.part.texts), self.part.captions)
-        plain.calibration = fit_calibration(
-            plain.evidence(images, texts, self.rows, self.texts),
-            self.labels,
-            use=("cosine",) if is_cosine else EVIDENCE,
-            candidates=None if self.part.labels is not None else nearest(plain, images, texts, self.part.rows),
-            prior=self.recipe.prior,
-            negatives=self.negatives,
-        )
-        return plain, images, texts
+    def matcher(self, head: Any, name: str = "", settings: dict[str, Any] | None = None) -> Matcher:
+        """The head with a calibration that is fitted to the validation pairs."""
+        return self._fitted(head, name, settings)[0]
 
     def __call__(self, head: Any) -> dict[str, float]:
         """AUC, AP, Brier and ECE of the calibrated head and, for captions, text-to-image recall after re-ranking; in %.
@@ -71,15 +56,36 @@ class Check:
         `score`, by which the best epoch is chosen, is the mean reciprocal rank after re-ranking; the AUC where the
         pairs are labelled. It looks at the order alone, so that a calibration cannot flatter it.
         """
-        matcher, images, texts = self.matcher(head)
-        probabilities = matcher.probabilities(images, texts, self.rows, self.texts)
-        scores = matching_metrics(probabilities, self.labels)
+        matcher, evidence, found = self._fitted(head)
+        scores = matching_metrics(matcher.calibration(evidence), self.labels)
         told = {name: 100 * getattr(scores, name) for name in ("auc", "average_precision", "accuracy", "brier", "ece")}
-        if self.part.labels is not None:
+        if found is None:
             return told | {"score": told["auc"]}
-        found = reranked_ranks(matcher, images, texts, self.part.rows)
-        mrr = 100 * float(np.mean(1 / found))
-        return told | {"rerank_r@1": 100 * float(np.mean(found == 1)), "rerank_mrr": mrr, "score": mrr}
+        ranks = found.ranks(matcher.calibration)
+        mrr = 100 * float(np.mean(1 / ranks))
+        return told | {"rerank_r@1": 100 * float(np.mean(ranks == 1)), "rerank_mrr": mrr, "score": mrr}
+
+    def _fitted(
+        self, head: Any, name: str = "", settings: dict[str, Any] | None = None
+    ) -> tuple[Matcher, np.ndarray, Candidates | None]:
+        """The calibrated matcher, the evidence of the validation pairs, and that of each caption's candidates."""
+        is_cosine = isinstance(head, CosineHead)
+        banks = None if is_cosine else self.banks
+        as_it_is = Calibration({"head": 1.0}, 0.0)
+        matcher = Matcher(self.encoder, head, as_it_is, name=name, settings=settings, banks=banks)
+        images = _encoded(matcher, "image", len(self.part.pairs), self.part.images)
+        texts = _encoded(matcher, "text", len(self.part.texts), self.part.captions)
+        evidence = matcher.evidence(images, texts, self.rows, self.texts)
+        found = candidates(matcher, images, texts, self.part.rows) if self.part.labels is None else None
+        matcher.calibration = fit_calibration(
+            evidence,
+            self.labels,
+            use=("cosine",) if is_cosine else EVIDENCE,
+            candidates=(found.evidence, found.own) if found else None,
+            prior=self.recipe.prior,
+            negatives=self.negatives,
+        )
+        return matcher, evidence, found
 
 
 def _encoded(matcher: Matcher, modality: str, count: int, take: Callable[[np.ndarray], Any]) -> Encoded:
