@@ -1,0 +1,37 @@
+"""Put a matcher beside `mini` in the package: `python training/mini/matcher.py --data PATH/flickr8k`.
+
+Run it after `ship.py`, which writes the model anew. It trains the heads on the model as it is shipped, with the
+settings of `configs/flickr8k_match.yaml`, and writes them in half precision into the model's own directory, which goes
+on loading as a dual encoder. Run again with the same `--out`, it goes on where it was; `benchmarks/matching.py` is for
+its numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from diptych.checkpoints import BOX
+from diptych.match_models import WEIGHTS, heads_of, load_matcher, save_matchers
+from diptych.recipes.config import make, read_yaml
+from diptych.recipes.match import MatchRecipe, train_matcher
+
+CONFIG = Path(__file__).parents[2] / "configs" / "flickr8k_match.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="Flickr8k, with its official splits")
+    parser.add_argument("--out", default="runs/mini_match")
+    parser.add_argument("--epochs", type=int, default=12)
+    arguments = parser.parse_args()
+    told = {"data": arguments.data, "model": "mini", "out": arguments.out, "epochs": arguments.epochs}
+    result = train_matcher(make(MatchRecipe, {**read_yaml(CONFIG), **told}), resume=True)
+    for head, scores in result.scores.items():
+        print(head, {name: round(value, 2) for name, value in scores.items()})
+    save_matchers([load_matcher(result.model, head, "cpu") for head in heads_of(result.model)], BOX / "mini", half=True)
+    print(f"{BOX / 'mini' / WEIGHTS}: {(BOX / 'mini' / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
