@@ -205,8 +205,8 @@ def _save_plots(report: MatchReport, head: str, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, plot in PLOTS.items():
+    for name, (title, plot) in PLOTS.items():
         files.append(folder / f"{name}.png")
         sets = {part: report.of(part) for part in report.scores}
-        plot(sets, f"{name.replace('_', ' ').capitalize()}, head {head}").savefig(files[-1], dpi=150)
+        plot(sets, f"{title}, head {head}").savefig(files[-1], dpi=150)
     return files

@@ -58,7 +58,11 @@ def precision_recall_curves(sets: Sets, title: str) -> Any:
     return figure
 
 
-PLOTS = {"reliability": reliability_diagram, "roc": roc_curves, "precision_recall": precision_recall_curves}
+PLOTS = {  # name of the file -> title and function
+    "reliability": ("Reliability", reliability_diagram),
+    "roc": ("ROC curve", roc_curves),
+    "precision_recall": ("Precision and recall", precision_recall_curves),
+}
 
 
 def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
