@@ -22,6 +22,7 @@ from diptych.matcher import Encoded
 from diptych.objectives import matching_loss
 from diptych.recipes.contrastive import ContrastiveRecipe, train
 from diptych.recipes.match import MatchRecipe, train_matcher
+from diptych.recipes.match_data import HardBatches, Part
 from diptych.rerank import reranked_ranks
 from diptych.states import States, StoredStates, embed_states
 from tests.conftest import TINY
@@ -306,6 +307,23 @@ def test_a_matcher_learns_from_labelled_pairs(scenes: Path, encoder: Path, tmp_p
     result = train_matcher(recipe(folder / "pairs.csv", encoder, tmp_path / "run", epochs=4))
     assert load_matcher(result.model).calibration.negatives == {"labelled": 1.0}
     assert 0 <= result.scores["pair"]["auc"] <= 100
+
+
+def test_a_batch_holds_each_picture_with_its_hard_negatives_and_a_resumed_epoch_the_same(scenes: Path) -> None:
+    pairs = read_pairs(scenes)
+    texts, owner = pairs.flat_captions()
+    part = Part(pairs, texts, owner, None, [], None, np.arange(len(texts)))  # type: ignore[arg-type]
+    near = np.stack([(owner + step) % len(pairs) for step in (1, 2, 3)], axis=1)
+    batches = HardBatches(part, 12, 2, near, seed=0)
+    whole = list(batches(1, 0))
+    assert len(whole) == batches.steps == 4
+    for _, rows, captions in whole:
+        assert (owner[captions] == rows).all()
+        seeds, others = rows[:4], rows[4:].reshape(4, 2)
+        assert set(((others - seeds[:, None]) % len(pairs)).ravel()) <= {1, 2, 3}
+    for one, other in zip(whole[2:], batches(1, 2), strict=True):
+        np.testing.assert_array_equal(one[1], other[1])
+        np.testing.assert_array_equal(one[2], other[2])
 
 
 def test_settings_that_contradict_each_other_are_refused(scenes: Path, encoder: Path, tmp_path: Path) -> None:
