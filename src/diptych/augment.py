@@ -55,17 +55,10 @@ def strong(image: Image.Image, size: int, rng: random.Random, mirror: bool) -> I
     return image
 
 
-def grey(image: Image.Image, size: int, rng: random.Random, mirror: bool) -> Image.Image:
-    """The whole picture without its colours, mirrored half the time."""
-    image = image.resize((size, size), Image.Resampling.BICUBIC).convert("L").convert("RGB")
-    return ImageOps.mirror(image) if rng.random() < 0.5 and mirror else image
-
-
 AUGMENTATIONS: dict[str, Callable[[Image.Image, int, random.Random, bool], Image.Image] | None] = {
     "none": None,
     "light": light,
     "strong": strong,
-    "grey": grey,
 }
 
 

