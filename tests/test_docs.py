@@ -60,6 +60,7 @@ def place(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         shutil.copy(picture, tmp_path / "animals" / ("cat", "dog")[number % 2])
     (tmp_path / "names.txt").write_text("cat\ndog\nhorse\n")
     shutil.copy(next((scenes / "images").iterdir()), tmp_path / "photos" / "images" / "photo.jpg")
+    shutil.copy(next((scenes / "images").iterdir()), tmp_path / "query.jpg")
     return tmp_path
 
 
