@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import PictureFile, print_report, print_table, progress, say, write_picture
+from diptych.cli.show import PictureFile, print_report, print_table, progress, say, say_left_out, write_picture
 
 app = App(name="data")
 
@@ -129,8 +129,7 @@ def audit(
 
     pairs = read_pairs(path, format).split(split)
     judged, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
-    if left_out.bad_pictures:
-        say(f"left out: {left_out.summary()}")
+    say_left_out(left_out)
     rows = [
         {"P(match)": f"{each.probability:.3f}", "picture": each.image_id, "caption": each.caption}
         for each in judged[:worst]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import print_scores, print_table, progress, say
+from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from diptych.evaluate import MatchReport
@@ -53,8 +53,7 @@ def retrieval(
     if as_json:
         print(json.dumps(scores.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
         return
-    if left_out.bad_pictures:
-        say(f"left out: {left_out.summary()}")
+    say_left_out(left_out)
     print_scores(
         f"{split} split: {scores.image_to_text.queries:,} pictures, {scores.text_to_image.queries:,} captions",
         scores.as_dict(),
@@ -105,8 +104,7 @@ def zeroshot(
     if as_json:
         print(json.dumps(scores.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
         return
-    if left_out.bad_pictures:
-        say(f"left out: {left_out.summary()}")
+    say_left_out(left_out)
     row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
     row["mean of classes, top-1 %"] = f"{scores.mean_per_class:.1f}"
     print_table(f"{split} split: {scores.pictures:,} pictures, {scores.classes:,} classes", [row])
@@ -174,8 +172,7 @@ def match(
     if as_json:
         print(json.dumps(report.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
         return
-    if left_out.bad_pictures:
-        say(f"left out: {left_out.summary()}")
+    say_left_out(left_out)
     _print_match(report, f"head {matcher.name}, threshold {threshold:g}", precision)
     for file in files:
         say(str(file))

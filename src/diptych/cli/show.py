@@ -94,6 +94,12 @@ def print_report(report: Report) -> None:
     print_table("examples (all kinds and places: --json)", examples)
 
 
+def say_left_out(report: Report) -> None:
+    """Say which pictures could not be used, if any."""
+    if report.bad_pictures:
+        say(f"left out: {report.summary()}")
+
+
 def _spread(spread: Spread) -> str:
     return f"{spread.min:g} to {spread.max:g}, median {spread.median:g}"
 

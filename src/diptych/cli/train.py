@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
-from diptych.cli.show import print_scores, print_table, progress, say
+from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe
 from diptych.recipes.match import MatchRecipe
@@ -59,8 +59,7 @@ def contrastive(
         return
     result = train(recipe, resume=resume, progress=progress)
     say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} for validation")
-    if result.left_out.bad_pictures:
-        say(f"left out: {result.left_out.summary()}")
+    say_left_out(result.left_out)
     outcome = result.outcome
     early = ", stopped early" if outcome.stopped_early else ""
     say(f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch: {outcome.best_epoch + 1}")
@@ -92,8 +91,7 @@ def match(
         recipe = make(MatchRecipe, {**read_yaml(config), **flags})
     result = train_matcher(recipe, resume=resume, progress=progress)
     say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} to choose and calibrate by")
-    if result.left_out.bad_pictures:
-        say(f"left out: {result.left_out.summary()}")
+    say_left_out(result.left_out)
     for name, outcome in result.outcomes.items():
         early = ", stopped early" if outcome.stopped_early else ""
         say(f"{name}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}")
