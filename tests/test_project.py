@@ -24,16 +24,16 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # The order in which data flows: a module imports only from those before it. A folder is one place in it.
 FLOW = (
     *("errors", "cache", "progress", "prefetch", "images", "augment", "pairs", "formats"),
-    *("near_duplicates", "grids", "doctor"),
+    *("near_duplicates", "grids", "document", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
     *("device", "quiet", "heads", "weights", "towers", "open_clip_names", "open_clip_towers"),
     *("checkpoints", "families", "identity", "truncation", "dual", "embed"),
     *("objectives",),
     *("labelled", "negatives", "states", "match_heads", "calibration", "hubness", "matcher", "blip", "match_models"),
     *("match_table", "rerank"),
-    *("classes", "prompts", "metrics", "evaluate"),
+    *("classes", "prompts", "metrics", "evaluate", "compositional", "probe"),
     *("batches", "adapters", "trainer", "card", "recipes"),
-    *("search", "index", "audit"),
+    *("search", "index", "audit", "classify", "compare"),
     *("__init__", "cli", "__main__"),
 )
 SHELLS = {"cli", "__main__"}  # these alone print and exit

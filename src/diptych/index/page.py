@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-
 from PIL import Image
 
+from diptych.document import document, embedded, escaped
 from diptych.index.gallery import Card, Gallery, Section, thumbnails
 from diptych.index.paths import from_text
 
-# No script runs and nothing is fetched, whatever a file's name or caption holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 _STYLE = """
-:root { color-scheme: light dark; --paper: #f4f5f8; --card: #fff; --mat: #e8eaef; --ink: #1c202a; --faint: #5d6472;
-  --line: #dfe2e8; --accent: #2158c9 }
-@media (prefers-color-scheme: dark) { :root { --paper: #14161b; --card: #1e2128; --mat: #282c35; --ink: #eceef3;
-  --faint: #a0a7b5; --line: #323743; --accent: #8db4ff } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1680px; padding: 2.5rem clamp(1rem, 4vw, 3.5rem) 4rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
-h1 { margin: 0 0 .3rem; font-size: 1.75rem; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere }
-h2 { margin: 2.75rem 0 1rem; font-size: 1.2rem; overflow-wrap: anywhere }
-.note { margin: 0 0 2rem; color: var(--faint); overflow-wrap: anywhere }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
   padding: 0; list-style: none }
 li { display: flex; flex-direction: column; overflow: hidden; border: 1px solid var(--line); border-radius: 12px;
@@ -42,55 +26,28 @@ figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wr
 def html_page(gallery: Gallery, size: int = 480) -> str:
     """The page; pictures have at most `size` pixels a side. One that is gone leaves a field that says so."""
     sections = "".join(_section(section, size) for section in gallery.sections)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_escaped(gallery.title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{_escaped(gallery.title)}</h1>
-<p class="note">{_escaped(gallery.note)}</p>
-<main>
-{sections}</main>
-</body>
-</html>
-"""
+    return document(gallery.title, gallery.note, sections, _STYLE)
 
 
 def _section(section: Section, size: int) -> str:
     pictures = thumbnails([card.path for card in section.cards], size)
     cards = "".join(_card(card, picture) for card, picture in zip(section.cards, pictures, strict=True))
-    title = f"<h2>{_escaped(section.title)}</h2>\n" if section.title else ""
+    title = f"<h2>{escaped(section.title)}</h2>\n" if section.title else ""
     return f"<section>\n{title}<ol>\n{cards}</ol>\n</section>\n"
 
 
 def _card(card: Card, picture: Image.Image | None) -> str:
-    alt = _escaped(card.text or card.heading)
-    shown = f'<img src="{_embedded(picture)}" alt="{alt}">' if picture else "no longer there"
+    alt = escaped(card.text or card.heading)
+    shown = f'<img src="{embedded(picture)}" alt="{alt}">' if picture else "no longer there"
     words = [(name, text) for name, text in (("text", card.text), ("small", card.note)) if text]
-    below = "".join(f'<div class="{name}">{_escaped(text)}</div>' for name, text in words)
+    below = "".join(f'<div class="{name}">{escaped(text)}</div>' for name, text in words)
     return (
-        f'<li><a href="{_escaped(_link(card.path))}" title="{_escaped(card.path)}">'
+        f'<li><a href="{escaped(_link(card.path))}" title="{escaped(card.path)}">'
         f'<figure><div class="mat">{shown}</div>'
-        f'<figcaption><div class="name">{_escaped(card.heading)}</div>{below}</figcaption></figure></a></li>\n'
+        f'<figcaption><div class="name">{escaped(card.heading)}</div>{below}</figcaption></figure></a></li>\n'
     )
-
-
-def _embedded(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _link(path: str) -> str:
     """The file's address; of a picture inside a shard, the shard's name with what is in it."""
     return from_text(path).absolute().as_uri()
-
-
-def _escaped(text: str) -> str:
-    """Safe inside an element and inside a quoted attribute; lone surrogates, which UTF-8 lacks, become `?`."""
-    return html.escape(text.encode("utf-8", "replace").decode(), quote=True)
