@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from diptych.evaluate import MatchReport
 
 app = App(name="eval")
+app.command("diptych.cli.prompt_model:evaluate", name="prompt")
+app.command("diptych.cli.compositional:compositional", name="compositional")
 
 
 @app.command
