@@ -34,6 +34,7 @@ FLOW = (
     *("classes", "prompts", "metrics", "evaluate", "compositional", "probe"),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "audit", "classify", "compare"),
+    *("any_picture", "answers", "loaded", "served_index", "service"),
     *("__init__", "cli", "__main__"),
 )
 SHELLS = {"cli", "__main__"}  # these alone print and exit

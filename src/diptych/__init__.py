@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diptych.recipes.contrastive import ContrastiveRecipe, train
     from diptych.recipes.match import MatchRecipe, train_matcher
     from diptych.search import Match, find_matches
+    from diptych.service import Service
 
 _HOMES = {
     "inspect": "doctor",
@@ -50,6 +51,7 @@ _HOMES = {
     "train_matcher": "recipes.match",
     "Match": "search",
     "find_matches": "search",
+    "Service": "service",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the imports above
@@ -78,6 +80,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "train_matcher",
     "Match",
     "find_matches",
+    "Service",
     "__version__",
 ]
 

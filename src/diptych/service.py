@@ -1,0 +1,273 @@
+"""One facade over everything: embed, search, caption, match, prompt. The page, the API and the agents stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+
+from diptych.answers import Alternative, Captioned, Embedded, Ranked
+from diptych.any_picture import AnyPicture, decoded, encoded, several
+from diptych.errors import ConfigError
+from diptych.index import Added, Index
+from diptych.index.cutoff import KEEP
+from diptych.index.filters import Filters
+from diptych.index.query import Query
+from diptych.index.results import Results
+from diptych.loaded import KINDS, Kind, Loaded
+from diptych.prefetch import prefetch
+from diptych.progress import Progress, silent
+from diptych.served_index import ServedIndex
+
+if TYPE_CHECKING:
+    from diptych.dual import DualEncoder
+    from diptych.index.ask import Sort
+
+How = Literal["retrieve", "compose", "generate"]
+
+
+class Service:
+    """Search, captions, matching and prompts over one set of models and one index; threads may share it.
+
+    `model` is a name or path that `diptych.load` knows, or a model; `captioner`, `matcher` and `prompter` likewise, and
+    None means the one that the model brings. Each is loaded when it is first used. `index` is a library or an index
+    folder, made by the first `add` if it is not there. `roots` are the folders that `add` may read: none as it comes,
+    since who asks may be somebody on the network; None allows every path.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | DualEncoder = "mini",
+        *,
+        captioner: Any = None,
+        matcher: Any = None,
+        prompter: Any = None,
+        index: str | Path | None = None,
+        roots: Sequence[str | Path] | None = (),
+        device: str = "auto",
+    ) -> None:
+        named: dict[Kind, Any] = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
+        self.loaded = Loaded({"encoder": model, **named}, device)
+        self._library = ServedIndex(self.loaded, index, roots)
+
+    def at(self, index: str | Path | None) -> Service:
+        """The same models, loaded once, over another index."""
+        other = Service()
+        other.loaded = self.loaded
+        other._library = ServedIndex(self.loaded, index, self._library.roots)
+        return other
+
+    # models
+
+    @property
+    def encoder(self) -> DualEncoder:
+        return self.loaded.get("encoder")
+
+    def has(self, kind: Kind) -> bool:
+        """Whether there is an `encoder`, `captioner`, `matcher` or `prompter`, without loading it."""
+        return self.loaded.has(kind)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models of each kind: `kind`, `name`, whether `available` and whether `loaded`."""
+        told = self.loaded
+        return [
+            {"kind": kind, "name": told.name(kind), "available": told.has(kind), "loaded": told.is_loaded(kind)}
+            for kind in KINDS
+        ]
+
+    # pictures and texts
+
+    def open(self, pictures: Iterable[AnyPicture], min_side: int | None = None) -> list[Image.Image]:
+        """Pictures upright and in RGB, decoded in threads; a JPEG no larger than a shorter side of `min_side` needs.
+
+        Raises:
+            ImageError: one cannot be decoded.
+        """
+        return list(prefetch(pictures, lambda picture: decoded(picture, min_side)))
+
+    def embed(self, images: Iterable[AnyPicture] = (), texts: Sequence[str] = ()) -> Embedded:
+        """Pictures and texts as unit vectors of one space.
+
+        Raises:
+            ConfigError: a text is empty.
+            ImageError: a picture cannot be decoded.
+        """
+        _refuse_empty(texts)
+        pictures = self.open(images, self.encoder.image_size)
+        with self.loaded.using("encoder") as encoder:
+            return Embedded(encoder.encode_images(pictures), encoder.encode_texts(list(texts)))
+
+    def match(self, image: AnyPicture, texts: Sequence[str], *, prior: float | None = None) -> list[float]:
+        """The probability of each text that it belongs to the picture, in [0, 1].
+
+        Raises:
+            ConfigError: a text is empty, or the prior is not a share.
+            ImageError: the picture cannot be decoded.
+            ModelError: there is no matcher.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        picture = decoded(image, self.loaded.get("matcher").encoder.image_size)
+        with self.loaded.using("matcher") as matcher:
+            return [float(p) for p in matcher.predict([picture] * len(texts), texts, prior=prior)]
+
+    def caption(
+        self,
+        images: Iterable[AnyPicture],
+        *,
+        count: int = 1,
+        method: str = "beam",
+        candidates: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[Captioned]:
+        """A caption for each picture, with the matcher's confidence where there is a matcher.
+
+        `count` captions are written, best first by the captioner; the captions given as `candidates` are ranked beside
+        them. `settings` are those of the captioner: `beams`, `prefix`, `max_tokens`, `temperature`, `top_p`, `seed`.
+
+        Raises:
+            ConfigError: a candidate is empty, or a setting is out of range.
+            ImageError: a picture cannot be decoded.
+            ModelError: there is no captioner.
+        """
+        _refuse_empty(candidates)
+        pictures = self.open(images)
+        with self.loaded.using("captioner") as captioner:
+            written = captioner.caption(pictures, count=count, method=method, **settings)
+        confidences = self._confidences(pictures, [[each.text for each in texts] for texts in written])
+        ranked = self._ranked(pictures, candidates)
+        told = [
+            tuple(Alternative(c.text, float(c.score), p) for c, p in zip(texts, found, strict=True))
+            for texts, found in zip(written, confidences, strict=True)
+        ]
+        return [Captioned(all[0].text, all[0].confidence, all, order) for all, order in zip(told, ranked, strict=True)]
+
+    def prompt(
+        self, images: Iterable[AnyPicture], *, how: How = "retrieve", count: int = 1, library: Any = None
+    ) -> list[list[Any]]:
+        """Prompts that would make pictures like these: a list of `Prompt(text, score)` for each, best first.
+
+        Raises:
+            ImageError: a picture cannot be decoded.
+            ModelError: there is no prompter, or none that can do it like that.
+        """
+        pictures = self.open(images)
+        captioner = self.loaded.get("captioner") if how != "retrieve" and self.has("captioner") else None
+        with self.loaded.using("prompter") as prompter:
+            return prompter.say(pictures, how=how, count=count, library=library, captioner=captioner)
+
+    def _confidences(self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        """What the matcher says of each picture's texts; None for all without a matcher, and for an empty text."""
+        if not self.has("matcher"):
+            return [[None] * len(each) for each in texts]
+        pairs = [(image, text) for image, each in zip(pictures, texts, strict=True) for text in each if text.strip()]
+        with self.loaded.using("matcher") as matcher:
+            found = iter(matcher.predict([image for image, _ in pairs], [text for _, text in pairs]))
+        return [[float(next(found)) if text.strip() else None for text in each] for each in texts]
+
+    def _ranked(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[tuple[Ranked, ...]]:
+        if not texts:
+            return [()] * len(pictures)
+        from diptych.candidates import rank_candidates
+
+        with self.loaded.using("encoder") as encoder:
+            found = rank_candidates(pictures, list(texts), encoder)
+        return [tuple(Ranked(c.text, float(c.similarity), float(c.probability)) for c in each) for each in found]
+
+    # the index
+
+    @property
+    def index(self) -> Index | None:
+        """The index, opened when first asked for; None while there is none."""
+        return self._library.get()
+
+    def search(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        image: AnyPicture | Sequence[AnyPicture] | None = None,
+        like: str | Sequence[str] | None = None,
+        unwanted: str | Sequence[str] | None = None,
+        filters: Filters | None = None,
+        count: int = 20,
+        page: int = 1,
+        sort: Sort = "score",
+        keep: float | None = KEEP,
+        fold: bool = True,
+        rerank: int = 0,
+    ) -> Results:
+        """The pictures of the index that match texts, pictures, or both; see `diptych.index.ask.search`.
+
+        `like` names pictures of the index by their ids. `rerank` has the service's matcher look again at so many of the
+        first hits.
+
+        Raises:
+            ConfigError: nothing is asked for, or a setting is out of range.
+            DataError: there is no index, or no such picture in it.
+            ImageError: a picture of the query cannot be decoded.
+        """
+        index = self._library.existing()
+        pictures = [encoded(picture) for picture in several(image)]
+        query = Query.of(text or (), image=pictures, like=like or (), unwanted=unwanted or ())
+        if rerank:
+            index.matcher = self.loaded.get("matcher")
+        with self.loaded.using("encoder"):
+            return index.search(
+                query, k=count, page=page, filters=filters, sort=sort, keep=keep, fold=fold, rerank=rerank
+            )
+
+    def similar(self, id: str, *, count: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
+        """The pictures that are nearest to one of the index, which is named by its id.
+
+        Raises:
+            DataError: there is no index, or no such picture in it.
+        """
+        return self.search(like=id, count=count, page=page, filters=filters)
+
+    def add(
+        self, path: str | Path, *, prune: bool = False, progress: Progress = silent, wait: float | None = None
+    ) -> Added:
+        """Bring the index up to date with a folder inside `roots`; makes the index if there is none.
+
+        Raises:
+            DataError: the path is outside `roots`, or cannot be read.
+            IndexBusy: another process still writes after `wait` seconds.
+        """
+        return self._library.add(path, prune=prune, progress=progress, wait=wait)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Take pictures out of the index, by their ids; returns how many were there. The files are not touched.
+
+        Raises:
+            DataError: there is no index.
+            IndexBusy: something else writes to it.
+        """
+        return self._library.remove(ids)
+
+    def picture(self, id: str, *, size: int | None = None) -> Image.Image:
+        """A picture of the index by its id; with `size`, its longer side has at most so many pixels.
+
+        Raises:
+            DataError: there is no index, or no such picture in it.
+            ImageError: the file is gone or cannot be decoded.
+        """
+        return self._library.picture(id, size)
+
+    def status(self) -> dict[str, Any]:
+        """The index's folder, model and number of pictures, the roots, and what is being added now."""
+        return self._library.status()
+
+    def allowed(self, path: str | Path) -> Path:
+        """The path with its links resolved, if it lies inside `roots`.
+
+        Raises:
+            DataError: it does not, or is not there.
+        """
+        return self._library.allowed(path)
+
+
+def _refuse_empty(texts: Sequence[str]) -> None:
+    for at, text in enumerate(texts):
+        if not text.strip():
+            raise ConfigError(f"text {at} is empty; say in words what the picture shows")
