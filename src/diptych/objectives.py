@@ -196,6 +196,20 @@ def matching_loss(
     return contrast * ranking + binary * (F.softplus(-z.diagonal()).mean() + wrong) / 2
 
 
+def cosine_loss(predicted: Tensor, targets: Tensor) -> Tensor:
+    """1 - cosine of (batch, dim) vectors and those beside them, the mean over the batch: a 0-d tensor in [0, 2].
+
+    Raises:
+        ValueError: shapes disagree, or the batch is empty.
+
+    >>> cosine_loss(torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item()
+    0.5
+    """
+    if predicted.shape != targets.shape or predicted.ndim != 2 or not len(predicted):
+        raise ValueError(f"predicted is {tuple(predicted.shape)}, targets {tuple(targets.shape)}; both (batch, dim)")
+    return 1 - F.cosine_similarity(predicted.float(), targets.float(), dim=-1).mean()
+
+
 OBJECTIVES: dict[str, Objective] = {"info_nce": info_nce, "sigmoid": sigmoid_loss}
 
 

@@ -1,0 +1,131 @@
+"""What a prompter sees of a picture: the pooled features of an image tower, and a dual encoder's vector beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from torch import Tensor
+from torch.nn import functional
+
+from diptych.cache import cache_dir
+from diptych.device import pick_device
+from diptych.dual import DualEncoder
+from diptych.embed import VectorFile, decode_all, write_vectors
+from diptych.errors import DataError
+from diptych.families import embedding_width, input_size
+from diptych.heads import EMBEDDING
+from diptych.identity import modules_identity
+from diptych.pairs import Pairs
+from diptych.progress import Progress, silent
+from diptych.towers import width_of
+
+
+class PictureFeatures:
+    """Pictures to features: an image tower, or both panels' image side of a dual encoder.
+
+    Of a dual encoder with a projection head the features are the tower's and the unit vector, side by side; of a whole
+    CLIP, which has no head of its own, its vector alone.
+    """
+
+    def __init__(self, model: SentenceTransformer, tower: list[Module], projection: Sequence[Module] = ()) -> None:
+        self.model, self.tower, self.projection = model.eval(), tower, list(projection)
+        widths = [_width(self.tower), *([_width(self.projection)] if self.projection else [])]
+        self.width = sum(widths)
+
+    @classmethod
+    def of_encoder(cls, encoder: DualEncoder) -> PictureFeatures:
+        return cls(encoder.model, encoder.tower("image"), encoder.head("image"))
+
+    @classmethod
+    def of_tower(cls, tower: list[Module], device: str = "auto") -> PictureFeatures:
+        model = SentenceTransformer(modules=tower, device=str(pick_device(device)))
+        return cls(model.to(memory_format=torch.channels_last), tower)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels of what the tower sees, or None when its preprocessing does not say."""
+        return input_size(self.tower[0])
+
+    def identity(self) -> str:
+        """A hash of weights and preprocessing."""
+        return modules_identity([*self.tower, *self.projection])
+
+    def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it."""
+        return self.model.preprocess(list(images))
+
+    def forward(self, inputs: dict[str, Any]) -> Tensor:
+        """(batch, width) float32 on the model's device, with gradient if enabled."""
+        features = {k: value.to(self.device) if isinstance(value, Tensor) else value for k, value in inputs.items()}
+        for module in self.tower:
+            features = module(features)
+        pooled = features[EMBEDDING].float().flatten(1)
+        if not self.projection:
+            return pooled
+        for module in self.projection:
+            features = module(features)
+        return torch.cat([pooled, functional.normalize(features[EMBEDDING].float(), dim=-1)], dim=1)
+
+    @torch.inference_mode()
+    def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> np.ndarray:
+        """Features of upright RGB pictures: (pictures, width) float32."""
+        images = list(images)
+        starts = range(0, len(images), batch_size)
+        parts = [self.forward(self.preprocess(images[at : at + batch_size])).cpu().numpy() for at in starts]
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    def stored(
+        self,
+        pairs: Pairs,
+        *,
+        views: int = 1,
+        view: Callable[[Any, int], Image.Image] | None = None,
+        name: str = "clean",
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Features of a data set's pictures, kept on disk: (pictures, views, width) float16.
+
+        `view(row, number)` makes the other views than the clean first one; `name` says how, for the cache.
+
+        Raises:
+            DataError: a picture cannot be decoded; `doctor.sound` leaves those out.
+        """
+
+        def prepare(keys: Sequence[int]) -> dict[str, Any]:
+            rows = [(pairs[key // views], key % views) for key in keys]
+            return self.preprocess([view(row, n) if view and n else _decoded(row, self.image_size) for row, n in rows])
+
+        @torch.inference_mode()
+        def forward(inputs: dict[str, Any]) -> np.ndarray:
+            return self.forward(inputs).cpu().numpy()
+
+        folder = cache_dir() / "features" / f"{self.identity()}-{pairs.fingerprint()}-{views}-{name}"
+        sink = VectorFile(folder, (len(pairs) * views, self.width), "float16")
+        keys = range(len(pairs) * views)
+        flat = write_vectors(sink, keys, prepare, forward, progress=progress, label="picture features, once")
+        return flat.reshape(len(pairs), views, self.width)
+
+
+def _decoded(row: Any, min_side: int | None) -> Image.Image:
+    images, good = decode_all([row.image], min_side)
+    if not good.all():
+        raise DataError(f"picture '{row.image_id}' cannot be decoded; `diptych data inspect` says why")
+    return images[0]
+
+
+def _width(modules: Sequence[Module]) -> int:
+    """The features that the last of the modules with a width returns."""
+    for module in reversed(modules):
+        if hasattr(module, "out_features"):
+            return int(module.out_features)
+    return embedding_width(modules[-1]) or width_of(list(modules))

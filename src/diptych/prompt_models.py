@@ -1,0 +1,165 @@
+"""Prompters on disk: beside a dual encoder, or with an image tower of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from diptych import dual
+from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
+from diptych.device import pick_device
+from diptych.dual import CARD
+from diptych.errors import ModelError
+from diptych.picture_features import PictureFeatures
+from diptych.prompt_library import PromptLibrary
+from diptych.prompter import Captioner, Prompter, PromptHead
+from diptych.quiet import quiet
+from diptych.text_space import TextSpace, load_text_space
+
+WEIGHTS = "prompter.safetensors"
+_TOWER, _TEXT, _LIBRARY = "picture_tower", "text_encoder", "prompt_library"
+_KEY = "prompter"
+
+
+def save_prompter(
+    prompter: Prompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
+) -> None:
+    """Write a prompter to a directory: `prompter.safetensors`, and its settings into `diptych.json`.
+
+    Into the directory of the dual encoder that it stands on, which goes on loading as one; into any other directory
+    its image tower goes too. A text encoder that is a local directory is copied, so that the prompter can be moved;
+    one that has a name elsewhere is kept by that name. Its prompt library is written by `save_library`.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    told = json.loads((path / CARD).read_text("utf-8")) if (path / CARD).exists() else {"kind": _KEY}
+    weights = {
+        name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
+    }
+    save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    if told["kind"] == _KEY:
+        with quiet():
+            prompter.pictures.model.save_pretrained(
+                str(path / _TOWER), create_model_card=False, safe_serialization=True
+            )
+    space = prompter.space
+    if Path(space.name).is_dir():
+        with quiet():
+            space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
+    known = {"name": None if Path(space.name).is_dir() else space.name, "identity": space.identity, "dim": space.dim}
+    told |= {_KEY: {"settings": prompter.settings, "text_encoder": known, **(card or {})}}
+    _write_whole(path / CARD, json.dumps(told, indent=2) + "\n")
+
+
+def save_library(library: PromptLibrary, path: str | Path) -> None:
+    """Write the prompts that a prompter is to choose from beside it, with their vectors in half precision."""
+    import torch
+
+    folder = Path(path) / _LIBRARY
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = {"vectors": torch.from_numpy(library.vectors).half().contiguous()}
+    save_file(vectors, folder / "vectors.safetensors", metadata={"format": "pt"})
+    _write_whole(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
+
+
+def has_prompter(name: str | Path) -> bool:
+    """Whether a model's directory holds a prompter."""
+    path = model_directory(name)
+    return (path / CARD).exists() and _KEY in json.loads((path / CARD).read_text("utf-8"))
+
+
+def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
+    """Load a prompter: one in the box, a run of `diptych train prompt`, its directory, or the hub name of one.
+
+    Only safetensors are read.
+
+    Raises:
+        ModelError: there is no such model, it has no prompter, or its files do not fit together.
+    """
+    path = _directory(name)
+    card = json.loads((path / CARD).read_text("utf-8")) if (path / CARD).exists() else {}
+    if _KEY not in card:
+        raise ModelError(
+            f"'{name}' has no prompter; train one on it: "
+            f"diptych train prompt --model {name} --data PATH --out runs/prompt"
+        )
+    pictures = _pictures(name, path, device)
+    told = card[_KEY]
+    try:
+        head = PromptHead(**told["settings"])
+        head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load prompter '{name}': {str(error).splitlines()[0]}") from error
+    return Prompter(
+        pictures,
+        head,
+        name=str(name),
+        settings=told["settings"],
+        space=partial(_space, told["text_encoder"], path, device),
+        library=partial(_library, path) if (path / _LIBRARY).is_dir() else None,
+        captioner=_captioner(name, card, device),
+    )
+
+
+def _directory(name: str | Path) -> Path:
+    """As `model_directory`, which does not know a directory that holds a prompter alone."""
+    for candidate in (Path(name), Path(name) / "model"):
+        if (candidate / WEIGHTS).exists():
+            return candidate
+    return model_directory(name)
+
+
+def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
+    tower = path / _TOWER
+    if not tower.is_dir():
+        return PictureFeatures.of_encoder(dual.load(name, device))
+    refuse_unsafe(tower)
+    try:
+        with quiet():
+            model = SentenceTransformer(
+                str(tower), device=str(pick_device(device)), trust_remote_code=has_our_modules(tower)
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load prompter '{name}': {str(error).splitlines()[0]}") from error
+    modules: list[Any] = list(model)
+    return PictureFeatures.of_tower(modules, device)
+
+
+def _space(told: dict[str, Any], path: Path, device: str) -> TextSpace:
+    """The text encoder, if it is still the one into whose space the head was trained."""
+    space = load_text_space(told["name"] or str(path / _TEXT), device)
+    if space.identity != told["identity"]:
+        raise ModelError(
+            f"text encoder '{space.name}' gives other vectors than the one that this prompter was trained for; "
+            "its weights or its tokenizer changed"
+        )
+    return space
+
+
+def _library(path: Path) -> PromptLibrary:
+    texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
+    vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+    return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:
+    """The captioner in the same directory, if there is one."""
+    if "captioner" not in card:
+        return None
+    from diptych.captioner import load_captioner
+
+    return partial(load_captioner, name, device)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
