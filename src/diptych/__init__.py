@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from diptych.match_models import load_matcher
     from diptych.matcher import Matcher
     from diptych.pairs import Pairs, Row
+    from diptych.prompt_models import load_prompter
+    from diptych.prompter import Prompter
     from diptych.recipes.contrastive import ContrastiveRecipe, train
     from diptych.recipes.match import MatchRecipe, train_matcher
+    from diptych.recipes.prompt import PromptRecipe, train_prompter
     from diptych.search import Match, find_matches
     from diptych.service import Service
 
@@ -45,10 +48,14 @@ _HOMES = {
     "Matcher": "matcher",
     "Pairs": "pairs",
     "Row": "pairs",
+    "load_prompter": "prompt_models",
+    "Prompter": "prompter",
     "ContrastiveRecipe": "recipes.contrastive",
     "train": "recipes.contrastive",
     "MatchRecipe": "recipes.match",
     "train_matcher": "recipes.match",
+    "PromptRecipe": "recipes.prompt",
+    "train_prompter": "recipes.prompt",
     "Match": "search",
     "find_matches": "search",
     "Service": "service",
@@ -74,10 +81,14 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "Matcher",
     "Pairs",
     "Row",
+    "load_prompter",
+    "Prompter",
     "ContrastiveRecipe",
     "train",
     "MatchRecipe",
     "train_matcher",
+    "PromptRecipe",
+    "train_prompter",
     "Match",
     "find_matches",
     "Service",

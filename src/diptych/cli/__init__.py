@@ -22,7 +22,9 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "dedupe": ("groups:dedupe", "Find pictures of an index that are there more than once."),
     "cluster": ("groups:cluster", "Group the pictures of an index by theme."),
     "match": ("match:match", "Say how likely it is that a picture and a text belong together."),
+    "prompt": ("prompt:prompt", "Say with which prompt a picture could have been made."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
+    "app": ("page:page", "Serve a web page that captions, searches, matches, indexes and compares."),
 }
 
 app = App(

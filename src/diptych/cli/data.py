@@ -11,6 +11,8 @@ from cyclopts import App, Parameter
 from diptych.cli.show import PictureFile, print_report, print_table, progress, say, say_left_out, write_picture
 
 app = App(name="data")
+app.command("diptych.cli.prompt_data:get", name="get")
+app.command("diptych.cli.prompt_data:make_prompts", name="make-prompts")
 
 
 @app.command

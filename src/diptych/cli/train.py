@@ -24,6 +24,7 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
 
 
 app = App(name="train", config=note_given)
+app.command("diptych.cli.prompt_model:train", name="prompt")
 
 
 @app.command
