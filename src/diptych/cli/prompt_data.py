@@ -43,7 +43,8 @@ def get(
         return
     offered = offer(name, parts=parts)
     say(f"{offered.published.what}\nlicence: {offered.published.licence}\n         {offered.published.terms}")
-    say(f"{len(offered.files)} files, {offered.size / 1e6:,.0f} MB, from {offered.published.repository}")
+    files = "1 file" if len(offered.files) == 1 else f"{len(offered.files)} files"
+    say(f"{files}, {offered.size / 1e6:,.1f} MB, from {offered.published.repository}")
     if not accept_licence:
         if not sys.stdin.isatty():
             raise ConfigError("nobody is there to agree to the licence; if you do, run it again with --accept-licence")

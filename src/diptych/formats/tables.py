@@ -28,7 +28,7 @@ IMAGE_COLUMNS = (
 )
 CAPTION_COLUMNS = (
     *("caption", "captions", "text", "texts", "prompt", "sentence", "sentences", "title", "comment", "comments"),
-    *("description", "raw", "txt"),
+    *("description", "raw", "txt", "answer"),
 )
 SPLIT_COLUMNS = ("split", "subset", "partition")
 ID_COLUMNS = ("imageid", "imgid", "photoid", "key", "filename", "imagename")
