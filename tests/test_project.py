@@ -33,11 +33,13 @@ FLOW = (
     *("labelled", "negatives", "states", "match_heads", "calibration", "hubness", "matcher", "blip", "match_models"),
     *("match_table", "rerank"),
     *("classes", "prompts", "metrics", "evaluate", "compositional", "probe"),
+    *("decoding", "caption_words", "caption_decoder", "grid_captions", "caption_models", "captioner", "candidates"),
     *("text_space", "picture_features", "prompt_library", "phrases", "prompter", "prompt_models"),
     *("prompt_pictures", "prompt_evaluation"),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "audit", "classify", "compare"),
     *("any_picture", "answers", "loaded", "served_index", "service"),
+    *("app",),
     *("__init__", "cli", "__main__"),
 )
 SHELLS = {"cli", "__main__"}  # these alone print and exit

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diptych.candidates import choose, rank_candidates
+    from diptych.captioner import Captioner, load_captioner
+    from diptych.decoding import Caption
     from diptych.doctor import inspect
     from diptych.dual import DualEncoder, build, load
     from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from diptych.pairs import Pairs, Row
     from diptych.prompt_models import load_prompter
     from diptych.prompter import Prompter
+    from diptych.recipes.caption import CaptionRecipe, train_captioner
     from diptych.recipes.contrastive import ContrastiveRecipe, train
     from diptych.recipes.match import MatchRecipe, train_matcher
     from diptych.recipes.prompt import PromptRecipe, train_prompter
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
     from diptych.service import Service
 
 _HOMES = {
+    "choose": "candidates",
+    "rank_candidates": "candidates",
+    "Captioner": "captioner",
+    "load_captioner": "captioner",
+    "Caption": "decoding",
     "inspect": "doctor",
     "DualEncoder": "dual",
     "build": "dual",
@@ -50,6 +59,8 @@ _HOMES = {
     "Row": "pairs",
     "load_prompter": "prompt_models",
     "Prompter": "prompter",
+    "CaptionRecipe": "recipes.caption",
+    "train_captioner": "recipes.caption",
     "ContrastiveRecipe": "recipes.contrastive",
     "train": "recipes.contrastive",
     "MatchRecipe": "recipes.match",
@@ -62,6 +73,11 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the imports above
+    "choose",
+    "rank_candidates",
+    "Captioner",
+    "load_captioner",
+    "Caption",
     "inspect",
     "DualEncoder",
     "build",
@@ -83,6 +99,8 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "Row",
     "load_prompter",
     "Prompter",
+    "CaptionRecipe",
+    "train_captioner",
     "ContrastiveRecipe",
     "train",
     "MatchRecipe",

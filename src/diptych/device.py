@@ -24,6 +24,14 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there than float32: processors without it emulate it, many times slower."""
+    if device.type == "cpu":
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
+        return any(getattr(torch.cpu, name, bool)() for name in names)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
 @functools.cache
 def keep_freed_memory() -> None:
     """Let glibc use freed memory again instead of giving it back to the system.

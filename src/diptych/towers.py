@@ -61,10 +61,10 @@ def image_tower(
                 AutoModel.from_pretrained(name).save_pretrained(folder)
                 AutoImageProcessor.from_pretrained(name).save_pretrained(folder)
             else:
-                config = _config_alone(name, arguments)
+                config = config_alone(name, arguments)
                 with quiet():
                     AutoModel.from_config(config).save_pretrained(folder)
-                _default_image_processor(config, image_size).save_pretrained(folder)
+                default_image_processor(config, image_size).save_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
         return _image_transformer(folder, pooling)
@@ -101,7 +101,7 @@ def text_tower(
     from transformers import AutoModel
 
     tokenizer = learn_tokenizer(captions)
-    config = _config_alone(name, {"vocab_size": len(tokenizer), **(arguments or {})})
+    config = config_alone(name, {"vocab_size": len(tokenizer), **(arguments or {})})
     config.pad_token_id = tokenizer.pad_token_id
     with quiet(), tempfile.TemporaryDirectory() as folder:
         AutoModel.from_config(config).save_pretrained(folder)
@@ -187,7 +187,7 @@ def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[M
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 
-def _config_alone(name: str, arguments: dict[str, Any] | None):
+def config_alone(name: str, arguments: dict[str, Any] | None):
     """The default configuration of the architecture that begins the name: `distilbert-base-uncased` -> distilbert."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -200,7 +200,7 @@ def _config_alone(name: str, arguments: dict[str, Any] | None):
     return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
 
 
-def _default_image_processor(config: Any, image_size: int | None) -> Any:
+def default_image_processor(config: Any, image_size: int | None) -> Any:
     from transformers import ViTImageProcessor
 
     size = int(image_size or getattr(config, "image_size", None) or 224)

@@ -1,0 +1,104 @@
+"""The captioner: captions of pictures, whatever model writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from diptych.caption_models import is_whole, load_chat_writer, load_whole_writer
+from diptych.checkpoints import model_directory
+from diptych.decoding import Caption, Wish
+from diptych.dual import CARD
+from diptych.errors import ConfigError
+from diptych.grid_captions import load_grid_writer
+
+__all__ = ["Caption", "Captioner", "Writer", "load_captioner"]
+
+
+class Writer(Protocol):
+    """What a captioner needs of a model."""
+
+    def prepare(self, images: Sequence[Image.Image]) -> Any:
+        """Pictures as the model takes them; threads may call it."""
+
+    def write(self, prepared: Any, wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
+        """Captions of prepared pictures; `first` is the number of the first among all, on which draws depend."""
+
+
+class Captioner:
+    """Captions of pictures by a model; `load_captioner` reads one, the recipe `caption` trains one."""
+
+    def __init__(self, name: str, writer: Writer) -> None:
+        self.name, self.writer = name, writer
+
+    def caption(
+        self,
+        images: Iterable[Image.Image],
+        *,
+        method: str = "beam",
+        beams: int = 3,
+        count: int = 1,
+        prefix: str = "",
+        max_tokens: int = 30,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[list[Caption]]:
+        """`count` different captions of each upright RGB picture, best first.
+
+        `method` is `beam` (the likeliest of `beams` ways to go on), `greedy` (the likeliest word each time) or
+        `nucleus` (words drawn at `temperature` from the fewest that have `top_p` of the probability; drawn twice, a
+        caption stands once, so there may be fewer). Captions begin with `prefix`, which is not scored, and go on for
+        `max_tokens` words or tokens at most. Equal seeds draw equal captions.
+
+        Raises:
+            ConfigError: a setting is out of its range, or greedy was asked for several captions.
+        """
+        drawn = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        wish = self.wish(method=method, beams=beams, count=count, max_tokens=max_tokens, **drawn)
+        return [of_one for batch in batches_of(images, batch_size) for of_one in self._write(batch, wish, prefix)]
+
+    def wish(self, **settings: Any) -> Wish:
+        """Settings of `caption` with the habits that the model was chosen with."""
+        return Wish(**{**getattr(self.writer, "habits", {}), **settings})
+
+    def _write(self, batch: tuple[int, list[Image.Image]], wish: Wish, prefix: str) -> list[list[Caption]]:
+        first, images = batch
+        return self.writer.write(self.writer.prepare(images), wish, prefix, first)
+
+
+def load_captioner(name: str | Path, device: str = "auto") -> Captioner:
+    """Load a captioner: `mini`, a run or directory of `diptych train caption`, or a model of transformers by name.
+
+    Of those: any VisionEncoderDecoder (ViT-GPT2), BLIP, and image-text-to-text models. Only safetensors are read.
+
+    Raises:
+        ModelError: there is no such model, it writes no captions, or its files do not fit together.
+    """
+    path = model_directory(name)
+    if (path / CARD).exists() or (path / "modules.json").exists():
+        return Captioner(str(name), load_grid_writer(name, device))
+    return Captioner(str(name), load_whole_writer(path, device) if is_whole(path) else load_chat_writer(path, device))
+
+
+def batches_of(items: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    """Lists of `size` items, the last one shorter, each with the number of its first.
+
+    Raises:
+        ConfigError: `size` is below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}; it must be at least 1")
+    batch: list[Any] = []
+    start = 0
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield start, batch
+            start, batch = start + size, []
+    if batch:
+        yield start, batch

@@ -1,0 +1,252 @@
+"""How captions are written word by word: greedily, by beam search, or drawn from the nucleus; many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diptych.errors import ConfigError, did_you_mean
+
+METHODS = ("beam", "greedy", "nucleus")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How captions are to be written.
+
+    `length_penalty` is the power of a caption's length that its log-probability is divided by before captions are
+    compared: 1 compares by the mean of a word, 0 prefers short ones (Wu et al. 2016). `no_repeat` forbids to write the
+    same so many words twice in a caption; 0 allows it.
+    """
+
+    method: str = "beam"
+    beams: int = 3
+    count: int = 1
+    max_tokens: int = 30
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+    length_penalty: float = 1.0
+    no_repeat: int = 3
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(
+                f"no way to write captions is called '{self.method}'; {did_you_mean(self.method, METHODS)}"
+            )
+        for name in ("beams", "count", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.method == "greedy" and self.count > 1:
+            raise ConfigError(f"greedy writes one caption, not {self.count}; for several take beam or nucleus")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"temperature {self.temperature} and top_p {self.top_p}: the first must be above 0, "
+                "the second above 0 and at most 1"
+            )
+
+    @property
+    def width(self) -> int:
+        """How many captions of a picture are in the making at once."""
+        return {"greedy": 1, "nucleus": self.count, "beam": max(self.beams, self.count)}[self.method]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption of a picture, and the mean log-probability of its words (0 at most; better ones are higher)."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """A caption as numbers, without start and end, and the mean log-probability of what was written, its end too."""
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+class Spelling(Protocol):
+    """Captions in the making, `width` for each picture, one picture's after another's."""
+
+    def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
+        """(captions, words) logits of the next word, after one more of each; `parents` say which captions go on."""
+
+    def keep(self, pictures: Tensor) -> None:
+        """Go on with these pictures alone."""
+
+
+def write(
+    spelling: Spelling,
+    pictures: int,
+    wish: Wish,
+    *,
+    start: int,
+    end: int,
+    never: tuple[int, ...] = (),
+    prefix: tuple[int, ...] = (),
+    first: int = 0,
+) -> list[list[Written]]:
+    """`wish.count` captions of each picture, best first; fewer where a nucleus drew the same one twice.
+
+    Args:
+        start, end: the words that begin and end a caption.
+        never: words that are not to be written.
+        prefix: words that every caption begins with; they are not scored.
+        first: the number of the first picture among all, on which draws depend, so that batches change nothing.
+    """
+    logits = read(spelling, pictures * wish.width, (start, *prefix))
+    if wish.method != "nucleus":
+        return _search(spelling, logits, pictures, wish, end, never, prefix)
+    drawn = draw(spelling, logits, pictures, wish, end, never, prefix, first)
+    return [sorted(dict.fromkeys(found), key=lambda written: -written.score) for found in drawn]
+
+
+def read(spelling: Spelling, rows: int, words: tuple[int, ...]) -> Tensor:
+    """The logits after words that all captions begin with: (rows, words)."""
+    for word in words:
+        logits = spelling.step(torch.full((rows,), word))
+    return logits
+
+
+def _search(
+    spelling: Spelling,
+    logits: Tensor,
+    pictures: int,
+    wish: Wish,
+    end: int,
+    never: tuple[int, ...],
+    prefix: tuple[int, ...],
+) -> list[list[Written]]:
+    """Beam search: of all ways to go on, a picture keeps the `width` likeliest; greedy is one beam.
+
+    A picture is done when it has `width` captions and none in the making can become better than the worst of these.
+    """
+    width = wish.width
+    done: list[list[tuple[float, Written]]] = [[] for _ in range(pictures)]
+    alive = list(range(pictures))
+    said = [[prefix] * width for _ in range(pictures)]
+    totals = torch.full((pictures, width), -torch.inf)
+    totals[:, 0] = 0.0  # all beams are alike at first: only one may go on
+    for length in range(1, wish.max_tokens + 1):
+        known = _allowed(logits, [words for at in alive for words in said[at]], wish, never, end, length)
+        every = totals[alive, :, None] + known.view(len(alive), width, -1)  # (pictures, beams, words)
+        best, flat = every.flatten(1).topk(min(2 * width, every[0].numel()), dim=1)
+        beams, words = (flat // every.shape[2]).tolist(), (flat % every.shape[2]).tolist()
+        parents, newest, going = [], [], []
+        for row, (at, values) in enumerate(zip(alive, best.tolist(), strict=True)):
+            kept: list[tuple[float, int, int]] = []
+            for value, beam, word in zip(values, beams[row], words[row], strict=True):
+                if value == -torch.inf or len(kept) == width:
+                    break
+                if word == end:
+                    finished = Written(said[at][beam][len(prefix) :], value / length)
+                    done[at].append((value / length**wish.length_penalty, finished))
+                else:
+                    kept.append((value, beam, word))
+            done[at] = sorted(done[at], key=lambda pair: -pair[0])[:width]
+            if not kept or _is_settled(done[at], kept[0][0], width, length, wish):
+                continue
+            kept += [(-torch.inf, *kept[0][1:])] * (width - len(kept))
+            said[at] = [(*said[at][beam], word) for _, beam, word in kept]
+            totals[at] = torch.tensor([value for value, _, _ in kept])
+            parents += [row * width + beam for _, beam, _ in kept]
+            newest += [word for _, _, word in kept]
+            going.append(row)
+        if not going:
+            break
+        if len(going) < len(alive):
+            spelling.keep(torch.tensor(going))
+            alive = [alive[row] for row in going]
+        if length < wish.max_tokens:
+            logits = spelling.step(torch.tensor(newest), torch.tensor(parents))
+    return [[written for _, written in found[: wish.count]] for found in done]
+
+
+def _is_settled(done: list[tuple[float, Written]], total: float, width: int, length: int, wish: Wish) -> bool:
+    """Whether no caption in the making can still come among the best: a total only falls, a length only grows."""
+    if len(done) < width:
+        return False
+    longest = wish.max_tokens if wish.length_penalty > 0 else length + 1
+    return done[-1][0] >= total / longest**wish.length_penalty
+
+
+def draw(
+    spelling: Spelling,
+    logits: Tensor,
+    pictures: int,
+    wish: Wish,
+    end: int,
+    never: tuple[int, ...] = (),
+    prefix: tuple[int, ...] = (),
+    first: int = 0,
+) -> list[list[Written]]:
+    """`wish.count` captions of each picture, in no order, the same one perhaps more than once.
+
+    Each word is drawn from the fewest that together have `top_p` of the probability (Holtzman et al. 2020).
+    """
+    rows = pictures * wish.width
+    noise = [torch.Generator().manual_seed(wish.seed * 1_000_003 + first + picture) for picture in range(pictures)]
+    said: list[tuple[int, ...]] = [prefix] * rows
+    totals, lengths, open_ = torch.zeros(rows), torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
+    for length in range(1, wish.max_tokens + 1):
+        known = _allowed(logits, said, wish, never, end, length)
+        likely = nucleus((known / wish.temperature).softmax(-1), wish.top_p)
+        chances = torch.cat([torch.rand(wish.width, 1, generator=each) for each in noise])
+        chosen = (likely.cumsum(-1) < chances * likely.sum(-1, keepdim=True)).sum(-1).clamp(max=likely.shape[1] - 1)
+        totals += torch.where(open_, known.gather(1, chosen[:, None]).squeeze(1), 0.0)
+        lengths += open_
+        open_ &= chosen != end
+        said = [
+            (*words, word) if going else words for words, word, going in zip(said, chosen.tolist(), open_, strict=True)
+        ]
+        if not open_.any():
+            break
+        if length < wish.max_tokens:
+            logits = spelling.step(chosen)
+    scores = (totals / lengths).tolist()
+    drawn = [Written(words[len(prefix) :], score) for words, score in zip(said, scores, strict=True)]
+    return [drawn[at : at + wish.width] for at in range(0, rows, wish.width)]
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probabilities (rows, words) with 0 for all but the fewest words that together have at least `top_p`."""
+    if top_p == 1:
+        return probabilities
+    ordered, places = probabilities.sort(-1, descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+    return torch.zeros_like(probabilities).scatter(1, places, ordered)
+
+
+def _allowed(
+    logits: Tensor, said: list[tuple[int, ...]], wish: Wish, never: tuple[int, ...], end: int, length: int
+) -> Tensor:
+    """Log-probabilities (rows, words), -inf for words that may not come; at the last place only the end may."""
+    known = logits.float().log_softmax(-1).cpu()
+    known[:, list(never)] = -torch.inf
+    if length == wish.max_tokens:
+        last = known[:, end].clone()
+        known.fill_(-torch.inf)
+        known[:, end] = last
+        return known
+    if wish.no_repeat:
+        for row, words in enumerate(said):
+            if banned := repeats(words, wish.no_repeat):
+                known[row, banned] = -torch.inf
+    return known
+
+
+def repeats(words: tuple[int, ...], size: int) -> list[int]:
+    """The words that would repeat `size` words of a caption.
+
+    >>> repeats((1, 2, 3, 1, 2), 3)
+    [3]
+    """
+    if len(words) < size:
+        return []
+    tail = words[len(words) - size + 1 :]
+    return [words[at + size - 1] for at in range(len(words) - size + 1) if words[at : at + size - 1] == tail]

@@ -1,0 +1,135 @@
+"""Captions from a dual encoder's patch grid: a small decoder that lies beside the encoder in one directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych import dual
+from diptych.caption_decoder import CaptionDecoder
+from diptych.caption_words import END, PAD, START, UNKNOWN, Words
+from diptych.checkpoints import model_directory
+from diptych.decoding import Caption, Wish, Written, write
+from diptych.dual import CARD, DualEncoder
+from diptych.errors import ConfigError, ModelError
+from diptych.states import embed_states
+
+WEIGHTS = "captioner.safetensors"
+WORDS = "captioner.txt"
+NEVER = (PAD, START, UNKNOWN)
+
+
+class GridWriter:
+    """Writes captions with a `CaptionDecoder` over a dual encoder; `settings` are the decoder's arguments.
+
+    `habits` are fields of `Wish` that were chosen with the weights: length penalty and repeats.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        decoder: CaptionDecoder,
+        words: Words,
+        settings: dict[str, Any],
+        habits: dict[str, Any] | None = None,
+    ) -> None:
+        self.encoder, self.words, self.settings, self.habits = encoder, words, settings, habits or {}
+        self.decoder = decoder.eval().to(encoder.device)
+
+    def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        return self.encoder.preprocess(images)
+
+    @torch.inference_mode()
+    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
+        memory = self.decoder.look(embed_states(self.encoder, prepared))
+        return self.from_memory(memory, wish, prefix, first)
+
+    def from_memory(self, memory: Tensor, wish: Wish, prefix: str = "", first: int = 0) -> list[list[Caption]]:
+        """Captions of pictures that the decoder has looked at, (pictures, 1 + places, dim)."""
+        begun = tuple(self.words.encode(prefix))
+        room = self.decoder.max_tokens + 1 - len(begun)
+        if room < 1:
+            raise ConfigError(f"the prefix has {len(begun)} words; this model writes {self.decoder.max_tokens} at most")
+        wish = Wish(**{**vars(wish), "max_tokens": min(wish.max_tokens, room)})
+        place = {"start": START, "end": END, "never": NEVER, "prefix": begun, "first": first}
+        found = write(_OnDevice(self.decoder, memory), len(memory), wish, **place)  # type: ignore[arg-type]
+        return [[self._caption(written, prefix) for written in of_one] for of_one in found]
+
+    def _caption(self, written: Written, prefix: str) -> Caption:
+        text = self.words.decode(written.tokens)
+        apart = "" if text.startswith("'") else " "
+        return Caption(f"{prefix.strip()}{apart}{text}".strip() if prefix else text, written.score)
+
+
+class _OnDevice:
+    """A spelling whose words come from the CPU, where `decoding` keeps its books."""
+
+    def __init__(self, decoder: CaptionDecoder, memory: Tensor) -> None:
+        self.spelling, self.device = decoder.spell(memory), memory.device
+
+    def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
+        return self.spelling.step(words.to(self.device), None if parents is None else parents.to(self.device))
+
+    def keep(self, pictures: Tensor) -> None:
+        self.spelling.keep(pictures.to(self.device))
+
+
+def save_captioner(
+    writer: GridWriter, path: str | Path, told: dict[str, Any] | None = None, *, half: bool = False
+) -> None:
+    """Add a captioner to the directory in which its dual encoder lies.
+
+    Writes `captioner.safetensors` (in half precision if asked), `captioner.txt` (the words) and, with what is `told` of
+    it, a part of `diptych.json`; the directory goes on loading as a dual encoder, and as a matcher.
+
+    Raises:
+        ModelError: there is no dual encoder in the directory.
+    """
+    path = Path(path)
+    if not (path / CARD).exists():
+        raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
+    weights = writer.decoder.state_dict()
+    kept = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
+    save_file(kept, path / WEIGHTS, metadata={"format": "pt"})
+    (path / WORDS).write_text("\n".join(writer.words.words) + "\n", "utf-8")
+    card = json.loads((path / CARD).read_text("utf-8"))
+    card["captioner"] = {"settings": writer.settings, "habits": writer.habits, **(told or {})}
+    temporary = path / f"{CARD}.tmp"
+    temporary.write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    temporary.replace(path / CARD)
+
+
+def has_captioner(path: Path) -> bool:
+    """Whether a model's directory holds such a captioner."""
+    return (path / CARD).exists() and "captioner" in json.loads((path / CARD).read_text("utf-8"))
+
+
+def load_grid_writer(name: str | Path, device: str = "auto") -> GridWriter:
+    """The captioner beside a dual encoder.
+
+    Raises:
+        ModelError: there is none, or its files do not fit together.
+    """
+    path = model_directory(name)
+    if not has_captioner(path):
+        raise ModelError(
+            f"'{name}' has no captioner; train one on it: "
+            f"diptych train caption --model {name} --data PATH --out runs/caption"
+        )
+    told = json.loads((path / CARD).read_text("utf-8"))["captioner"]
+    encoder = dual.load(name, device)
+    try:
+        words = Words((path / WORDS).read_text("utf-8").split())
+        decoder = CaptionDecoder(len(words), **told["settings"])
+        decoder.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the captioner of '{name}': {str(error).splitlines()[0]}") from error
+    return GridWriter(encoder, decoder, words, told["settings"], told.get("habits"))

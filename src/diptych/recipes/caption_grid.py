@@ -1,0 +1,186 @@
+"""Training a small decoder on a frozen dual encoder's patches: first the captions' words, then CIDEr itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diptych import decoding, dual
+from diptych.caption_decoder import CaptionDecoder
+from diptych.caption_words import END, PAD, START, UNKNOWN, Words, words_of
+from diptych.decoding import Caption, Wish
+from diptych.device import computes_in_bfloat16
+from diptych.grid_captions import NEVER, GridWriter, save_captioner
+from diptych.metrics.cider import CiderD
+from diptych.pairs import Pairs
+from diptych.progress import Progress
+from diptych.recipes.caption import CaptionRecipe
+from diptych.recipes.caption_data import Part, store_part
+from diptych.recipes.caption_phase import Judge, Phase, Turns, run_phase
+from diptych.states import States
+from diptych.trainer import Outcome
+
+WORDS_PHASE, REWARD_PHASE = "words", "reward"
+_BLOCK = 64  # pictures captioned at once in validation
+_STOP = "."  # a caption's end, as a word that CIDEr sees
+
+
+def train_grid(
+    recipe: CaptionRecipe, train: Pairs, val: Pairs, progress: Progress
+) -> tuple[dict[str, Outcome], dict[str, float]]:
+    """Train and save a decoder: its phases' outcomes, and the validation scores of what was saved."""
+    encoder = dual.load(recipe.model, recipe.device)
+    words = Words.learn(train.flat_captions()[0], recipe.min_count)
+    lesson = store_part(encoder, train, mirror=recipe.mirror, progress=progress)
+    exam = store_part(encoder, val, mirror=False, progress=progress)
+    torch.manual_seed(recipe.seed)
+    settings = decoder_settings(recipe, exam)
+    writer = GridWriter(encoder, CaptionDecoder(len(words), **settings), words, settings)
+    outcomes = _phases(recipe, writer, lesson, exam, progress)
+    scores = [*outcomes.values()][-1].best
+    _save(recipe, writer, scores, {"train": len(train), "val": len(val)})
+    return outcomes, scores
+
+
+def decoder_settings(recipe: CaptionRecipe, part: Part) -> dict[str, Any]:
+    """The arguments that make a decoder of the recipe's kind for these pictures."""
+    seen = part.images(np.arange(1))
+    own = ("dim", "layers", "image_layers", "heads", "hidden", "dropout", "feature_dropout")
+    return {
+        "places": seen.states.shape[1],
+        "image_width": seen.states.shape[2],
+        "vector_dim": seen.vectors.shape[1],
+        **{name: getattr(recipe, name) for name in own},
+        "max_tokens": max(recipe.max_tokens, 40),
+    }
+
+
+def _phases(
+    recipe: CaptionRecipe, writer: GridWriter, lesson: Part, exam: Part, progress: Progress
+) -> dict[str, Outcome]:
+    judge, turns, lessons = Judge(exam.pairs), Turns(lesson.pairs, recipe), Lessons(recipe, writer, lesson)
+
+    def validate() -> dict[str, float]:
+        return judge(captions_of_part(writer, exam, Wish(beams=recipe.beams)))
+
+    def run(name: str, backward: Any, epochs: int, lr: float) -> Outcome:
+        phase = Phase(name, writer.decoder, lessons.load, backward, epochs, lr)
+        return run_phase(recipe, phase, turns, validate, progress)
+
+    outcomes = {WORDS_PHASE: run(WORDS_PHASE, lessons.teach, recipe.epochs, recipe.lr)}
+    if recipe.reward_epochs:
+        outcomes[REWARD_PHASE] = run(REWARD_PHASE, lessons.reward, recipe.reward_epochs, recipe.reward_lr)
+    return outcomes
+
+
+@torch.inference_mode()
+def captions_of_part(writer: GridWriter, part: Part, wish: Wish) -> Iterator[list[Caption]]:
+    """Captions of a part's pictures, in their order."""
+    for start in range(0, len(part.pairs), _BLOCK):
+        states = part.images(np.arange(start, min(start + _BLOCK, len(part.pairs))))
+        memory = writer.decoder.look(states.to(writer.encoder.device))
+        yield from writer.from_memory(memory, wish, first=start)
+
+
+def _save(recipe: CaptionRecipe, writer: GridWriter, scores: dict[str, float], sizes: dict[str, int]) -> None:
+    out = Path(recipe.out)
+    fresh = out / "model.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    writer.encoder.save(fresh)
+    save_captioner(writer, fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
+    shutil.rmtree(out / "model", ignore_errors=True)
+    fresh.rename(out / "model")
+
+
+@dataclass
+class Batch:
+    """Pictures of a step, `recipe.captions` captions of each, one picture's after another's."""
+
+    epoch: int
+    rows: np.ndarray
+    states: States
+    words: Tensor  # (captions, length)
+
+
+class Lessons:
+    """The two ways in which a decoder learns from its training pictures."""
+
+    def __init__(self, recipe: CaptionRecipe, writer: GridWriter, part: Part) -> None:
+        self.recipe, self.part, self.words, self.decoder = recipe, part, writer.words, writer.decoder
+        self.device = writer.encoder.device
+        self.half = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=computes_in_bfloat16(self.device))
+        self.cider: CiderD | None = None
+
+    def load(self, turn: tuple[int, np.ndarray, list[str]]) -> Batch:
+        epoch, rows, captions = turn
+        return Batch(epoch, rows, self.part.images(rows, epoch), self.words.batch(captions, self.recipe.max_tokens))
+
+    def teach(self, batch: Batch) -> Tensor:
+        """Cross-entropy of each next word, with label smoothing."""
+        words = batch.words.to(self.device)
+        with self.half():
+            logits = self.decoder(self.decoder.look(batch.states.to(self.device)), words[:, :-1]).float()
+        target = words[:, 1:].masked_fill(words[:, 1:] == UNKNOWN, PAD)  # nobody is to write a word that has no name
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=self.recipe.label_smoothing
+        )
+        loss.backward()
+        return loss.detach()
+
+    def reward(self, batch: Batch) -> Tensor:
+        """Self-critical training: captions drawn become likelier by as much as they are better than the others drawn.
+
+        The baseline is the mean reward of the picture's other captions (Luo 2020), and each caption is judged with its
+        end, or it would learn to stop in the middle of a phrase (Rennie et al. 2017, appendix).
+        """
+        states = batch.states.to(self.device)
+        drawn = self._draw(states, batch)
+        rewards = self._judged(drawn, batch.rows)  # (pictures, samples)
+        others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+        better = (rewards - others).flatten().to(self.device)
+        words = _padded([[START, *tokens, END] for of_one in drawn for tokens in of_one]).to(self.device)
+        with self.half():
+            logits = self.decoder(self.decoder.look(states), words[:, :-1]).float()
+        logits[..., list(NEVER)] = -torch.inf
+        target = words[:, 1:]
+        spoken = target != PAD
+        surprise = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none", ignore_index=PAD)
+        loss = (surprise * better[:, None]).sum() / spoken.sum()
+        loss.backward()
+        return rewards.mean().neg()
+
+    @torch.inference_mode()
+    def _draw(self, states: States, batch: Batch) -> list[list[tuple[int, ...]]]:
+        samples, longest = self.recipe.reward_samples, self.recipe.max_tokens
+        wish = Wish("nucleus", count=samples, top_p=1.0, max_tokens=longest, no_repeat=0)
+        first = (self.recipe.seed * 10_000 + batch.epoch) * len(self.part.pairs) + int(batch.rows[0]) * _BLOCK
+        self.decoder.eval()
+        with self.half():
+            memory = self.decoder.look(states)
+            spelling = self.decoder.spell(memory)
+            logits = decoding.read(spelling, len(memory) * wish.width, (START,))
+            found = decoding.draw(spelling, logits, len(memory), wish, END, NEVER, first=first)
+        self.decoder.train()
+        return [[written.tokens for written in of_one] for of_one in found]
+
+    def _judged(self, drawn: list[list[tuple[int, ...]]], rows: np.ndarray) -> Tensor:
+        """CIDEr-D of each caption: (pictures, samples)."""
+        if self.cider is None:
+            self.cider = CiderD([[[*words_of(text), _STOP] for text in row.captions] for row in self.part.pairs])
+        texts = [[*words_of(self.words.decode(tokens)), _STOP] for of_one in drawn for tokens in of_one]
+        scores = self.cider(texts, np.repeat(rows, self.recipe.reward_samples))
+        return torch.from_numpy(scores.astype(np.float32)).view(len(rows), -1)
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    """(rows, length) int64."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
