@@ -1,0 +1,113 @@
+"""Captioning: a picture's caption with its confidence, alternatives, candidates ranked, and a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from diptych.answers import Alternative
+from diptych.app.frame import bar, escaped, note, timed, told
+from diptych.app.match import meaning
+from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
+from diptych.app.services import library_paths, missing, service_here
+from diptych.service import How, Service
+
+METHODS = {"beam": "Beam search: the likeliest", "greedy": "Greedy: the fastest", "nucleus": "Sampling: more varied"}
+PROMPTS: dict[How, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
+
+
+def caption_page() -> None:
+    st.title("Caption")
+    st.html('<p class="d-lead">What does a picture show? A sentence, how sure it is, and what else it might be.</p>')
+    service = service_here()
+    chooser, answer = st.columns([2, 3], gap="large")
+    with chooser:
+        picked = pick_picture("caption", library_paths(service))
+    with answer:
+        if picked is None:
+            show_empty()
+        else:
+            caption_part(service, picked)
+
+
+def caption_part(service: Service, picked: Picked, *, key: str = "caption") -> None:
+    """The picture, the button **Generate caption**, and what it found."""
+    show_picture(picked, key)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button(
+            "Generate caption", type="primary", key=f"{key}-go", icon=":material/auto_awesome:", shortcut="Ctrl+Enter"
+        )
+        with st.popover("Options", icon=":material/tune:", key=f"{key}-options"):
+            method = st.radio(
+                "How", list(METHODS), format_func=METHODS.__getitem__, key=f"{key}-method", persist_state="session"
+            )
+            count = st.slider("Captions", 1, 8, 4, key=f"{key}-count", persist_state="session")
+            candidates = st.text_area(
+                "Captions to choose among, one a line",
+                key=f"{key}-candidates",
+                help="They are ranked by how well they fit the picture.",
+                persist_state="session",
+            )
+    asked = (picked.content, method, count, tuple(filter(None, map(str.strip, candidates.splitlines()))))
+    if pressed:
+        st.session_state[f"{key}-asked"] = asked
+    if st.session_state.get(f"{key}-asked", ("",))[0] == picked.content:
+        with told():
+            show_captions(service, picked, *asked[1:])
+        with told():
+            show_prompt(service, picked, key)
+
+
+def show_captions(
+    service: Service, picked: Picked, method: str = "beam", count: int = 3, candidates: Sequence[str] = ()
+) -> None:
+    """The caption with its confidence, what else it might be, and the candidates ranked."""
+    if not service.has("captioner"):
+        note(missing(service, "captioner"))
+        return
+    with timed("Writing …") as timing:
+        found = service.caption([picked.image], count=count, method=method, candidates=candidates)[0]
+    st.html(f'<p class="d-caption">{escaped(found.best)}</p>')
+    if found.confidence is not None:
+        words = f"{found.confidence:.0%} · {meaning(found.confidence)}"
+        st.html(_row("Confidence", words, found.confidence))
+    st.caption(f"written in {timing}")
+    if found.alternatives[1:]:
+        st.subheader("Alternatives")
+        st.html("".join(_alternative(each) for each in found.alternatives[1:]))
+    if found.candidates:
+        st.subheader("Your captions, ranked")
+        st.html("".join(_row(each.text, f"{each.probability:.0%}", each.probability) for each in found.candidates))
+
+
+def show_prompt(service: Service, picked: Picked, key: str = "prompt") -> None:
+    """Prompts that would make a picture like this one."""
+    st.subheader("Prompt")
+    if not service.has("prompter"):
+        note(missing(service, "prompter"))
+        return
+    how = st.segmented_control(
+        "How the prompt is made",
+        list(PROMPTS),
+        format_func=PROMPTS.__getitem__,
+        default="retrieve",
+        required=True,
+        key=f"{key}-how",
+        label_visibility="collapsed",
+    )
+    with timed("Looking for words …"):
+        prompts = service.prompt([picked.image], how=how, count=1)[0]
+    for prompt in prompts:
+        st.code(prompt.text, language=None, wrap_lines=True)
+
+
+def _alternative(each: Alternative) -> str:
+    if each.confidence is None:
+        return _row(each.text, f"{each.score:.2f}")
+    return _row(each.text, f"{each.confidence:.0%}", each.confidence)
+
+
+def _row(text: str, figure: str, share: float | None = None) -> str:
+    drawn = "" if share is None else bar(share, figure)
+    return f'<div class="d-row"><b>{escaped(text)}</b><em>{escaped(figure)}</em>{drawn}</div>'

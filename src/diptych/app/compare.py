@@ -1,0 +1,86 @@
+"""Comparing: two models side by side on the same query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from diptych.app.caption import show_captions
+from diptych.app.frame import note, plain, timed, told, watched
+from diptych.app.grid import hit_grid
+from diptych.app.match import show_match, text_lines
+from diptych.app.picture import pick_picture, show_picture
+from diptych.app.services import DEFAULT_MODEL, library_here, library_paths, model_name, service_here, shared_service
+from diptych.app.settings import Settings
+from diptych.service import Service
+
+_HITS = 6
+_AT_ONCE = 500  # pictures that are indexed by another model without asking
+
+_Show = Callable[[Service], None]
+
+
+def compare_page() -> None:
+    st.title("Compare")
+    st.html('<p class="d-lead">Two models, one question, side by side.</p>')
+    service, settings = service_here(), Settings.current()
+    offered = list(dict.fromkeys([model_name(service), *settings.compare, DEFAULT_MODEL]))
+    names = [_choose(at, place, offered, settings.any_model) for at, place in enumerate(st.columns(2, gap="large"))]
+    show = _question(service)
+    for place, name in zip(st.columns(2, gap="large"), names, strict=True):
+        with place, told():
+            if not name:
+                note("Name another model above: a training run, a model directory or a hub name.")
+            elif show:
+                show(shared_service(settings, library_here(), name))
+
+
+def _choose(at: int, place: DeltaGenerator, offered: list[str], any_model: bool) -> str | None:
+    return place.selectbox(
+        ("One model", "Another model")[at],
+        offered,
+        index=at if at < len(offered) else None,
+        accept_new_options=any_model,
+        placeholder="a run, a directory or a hub name",
+        key=f"compare-model-{at}",
+        persist_state="session",
+    )
+
+
+def _question(service: Service) -> _Show | None:
+    """What both are asked, as a function that shows a service's answer; None until something is."""
+    kind = st.segmented_control(
+        "Compare by", ("Search", "Caption", "Match"), default="Search", required=True, key="compare-kind"
+    )
+    if kind == "Search":
+        text = st.text_input("What the pictures should show", key="compare-text", live="350ms").strip()
+        return (lambda service: _show_found(service, text)) if text else None
+    chooser, shown = st.columns(2, gap="large")
+    with chooser:
+        picked = pick_picture("compare", library_paths(service))
+    if picked is None:
+        return None
+    with shown:
+        show_picture(picked, "compare")
+        if kind == "Caption":
+            return lambda service: show_captions(service, picked)
+        texts = text_lines("compare")
+    return (lambda service: show_match(service, picked, texts)) if texts else None
+
+
+def _show_found(service: Service, text: str) -> None:
+    """The first pictures that a model finds; the library is indexed by it first, if it was not yet."""
+    name = model_name(service)
+    if service.index is None:
+        count = len(service_here().index or ())
+        asked = count <= _AT_ONCE or st.button(f"Index {count:,} pictures by {plain(name)}", key=f"by-{name}")
+        if not asked:
+            return
+        with watched() as progress:
+            service.add(library_here(), progress=progress)
+    with timed("Searching …") as timing:
+        results = service.search(text, count=_HITS, keep=None)
+    st.caption(f"the nearest of {results.searched:,} · {timing}")
+    hit_grid(results.hits, key=f"compare-{name}")

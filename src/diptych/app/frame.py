@@ -1,0 +1,115 @@
+"""What every page has: its dress, errors as sentences, and how long an answer took."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from diptych.errors import DiptychError
+from diptych.index.report import Skipped
+from diptych.progress import Progress
+
+_HERE = Path(__file__).parent
+_DRAW_SECONDS = 0.1
+
+
+def dress(title: str = "diptych") -> None:
+    """Title, logo and style of the page; call it first in a script."""
+    st.set_page_config(page_title=title, page_icon=str(_HERE / "logo.svg"), layout="wide")
+    st.logo(_HERE / "logo.svg", size="large")
+    st.html(_HERE / "style.css")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Show an error that diptych or a file names as a sentence, and let the rest of the page stand."""
+    try:
+        yield
+    except DiptychError as error:
+        show_error(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        show_error(f"'{error.filename}': {error.strerror}")
+
+
+def show_error(message: str) -> None:
+    st.error(plain(message[:1].upper() + message[1:]) + ("" if message.endswith((".", "?", "!")) else "."))
+
+
+def note(message: str) -> None:
+    """Something that is not there, and what would bring it."""
+    st.info(plain(message))
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is; lone surrogates, which UTF-8 lacks, become `?`."""
+    text = text.encode("utf-8", "replace").decode()
+    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-!|<>~$:" else sign for sign in text)
+
+
+def escaped(text: object) -> str:
+    """Safe in HTML; lone surrogates, which UTF-8 lacks, become `?`."""
+    return html.escape(str(text).encode("utf-8", "replace").decode(), quote=True)
+
+
+def bar(share: float, label: str) -> str:
+    """A share in [0, 1] as a bar, in HTML; `label` is what a screen reader says."""
+    return (
+        f'<div class="d-bar" role="img" aria-label="{escaped(label)}">'
+        f'<span style="width:{100 * min(max(share, 0.0), 1.0):.1f}%"></span></div>'
+    )
+
+
+@contextmanager
+def watched() -> Iterator[Progress]:
+    """A progress that draws itself on the page: how far, how fast, and how many files were skipped."""
+    place = st.empty()
+
+    def drawn(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
+        began = shown = time.perf_counter()
+        skipped = 0
+        for done, item in enumerate(items, 1):
+            yield item
+            skipped += isinstance(item, Skipped)
+            now = time.perf_counter()
+            if now - shown > _DRAW_SECONDS or done == total:
+                place.progress(done / total if total else 0.0, _how_far(done, total, now - began, skipped))
+                shown = now
+
+    try:
+        yield drawn
+    finally:
+        place.empty()
+
+
+def _how_far(done: int, total: int | None, seconds: float, skipped: int) -> str:
+    left = f", {(total - done) * seconds / done:,.0f} s left" if total and done < total else ""
+    told = f"{done:,}{f' of {total:,}' if total else ''} pictures, {done / seconds:,.0f} a second{left}"
+    return f"{told}, {skipped:,} skipped" if skipped else told
+
+
+@dataclass
+class Timing:
+    """How long something took."""
+
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{1000 * self.seconds:.0f} ms" if self.seconds < 1 else f"{self.seconds:.1f} s"
+
+
+@contextmanager
+def timed(doing: str) -> Iterator[Timing]:
+    """Show a spinner that says what is being done and for how long, and take the time."""
+    timing, began = Timing(), time.perf_counter()
+    with st.spinner(doing, show_time=True):
+        yield timing
+    timing.seconds = time.perf_counter() - began

@@ -1,0 +1,85 @@
+"""Indexing: point at a folder, watch it being indexed, see what was skipped, and go on with that library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from diptych.app.frame import note, plain, told, watched
+from diptych.app.services import library_here, library_name, look_at, sample_library, service_here, shared_service
+from diptych.app.settings import Settings
+from diptych.errors import ConfigError
+from diptych.index.report import Added
+from diptych.service import Service
+
+_LISTED = 1_000  # skipped files
+
+
+def library_page() -> None:
+    st.title("Index")
+    st.html(
+        '<p class="d-lead">Point at a folder of pictures; then it can be searched. Nothing leaves this machine.</p>'
+    )
+    service = service_here()
+    show_library(service)
+    index_part(service)
+
+
+def show_library(service: Service) -> None:
+    """Which library the visitor looks at, how many pictures it has, by which model; and a way back to the first."""
+    library, status = library_here(), service.status()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        count = f"{status['pictures']:,} pictures, indexed by **{plain(Path(status['model']).name)}**"
+        st.markdown(f"You look at **{plain(library_name(library))}**: {count}.", width="content")
+        home = Settings.current().index or sample_library()
+        if library != home:
+            name = plain(library_name(home))
+            st.button(f"Back to {name}", on_click=look_at, args=(home,), icon=":material/undo:", type="tertiary")
+
+
+def index_part(service: Service, *, key: str = "index") -> None:
+    """A field for a folder, and what indexing it did; the visitor then looks at that library.
+
+    A folder that was indexed before is brought up to date: what is new comes in, what is gone goes out.
+    """
+    settings, report = Settings.current(), f"{key}-report"
+    if not settings.roots:
+        note("Visitors may not index folders here: the page was started without --root FOLDER.")
+        return
+    with st.form(f"{key}-form", border=False):
+        field, go = st.columns([5, 1], vertical_alignment="bottom")
+        path = field.text_input("A folder of pictures", key=f"{key}-path", placeholder="~/Pictures")
+        pressed = go.form_submit_button("Index", type="primary", width="stretch")
+    st.caption(f"inside {plain(', '.join(settings.roots))}; index it again after changes: only what is new is read")
+    if pressed:
+        st.session_state.pop(report, None)
+        with told():
+            added = _index(service, path)
+            st.session_state[report] = library_here(), added
+            st.rerun()  # the lines above tell of the library that was left
+    if report in st.session_state and st.session_state[report][0] == library_here():
+        show_added(st.session_state[report][1])
+
+
+def show_added(added: Added) -> None:
+    """What indexing did, in figures, and the files that were skipped, each with why."""
+    st.success(f"{plain(added.summary())} in {added.seconds:.1f} s", icon=":material/check_circle:")
+    if not added.skipped:
+        return
+    reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in added.reasons.items())
+    st.subheader("Skipped")
+    st.caption(reasons if len(added.skipped) <= _LISTED else f"{reasons}; the first {_LISTED:,}")
+    rows = [{"file": Path(each.path).name, "why": each.detail} for each in added.skipped[:_LISTED]]
+    st.dataframe(rows, hide_index=True, width="stretch")
+
+
+def _index(service: Service, path: str) -> Added:
+    if not path.strip():
+        raise ConfigError("no folder is named; write where the pictures lie")
+    library = str(service.allowed(path.strip()))
+    over = shared_service(Settings.current(), library)
+    with watched() as progress:
+        added = over.add(library, prune=True, progress=progress)
+    look_at(library)
+    return added

@@ -1,0 +1,101 @@
+"""Choosing one picture: uploaded, dropped, pasted, or taken from the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+
+from diptych.app.frame import plain, told
+from diptych.app.thumbnails import thumbnail_of
+from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, read_bytes, thumbnail
+from diptych.index.paths import from_text, picture_at
+
+_SHOWN = 1280  # pixels of the longer side: enough for every model and every screen column
+_PASTE = Path(__file__).with_name("paste.html")
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A picture that was chosen: upright, RGB, at most 1,280 pixels a side. `content` names its bytes."""
+
+    name: str
+    content: str
+    image: Image.Image
+
+
+def pick_picture(key: str, library: list[str] | None = None, *, label: str = "Your picture") -> Picked | None:
+    """A field to upload, drop or paste a picture, and below it the pictures at the paths of `library` to take one.
+
+    Several on one page need different keys. Returns None until a picture was chosen, and where what was uploaded is
+    no picture, which the page then says.
+    """
+    state = st.session_state
+    taken, turn = f"{key}-taken", f"{key}-turn"
+    upload = st.file_uploader(
+        label,
+        type=sorted(suffix[1:] for suffix in PICTURE_SUFFIXES),
+        key=f"{key}-upload-{state.get(turn, 0)}",
+        max_upload_size=MAX_BYTES // 2**20,
+        help="Drop a file here, or paste a picture with Ctrl+V.",
+        on_change=lambda: state.pop(taken, None),
+    )
+    st.html(_PASTE, unsafe_allow_javascript=True)
+    if library:
+        _offer(key, library)
+    with told():
+        if upload is not None:
+            return _kept(key, upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
+        if path := state.get(taken):
+            return _kept(key, path, lambda: _picked(from_text(path).name, read_bytes(picture_at(path))))
+    return None
+
+
+def _kept(key: str, token: str, decoded: Callable[[], Picked]) -> Picked:
+    """The picture that the visitor chose, decoded once and not at every touch of the page."""
+    held: tuple[str, Picked] | None = st.session_state.get(f"{key}-picked")
+    if held is None or held[0] != token:
+        held = st.session_state[f"{key}-picked"] = (token, decoded())
+    return held[1]
+
+
+def _offer(key: str, library: list[str]) -> None:
+    """Small pictures of the library in a row; each is a button."""
+    st.caption("or take one from the library")
+    with st.container(horizontal=True, gap="small", key=f"strip-{key}"):
+        for at, path in enumerate(library):
+            picture = thumbnail_of(path, 240)
+            if picture is None:
+                continue
+            with st.container(width=84, gap=None, key=f"take-{key}-{at}"):
+                name = from_text(path).name
+                st.image(picture, width="stretch", alt=plain(name))
+                st.button(f"Take {plain(name)}", key=f"take-{key}-{at}-button", on_click=_take, args=(key, path))
+
+
+def show_empty() -> None:
+    """What stands where a picture will."""
+    st.html('<div class="d-empty">Upload a picture, drop it, paste it,<br>or take one from the library.</div>')
+
+
+def show_picture(picked: Picked, key: str) -> None:
+    st.container(key=f"shown-{key}").image(picked.image, width="stretch", alt=plain(picked.name))
+
+
+def forget_picture(key: str) -> None:
+    """Have the field of this key hold no picture; for the callback of a button."""
+    st.session_state.pop(f"{key}-taken", None)
+    st.session_state[f"{key}-turn"] = st.session_state.get(f"{key}-turn", 0) + 1  # a new field, without the upload
+
+
+def _take(key: str, path: str) -> None:
+    forget_picture(key)
+    st.session_state[f"{key}-taken"] = path
+
+
+def _picked(name: str, data: bytes) -> Picked:
+    image = decode(data, min_side=_SHOWN)
+    return Picked(name, content_hash(data), thumbnail(image, _SHOWN))
