@@ -23,6 +23,9 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "cluster": ("groups:cluster", "Group the pictures of an index by theme."),
     "match": ("match:match", "Say how likely it is that a picture and a text belong together."),
     "prompt": ("prompt:prompt", "Say with which prompt a picture could have been made."),
+    "export": ("export:app", "Write models as graphs for ONNX Runtime and OpenVINO, and as endpoints."),
+    "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
+    "mcp": ("serve:mcp", "Give agents tools over MCP: search, caption, match, index."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
     "app": ("page:page", "Serve a web page that captions, searches, matches, indexes and compares."),
 }
