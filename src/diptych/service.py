@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 How = Literal["retrieve", "compose", "generate"]
 
+_CLOSE = 512  # pixels of the shorter side that are enough for every model that looks closely
+
 
 class Service:
     """Search, captions, matching and prompts over one set of models and one index; threads may share it.
@@ -108,9 +110,17 @@ class Service:
             ModelError: there is no matcher.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        picture = decoded(image, self.loaded.get("matcher").encoder.image_size)
+        return self.match_pairs([image] * len(texts), texts, prior=prior)
+
+    def match_pairs(
+        self, images: Sequence[AnyPicture], texts: Sequence[str], *, prior: float | None = None
+    ) -> list[float]:
+        """The probability of each picture that it belongs to the text beside it; raises as `match`."""
+        different = {id(image): image for image in images}
+        opened = dict(zip(different, self.open(different.values(), _CLOSE), strict=True))
         with self.loaded.using("matcher") as matcher:
-            return [float(p) for p in matcher.predict([picture] * len(texts), texts, prior=prior)]
+            found = matcher.predict([opened[id(image)] for image in images], list(texts), prior=prior)
+        return [float(probability) for probability in found]
 
     def caption(
         self,
@@ -132,7 +142,7 @@ class Service:
             ModelError: there is no captioner.
         """
         _refuse_empty(candidates)
-        pictures = self.open(images)
+        pictures = self.open(images, _CLOSE)
         with self.loaded.using("captioner") as captioner:
             written = captioner.caption(pictures, count=count, method=method, **settings)
         confidences = self._confidences(pictures, [[each.text for each in texts] for texts in written])
@@ -152,7 +162,7 @@ class Service:
             ImageError: a picture cannot be decoded.
             ModelError: there is no prompter, or none that can do it like that.
         """
-        pictures = self.open(images)
+        pictures = self.open(images, _CLOSE)
         captioner = self.loaded.get("captioner") if how != "retrieve" and self.has("captioner") else None
         with self.loaded.using("prompter") as prompter:
             return prompter.say(pictures, how=how, count=count, library=library, captioner=captioner)

@@ -26,6 +26,8 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "export": ("export:app", "Write models as graphs for ONNX Runtime and OpenVINO, and as endpoints."),
     "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
     "mcp": ("serve:mcp", "Give agents tools over MCP: search, caption, match, index."),
+    "caption": ("caption:caption", "Write captions of pictures, or rank given ones."),
+    "score": ("score:score", "Say how well generated pictures keep to their prompts."),
     "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
     "app": ("page:page", "Serve a web page that captions, searches, matches, indexes and compares."),
 }

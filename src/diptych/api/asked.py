@@ -1,0 +1,154 @@
+"""What can be asked, as pydantic models: the same fields in JSON (pictures in base64) and in forms (files)."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diptych.index.cutoff import KEEP
+
+Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Pictures = Annotated[
+    list[bytes | str],
+    Field(
+        description="In JSON: base64, a data: URL or, where the server allows it, an http(s) URL. In a form: a file."
+    ),
+]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Asked(BaseModel):
+    """What every request refuses: names that it does not know, and numbers that are none."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class EmbedAsked(Asked):
+    """Pictures and texts to embed; at least one of either."""
+
+    images: Pictures = []
+    texts: list[Text] = []
+
+
+class SearchAsked(Asked):
+    """What the pictures should show and be like, and which may be found."""
+
+    texts: list[Text] = []
+    images: Pictures = []
+    like: Annotated[list[Id], Field(description="ids of pictures of the index")] = []
+    unwanted: list[Text] = []
+    count: Annotated[int, Field(ge=1, le=200)] = 20
+    page: Annotated[int, Field(ge=1, le=5_000)] = 1
+    sort: Literal["score", "newest", "oldest"] = "score"
+    keep: Annotated[float | None, Field(ge=0, le=1)] = KEEP
+    fold: bool = True
+    rerank: Annotated[int, Field(ge=0, le=200)] = 0
+    folder: str | None = None
+    since: datetime.date | None = None
+    until: datetime.date | None = None
+    min_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
+    max_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
+    min_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    max_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    shape: Literal["landscape", "portrait", "square"] | None = None
+    camera: str | None = None
+    caption: str | None = None
+
+
+class CaptionAsked(Asked):
+    """Pictures to caption, and how."""
+
+    images: Pictures
+    count: Annotated[int, Field(ge=1, le=10)] = 1
+    method: Literal["beam", "greedy", "nucleus"] = "beam"
+    candidates: Annotated[list[Text], Field(description="captions to rank beside those that are written")] = []
+    prefix: str = ""
+    beams: Annotated[int, Field(ge=1, le=10)] = 3
+    max_tokens: Annotated[int, Field(ge=1, le=100)] = 30
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+
+
+class MatchAsked(Asked):
+    """Pictures and texts, each with each."""
+
+    images: Annotated[Pictures, Field(min_length=1)]
+    texts: Annotated[list[Text], Field(min_length=1)]
+    prior: Annotated[float | None, Field(gt=0, lt=1)] = None
+
+
+class PromptAsked(Asked):
+    """Pictures to make prompts of, and how."""
+
+    images: Pictures
+    how: Literal["retrieve", "compose", "generate"] = "retrieve"
+    count: Annotated[int, Field(ge=1, le=20)] = 1
+
+
+class AddAsked(Asked):
+    """A folder inside the server's roots."""
+
+    path: Text
+    prune: Annotated[bool, Field(description="also take out pictures of the folder that are gone")] = False
+
+
+class RemoveAsked(Asked):
+    """Pictures of the index, by their ids."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+
+
+class Part(Asked):
+    """A text or a picture among the inputs of /v1/embeddings."""
+
+    text: Text | None = None
+    image: str | None = None
+
+
+class EmbeddingsAsked(Asked):
+    """OpenAI's request. An input that is a data: URL, or {"image": base64}, is a picture."""
+
+    input: Text | Part | Annotated[list[Text | Part], Field(min_length=1)]
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int | None, Field(ge=1)] = None
+    user: str | None = None
+
+
+def request_body(model: type[Asked], *, form: bool) -> dict[str, Any]:
+    """OpenAPI's description of a request's body, in JSON and, with `form`, as a multipart form."""
+    schema = model.model_json_schema()
+    schema = _inlined(schema, schema.pop("$defs", {}))
+    if "images" in schema.get("properties", {}):
+        images = schema["properties"]["images"]
+        schema["properties"]["images"] = {**images, "items": {"type": "string", "contentEncoding": "base64"}}
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if form:
+        content["multipart/form-data"] = {"schema": _as_form(schema)}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with what it refers to in its place, so that it stands alone."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same fields; pictures are files, and what JSON can leave null is left out of a form."""
+    fields = {}
+    for name, field in schema["properties"].items():
+        kinds = [kind for kind in field.get("anyOf", ()) if kind.get("type") != "null"]
+        field = {**{key: value for key, value in field.items() if key != "anyOf"}, **(kinds[0] if kinds else {})}
+        if name == "images":
+            field["items"] = {"type": "string", "format": "binary"}
+        fields[name] = {key: value for key, value in field.items() if not (key == "default" and value is None)}
+    return {**schema, "properties": fields}

@@ -1,0 +1,114 @@
+"""Reading a request: JSON or a multipart form into one model, and pictures out of base64, files and URLs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from diptych.api.asked import Asked
+from diptych.api.fetch import fetch
+from diptych.api.refusals import Refused, invalid
+from diptych.api.settings import Settings
+
+Form = TypeVar("Form", bound=Asked)
+_SCALAR_LIMIT = 1_000  # fields of a form that are no files
+
+
+async def read(request: Request, model: type[Form], settings: Settings) -> Form:
+    """What is asked.
+
+    Raises:
+        Refused: 415 for what is neither JSON nor a form, 422 for what does not fit `model`, 413 for too many rows.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            asked = model.model_validate_json(await request.body())
+        elif kind == "multipart/form-data":
+            asked = model.model_validate(await _form(request, model, settings))
+        else:
+            raise Refused(
+                415, "unsupported_type", f"'{kind}' is not read; send application/json or multipart/form-data"
+            )
+    except ValidationError as error:
+        raise invalid(_in_words(error)) from None
+    _check_rows(asked, settings)
+    return asked
+
+
+async def _form(request: Request, model: type[Asked], settings: Settings) -> dict[str, Any]:
+    """The fields of a form: lists where the model has lists, files as their bytes; the names of files count nothing."""
+    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+    found: dict[str, Any] = {}
+    async with request.form(max_files=settings.max_rows, max_fields=_SCALAR_LIMIT) as form:
+        for name, value in form.multi_items():
+            content = await value.read() if isinstance(value, UploadFile) else value
+            if name in lists:
+                found.setdefault(name, []).append(content)
+            elif name in found:
+                raise invalid(f"{name}: it is given more than once")
+            else:
+                found[name] = content
+    return found
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first three faults of a request, each with its place."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3]]
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return "; ".join(told) + more
+
+
+def _check_rows(asked: Asked, settings: Settings) -> None:
+    for name in ("images", "texts", "candidates", "like", "unwanted"):
+        if len(rows := getattr(asked, name, ())) > settings.max_rows:
+            message = f"{name} has {len(rows):,} rows, the limit is {settings.max_rows:,}; send fewer at once"
+            raise Refused(413, "too_many_rows", message)
+    for name in ("texts", "candidates", "unwanted"):
+        check_texts(getattr(asked, name, ()), settings)
+
+
+def check_texts(texts: Sequence[str], settings: Settings) -> None:
+    """Refuse texts without a word, and longer ones than the settings allow."""
+    for at, text in enumerate(texts):
+        if not text.strip():
+            raise invalid(f"text {at} is empty; say in words what the picture shows")
+        if len(text) > settings.max_text:
+            message = f"text {at} has {len(text):,} characters, the limit is {settings.max_text:,}; send less"
+            raise Refused(413, "too_large", message)
+
+
+async def pictures(given: Sequence[str | bytes], settings: Settings) -> list[bytes]:
+    """The encoded bytes of pictures: files as they are, base64 decoded, URLs fetched if the settings allow it.
+
+    Raises:
+        Refused: one is none of these.
+    """
+    return [each if isinstance(each, bytes) else await _picture(each, settings) for each in given]
+
+
+async def _picture(text: str, settings: Settings) -> bytes:
+    if text[:8].lower().startswith(("http://", "https://")):
+        if not settings.urls:
+            raise Refused(403, "urls_off", "pictures are not fetched from URLs here (--urls); send the picture itself")
+        return await fetch(text, max_bytes=settings.max_bytes)
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise invalid("a data: URL of a picture must be in base64: data:image/jpeg;base64,...")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"a picture is not in base64 ({error}); send base64, or the file in a form") from None
+
+
+def is_picture(text: str) -> bool:
+    """Whether an input of /v1/embeddings is a picture: a data: URL."""
+    return text[:11].lower() == "data:image/"

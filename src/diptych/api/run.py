@@ -1,0 +1,53 @@
+"""Running an ASGI app with uvicorn: where it may listen, and an end that finishes what has begun."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from diptych.errors import ConfigError, require
+
+_HEADERS = 32 * 1024  # bytes of a request's headers
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach a server that listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> None:
+    """Refuse to listen where others can reach it, unless they need a key or it is said that they need none.
+
+    Raises:
+        ConfigError: `host` is not of the loopback, there is no key, and `without_key` is not set.
+    """
+    if not is_loopback(host) and not keys and not without_key:
+        raise ConfigError(
+            f"on '{host}' everybody in the network could use this server; set DIPTYCH_API_KEYS or give --key-file, "
+            "or say --without-key if that is meant"
+        )
+
+
+def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30) -> None:
+    """Serve until SIGTERM or Ctrl-C; then take no new requests, and give those in hand `grace` seconds to end.
+
+    Plain HTTP: put a proxy with TLS before it where the network is not trusted. Headers over 32 KB are refused.
+    """
+    uvicorn = require("uvicorn", extra="api")
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http="h11",  # the one that bounds a request's headers
+        ws="none",
+        h11_max_incomplete_event_size=_HEADERS,
+        timeout_graceful_shutdown=grace,
+        proxy_headers=False,  # X-Forwarded-For would let anybody take another's rate
+        server_header=False,
+        access_log=False,
+        log_config=None,
+    )
