@@ -11,6 +11,8 @@ BOX = Path(__file__).parent / "box"
 """The models that are part of the package, each a directory by its name."""
 
 _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
+_GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
+_FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
 
 
 def model_directory(name: str | Path) -> Path:
@@ -24,9 +26,8 @@ def model_directory(name: str | Path) -> Path:
     if isinstance(name, str) and name in boxed():
         return BOX / name
     path = Path(name)
-    for candidate in (path, path / "model"):
-        if any((candidate / file).exists() for file in _SIGNS):
-            return candidate
+    if (found := _model_in(path)) is not None:
+        return found
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
             f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
@@ -37,12 +38,19 @@ def model_directory(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]))
+        fetched = Path(snapshot_download(str(name), allow_patterns=list(_FETCHED)))
     except (OSError, HfHubHTTPError) as error:
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"
         ) from error
+    return _model_in(fetched) or fetched
+
+
+def _model_in(path: Path) -> Path | None:
+    """The folder itself or its `model`, as a run and an endpoint have it; None where neither is a model."""
+    candidates = (path, path / "model")
+    return next((folder for folder in candidates if any((folder / sign).exists() for sign in _SIGNS)), None)
 
 
 def boxed() -> list[str]:
@@ -56,14 +64,15 @@ def refuse_unsafe(path: Path) -> None:
     Raises:
         ModelError: there is either, or no safetensors; the message names the file or folder.
     """
-    folders = {file.parent for file in path.rglob("*.bin")} | {file.parent for file in path.rglob("*.pt")}
+    weights = [file for file in path.rglob("*.bin") if not _is_openvino(file)]
+    folders = {file.parent for file in (*weights, *path.rglob("*.pt"))}
     for folder in sorted(folders):
         if not any(folder.glob("*.safetensors")) and any((folder / "config.json").exists() for _ in "1"):
             raise ModelError(
                 f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
                 "(transformers: model.save_pretrained(folder))"
             )
-    if not any(path.rglob("*.safetensors")):
+    if not any(path.rglob("*.safetensors")) and not any(any(path.rglob(graph)) for graph in _GRAPHS):
         raise ModelError(
             f"'{path}' has no safetensors; weights as a pickle can run code and are not read. Look for a copy that has "
             "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
@@ -71,6 +80,11 @@ def refuse_unsafe(path: Path) -> None:
     for config in path.rglob("config.json"):
         if '"auto_map"' in config.read_text("utf-8", errors="replace"):
             raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
+
+
+def _is_openvino(weights: Path) -> bool:
+    """Whether a `.bin` is the plain numbers of an OpenVINO graph."""
+    return weights.name == "graph.bin" and weights.with_suffix(".xml").exists()
 
 
 def has_our_modules(path: Path) -> bool:

@@ -124,7 +124,7 @@ class OpenClipText(OpenClipModule):
         folder, config = _saved(cls, model_name_or_path, kwargs)
         network = _network(config["model_cfg"])
         _take_off(network)
-        return _with_weights(cls(network, **config, tokenizer=_tokenizer(folder)), folder)
+        return _with_weights(cls(network, **config, tokenizer=read_tokenizer(folder)), folder)
 
 
 def is_open_clip(folder: Path) -> bool:
@@ -151,7 +151,7 @@ def open_clip_towers(source: str | Path) -> tuple[OpenClipImage, OpenClipText, f
     else:
         config = json.loads((Path(source) / CONFIG).read_text("utf-8"))
         model_cfg, preprocess_cfg = config["model_cfg"], config.get("preprocess_cfg", {})
-        weights, tokenizer = _weights_in(Path(source)), _tokenizer(Path(source))
+        weights, tokenizer = _weights_in(Path(source)), read_tokenizer(Path(source))
     return _towers(model_cfg, preprocess_cfg, weights, tokenizer)
 
 
@@ -204,7 +204,8 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
+    """open_clip's tokenizer for the model in a folder."""
     import open_clip
 
     return open_clip.get_tokenizer(f"local-dir:{folder}")

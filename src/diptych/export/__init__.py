@@ -1,0 +1,194 @@
+"""Export: a dual encoder's towers as ONNX or OpenVINO graphs, checked against the model, and loaded by `diptych.load`.
+
+The exported directory has the form of every other model's; each route is one `ExportedTower` in the place of tower,
+pooling and head.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from diptych.cache import staged
+from diptych.checkpoints import model_directory
+from diptych.dual import CARD, MODALITIES, DualEncoder, load
+from diptych.embed import decode_all
+from diptych.errors import ConfigError, DataError, ModelError, did_you_mean, require
+from diptych.export.engines import GRAPHS, known_engine
+from diptych.export.graphs import tensors_of, traced
+from diptych.export.int8 import Inputs, onnx_int8, openvino_int8
+from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, refuse_if_off
+from diptych.export.tower import ExportedTower, read_front, write_front
+from diptych.open_clip_names import PREFIX
+from diptych.pairs import Pairs
+from diptych.quiet import quiet
+
+_PICTURES, _TEXTS = 128, 512
+_NOT_CARRIED = ("matcher", "captioner", "prompter")  # they look into the towers, which a graph does not allow
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What was written, in which form, its size beside the model's in bytes, and each tower's parity and speed."""
+
+    out: Path
+    engine: str
+    precision: str
+    bytes_before: int
+    bytes_after: int
+    towers: tuple[Parity, ...]
+
+
+def export_model(
+    name: str | Path,
+    out: str | Path,
+    *,
+    data: Pairs,
+    engine: str = "onnx",
+    precision: str = "fp32",
+    tolerance: Tolerance | None = None,
+) -> Export:
+    """Write a dual encoder's towers as graphs into the new folder `out`, and check them on the pictures of `data`.
+
+    `engine` is `onnx` or `openvino`, `precision` is `fp32` or `int8`. Up to 128 pictures and 512 captions are used; for
+    int8 every second one calibrates the graph and the others check it. Nothing is left at `out` where the check fails.
+    The first heads for matching, captioning and prompting are not carried over: they look into the towers.
+
+    Raises:
+        ModelError: there is no such model, torch cannot trace it, or its vectors are off by more than `tolerance`.
+        ConfigError: `out` exists, or there is no such engine or precision.
+        DataError: there are too few pictures or captions in `data`.
+        MissingExtra: a package of the extra `export` is not installed.
+    """
+    out = Path(out)
+    known_engine(engine)
+    if precision not in TOLERANCES:
+        raise ConfigError(f"there is no precision '{precision}'; {did_you_mean(precision, TOLERANCES)}")
+    if out.exists():
+        raise ConfigError(f"'{out}' exists already; choose a new folder")
+    for module in _NEEDS[engine, precision]:
+        require(module, "export")
+    encoder = load(name, "cpu")
+    if any(isinstance(module, ExportedTower) for module in encoder.route("image")):
+        raise ModelError(f"'{name}' is an exported model already; export the model that it was made from")
+    examples: dict[str, Sequence[Any]] = {"image": _pictures(encoder, data), "text": _texts(data)}
+    with staged(out) as folder:
+        _write(encoder, folder, examples, engine, precision)
+        _write_card(name, encoder, folder, {"engine": engine, "precision": precision})
+        exported = load(folder, "cpu")
+        towers = []
+        for modality in MODALITIES:
+            checked = examples[modality][:: 2 if precision == "int8" else 1]
+            towers.append(measure(encoder, exported, modality, checked))
+            refuse_if_off(towers[-1], tolerance or TOLERANCES[precision])
+        parity = {tower.modality: asdict(tower) for tower in towers}
+        _write_card(name, encoder, folder, {"engine": engine, "precision": precision, "parity": parity})
+        after = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    before = sum(weight.numel() * weight.element_size() for weight in encoder.model.parameters())
+    return Export(out, engine, precision, before, after, tuple(towers))
+
+
+def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], engine: str, precision: str) -> None:
+    """The model's directory: both routes as graphs, in sentence-transformers' layout."""
+    routes: dict[str, list[Any]] = {}
+    for modality in MODALITIES:
+        folder = out / f"{modality}_0_{ExportedTower.__name__}"
+        folder.mkdir()
+        write_front(encoder.route(modality)[0], folder)
+        tensors = tensors_of(encoder.preprocess(examples[modality][:4]))
+        calibration = _calibration(encoder, examples[modality][1::2]) if precision == "int8" else []
+        _WRITERS[engine, precision](traced(encoder, modality, tensors), folder / GRAPHS[engine], calibration)
+        front = read_front(folder, modality)
+        routes[modality] = [ExportedTower(folder, front, modality, engine, list(tensors), encoder.dim)]
+        routes[modality][0].save_config(str(folder))
+    _write_modules(routes, out)
+
+
+def _write_modules(routes: dict[str, list[Any]], out: Path) -> None:
+    """The files by which sentence-transformers finds the routes, whose own folders lie there already."""
+    with quiet():
+        SentenceTransformer(modules=[Router(routes, default_route="text")], device="cpu").save_pretrained(
+            str(out), create_model_card=False
+        )
+
+
+def _write_card(name: str | Path, encoder: DualEncoder, out: Path, told: dict[str, Any]) -> None:
+    """`diptych.json` and the model card of the original, and what was done to it."""
+    source = None if str(name).startswith(PREFIX) and not Path(name).exists() else model_directory(name)
+    card, readme = {}, "# An exported dual encoder\n"
+    if source and (source / CARD).exists():
+        card = json.loads((source / CARD).read_text("utf-8"))
+    if source and (source / "README.md").exists():
+        readme = (source / "README.md").read_text("utf-8")
+    card = {key: value for key, value in card.items() if key not in _NOT_CARRIED} | {"kind": "dual"}
+    card |= {"logit_scale": encoder.logit_scale, "logit_bias": encoder.logit_bias}
+    card["exported"] = {"of": encoder.identity(), **told}
+    (out / CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    (out / "README.md").write_text(readme.rstrip() + "\n\n" + _section(told), "utf-8")
+
+
+def _section(told: dict[str, Any]) -> str:
+    lines = [
+        f"## Exported\n\nThe towers are graphs for {told['engine']}, {told['precision']}; `diptych.load` reads them "
+        "with the extra `export`. Against the original:\n",
+        "| tower | checked on | least cosine | mean | largest difference | a second, before | after |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for modality, tower in told.get("parity", {}).items():
+        lines.append(
+            f"| {modality} | {tower['checked']} | {tower['least_cosine']:.5f} | {tower['mean_cosine']:.5f} | "
+            f"{tower['largest_difference']:.1e} | {tower['rate_before']:.0f} | {tower['rate_after']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _pictures(encoder: DualEncoder, data: Pairs) -> list[Image.Image]:
+    step = max(1, len(data) // _PICTURES)
+    pictures, _ = decode_all((data[at].image for at in range(0, len(data), step)[:_PICTURES]), encoder.image_size)
+    if len(pictures) < 4:
+        raise DataError(f"{len(pictures)} pictures can be decoded; checking an exported model takes at least 4")
+    return pictures
+
+
+def _texts(data: Pairs) -> list[str]:
+    texts = [caption for row in data[:_TEXTS] for caption in row.captions if caption.strip()][:_TEXTS]
+    if len(texts) < 4:
+        raise DataError(f"there are {len(texts)} captions; checking an exported model takes at least 4")
+    return texts
+
+
+def _calibration(encoder: DualEncoder, examples: Sequence[Any]) -> list[Inputs]:
+    """The graph's inputs for each example alone."""
+    each = (tensors_of(encoder.preprocess([example])) for example in examples)
+    return [{name: value.numpy() for name, value in tensors.items()} for tensors in each]
+
+
+def _onnx_fp32(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None:
+    shutil.copyfile(graph, out)
+
+
+def _openvino_fp32(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None:
+    openvino = require("openvino", "export")
+    openvino.save_model(openvino.convert_model(str(graph)), str(out), compress_to_fp16=False)
+
+
+_WRITERS: dict[tuple[str, str], Callable[[Path, Path, Sequence[Inputs]], None]] = {
+    ("onnx", "fp32"): _onnx_fp32,
+    ("onnx", "int8"): onnx_int8,
+    ("openvino", "fp32"): _openvino_fp32,
+    ("openvino", "int8"): openvino_int8,
+}
+_NEEDS = {
+    ("onnx", "fp32"): ("onnx", "onnxscript", "onnxruntime"),
+    ("onnx", "int8"): ("onnx", "onnxscript", "onnxruntime"),
+    ("openvino", "fp32"): ("onnx", "onnxscript", "openvino"),
+    ("openvino", "int8"): ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+}

@@ -1,0 +1,103 @@
+"""One route of a dual encoder, tower and head together, as an ONNX graph in single precision."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diptych.cache import cache_dir, staged
+from diptych.dual import DualEncoder
+from diptych.errors import ModelError, require
+from diptych.heads import EMBEDDING
+
+
+class Route(nn.Module):
+    """A route as a function of its inputs in a fixed order, to unit vectors (batch, dim)."""
+
+    def __init__(self, modules: Sequence[nn.Module], inputs: Sequence[str], modality: str) -> None:
+        super().__init__()
+        self.steps, self.inputs, self.modality = nn.ModuleList(modules), list(inputs), modality
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        features: dict[str, Any] = {**dict(zip(self.inputs, tensors, strict=True)), "modality": self.modality}
+        for step in self.steps:
+            features = step(features)
+        return functional.normalize(features[EMBEDDING].float(), dim=-1)
+
+
+def tensors_of(features: dict[str, Any]) -> dict[str, Tensor]:
+    """What of preprocessed pictures or texts goes into the network."""
+    return {name: value.contiguous() for name, value in features.items() if isinstance(value, Tensor)}
+
+
+def traced(encoder: DualEncoder, modality: str, features: dict[str, Any]) -> Path:
+    """A route as a graph in the cache folder: tracing takes half a minute, and every engine and precision needs it.
+
+    `features` are preprocessed examples, at least two.
+
+    Raises:
+        MissingExtra: `onnx` or `onnxscript` is not installed.
+        ModelError: torch cannot trace the tower.
+    """
+    entry = cache_dir() / "graphs" / f"{encoder.identity()}-{modality}-torch{torch.__version__}"
+    if not entry.exists():
+        with staged(entry) as folder:
+            write_graph(encoder, modality, features, folder / "graph.onnx")
+    return entry / "graph.onnx"
+
+
+def write_graph(encoder: DualEncoder, modality: str, features: dict[str, Any], path: Path) -> None:
+    """Trace a route on preprocessed examples, at least two of them, and write it to `path`.
+
+    The graph takes any number of pictures, or of texts of any length that the tower reads.
+
+    Raises:
+        MissingExtra: `onnx` or `onnxscript` is not installed.
+        ModelError: torch cannot trace the tower.
+    """
+    require("onnx", "export")
+    require("onnxscript", "export")
+    tensors = tensors_of(features)
+    route = Route(encoder.route(modality), list(tensors), modality).eval()
+    # AUTO follows the sizes that the network lets vary: SigLIP's texts always have one length, CLIP's do not.
+    free = tuple(
+        {0: torch.export.Dim.AUTO, **({1: torch.export.Dim.AUTO} if value.ndim == 2 else {})}
+        for value in tensors.values()
+    )
+    try:
+        with torch.no_grad(), silence():
+            torch.onnx.export(
+                route,
+                tuple(tensors.values()),
+                str(path),
+                dynamo=True,
+                dynamic_shapes=(free,),
+                input_names=list(tensors),
+                output_names=[EMBEDDING],
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"torch cannot write the {modality} tower as an ONNX graph: {reason}") from error
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the notes of torch's exporter and of the quantisers off people's screens; errors are still raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

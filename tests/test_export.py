@@ -1,0 +1,227 @@
+"""Exported models: their vectors are the model's own, everything loads them, and a graph that is off is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+import diptych
+from diptych.cli import main
+from diptych.errors import ConfigError, DataError, ModelError
+from diptych.export import Export, export_model
+from diptych.export.parity import Parity, Tolerance, refuse_if_off
+from diptych.export.tower import ExportedTower
+from diptych.formats import read_pairs
+from diptych.images import decode
+from diptych.pairs import Pairs
+from tests.test_families import save_clip
+
+TEXTS = ["a red circle", "Two small blue squares left of a tree", "sun", ""]
+FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
+# A tiny network with random weights is further off in eight bits than a trained one.
+LOOSE = Tolerance(least_cosine=0.5, mean_cosine=0.8, largest_difference=1.0)
+
+
+@pytest.fixture(scope="module")
+def pairs(scenes: Path) -> Pairs:
+    return read_pairs(scenes)[:12]
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolutional image tower and a transformer for texts, with what a trained model's `diptych.json` holds."""
+    captions = [caption for row in read_pairs(scenes) for caption in row.captions]
+    model = diptych.build(
+        "timm/test_resnet",
+        "distilbert",
+        pretrained=False,
+        text_arguments={"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+        image_size=32,
+        dim=16,
+        captions=captions,
+        device="cpu",
+    )
+    folder = tmp_path_factory.mktemp("trained")
+    model.save(folder, {"cutoff": {"bias": 1.0}, "matcher": {"pair": {}}}, "# A card\n")
+    return folder
+
+
+def close(exported: Path, original: Path, pairs: Pairs, atol: float) -> None:
+    before, after = diptych.load(original, "cpu"), diptych.load(exported, "cpu")
+    images = [decode(row.image) for row in pairs]
+    np.testing.assert_allclose(after.encode_images(images), before.encode_images(images), atol=atol)
+    np.testing.assert_allclose(after.encode_texts(TEXTS), before.encode_texts(TEXTS), atol=atol)
+    assert (after.dim, after.image_size) == (before.dim, before.image_size)
+    assert (after.logit_scale, after.logit_bias) == (before.logit_scale, before.logit_bias)
+
+
+@pytest.fixture(scope="module")
+def exports(trained: Path, pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Export]:
+    out = tmp_path_factory.mktemp("exports")
+    done = {}
+    for engine, precision in FORMS:
+        if engine == "openvino":
+            pytest.importorskip("openvino")
+        tolerance = LOOSE if precision == "int8" else None
+        done[engine, precision] = export_model(
+            trained, out / f"{engine}-{precision}", data=pairs, engine=engine, precision=precision, tolerance=tolerance
+        )
+    return done
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_graph_in_single_precision_gives_the_vectors_of_the_model(
+    engine: str, exports: dict[tuple[str, str], Export], trained: Path, pairs: Pairs
+) -> None:
+    done = exports[engine, "fp32"]
+    close(done.out, trained, pairs, atol=1e-4)
+    assert [tower.modality for tower in done.towers] == ["image", "text"]
+    assert all(tower.least_cosine > 0.9999 and tower.rate_after > 0 for tower in done.towers)
+    assert done.towers[0].checked == len(pairs)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_eight_bits_are_near_and_smaller_and_are_checked_on_what_did_not_calibrate_them(
+    engine: str, exports: dict[tuple[str, str], Export], pairs: Pairs
+) -> None:
+    whole, small = exports[engine, "fp32"], exports[engine, "int8"]
+    assert all(0.8 < tower.mean_cosine < 0.9999999 for tower in small.towers)
+    assert small.towers[0].checked == len(pairs) / 2
+    assert weights(small.out) < 0.5 * weights(whole.out)
+
+
+def weights(folder: Path) -> int:
+    """The bytes of the image tower's graph; OpenVINO's description of it does not count."""
+    return sum(file.stat().st_size for file in folder.glob("image*/graph.*") if file.suffix != ".xml")
+
+
+def test_an_exported_model_is_one_for_every_command(
+    exports: dict[tuple[str, str], Export], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = exports["onnx", "fp32"].out
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["find", str(out), "a red circle", "--data", str(scenes), "-k", "3", "--grid", str(tmp_path / "found.png")]
+        )
+    assert not ended.value.code
+    assert "scene-0-" in capsys.readouterr().out
+
+
+def test_it_keeps_the_card_but_not_the_heads_that_look_into_the_towers(
+    exports: dict[tuple[str, str], Export], trained: Path
+) -> None:
+    out = exports["openvino", "int8"].out
+    card = json.loads((out / "diptych.json").read_text())
+    assert card["cutoff"] == {"bias": 1.0}
+    assert "matcher" not in card
+    assert card["exported"]["of"] == diptych.load(trained, "cpu").identity()
+    readme = (out / "README.md").read_text()
+    assert readme.startswith("# A card")
+    assert "| image | 6 |" in readme
+
+
+def test_it_has_an_identity_of_its_own_which_saving_keeps(
+    exports: dict[tuple[str, str], Export], trained: Path, tmp_path: Path
+) -> None:
+    model = diptych.load(exports["onnx", "int8"].out, "cpu")
+    assert model.identity() != diptych.load(trained, "cpu").identity()
+    model.save(tmp_path)
+    again = diptych.load(tmp_path, "cpu")
+    assert again.identity() == model.identity()
+    np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_threads_may_embed_at_once(engine: str, exports: dict[tuple[str, str], Export]) -> None:
+    model = diptych.load(exports[engine, "fp32"].out, "cpu")
+    alone = [model.encode_texts([text]) for text in TEXTS[:3]]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda text: model.encode_texts([text]), TEXTS[:3] * 5))
+    for at, vector in enumerate(together):
+        np.testing.assert_allclose(vector, alone[at % 3], atol=1e-6)
+
+
+def test_a_graph_that_was_changed_after_the_check_is_refused(
+    exports: dict[tuple[str, str], Export], tmp_path: Path
+) -> None:
+    shutil.copytree(exports["onnx", "fp32"].out, tmp_path / "changed")
+    graph = next((tmp_path / "changed").glob("image*/graph.onnx"))
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ModelError, match=r"graph.onnx.*export it again"):
+        diptych.load(tmp_path / "changed", "cpu")
+
+
+def test_its_patches_cannot_be_asked_for_and_it_cannot_be_exported_again(
+    exports: dict[tuple[str, str], Export], pairs: Pairs, tmp_path: Path
+) -> None:
+    from diptych.states import embed_states
+
+    out = exports["onnx", "fp32"].out
+    model = diptych.load(out, "cpu")
+    assert isinstance(model.route("image")[0], ExportedTower)
+    with pytest.raises(ModelError):
+        embed_states(model, model.preprocess([decode(pairs[0].image)]))
+    with pytest.raises(ModelError, match="exported model already"):
+        export_model(out, tmp_path / "again", data=pairs)
+
+
+def test_a_whole_clip_becomes_two_graphs(pairs: Pairs, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    save_clip(tmp_path / "clip")
+    export_model(tmp_path / "clip", tmp_path / "out", data=pairs)
+    close(tmp_path / "out", tmp_path / "clip", pairs, atol=1e-4)
+
+
+def test_a_model_of_open_clip_is_exported_too(pairs: Pairs, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    from tests.test_open_clip import ARCHITECTURES, save
+
+    (tmp_path / "mobileclip").mkdir()
+    save(tmp_path / "mobileclip", ARCHITECTURES["mobileclip"])
+    export_model(tmp_path / "mobileclip", tmp_path / "out", data=pairs)
+    close(tmp_path / "out", tmp_path / "mobileclip", pairs, atol=1e-4)
+
+
+def parity(least: float, mean: float, difference: float) -> Parity:
+    return Parity("image", 10, least, mean, difference, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "off",
+    [parity(0.98, 0.999, 0.01), parity(0.995, 0.99, 0.01), parity(0.999, 0.999, 0.2), parity(*[float("nan")] * 3)],
+)
+def test_a_graph_that_is_off_in_any_figure_is_refused_with_the_figures(off: Parity) -> None:
+    tolerance = Tolerance(least_cosine=0.99, mean_cosine=0.995, largest_difference=0.1)
+    refuse_if_off(parity(0.99, 0.995, 0.1), tolerance)
+    with pytest.raises(ModelError, match=r"least cosine .* allowed are 0.99, 0.995 and 0.1"):
+        refuse_if_off(off, tolerance)
+
+
+def test_nothing_is_left_where_the_check_fails(
+    trained: Path, pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--precision", "int8", "--least-cosine", "0.9999999", "--data", str(pairs[0].image.parent.parent)]
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "onnx", str(trained), "--out", str(tmp_path / "out"), *words])
+    assert ended.value.code == 1
+    assert "does not give the model's vectors" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_asked_for_is_said_before_any_work(trained: Path, pairs: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'onnx'"):
+        export_model(trained, tmp_path / "out", data=pairs, engine="onxx")
+    with pytest.raises(ConfigError, match="valid: fp32, int8"):
+        export_model(trained, tmp_path / "out", data=pairs, precision="fp4")
+    with pytest.raises(ConfigError, match="exists already"):
+        export_model(trained, tmp_path, data=pairs)
+    with pytest.raises(DataError, match="at least 4"):
+        export_model(trained, tmp_path / "out", data=pairs[:3])
