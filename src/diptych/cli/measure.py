@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = App(name="eval")
 app.command("diptych.cli.prompt_model:evaluate", name="prompt")
 app.command("diptych.cli.compositional:compositional", name="compositional")
+app.command("diptych.cli.caption_scores:caption", name="caption")
 
 
 @app.command

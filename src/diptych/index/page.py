@@ -8,7 +8,8 @@ from diptych.document import document, embedded, escaped
 from diptych.index.gallery import Card, Gallery, Section, thumbnails
 from diptych.index.paths import from_text
 
-_STYLE = """
+# Cards with a picture each; other pages lay out theirs alike.
+CARDS = """
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
   padding: 0; list-style: none }
 li { display: flex; flex-direction: column; overflow: hidden; border: 1px solid var(--line); border-radius: 12px;
@@ -26,7 +27,7 @@ figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wr
 def html_page(gallery: Gallery, size: int = 480) -> str:
     """The page; pictures have at most `size` pixels a side. One that is gone leaves a field that says so."""
     sections = "".join(_section(section, size) for section in gallery.sections)
-    return document(gallery.title, gallery.note, sections, _STYLE)
+    return document(gallery.title, gallery.note, sections, CARDS)
 
 
 def _section(section: Section, size: int) -> str:

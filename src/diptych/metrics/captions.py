@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -14,25 +14,26 @@ from diptych.metrics.cider import CiderD
 from diptych.metrics.meteor import meteor, meteor_missing
 from diptych.metrics.ptb import tokenize
 from diptych.metrics.rouge import rouge_l
+from diptych.metrics.spice import spice, spice_missing
 
 Id = TypeVar("Id", bound=Hashable)
 Words = list[list[str]]
 
-METRICS = ("bleu", "meteor", "rouge_l", "cider_d")
+METRICS = ("bleu", "meteor", "rouge_l", "cider_d", "spice")
 NAMES = {  # a key of the scores -> its name in a report
     **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
+    **{"meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "spice": "SPICE"},
+    **{"clipscore": "CLIPScore", "refclipscore": "RefCLIPScore"},
 }
+_MISSING = {"meteor": meteor_missing, "spice": spice_missing}
 
 
 @dataclass(frozen=True)
 class CaptionScores(Generic[Id]):
     """Scores of one caption a picture.
 
-    `corpus` and each entry of `per_picture` map `bleu1` to `bleu4`, `meteor` and `rouge_l` (in [0, 1]) and `cider_d`
-    (in [0, 10]) to numbers. ROUGE-L and CIDEr-D of the corpus are the means of the pictures; BLEU and METEOR are not.
+    `corpus` and each entry of `per_picture` map `bleu1` to `bleu4`, `meteor`, `rouge_l` and `spice` (in [0, 1]) and
+    `cider_d` (in [0, 10]) to numbers. Those of the corpus are the means of the pictures, but for BLEU and METEOR.
     `tokenizer` is the name in `diptych.metrics.ptb.TOKENIZERS`; `missing` says why a score is not there.
     """
 
@@ -55,7 +56,7 @@ def score_captions(
         candidates: a caption for each picture's id.
         references: of the same ids, the texts that describe the picture, at least one.
         tokenizer: `ptb`, `fallback`, or `auto` (`diptych.metrics.ptb.tokenize`). Scores of different tokenizers differ.
-        metrics: of `METRICS`; when not given, all that can be computed here (METEOR needs Java).
+        metrics: of `METRICS`; when not given, all that can be computed here (METEOR and SPICE need Java).
 
     Raises:
         DataError: ids are missing or unexpected, or a picture has no reference.
@@ -66,7 +67,7 @@ def score_captions(
     >>> scores.corpus
     {'rouge_l': 1.0}
     """
-    _check_ids(candidates, references)
+    check_ids(candidates, references)
     wanted, missing = _available(metrics)
     ids = list(candidates)
     counts = [len(references[each]) for each in ids]
@@ -84,7 +85,12 @@ def score_captions(
     return CaptionScores(corpus, told, name, missing)
 
 
-def _check_ids(candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:
+def check_ids(candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:
+    """Refuse captions and references of different pictures.
+
+    Raises:
+        DataError: ids are missing or unexpected, a picture has no reference, or there is nothing at all.
+    """
     if not candidates:
         raise DataError("there is no caption to score; give one for each picture")
     absent = [each for each in references if each not in candidates]
@@ -113,7 +119,7 @@ def _available(metrics: Sequence[str] | None) -> tuple[list[str], dict[str, str]
             raise ConfigError(f"there is no caption metric '{metric}'; {did_you_mean(metric, METRICS)}")
     if metrics is not None:
         return list(dict.fromkeys(metrics)), {}
-    missing = {"meteor": why} if (why := meteor_missing()) else {}
+    missing = {metric: why for metric, look in _MISSING.items() if (why := look())}
     return [metric for metric in METRICS if metric not in missing], missing
 
 
@@ -131,14 +137,14 @@ def _meteor(candidates: Words, references: list[Words]) -> Measured:
     return {"meteor": whole}, {"meteor": each}
 
 
-def _rouge_l(candidates: Words, references: list[Words]) -> Measured:
-    each = rouge_l(candidates, references)
-    return {"rouge_l": float(each.mean())}, {"rouge_l": each}
+def _mean_of(key: str, each: np.ndarray) -> Measured:
+    return {key: float(each.mean())}, {key: each}
 
 
-def _cider_d(candidates: Words, references: list[Words]) -> Measured:
-    each = CiderD(references)(candidates)
-    return {"cider_d": float(each.mean())}, {"cider_d": each}
-
-
-_MEASURES = {"bleu": _bleu, "meteor": _meteor, "rouge_l": _rouge_l, "cider_d": _cider_d}
+_MEASURES: dict[str, Callable[[Words, list[Words]], Measured]] = {
+    "bleu": _bleu,
+    "meteor": _meteor,
+    "rouge_l": lambda candidates, references: _mean_of("rouge_l", rouge_l(candidates, references)),
+    "cider_d": lambda candidates, references: _mean_of("cider_d", CiderD(references)(candidates)),
+    "spice": lambda candidates, references: _mean_of("spice", spice(candidates, references)),
+}

@@ -1,0 +1,63 @@
+"""Captions that somebody wrote, or some model, read from a file by the ids of their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from diptych.errors import DataError
+from diptych.formats.coco import load_json
+from diptych.formats.tables import Columns, caption_list, records
+
+
+def read_caption_file(path: str | Path) -> dict[str, list[str]]:
+    """The captions of each picture, in the file's order.
+
+    The file is a JSON object (`{"1.jpg": "a dog", ...}`, or with lists of captions), COCO's list of results
+    (`[{"image_id": ..., "caption": ...}, ...]`), or a table with columns for picture and caption (CSV, TSV, JSON
+    lines), as `diptych caption` writes one; its lines that say why a picture has no caption are left out.
+
+    Raises:
+        DataError: there is no such file, a column is missing, or it holds no caption.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file '{path}'; give one with a caption for each picture")
+    whole = load_json(path) if path.suffix.lower() == ".json" else None
+    lines = whole.items() if isinstance(whole, dict) else _lines(path)
+    found: dict[str, list[str]] = {}
+    for name, captions in lines:
+        found.setdefault(str(name), []).extend(caption_list(captions))
+    if not found:
+        raise DataError(f"'{path}' holds no caption; it needs a picture and a caption a line")
+    return found
+
+
+def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
+    columns: Columns | None = None
+    for where, record in records(path):
+        if record.get("error"):
+            continue
+        columns = columns or Columns.find(record, where)
+        name = record.get(columns.image_id) if columns.image_id in record else None
+        yield (
+            str(record.get(columns.image) if name is None else name),
+            [text for column in columns.captions for text in caption_list(record.get(column))],
+        )
+
+
+def one_each(captions: dict[str, list[str]], image_ids: Iterable[str], source: str | Path) -> dict[str, str]:
+    """One caption for each id; a path stands for the picture of that name where its whole is no id.
+
+    Raises:
+        DataError: a picture has several captions.
+    """
+    ids = set(image_ids)
+    found: dict[str, str] = {}
+    for name, texts in captions.items():
+        short = PurePosixPath(name.replace("\\", "/")).name
+        image_id = name if name in ids or short not in ids else short
+        if len(texts) != 1 or image_id in found:
+            raise DataError(f"'{source}' has several captions for '{image_id}'; keep the one that is to be scored")
+        found[image_id] = texts[0]
+    return found
