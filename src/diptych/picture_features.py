@@ -44,7 +44,7 @@ class PictureFeatures:
 
     @classmethod
     def of_tower(cls, tower: list[Module], device: str = "auto") -> PictureFeatures:
-        model = SentenceTransformer(modules=tower, device=str(pick_device(device)))
+        model = SentenceTransformer(modules=[*tower], device=str(pick_device(device)))
         return cls(model.to(memory_format=torch.channels_last), tower)
 
     @property

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -34,7 +35,8 @@ class TextSpace:
     @cached_property
     def identity(self) -> str:
         """A hash of weights and tokenizer: two encoders share it exactly when they give the same vectors."""
-        return modules_identity(list(self.model))
+        modules: list[Any] = list(self.model)
+        return modules_identity(modules)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32; longer ones than the encoder reads are cut."""

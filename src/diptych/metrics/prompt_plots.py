@@ -18,7 +18,7 @@ def cosine_histogram(cosines: np.ndarray, marks: Mapping[str, float], title: str
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     low = min(0.0, float(np.floor(cosines.min() * 10) / 10))
-    axes.hist(cosines, bins=np.linspace(low, 1, 61), color="#2158c9", alpha=0.75, linewidth=0)
+    axes.hist(cosines, bins=np.linspace(low, 1, 61).tolist(), color="#2158c9", alpha=0.75, linewidth=0)
     colours = ("#2158c9", "#d1495b", "#7a5195", "#0f9d76", "#e08e0b")
     for colour, (name, value) in zip(colours, marks.items(), strict=False):
         axes.axvline(value, color=colour, linewidth=1.6, label=f"{name}: mean {value:.3f}")

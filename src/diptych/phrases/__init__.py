@@ -70,7 +70,7 @@ def compose(
             open_lists[row].discard(first)
     vectors = space.encode(texts)
     scores = np.sum(vectors * predicted, axis=1)
-    active = range(len(texts))
+    active = list(range(len(texts)))
     for _ in range(most):
         tries = [
             (row, name, f"{texts[row]}, {lists[name][at]}")

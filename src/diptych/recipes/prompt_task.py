@@ -44,7 +44,12 @@ def new_prompter(recipe: PromptRecipe) -> Prompter:
         )
         pictures = PictureFeatures.of_tower(tower, recipe.device)
     space = load_text_space(recipe.text_encoder, recipe.device)
-    settings = {"width": pictures.width, "dim": space.dim, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    settings: dict[str, Any] = {
+        "width": pictures.width,
+        "dim": space.dim,
+        "hidden": recipe.hidden,
+        "dropout": recipe.dropout,
+    }
     return Prompter(pictures, PromptHead(**settings), name=recipe.out, space=lambda: space, settings=settings)
 
 
@@ -69,7 +74,10 @@ def prompt_task(recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pai
         predicted = prompter.head(pictures.features(inputs))  # (batch, dim)
         loss = cosine_loss(predicted, targets)
         if recipe.contrast:
-            ids = {"image_ids": image_ids, "caption_ids": caption_ids if recipe.target == "each" else None}
+            ids: dict[str, Any] = {
+                "image_ids": image_ids,
+                "caption_ids": caption_ids if recipe.target == "each" else None,
+            }
             loss = loss + recipe.contrast * info_nce(predicted, targets, logit_scale=recipe.contrast_scale, **ids)
         loss.backward()
         return loss.detach()
