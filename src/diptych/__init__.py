@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diptych.candidates import choose, rank_candidates
     from diptych.captioner import Captioner, load_captioner
+    from diptych.client import Client
     from diptych.decoding import Caption
     from diptych.doctor import inspect
     from diptych.dual import DualEncoder, build, load
@@ -37,6 +38,7 @@ _HOMES = {
     "rank_candidates": "candidates",
     "Captioner": "captioner",
     "load_captioner": "captioner",
+    "Client": "client",
     "Caption": "decoding",
     "inspect": "doctor",
     "DualEncoder": "dual",
@@ -77,6 +79,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "rank_candidates",
     "Captioner",
     "load_captioner",
+    "Client",
     "Caption",
     "inspect",
     "DualEncoder",

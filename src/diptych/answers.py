@@ -43,6 +43,14 @@ class Ranked:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A prompt, and how near it is to what was predicted of the picture."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Captioned:
     """What a picture shows: the best caption and its confidence, all that were written, and given ones in their order.
 

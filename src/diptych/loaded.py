@@ -105,7 +105,7 @@ def _matcher(name: str | Path, device: str) -> Any:
 
 
 def _prompter(name: str | Path, device: str) -> Any:
-    from diptych.prompter import load_prompter
+    from diptych.prompt_models import load_prompter
 
     return load_prompter(name, device=device)
 

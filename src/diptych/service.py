@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from diptych.answers import Alternative, Captioned, Embedded, Ranked
+from diptych.answers import Alternative, Captioned, Embedded, Ranked, Said
 from diptych.any_picture import AnyPicture, decoded, encoded, several
 from diptych.errors import ConfigError
 from diptych.index import Added, Index
@@ -129,19 +130,23 @@ class Service:
         count: int = 1,
         method: str = "beam",
         candidates: Sequence[str] = (),
+        choose: bool = False,
         **settings: Any,
     ) -> list[Captioned]:
         """A caption for each picture, with the matcher's confidence where there is a matcher.
 
-        `count` captions are written, best first by the captioner; the captions given as `candidates` are ranked beside
-        them. `settings` are those of the captioner: `beams`, `prefix`, `max_tokens`, `temperature`, `top_p`, `seed`.
+        `count` captions are written, best first by the captioner, or with `choose` by the matcher; the captions given
+        as `candidates` are ranked beside them. `settings` are those of the captioner: `beams`, `prefix`, `max_tokens`,
+        `temperature`, `top_p`, `seed`.
 
         Raises:
             ConfigError: a candidate is empty, or a setting is out of range.
             ImageError: a picture cannot be decoded.
-            ModelError: there is no captioner.
+            ModelError: there is no captioner, or no matcher that could choose.
         """
         _refuse_empty(candidates)
+        if choose:
+            self.loaded.get("matcher")
         pictures = self.open(images, _CLOSE)
         with self.loaded.using("captioner") as captioner:
             written = captioner.caption(pictures, count=count, method=method, **settings)
@@ -151,21 +156,27 @@ class Service:
             tuple(Alternative(c.text, float(c.score), p) for c, p in zip(texts, found, strict=True))
             for texts, found in zip(written, confidences, strict=True)
         ]
+        if choose:
+            told = [tuple(sorted(each, key=lambda caption: -(caption.confidence or 0.0))) for each in told]
         return [Captioned(all[0].text, all[0].confidence, all, order) for all, order in zip(told, ranked, strict=True)]
 
     def prompt(
         self, images: Iterable[AnyPicture], *, how: How = "retrieve", count: int = 1, library: Any = None
-    ) -> list[list[Any]]:
-        """Prompts that would make pictures like these: a list of `Prompt(text, score)` for each, best first.
+    ) -> list[list[Said]]:
+        """Prompts that would make pictures like these, for each its own, best first.
 
         Raises:
             ImageError: a picture cannot be decoded.
             ModelError: there is no prompter, or none that can do it like that.
         """
         pictures = self.open(images, _CLOSE)
-        captioner = self.loaded.get("captioner") if how != "retrieve" and self.has("captioner") else None
-        with self.loaded.using("prompter") as prompter:
-            return prompter.say(pictures, how=how, count=count, library=library, captioner=captioner)
+        writes = how != "retrieve" and self.has("captioner")
+        with (
+            self.loaded.using("prompter") as prompter,
+            self.loaded.using("captioner") if writes else nullcontext() as captioner,
+        ):
+            said = prompter.say(pictures, how=how, count=count, library=library, captioner=captioner)
+        return [[Said(prompt.text, float(prompt.score)) for prompt in prompts] for prompts in said]
 
     def _confidences(self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
         """What the matcher says of each picture's texts; None for all without a matcher, and for an empty text."""

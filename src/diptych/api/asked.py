@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from diptych.index.cutoff import KEEP
 
@@ -17,6 +17,15 @@ Pictures = Annotated[
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _sensible(day: datetime.date) -> datetime.date:
+    if not 1800 <= day.year <= 2200:
+        raise ValueError("a day of the years 1800 to 2200 is needed")
+    return day
+
+
+Day = Annotated[datetime.date | datetime.datetime, AfterValidator(_sensible)]
 
 
 class Asked(BaseModel):
@@ -46,8 +55,8 @@ class SearchAsked(Asked):
     fold: bool = True
     rerank: Annotated[int, Field(ge=0, le=200)] = 0
     folder: str | None = None
-    since: datetime.date | None = None
-    until: datetime.date | None = None
+    since: Day | None = None
+    until: Day | None = None
     min_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
     max_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
     min_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
@@ -64,7 +73,8 @@ class CaptionAsked(Asked):
     count: Annotated[int, Field(ge=1, le=10)] = 1
     method: Literal["beam", "greedy", "nucleus"] = "beam"
     candidates: Annotated[list[Text], Field(description="captions to rank beside those that are written")] = []
-    prefix: str = ""
+    choose: Annotated[bool, Field(description="let the matcher put the written captions in order")] = False
+    prefix: Annotated[str, Field(max_length=200)] = ""
     beams: Annotated[int, Field(ge=1, le=10)] = 3
     max_tokens: Annotated[int, Field(ge=1, le=100)] = 30
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0

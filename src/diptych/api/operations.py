@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diptych.answers import Captioned
+from diptych.answers import Captioned, Said
 from diptych.api.batching import Batcher
 from diptych.api.figures import Figures
 from diptych.api.room import Room
@@ -22,6 +23,8 @@ from diptych.service import Service
 _CLOSE = 512  # pixels of the shorter side at which a JPEG is decoded for models that look closely
 _KEPT = 1_024  # pixels of the longer side of a picture that waits for its batch
 
+_ALONE = "(alone)"  # keeps a request's pictures apart from those of others
+
 Setting = tuple[tuple[str, Any], ...]
 
 
@@ -31,6 +34,7 @@ class Operations:
     def __init__(self, service: Service, settings: Settings, figures: Figures) -> None:
         self.service, self.settings, self.figures = service, settings, figures
         self.rows = Room(max(8 * settings.batch, 4 * settings.max_rows), "pictures and texts")
+        self._numbers = itertools.count()
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._batchers = {
             "embed_images": self._batcher("embed_images", self._embed_images, self._features),
@@ -55,7 +59,7 @@ class Operations:
         """The probability of each picture with each text."""
         return await self._each("match", images, {"texts": tuple(texts), "prior": prior})
 
-    async def prompt(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[list[Any]]:
+    async def prompt(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[list[Said]]:
         return await self._each("prompt", images, settings)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
@@ -73,6 +77,8 @@ class Operations:
 
     async def _each(self, name: str, images: Sequence[bytes], settings: dict[str, Any]) -> list[Any]:
         """Every picture with the same settings."""
+        if settings.get("method") == "nucleus":  # drawn by a picture's place among those that come with it
+            settings = {**settings, _ALONE: next(self._numbers)}
         setting: Setting = tuple(sorted(settings.items()))
         with self.rows.take(len(images)):
             return await self._batchers[name].submit([(image, setting) for image in images])
@@ -122,7 +128,7 @@ class Operations:
     def _caption(self, items: list[tuple[Image.Image, Setting]]) -> list[Captioned]:
         return _by_setting(items, lambda pictures, settings: self.service.caption(pictures, **settings))
 
-    def _prompt(self, items: list[tuple[Image.Image, Setting]]) -> list[list[Any]]:
+    def _prompt(self, items: list[tuple[Image.Image, Setting]]) -> list[list[Said]]:
         return _by_setting(items, lambda pictures, settings: self.service.prompt(pictures, **settings))
 
     def _match(self, items: list[tuple[Image.Image, Setting]]) -> list[list[float]]:
@@ -143,7 +149,8 @@ def _by_setting(
         places.setdefault(setting, []).append(at)
     results: list[Any] = [None] * len(items)
     for setting, rows in places.items():
-        found = work([items[at][0] for at in rows], dict(setting))
+        asked = {name: value for name, value in setting if name != _ALONE}
+        found = work([items[at][0] for at in rows], asked)
         for at, result in zip(rows, found, strict=True):
             results[at] = result
     return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         asked = await read(request, PromptAsked, settings)
         own = {"how": asked.how, "count": asked.count}
         found = await operations.prompt(await pictures(asked.images, settings), own)
-        prompts = [[{"text": each.text, "score": float(each.score)} for each in texts] for texts in found]
+        prompts = [[asdict(each) for each in said] for said in found]
         return JSONResponse({"model": service.loaded.name("prompter"), "prompts": prompts})
 
     @router.get("/models", responses={200: {"model": told.ModelsTold}}, response_class=JSONResponse)
