@@ -44,8 +44,8 @@ def rank_candidates(
     """The texts for each picture, likeliest first.
 
     Probabilities are the softmax of the cosines divided by `temperature`; when not given, by that of the encoder's own
-    training (1 / `logit_scale`). With several `templates` a text's vector is the mean of its vectors in each (Radford et
-    al. 2021). They say which of *these* texts fits best, not whether it fits: that is what a matcher is for.
+    training (1 / `logit_scale`). With several `templates` a text's vector is the mean of its vectors in each (Radford
+    et al. 2021). They say which of *these* texts fits best, not whether it fits: that is what a matcher is for.
 
     Raises:
         ConfigError: no text, an empty one, a template without `{}`, or a temperature that is not above 0.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +16,9 @@ class CaptionDecoder(nn.Module):
 
     Its input and output embeddings are one matrix. `forward` reads whole captions, `spell` begins to write some.
     """
+
+    image_layers: Any  # nn.ModuleList, of which mypy knows no element
+    layers: Any
 
     def __init__(
         self,
@@ -34,7 +39,7 @@ class CaptionDecoder(nn.Module):
         super().__init__()
         self.max_tokens = max_tokens
         self.picture = _Picture(places, image_width, vector_dim, dim, feature_dropout)
-        blocks = {"dim": dim, "heads": heads, "hidden": hidden * dim, "dropout": dropout}
+        blocks: dict[str, Any] = {"dim": dim, "heads": heads, "hidden": hidden * dim, "dropout": dropout}
         self.image_layers = nn.ModuleList(_Block(**blocks, looks=False) for _ in range(image_layers))
         self.image_norm = nn.LayerNorm(dim)
         self.embedding = nn.Embedding(words, dim)

@@ -37,6 +37,11 @@ class WholeWriter:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def image_size(self) -> int | None:
+        config = self.model.config
+        return getattr(config.vision_config if self.is_blip else config.encoder, "image_size", None)
+
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         return {"pixel_values": self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]}
 
@@ -47,7 +52,7 @@ class WholeWriter:
         if self.is_blip:  # it cuts off the last token, which a tokenizer puts there to end the text
             inputs = {"input_ids": torch.cat([begun, begun.new_full((len(pixels), 1), self.end)], dim=1)}
             return self._generate(self.model.text_decoder, pixels, inputs, begun.shape[1], wish, first)
-        marks = {"eos_token_id": self.end, "pad_token_id": _pad(self.model, self.end)}
+        marks: dict[str, Any] = {"eos_token_id": self.end, "pad_token_id": _pad(self.model, self.end)}
         inputs = {"decoder_input_ids": begun, **marks}
         return self._generate(self.model, pixels, inputs, begun.shape[1], wish, first)
 

@@ -62,6 +62,11 @@ class Captioner:
         wish = self.wish(method=method, beams=beams, count=count, max_tokens=max_tokens, **drawn)
         return [of_one for batch in batches_of(images, batch_size) for of_one in self._write(batch, wish, prefix)]
 
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels of what the model sees, if it says so: JPEGs need not be decoded much larger."""
+        return getattr(self.writer, "image_size", None)
+
     def wish(self, **settings: Any) -> Wish:
         """Settings of `caption` with the habits that the model was chosen with."""
         return Wish(**{**getattr(self.writer, "habits", {}), **settings})

@@ -44,6 +44,10 @@ class GridWriter:
         self.encoder, self.words, self.settings, self.habits = encoder, words, settings, habits or {}
         self.decoder = decoder.eval().to(encoder.device)
 
+    @property
+    def image_size(self) -> int | None:
+        return self.encoder.image_size
+
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         return self.encoder.preprocess(images)
 

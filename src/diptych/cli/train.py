@@ -10,6 +10,7 @@ from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
+from diptych.recipes.caption import CaptionRecipe
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe
 from diptych.recipes.match import MatchRecipe
@@ -101,4 +102,36 @@ def match(
         for head, scores in result.scores.items()
     ]
     print_table("validation, in %", rows)
+    say(f"model: {result.model}")
+
+
+@app.command
+def caption(
+    *,
+    recipe: Annotated[CaptionRecipe, Parameter(name="*")] = CaptionRecipe(),  # noqa: B008 - a flag's default
+    config: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
+) -> None:
+    """Train a captioner: a small decoder on a dual encoder, a ViT-GPT2, or a BLIP.
+
+    Parameters
+    ----------
+    config
+        YAML file of settings; flags on the command line win over it.
+    resume
+        Go on with an interrupted run, exactly where its last checkpoint was.
+    """
+    from diptych.recipes.caption import train_captioner
+
+    if config:
+        flags = {name: value for name, value in asdict(recipe).items() if name in given}
+        recipe = make(CaptionRecipe, {**read_yaml(config), **flags})
+    result = train_captioner(recipe, resume=resume, progress=progress)
+    say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} to choose by")
+    say_left_out(result.left_out)
+    for name, outcome in result.outcomes.items():
+        early = ", stopped early" if outcome.stopped_early else ""
+        say(f"{name}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}")
+    say(f"validation CIDEr {result.scores['cider']:.3f}, {result.scores['length']:.1f} words a caption")
     say(f"model: {result.model}")

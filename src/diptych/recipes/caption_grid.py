@@ -177,7 +177,7 @@ class Lessons:
         if self.cider is None:
             self.cider = CiderD([[[*words_of(text), _STOP] for text in row.captions] for row in self.part.pairs])
         texts = [[*words_of(self.words.decode(tokens)), _STOP] for of_one in drawn for tokens in of_one]
-        scores = self.cider(texts, np.repeat(rows, self.recipe.reward_samples))
+        scores = self.cider(texts, np.repeat(rows, self.recipe.reward_samples).tolist())
         return torch.from_numpy(scores.astype(np.float32)).view(len(rows), -1)
 
 

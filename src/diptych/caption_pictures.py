@@ -1,0 +1,55 @@
+"""Captions for many pictures: decoded beside the model, a batch at a time; each gets captions or a named error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from diptych.candidates import Candidate, Chosen
+from diptych.captioner import batches_of
+from diptych.decoding import Caption
+from diptych.errors import ImageError
+from diptych.images import Picture, decode
+from diptych.prefetch import prefetch
+
+Text = Caption | Candidate | Chosen
+Describe = Callable[[list[Image.Image]], list[list[Any]]]
+"""Texts for each of some pictures, best first: of a captioner, of `choose`, or of `rank_candidates`."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A picture by its path, with its texts, best first; or the reason (`ImageError.reason`) why it has none."""
+
+    path: str
+    texts: Sequence[Text] = ()
+    reason: str | None = None
+    message: str | None = None
+
+
+def describe_pictures(
+    pictures: Iterable[tuple[str, Picture]], describe: Describe, *, image_size: int | None = None, batch_size: int = 16
+) -> Iterator[Described]:
+    """The texts of each picture, in order. JPEGs are decoded at a scale that `image_size` pixels are enough for."""
+
+    def load(batch: tuple[int, list[tuple[str, Picture]]]) -> list[tuple[str, Image.Image | ImageError]]:
+        return [(path, _decoded(picture, image_size)) for path, picture in batch[1]]
+
+    for loaded in prefetch(batches_of(pictures, batch_size), load):
+        images = [image for _, image in loaded if isinstance(image, Image.Image)]
+        found = iter(describe(images) if images else [])
+        for path, image in loaded:
+            if isinstance(image, ImageError):
+                yield Described(path, reason=image.reason, message=str(image))
+            else:
+                yield Described(path, next(found))
+
+
+def _decoded(picture: Picture, image_size: int | None) -> Image.Image | ImageError:
+    try:
+        return decode(picture, min_side=image_size)
+    except ImageError as error:
+        return error

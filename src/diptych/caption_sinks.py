@@ -1,0 +1,127 @@
+"""Where captions go: JSON lines, CSV, or text files beside the pictures; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from diptych.caption_pictures import Described
+from diptych.errors import ConfigError, DataError
+from diptych.index.paths import from_text
+
+SCORES = ("score", "confidence", "similarity", "probability")
+COLUMNS = ("image", "rank", "caption", *SCORES, "error")
+
+
+class CaptionSink(Protocol):
+    """Where captions go."""
+
+    def done(self, path: str) -> bool:
+        """Whether an earlier run wrote the captions of this picture, or why it has none."""
+
+    def write(self, described: Iterable[Described]) -> None: ...
+
+
+class CaptionFile:
+    """A file of captions, `.jsonl` or `.csv`; what an earlier run wrote stays, but for a line that was cut off.
+
+    Raises:
+        ConfigError: the suffix is another.
+        DataError: the file is there and holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix.lower() not in _FORMS:
+            raise ConfigError(f"captions are written as {' or '.join(_FORMS)}, not as '{path.name}'; name another file")
+        self.path = path
+        self._lines, paths = _FORMS[path.suffix.lower()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.read_bytes() if path.exists() else b""
+        whole = there[: there.rfind(b"\n") + 1]
+        try:
+            self._there = paths(whole.decode("utf-8"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
+        if len(whole) < len(there):
+            path.write_bytes(whole)
+
+    def done(self, path: str) -> bool:
+        return path in self._there
+
+    def write(self, described: Iterable[Described]) -> None:
+        is_new = not self.path.exists() or not self.path.stat().st_size
+        text = "".join(self._lines(each) for each in described)
+        header = ",".join(COLUMNS) + "\n" if is_new and self.path.suffix.lower() == ".csv" else ""
+        with self.path.open("ab", buffering=0) as file:  # one call, which a kill does not cut in two
+            file.write((header + text).encode())
+
+
+class Sidecars:
+    """A text file beside each picture, `photo.txt` for `photo.jpg`, a line a caption; pictures in a tar have none.
+
+    One that is there already is left alone, whoever wrote it. Pictures without captions get none.
+    """
+
+    def done(self, path: str) -> bool:
+        return self._beside(path).exists()
+
+    def write(self, described: Iterable[Described]) -> None:
+        for each in described:
+            if each.texts:
+                target = self._beside(each.path)
+                temporary = target.with_name(f".{target.name}.tmp")
+                temporary.write_text("".join(f"{text.text}\n" for text in each.texts), "utf-8")
+                temporary.replace(target)
+
+    def _beside(self, path: str) -> Path:
+        picture = from_text(path)
+        if not picture.parent.is_dir():
+            raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --out")
+        return picture.with_suffix(".txt")
+
+
+def as_dict(described: Described) -> dict[str, Any]:
+    """A picture and its texts as JSON has them."""
+    if described.reason:
+        return {"image": described.path, "error": described.reason, "message": described.message}
+    texts = [{key: _rounded(value) for key, value in asdict(text).items()} for text in described.texts]
+    return {"image": described.path, "captions": texts}
+
+
+def _json_lines(described: Described) -> str:
+    return json.dumps(as_dict(described), ensure_ascii=False) + "\n"
+
+
+def _json_paths(text: str) -> set[str]:
+    return {json.loads(line)["image"] for line in text.splitlines()}
+
+
+def _csv_lines(described: Described) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    if described.reason:
+        writer.writerow({"image": described.path, "error": described.reason})
+    for rank, text in enumerate(described.texts, 1):
+        told = {name: _rounded(getattr(text, name)) for name in SCORES if hasattr(text, name)}
+        writer.writerow({"image": described.path, "rank": rank, "caption": text.text, **told})
+    return file.getvalue()
+
+
+def _csv_paths(text: str) -> set[str]:
+    lines = csv.reader(io.StringIO(text))
+    header = next(lines, list(COLUMNS))
+    if header != list(COLUMNS):
+        raise ValueError(f"its columns are {', '.join(header)}")
+    return {line[0] for line in lines}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+_FORMS = {".jsonl": (_json_lines, _json_paths), ".csv": (_csv_lines, _csv_paths)}

@@ -1,0 +1,239 @@
+"""`diptych caption`: captions of a picture, a folder, a tar, a data set or an index."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from diptych.cli.show import print_table, progress, say
+
+if TYPE_CHECKING:
+    from diptych.caption_pictures import Describe, Described
+    from diptych.images import Picture
+
+_AT_ONCE = 64  # pictures whose captions are written at once
+Pictures = Iterable[tuple[str, "Picture"]]
+DescribeAll = Callable[[Pictures], Iterator["Described"]]
+
+
+def caption(
+    source: Path | None = None,
+    *,
+    index: Path | None = None,
+    out: Path | None = None,
+    sidecar: Annotated[bool, Parameter(negative="")] = False,
+    model: str = "mini",
+    method: Literal["beam", "greedy", "nucleus"] = "beam",
+    beams: int = 3,
+    count: int = 1,
+    prefix: str = "",
+    max_tokens: int = 30,
+    temperature: float | None = None,
+    top_p: float = 0.9,
+    seed: int = 0,
+    choose: Annotated[bool, Parameter(negative="")] = False,
+    matcher: str | None = None,
+    candidates: Path | None = None,
+    template: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    again: Annotated[bool, Parameter(negative="")] = False,
+    batch_size: int = 16,
+    device: str = "auto",
+) -> None:
+    """Write captions of pictures, or rank given ones.
+
+    Run again with the same --out, --sidecar or --index, it goes on where it was. Pictures that cannot be decoded are
+    told with the reason, and the rest goes on.
+
+    Parameters
+    ----------
+    source
+        A picture, a folder, a tar, or any data set that `diptych data inspect` reads.
+    index
+        Instead of a source: an index, into which the captions are written; `diptych search --caption` then finds
+        their words.
+    out
+        Write to this file, .jsonl or .csv.
+    sidecar
+        Write a text file beside each picture: photo.txt for photo.jpg.
+    model
+        mini, a run or directory of `diptych train caption`, or a hub name: VisionEncoderDecoder (ViT-GPT2), BLIP and
+        image-text-to-text models.
+    method
+        beam (the likeliest of several), greedy (the likeliest word each time), or nucleus (drawn).
+    beams
+        Captions in the making at once, with beam.
+    count
+        Captions of each picture.
+    prefix
+        Words that each caption begins with.
+    max_tokens
+        Longest caption, in words or tokens.
+    temperature
+        With nucleus, above 1 is more daring; with --candidates, above the model's own is less sure.
+    top_p
+        With nucleus, words are drawn from the fewest that have this share of the probability.
+    seed
+        Seed of the draws.
+    choose
+        Write --count captions, 5 if not told, put them in the order of a matcher, and say how likely each is.
+    matcher
+        The matcher of --choose, when it is not the model itself.
+    candidates
+        A file of captions, one a line: say how probable each is for each picture, compared with the others.
+    template
+        With --candidates, a sentence around each, such as "a photo of {}"; given several times, their mean counts.
+    again
+        With --index, write captions of all pictures, those that have one too.
+    batch_size
+        Pictures that go through the model at once.
+    device
+        auto, cpu, cuda or mps.
+    """
+    from diptych.caption_pictures import describe_pictures
+    from diptych.errors import ConfigError
+
+    if (source is None) == (index is None):
+        raise ConfigError("give a picture, a folder, a tar or a data set, or an index with --index, and not both")
+    if candidates is not None:
+        describe, size = _ranker(model, candidates, template, temperature, device)
+    else:
+        settings = {
+            **{"method": method, "beams": beams, "prefix": prefix, "max_tokens": max_tokens, "top_p": top_p},
+            **{"seed": seed, "temperature": 1.0 if temperature is None else temperature, "batch_size": batch_size},
+        }
+        describe, size = _writer(model, (matcher or model) if choose or matcher else None, count, settings, device)
+
+    def described(pictures: Pictures) -> Iterator[Described]:
+        return describe_pictures(pictures, describe, image_size=size, batch_size=batch_size)
+
+    if index is not None:
+        _into_index(index, again, described)
+        return
+    assert source is not None
+    pictures = _pictures_of(source)
+    if out is not None or sidecar:
+        _into_files(pictures, out, described)
+    elif source.is_file() and len(pictures) == 1:
+        _show_one(pictures, described)
+    else:
+        _show(pictures, described)
+
+
+def _writer(
+    model: str, matcher: str | None, count: int, settings: dict[str, Any], device: str
+) -> tuple[Describe, int | None]:
+    """Captions by a model, chosen by a matcher if one is named."""
+    from diptych.candidates import choose
+    from diptych.captioner import load_captioner
+    from diptych.match_models import load_matcher
+
+    captioner = load_captioner(model, device)
+    if matcher is None:
+        return lambda images: captioner.caption(images, count=count, **settings), captioner.image_size
+    judge, several = load_matcher(matcher, device=device), count if count > 1 else 5
+    return lambda images: choose(images, captioner, judge, count=several, **settings), None
+
+
+def _ranker(
+    model: str, candidates: Path, templates: tuple[str, ...], temperature: float | None, device: str
+) -> tuple[Describe, int | None]:
+    """Given captions, ranked by a dual encoder."""
+    from diptych.candidates import rank_candidates
+    from diptych.dual import load
+
+    texts = [line.strip() for line in candidates.read_text("utf-8").splitlines() if line.strip()]
+    encoder, sentences = load(model, device), templates or ("{}",)
+
+    def describe(images: list[Any]) -> list[list[Any]]:
+        return rank_candidates(images, texts, encoder, templates=sentences, temperature=temperature)
+
+    return describe, encoder.image_size
+
+
+def _pictures_of(source: Path) -> list[tuple[str, Picture]]:
+    """(path, picture) of a picture file, or of all that a folder, a tar or a data set holds."""
+    from diptych.formats.pictures import is_picture
+    from diptych.index.report import Skipped
+    from diptych.index.sources import source_of
+
+    if source.is_file() and is_picture(source.name):
+        return [(str(source), source)]
+    return [(item.path, item.picture) for item in source_of(source).items() if not isinstance(item, Skipped)]
+
+
+def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
+    """A table of one picture's texts, with their scores."""
+    from diptych.caption_sinks import SCORES
+    from diptych.errors import ImageError
+
+    for described in describe_all(pictures):
+        if described.reason:
+            raise ImageError(described.reason, str(described.message))
+        names = [name for name in SCORES if hasattr(described.texts[0], name)]
+        rows = [{**{n: f"{getattr(text, n):.3f}" for n in names}, "caption": text.text} for text in described.texts]
+        print_table(described.path, rows)
+
+
+def _show(pictures: Pictures, describe_all: DescribeAll) -> None:
+    """A line a caption, as they come."""
+    without: Counter[str] = Counter()
+    for described in describe_all(pictures):
+        without.update([described.reason] if described.reason else [])
+        for text in described.texts:
+            say(f"{described.path}\t{text.text}")
+    _say_without(without)
+
+
+def _into_files(pictures: list[tuple[str, Picture]], out: Path | None, describe_all: DescribeAll) -> None:
+    """Into one file, or beside the pictures, those that an earlier run wrote left out."""
+    from diptych.caption_sinks import CaptionFile, Sidecars
+
+    sink = CaptionFile(out) if out is not None else Sidecars()
+    left = [(path, picture) for path, picture in pictures if not sink.done(path)]
+    if len(left) < len(pictures):
+        say(f"{len(pictures) - len(left):,} pictures have captions already")
+    told = _write(describe_all(left), len(left), sink.write)
+    say(f"{told[0]:,} pictures captioned: {out if out is not None else 'in text files beside them'}")
+    _say_without(told[1])
+
+
+def _into_index(folder: Path, again: bool, describe_all: DescribeAll) -> None:
+    from diptych.index import index_folder
+    from diptych.index.captions import IndexCaptions
+    from diptych.index.store import Store
+
+    sink = IndexCaptions(Store.open(index_folder(folder)), again=again)
+    paths = sink.paths()
+    count, without = _write(describe_all(sink.pictures(paths)), len(paths), sink.write)
+    without.update(each.reason for each in sink.skipped)
+    say(f"{count:,} pictures captioned in {sink.store.folder}; `diptych search --caption WORDS` finds them")
+    _say_without(without)
+
+
+def _write(
+    described: Iterable[Described], total: int, write: Callable[[list[Described]], None]
+) -> tuple[int, Counter[str]]:
+    """Write as captions come, some at once: how many pictures were captioned, and why the others were not."""
+    without: Counter[str] = Counter()
+    waiting: list[Described] = []
+    count = 0
+    for each in progress(described, total, "captioning"):
+        count += not each.reason
+        without.update([each.reason] if each.reason else [])
+        waiting.append(each)
+        if len(waiting) == _AT_ONCE:
+            write(waiting)
+            waiting = []
+    if waiting:
+        write(waiting)
+    return count, without
+
+
+def _say_without(reasons: Counter[str]) -> None:
+    if reasons:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        say(f"{reasons.total():,} pictures without a caption: {told}")
