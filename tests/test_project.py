@@ -39,7 +39,7 @@ FLOW = (
     *("prompt_pictures", "prompt_scores", "prompt_evaluation"),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "caption_sinks", "caption_page", "audit", "classify", "compare"),
-    *("any_picture", "answers", "loaded", "served_index", "service", "client", "api"),
+    *("any_picture", "answers", "loaded", "served_index", "service", "client", "api", "tools", "mcp", "smolagents_tools"),
     *("app",),
     *("__init__", "cli", "__main__"),
 )
