@@ -23,6 +23,7 @@ from diptych.formats import FORMATS, READERS, Pictures, detect, read_pairs, wron
 from diptych.formats.shards import expand
 from diptych.formats.text import split_of
 from diptych.images import Slice, decode
+from diptych.pairs import Pairs, Row
 
 COLOURS = {"a.jpg": (250, 10, 10), "b.jpg": (10, 250, 10), "c.jpg": (10, 10, 250)}
 CAPTIONS = {
@@ -675,3 +676,29 @@ def test_the_cache_lies_where_the_platform_keeps_caches(variables, platform, wan
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.platform", platform)
     assert cache_dir() == Path(wanted)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from("abc"), st.sampled_from([None, "train"])), max_size=60),
+    st.integers(1, 5),
+)
+def test_captions_of_one_picture_come_together_however_far_apart_they_stand(rows, block):
+    together: dict[int, list[str]] = {}
+    splits: dict[int, str | None] = {}
+    for number, caption, split in rows:
+        together.setdefault(number, []).append(caption)
+        splits[number] = splits.get(number) or split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diptych.pairs._BLOCK", block)
+        pairs = Pairs.from_rows(Row(f"{n}.jpg", Path(f"{n}.jpg"), (caption,), split) for n, caption, split in rows)
+    assert [(row.image_id, row.captions, row.split) for row in pairs] == [
+        (f"{number}.jpg", tuple(captions), splits[number]) for number, captions in together.items()
+    ]
+
+
+def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.pairs._BLOCK", 1)
+    rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
+    with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
+        Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])

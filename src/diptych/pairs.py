@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ _SCHEMA = pa.schema(
         "split": pa.string(),  # null: the source names none
     }
 )
+_BLOCK = 1024  # rows that are read before they become Arrow
+
+_Values = dict[str, Any]  # a row by the names of the schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,58 @@ def split_position(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
 
 
+class _Gathered:
+    """Rows on their way into a table, those of one id as one; only the last few thousand are held as Python objects."""
+
+    def __init__(self) -> None:
+        self._blocks: list[pa.Table] = []
+        self._rows: list[_Values] = []  # those of the block that is not closed yet
+        self._places: dict[str, int] = {}  # id -> row
+        self._late: dict[int, _Values] = {}  # rows of closed blocks which captions were added to
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._places
+
+    def add(self, image_id: str, image: Picture, captions: Sequence[str], split: str | None) -> None:
+        if image_id in self._places:
+            row = self._row(self._places[image_id])
+            if split and row["split"] and split != row["split"]:
+                raise DataError(
+                    f"picture '{image_id}' stands in split '{row['split']}' and in '{split}'; "
+                    "keep each picture in one split"
+                )
+            row["split"] = row["split"] or split
+            row["captions"].extend(captions)
+            return
+        path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
+        values = (image_id, os.fspath(path), offset, size, list(captions), split)
+        self._places[image_id] = len(self._places)
+        self._rows.append(dict(zip(_SCHEMA.names, values, strict=True)))
+        if len(self._rows) == 2 * _BLOCK:  # the later half stays open: captions of one picture stand together
+            self._close(_BLOCK)
+
+    def _row(self, at: int) -> _Values:
+        """The row to change, whether its block is open or closed."""
+        closed = len(self._blocks) * _BLOCK
+        if at >= closed:
+            return self._rows[at - closed]
+        if at not in self._late:
+            self._late[at] = self._blocks[at // _BLOCK].slice(at % _BLOCK, 1).to_pylist()[0]
+        return self._late[at]
+
+    def _close(self, count: int) -> None:
+        self._blocks.append(pa.Table.from_pylist(self._rows[:count], schema=_SCHEMA))
+        del self._rows[:count]
+
+    def table(self) -> pa.Table:
+        self._close(len(self._rows))
+        for number in {at // _BLOCK for at in self._late}:
+            rows = self._blocks[number].to_pylist()
+            rows = [self._late.get(number * _BLOCK + at, row) for at, row in enumerate(rows)]
+            self._blocks[number] = pa.Table.from_pylist(rows, schema=_SCHEMA)
+        return pa.concat_tables(self._blocks).combine_chunks()
+
+
 class Pairs(Sequence[Row]):
     """A data set of pictures with captions, held as an Arrow table: a row costs its text and a path, never its pixels.
 
@@ -75,34 +130,19 @@ class Pairs(Sequence[Row]):
         Raises:
             DataError: a picture is bytes and there is no `blobs`, or one id stands in two splits.
         """
-        columns: dict[str, list] = {name: [] for name in _SCHEMA.names}
-        seen: dict[str, int] = {}
+        gathered = _Gathered()
         sink: BinaryIO | None = None
         for row in rows:
-            split = canonical_split(row.split) if row.split else None
-            if (at := seen.get(row.image_id)) is not None:
-                if split and columns["split"][at] and split != columns["split"][at]:
-                    raise DataError(
-                        f"picture '{row.image_id}' stands in split '{columns['split'][at]}' and in '{split}'; "
-                        "keep each picture in one split"
-                    )
-                columns["split"][at] = columns["split"][at] or split
-                columns["captions"][at].extend(row.captions)
-                continue
             image = row.image
-            if isinstance(image, bytes):
+            if isinstance(image, bytes) and row.image_id not in gathered:
                 if blobs is None:
                     raise DataError(f"picture '{row.image_id}' comes as bytes; pass `blobs`, a file to keep them in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            seen[row.image_id] = len(seen)
-            place = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-            values = (row.image_id, os.fspath(place[0]), place[1], place[2], list(row.captions), split)
-            for name, value in zip(_SCHEMA.names, values, strict=True):
-                columns[name].append(value)
+            gathered.add(row.image_id, image, row.captions, canonical_split(row.split) if row.split else None)
         if sink is not None:
             sink.flush()
-        return cls(pa.table(columns, schema=_SCHEMA))
+        return cls(gathered.table())
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -123,6 +163,11 @@ class Pairs(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
+
+    def values(self, column: str) -> Iterator[Any]:
+        """A column's values in row order, made Python objects some at a time."""
+        for block in self.table.select([column]).to_batches(_BLOCK):
+            yield from block.column(0).to_pylist()
 
     @property
     def image_ids(self) -> list[str]:
@@ -146,7 +191,7 @@ class Pairs(Sequence[Row]):
     def split_sizes(self) -> dict[str, int]:
         """Pictures in each named split; those without a split count under `""`."""
         sizes: dict[str, int] = {}
-        for split in self.table.column("split").to_pylist():
+        for split in self.values("split"):
             sizes[split or ""] = sizes.get(split or "", 0) + 1
         return sizes
 
@@ -197,9 +242,9 @@ class Pairs(Sequence[Row]):
         """A hash of the ids and of where the pictures lie (path, size, modification time): keys caches of vectors."""
         digest = hashlib.sha256()
         for name in ("image_id", "path", "offset", "size"):
-            for value in self.table.column(name).to_pylist():
+            for value in self.values(name):
                 digest.update(f"{value}\0".encode("utf-8", "surrogatepass"))
-        for path in dict.fromkeys(self.table.column("path").to_pylist()):
+        for path in dict.fromkeys(self.values("path")):
             try:
                 stat = Path(path).stat()
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from sentence_transformers.base.modules import Module
 
+_BLOCK = 1024  # texts tokenised at once: a tokenizer keeps kilobytes for each
+
 
 class TextCutWarning(UserWarning):
     """Some texts were longer than the text tower reads, and what lay beyond its limit did not count."""
@@ -23,9 +25,13 @@ def token_counts(trunk: Module, texts: Sequence[str]) -> list[int]:
     """The number of tokens of each text, uncut, start and end tokens included."""
     if hasattr(trunk, "token_counts"):
         return trunk.token_counts(texts)
-    # `verbose` is for transformers' own warning, which comes once for each process and names no text.
-    tokens = trunk.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
-    return [len(each) for each in tokens["input_ids"]]
+    counts: list[int] = []
+    for start in range(0, len(texts), _BLOCK):
+        # `verbose` is for transformers' own warning, which comes once for each process and names no text.
+        block = list(texts[start : start + _BLOCK])
+        tokens = trunk.tokenizer(block, truncation=False, padding=False, verbose=False)
+        counts += [len(each) for each in tokens["input_ids"]]
+    return counts
 
 
 def warn_of_cut_texts(trunk: Module, texts: Sequence[str], stacklevel: int = 2) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from diptych.doctor.checks import check_pictures
@@ -82,10 +83,17 @@ def sound(
     report = describe_pairs(pairs, usable, found, examples)
     if report.bad_pictures > max_bad_share * len(pairs) or not any(usable):
         raise DataError(_refusal(report, max_bad_share))
-    captions = [[caption for caption in row if caption.strip()] for row in pairs.table.column("captions").to_pylist()]
+    return _without_empty_captions(pairs).where(usable), report
+
+
+def _without_empty_captions(pairs: Pairs) -> Pairs:
+    column = pairs.table.column("captions").combine_chunks()
+    if pc.all(pc.not_equal(pc.utf8_trim_whitespace(column.flatten()), "")).as_py():
+        return pairs
+    captions = [[caption for caption in row if caption.strip()] for row in column.to_pylist()]
     at = pairs.table.schema.get_field_index("captions")
     field = pairs.table.schema.field(at)
-    return Pairs(pairs.table.set_column(at, field, pa.array(captions, field.type))).where(usable), report
+    return Pairs(pairs.table.set_column(at, field, pa.array(captions, field.type)))
 
 
 def _refusal(report: Report, max_bad_share: float) -> str:

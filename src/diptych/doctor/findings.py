@@ -36,7 +36,7 @@ def broken_pictures(pairs: Pairs, checks: pa.Table) -> Found:
 
 def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
     """Which pictures decode and have a caption that is not empty."""
-    captions = pairs.table.column("captions").to_pylist()
+    captions = pairs.values("captions")
     return [
         not reason and any(caption.strip() for caption in row)
         for (reason,), row in zip(_columns(checks, "reason"), captions, strict=True)
@@ -46,7 +46,7 @@ def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
 def missing_captions(pairs: Pairs) -> Found:
     """Empty captions, and pictures without any that is not."""
     found: Found = {"empty_captions": [], "without_captions": []}
-    for image_id, captions in zip(pairs.image_ids, pairs.table.column("captions").to_pylist(), strict=True):
+    for image_id, captions in zip(pairs.image_ids, pairs.values("captions"), strict=True):
         written = sum(1 for caption in captions if caption.strip())
         found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
         if not written:
@@ -58,7 +58,7 @@ def caption_faults(pairs: Pairs) -> Found:
     """Missing captions, lost characters, mojibake, and captions of several pictures."""
     found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
-    for image_id, captions in zip(pairs.image_ids, pairs.table.column("captions").to_pylist(), strict=True):
+    for image_id, captions in zip(pairs.image_ids, pairs.values("captions"), strict=True):
         written = [caption for caption in captions if caption.strip()]
         for caption in written:
             if "\ufffd" in caption:
@@ -126,7 +126,7 @@ def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Ite
 
 def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
     """Picture files in a folder that are the picture of no row."""
-    named = set(pairs.table.column("path").to_pylist())
+    named = set(pairs.values("path"))
     files = walk_pictures(Path(os.path.abspath(folder)))  # noqa: PTH100 (as the readers make theirs)
     return {"uncaptioned_files": [Example(str(path), "no caption") for path in files if str(path) not in named]}
 

@@ -173,7 +173,7 @@ def split_for_training(pairs: Pairs, val_fraction: float | None) -> tuple[Pairs,
         pairs = pairs.with_val()
     else:
         own = "train" if "train" in pairs.split_sizes else None
-        pairs = pairs.where(split == own for split in pairs.table.column("split").to_pylist()).with_val(val_fraction)
+        pairs = pairs.where(split == own for split in pairs.values("split")).with_val(val_fraction)
     train_pairs, val_pairs = pairs.split("train"), pairs.split("val")
     if len(train_pairs) < 2:
         raise DataError("training needs at least two pictures: one is the other's negative")
