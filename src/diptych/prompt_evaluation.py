@@ -101,12 +101,13 @@ def evaluate_prompter(
     *,
     max_bad_share: float = 0.1,
     progress: Progress = silent,
+    library: PromptLibrary | None = None,
     **wishes: Any,
 ) -> tuple[PromptReport, Report]:
     """Predict and say the prompts of a data set and score them; pictures that cannot be used are left out.
 
-    `train` is what the prompter was trained on, for the baselines and, where neither the prompter nor `wishes` (those
-    of `Prompter.say`) bring a library, for the prompts to retrieve from.
+    `train` is what the prompter was trained on, for the baselines and, where neither the prompter nor `library` brings
+    prompts to retrieve from, for these. `wishes` are those of `Prompter.say`.
 
     Raises:
         DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
@@ -121,11 +122,10 @@ def evaluate_prompter(
         prompts, owner = train.flat_captions()
         known = {"train_truth": space.vectors(prompts, progress=progress), "train_owner": owner}
         known |= {"features": features, "train_features": prompter.pictures.stored(train, progress=progress)[:, 0]}
-        if wishes.get("library") is None and not prompter.has_library:
-            wishes["library"] = PromptLibrary.of(prompts, space, progress)
+        if library is None and not prompter.has_library:
+            library = PromptLibrary.of(prompts, space, progress)
     predicted = prompter.predict_features(features)
-    pictures = [row.image for row in usable]
-    said = [found[0].text for _, found in prompt_pictures(prompter, pictures, progress=progress, **wishes)]
+    said = _said(prompter, usable, predicted, progress, library=library, **wishes)
     scores = evaluator({"prompter": predicted, "what it says": space.encode(said)}, **known)
     owner = evaluator.owner
     return PromptReport(
@@ -135,6 +135,15 @@ def evaluate_prompter(
         [said[row] for row in owner],
         paired_cosines(predicted, evaluator.truth, owner),
     ), left_out
+
+
+def _said(prompter: Prompter, pairs: Pairs, predicted: np.ndarray, progress: Progress, **wishes: Any) -> list[str]:
+    """The best prompt for each picture; retrieving needs the predicted vectors alone."""
+    if wishes.get("how", "retrieve") == "retrieve":
+        library = wishes.get("library") or prompter.library
+        return [found[0].text for found in library.nearest(predicted)]
+    pictures = [row.image for row in pairs]
+    return [found[0].text for _, found in prompt_pictures(prompter, pictures, progress=progress, **wishes)]
 
 
 def nearest_rows(features: np.ndarray, known: np.ndarray) -> np.ndarray:
