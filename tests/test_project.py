@@ -40,6 +40,7 @@ FLOW = (
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "caption_sinks", "caption_page", "audit", "classify", "compare"),
     *("any_picture", "answers", "loaded", "served_index", "service", "client", "api", "tools", "mcp", "smolagents_tools"),
+    *("pipelines", "endpoint", "hub_card", "hub"),
     *("app",),
     *("__init__", "cli", "__main__"),
 )

@@ -65,6 +65,22 @@ def openvino(
     _export(model, out, "openvino", precision, data, least_cosine)
 
 
+@app.command
+def endpoint(model: str, *, out: Path) -> None:
+    """Write the directory that a Hugging Face Inference Endpoint serves: the model, its handler and requirements.
+
+    Parameters
+    ----------
+    model
+        A training run, a model directory, one that was exported, or a hub name.
+    out
+        The new directory to write; `diptych hub push` takes it to the hub.
+    """
+    from diptych.endpoint import write_endpoint
+
+    say(f"endpoint: {write_endpoint(model, out)}")
+
+
 def _export(model: str, out: Path, engine: str, precision: str, data: str | None, least_cosine: float | None) -> None:
     from dataclasses import replace
 

@@ -77,12 +77,13 @@ def export_model(
     for module in _NEEDS[engine, precision]:
         require(module, "export")
     encoder = load(name, "cpu")
+    told = {"of": encoder.identity(), "engine": engine, "precision": precision}
     if any(isinstance(module, ExportedTower) for module in encoder.route("image")):
         raise ModelError(f"'{name}' is an exported model already; export the model that it was made from")
     examples: dict[str, Sequence[Any]] = {"image": _pictures(encoder, data), "text": _texts(data)}
     with staged(out) as folder:
-        _write(encoder, folder, examples, engine, precision)
-        _write_card(name, encoder, folder, {"engine": engine, "precision": precision})
+        _write(encoder, folder, examples, told)
+        _write_card(name, encoder, folder, told)
         exported = load(folder, "cpu")
         towers = []
         for modality in MODALITIES:
@@ -90,22 +91,24 @@ def export_model(
             towers.append(measure(encoder, exported, modality, checked))
             refuse_if_off(towers[-1], tolerance or TOLERANCES[precision])
         parity = {tower.modality: asdict(tower) for tower in towers}
-        _write_card(name, encoder, folder, {"engine": engine, "precision": precision, "parity": parity})
+        _write_card(name, encoder, folder, {**told, "parity": parity})
         after = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     before = sum(weight.numel() * weight.element_size() for weight in encoder.model.parameters())
     return Export(out, engine, precision, before, after, tuple(towers))
 
 
-def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], engine: str, precision: str) -> None:
+def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], told: dict[str, str]) -> None:
     """The model's directory: both routes as graphs, in sentence-transformers' layout."""
     routes: dict[str, list[Any]] = {}
+    engine, precision = told["engine"], told["precision"]
     for modality in MODALITIES:
         folder = out / f"{modality}_0_{ExportedTower.__name__}"
         folder.mkdir()
         write_front(encoder.route(modality)[0], folder)
         tensors = tensors_of(encoder.preprocess(examples[modality][:4]))
         calibration = _calibration(encoder, examples[modality][1::2]) if precision == "int8" else []
-        _WRITERS[engine, precision](traced(encoder, modality, tensors), folder / GRAPHS[engine], calibration)
+        graph = traced(encoder, modality, tensors, key=told["of"])
+        _WRITERS[engine, precision](graph, folder / GRAPHS[engine], calibration)
         front = read_front(folder, modality)
         routes[modality] = [ExportedTower(folder, front, modality, engine, list(tensors), encoder.dim)]
         routes[modality][0].save_config(str(folder))
@@ -130,7 +133,7 @@ def _write_card(name: str | Path, encoder: DualEncoder, out: Path, told: dict[st
         readme = (source / "README.md").read_text("utf-8")
     card = {key: value for key, value in card.items() if key not in _NOT_CARRIED} | {"kind": "dual"}
     card |= {"logit_scale": encoder.logit_scale, "logit_bias": encoder.logit_bias}
-    card["exported"] = {"of": encoder.identity(), **told}
+    card["exported"] = told
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
     (out / "README.md").write_text(readme.rstrip() + "\n\n" + _section(told), "utf-8")
 

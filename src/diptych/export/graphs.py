@@ -38,16 +38,16 @@ def tensors_of(features: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in features.items() if isinstance(value, Tensor)}
 
 
-def traced(encoder: DualEncoder, modality: str, features: dict[str, Any]) -> Path:
+def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: str) -> Path:
     """A route as a graph in the cache folder: tracing takes half a minute, and every engine and precision needs it.
 
-    `features` are preprocessed examples, at least two.
+    `features` are preprocessed examples, at least two; `key` is the encoder's identity.
 
     Raises:
         MissingExtra: `onnx` or `onnxscript` is not installed.
         ModelError: torch cannot trace the tower.
     """
-    entry = cache_dir() / "graphs" / f"{encoder.identity()}-{modality}-torch{torch.__version__}"
+    entry = cache_dir() / "graphs" / f"{key}-{modality}-torch{torch.__version__}"
     if not entry.exists():
         with staged(entry) as folder:
             write_graph(encoder, modality, features, folder / "graph.onnx")
