@@ -1,0 +1,215 @@
+"""Captioners of transformers, on tiny checkpoints of the real architectures: their own `generate` and logits agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from diptych.captioner import Captioner, load_captioner
+from diptych.errors import ModelError
+
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+WORDS = ["a", "red", "blue", "dog", "cat", "on", "boat", "the"]
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION = {**SMALL, "image_size": 32, "patch_size": 8}
+
+
+def pictures(count: int = 3) -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(count)]
+
+
+def scatter(model: nn.Module, std: float) -> None:
+    """Larger weights than the usual random ones, which give nearly equal logits."""
+    torch.manual_seed(3)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=std)
+
+
+def make_blip(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35) -> None:
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessorPil,
+        BlipProcessor,
+    )
+
+    vocabulary = {word: at for at, word in enumerate((*MARKS, *words))}
+    text = {**SMALL, "vocab_size": len(vocabulary), "encoder_hidden_size": 16, "max_position_embeddings": 32,
+            "bos_token_id": 5, "eos_token_id": 3, "pad_token_id": 0, "sep_token_id": 3}  # fmt: skip
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=VISION, projection_dim=8))
+    scatter(model, std)
+    model.save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True, additional_special_tokens=["[DEC]"])
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+
+
+def make_vit_gpt2(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35) -> None:
+    """As nlpconnect/vit-gpt2-image-captioning: GPT-2's one special token begins, ends and pads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        PreTrainedTokenizerFast,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    words = ["<|endoftext|>", "[UNK]", *words]
+    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    mark = "<|endoftext|>"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token=mark, eos_token=mark, unk_token="[UNK]")
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(words), "n_positions": 40}
+    decoder = GPT2LMHeadModel(GPT2Config(**shape, add_cross_attention=True, bos_token_id=0, eos_token_id=0))
+    model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**VISION)), decoder=decoder)
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = 0
+    scatter(model, std)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def make_llava(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "describe", "picture", "USER", "ANSWER", *WORDS]
+    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, additional_special_tokens=["<image>"], **marks)
+    text = LlamaConfig(
+        **SMALL, num_key_value_heads=2, vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=4, vision_feature_layer=-1
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    scatter(model, 0.35)
+    model.save_pretrained(folder)
+    template = (
+        "{% for message in messages %}USER {% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+        "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}ANSWER "
+    )
+    images = CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32})
+    told = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    LlavaProcessor(images, tokenizer, chat_template=template, **told).save_pretrained(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"blip": make_blip, "vit-gpt2": make_vit_gpt2, "llava": make_llava}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for name, make in MAKERS.items():
+        made[name] = tmp_path_factory.mktemp(name)
+        make(made[name])
+    return made
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def captioner(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Captioner:
+    return load_captioner(folders[request.param], "cpu")
+
+
+METHODS = [{"method": "greedy"}, {"beams": 3, "count": 2}, {"method": "nucleus", "count": 3, "seed": 2}]
+
+
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+def test_every_method_writes_different_captions_of_each_picture(captioner: Captioner, settings: dict) -> None:
+    told = captioner.caption(pictures(), max_tokens=8, **settings)
+    assert len(told) == 3
+    for captions in told:
+        texts = [caption.text for caption in captions]
+        assert len(set(texts)) == len(texts) <= settings.get("count", 1)
+        assert [caption.score for caption in captions] == sorted((c.score for c in captions), reverse=True)
+        assert all(caption.score <= 0 for caption in captions)
+        assert not any(mark in text for text in texts for mark in ("[", "<", "describe picture"))
+    assert captioner.caption(pictures(), max_tokens=8, **settings) == told
+
+
+def test_batches_write_what_is_written_one_by_one(captioner: Captioner) -> None:
+    together = captioner.caption(pictures(), max_tokens=8)
+    apart = captioner.caption(pictures(), max_tokens=8, batch_size=1)
+    assert [[each.text for each in of_one] for of_one in together] == [[e.text for e in of_one] for of_one in apart]
+
+
+def test_a_caption_begins_with_the_prefix(captioner: Captioner) -> None:
+    for (caption,), *_ in [captioner.caption(pictures(1), prefix="a red", max_tokens=8)]:
+        assert caption.text.startswith("a red")
+
+
+class Numbers:
+    """In a tokenizer's place: shows the tokens themselves."""
+
+    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders, name: str, settings: dict) -> None:
+    captioner = load_captioner(folders[name], "cpu")
+    writer = captioner.writer
+    writer.tokenizer = Numbers()
+    pixels = writer.prepare(pictures())["pixel_values"]
+    for picture, captions in enumerate(captioner.caption(pictures(), max_tokens=6, **settings)):
+        for caption in captions:
+            start, *said = map(int, caption.text.split())
+            said = said[: said.index(writer.end) + 1] if writer.end in said else said
+            line = torch.tensor([[start, *said]])
+            with torch.inference_mode():
+                known = writer.logits(pixels[picture : picture + 1], line[:, :-1]).log_softmax(-1)
+            mean = known.gather(2, line[:, 1:, None]).mean().item()
+            assert caption.score == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
+def test_logits_are_those_that_transformers_gives_row_by_row(folders, name: str) -> None:
+    writer = load_captioner(folders[name], "cpu").writer
+    pixels = writer.prepare(pictures(2))["pixel_values"]
+    tokens = torch.tensor([[writer.start, *rest] for rest in ((6, 7), (8, 9), (6, 9), (7, 8))])
+    argument = "input_ids" if name == "blip" else "decoder_input_ids"
+    with torch.inference_mode():
+        told = writer.logits(pixels, tokens)
+        wanted = writer.model(pixel_values=pixels.repeat_interleave(2, 0), **{argument: tokens}).logits
+    torch.testing.assert_close(told, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[str, Path]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "model_type": "bert"}))
+    (tmp_path / "model.safetensors").write_bytes((folders["blip"] / "model.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="no captioner that can be loaded"):
+        load_captioner(tmp_path)
+    with pytest.raises(ModelError, match="is not a model"):
+        load_captioner(tmp_path / "nothing")
+
+
+def test_weights_as_a_pickle_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    (tmp_path / "config.json").write_bytes((folders["vit-gpt2"] / "config.json").read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match="pickle"):
+        load_captioner(tmp_path)
