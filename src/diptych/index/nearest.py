@@ -13,7 +13,7 @@ from diptych.errors import ConfigError, ModelError
 from diptych.index.store import Store
 
 # Found by benchmarks/index_million.py: the share of the nearest ten that these lose is under 1%.
-_PROBES = 20  # partitions looked into when every row counts: 2% of a million rows
+_PROBES = 50  # partitions looked into when every row counts: 5% of a million rows
 _CANDIDATES = 8  # rows compared by their quantized vectors, a result
 _REFINE = 4  # candidates fetched a result, to be compared by their full vectors
 
@@ -82,11 +82,11 @@ def _search(
     store: Store, unit: np.ndarray, count: int, where: str | None, probes: int | None, columns: Sequence[str]
 ) -> pa.Table:
     """Some `count` nearest rows with their scores, in no certain order."""
-    query: Any = store.table.search(unit, vector_column_name="vector").distance_type("dot").limit(count)
+    query: Any = store.table.search(unit, vector_column_name="vector").distance_type("cosine").limit(count)
     query = query.select([*dict.fromkeys([*columns, "id"]), "_distance"])
     query = query.bypass_vector_index() if probes is None else query.nprobes(probes).refine_factor(_REFINE)
     found = (query.where(where) if where else query).to_arrow()
-    score = pc.subtract(1.0, pc.cast(found["_distance"], pa.float64()))  # of unit vectors, LanceDB's dot is 1 - cosine
+    score = pc.subtract(1.0, pc.cast(found["_distance"], pa.float64()))
     return found.drop_columns("_distance").append_column(
         "score", pc.max_element_wise(pc.min_element_wise(score, 1.0), -1.0)
     )
