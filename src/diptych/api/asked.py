@@ -11,7 +11,7 @@ from diptych.index.cutoff import KEEP
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Pictures = Annotated[
-    list[bytes | str],
+    list[str],
     Field(
         description="In JSON: base64, a data: URL or, where the server allows it, an http(s) URL. In a form: a file."
     ),
@@ -132,9 +132,6 @@ def request_body(model: type[Asked], *, form: bool) -> dict[str, Any]:
     """OpenAPI's description of a request's body, in JSON and, with `form`, as a multipart form."""
     schema = model.model_json_schema()
     schema = _inlined(schema, schema.pop("$defs", {}))
-    if "images" in schema.get("properties", {}):
-        images = schema["properties"]["images"]
-        schema["properties"]["images"] = {**images, "items": {"type": "string", "contentEncoding": "base64"}}
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if form:
         content["multipart/form-data"] = {"schema": _as_form(schema)}

@@ -43,12 +43,12 @@ async def read(request: Request, model: type[Form], settings: Settings) -> Form:
 
 
 async def _form(request: Request, model: type[Asked], settings: Settings) -> dict[str, Any]:
-    """The fields of a form: lists where the model has lists, files as their bytes; the names of files count nothing."""
+    """The fields of a form: lists where the model has lists; what files are called counts nothing."""
     lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
     found: dict[str, Any] = {}
     async with request.form(max_files=settings.max_rows, max_fields=_SCALAR_LIMIT) as form:
         for name, value in form.multi_items():
-            content = await value.read() if isinstance(value, UploadFile) else value
+            content = await _in_base64(name, value) if isinstance(value, UploadFile) else value
             if name in lists:
                 found.setdefault(name, []).append(content)
             elif name in found:
@@ -56,6 +56,13 @@ async def _form(request: Request, model: type[Asked], settings: Settings) -> dic
             else:
                 found[name] = content
     return found
+
+
+async def _in_base64(name: str, file: UploadFile) -> str:
+    """A file as JSON would have it, so that there is one way from here."""
+    if name != "images":
+        raise invalid(f"{name}: a file is not read here; pictures go into images")
+    return base64.b64encode(await file.read()).decode()
 
 
 def _in_words(error: ValidationError) -> str:
@@ -85,13 +92,13 @@ def check_texts(texts: Sequence[str], settings: Settings) -> None:
             raise Refused(413, "too_large", message)
 
 
-async def pictures(given: Sequence[str | bytes], settings: Settings) -> list[bytes]:
-    """The encoded bytes of pictures: files as they are, base64 decoded, URLs fetched if the settings allow it.
+async def pictures(given: Sequence[str], settings: Settings) -> list[bytes]:
+    """The encoded bytes of pictures: out of base64 and data: URLs, and from URLs if the settings allow it.
 
     Raises:
         Refused: one is none of these.
     """
-    return [each if isinstance(each, bytes) else await _picture(each, settings) for each in given]
+    return [await _picture(each, settings) for each in given]
 
 
 async def _picture(text: str, settings: Settings) -> bytes:
