@@ -24,9 +24,16 @@ PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorte
 
 DATA = ("photos", "flickr8k")  # in the docs, a folder of pictures with captions
 
+# Recipe -> the flags that make its model tiny; the contrastive one takes `conftest.TINY`.
+TINY_FLAGS: dict[str, list[str]] = {
+    "match": ["--dim", "16", "--hidden", "16"],
+    "prompt": ["--image-tower", "timm/test_resnet", "--no-pretrained", "--image-size", "32", "--hidden", "16"],
+}
+
 # Beginnings of lines that are not run -> why.
 NOT_RUN: dict[str, str] = {
     'import diptych model = diptych.load("google/': "fetches a model from the hub",
+    "diptych data get diffusiondb": "fetches a data set from the hub",
 }
 
 
@@ -71,8 +78,8 @@ def tiny_config(words: list[str], folder: Path) -> list[str]:
         at = words.index("--config")
         settings = yaml.safe_load((ROOT / words[at + 1]).read_text(encoding="utf-8"))
         words = words[:at] + words[at + 2 :]
-    if words[1] == "match":
-        return [*words, "--epochs", "1", "--batch-size", "8", "--dim", "16", "--hidden", "16", "--val-fraction", "0.25"]
+    if words[1] in TINY_FLAGS:
+        return [*words, "--epochs", "1", "--batch-size", "8", "--val-fraction", "0.25", *TINY_FLAGS[words[1]]]
     settings |= {**TINY, "freeze": [], "head_epochs": 0, "text_arguments": TINY["text_arguments"]}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     return [*words, "--config", str(folder / "tiny.yaml"), "--epochs", "1"]
