@@ -23,7 +23,7 @@ _LIGHT = {
     "linkColor": "#2158c9",
 }
 _DARK = {
-    "primaryColor": "#5b8def",
+    "primaryColor": "#4378e3",
     "backgroundColor": "#14161b",
     "secondaryBackgroundColor": "#1e2128",
     "textColor": "#eceef3",
