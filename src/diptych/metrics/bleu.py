@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+Words = Sequence[Hashable]  # of a caption: texts, or their numbers in a vocabulary
 
 # coco-caption's: they keep 0 / 0 at 0, and are why a perfect caption scores 0.9999999... and not 1.
 _SMALL, _TINY = 1e-9, 1e-15
 
 
-def ngram_counts(words: Sequence[str], longest: int) -> Counter[tuple[str, ...]]:
+def ngram_counts(words: Words, longest: int) -> Counter[tuple[Hashable, ...]]:
     """How often each run of 1 to `longest` words stands in `words`.
 
     >>> ngram_counts(["a", "dog", "a"], 2)
@@ -22,7 +24,7 @@ def ngram_counts(words: Sequence[str], longest: int) -> Counter[tuple[str, ...]]
 
 
 def bleu(
-    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], longest: int = 4
+    candidates: Sequence[Words], references: Sequence[Sequence[Words]], longest: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """BLEU-1 to BLEU-`longest`, of all pictures together and of each.
 
@@ -50,8 +52,8 @@ def bleu(
     check_pictures(candidates, references)
     counts = [_matches(words, of_picture, longest) for words, of_picture in zip(candidates, references, strict=True)]
     per_picture = np.array([_score(*each) for each in counts])
-    matched, possible, length, nearest = (np.sum([each[part] for each in counts], axis=0) for part in range(4))
-    return _score(matched, possible, int(length), int(nearest)), per_picture
+    matched, possible, lengths, nearest = zip(*counts, strict=True)
+    return _score(np.sum(matched, axis=0), np.sum(possible, axis=0), sum(lengths), sum(nearest)), per_picture
 
 
 def check_pictures(candidates: Sequence[object], references: Sequence[Sequence[object]]) -> None:
@@ -69,11 +71,9 @@ def check_pictures(candidates: Sequence[object], references: Sequence[Sequence[o
         raise ValueError(f"picture {bare[0]} has no reference ({len(bare)} such of {len(references)})")
 
 
-def _matches(
-    words: Sequence[str], references: Sequence[Sequence[str]], longest: int
-) -> tuple[np.ndarray, np.ndarray, int, int]:
+def _matches(words: Words, references: Sequence[Words], longest: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Matching n-grams (longest,), all n-grams (longest,), the candidate's length and the nearest of a reference."""
-    most: Counter[tuple[str, ...]] = Counter()
+    most: Counter[tuple[Hashable, ...]] = Counter()
     for reference in references:
         most |= ngram_counts(reference, longest)
     matched = np.zeros(longest)

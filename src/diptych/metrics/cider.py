@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from diptych.metrics.bleu import check_pictures, ngram_counts
+from diptych.metrics.bleu import Words, check_pictures, ngram_counts
 
 _LONGEST, _SIGMA, _SCALE = 4, 6.0, 10.0
 
@@ -37,15 +37,15 @@ class CiderD:
     [0.0, 7.5]
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
+    def __init__(self, references: Sequence[Sequence[Words]]) -> None:
         check_pictures(references, references)
         self.references = references
-        self._pictures: Counter[tuple[str, ...]] = Counter()  # how many pictures' references have an n-gram
+        self._pictures: Counter[tuple[Hashable, ...]] = Counter()  # how many pictures' references have an n-gram
         for of_picture in references:
             self._pictures.update({ngram for words in of_picture for ngram in ngram_counts(words, _LONGEST)})
         self._log_all = math.log(len(references))
 
-    def __call__(self, candidates: Sequence[Sequence[str]], rows: Sequence[int] | None = None) -> np.ndarray:
+    def __call__(self, candidates: Sequence[Words], rows: Sequence[int] | None = None) -> np.ndarray:
         """Score (candidates,) captions, each in [0, 10]; coco-caption's score of all pictures is their mean.
 
         `rows` says which picture each is for, so that a picture may have several; one for each in order when not given.
@@ -65,7 +65,7 @@ class CiderD:
             scores[at] = _SCALE * np.mean([candidate.cosine(reference) for reference in weighed[row]])
         return scores
 
-    def _vector(self, words: Sequence[str]) -> _Vector:
+    def _vector(self, words: Words) -> _Vector:
         counts = ngram_counts(words, _LONGEST)
         return _Vector(
             {ngram: n * (self._log_all - math.log(max(1, self._pictures[ngram]))) for ngram, n in counts.items()},
@@ -76,7 +76,7 @@ class CiderD:
 class _Vector:
     """The weighed n-grams of a caption, the norm for each n, and its length in pairs of words."""
 
-    def __init__(self, weights: dict[tuple[str, ...], float], length: int) -> None:
+    def __init__(self, weights: dict[tuple[Hashable, ...], float], length: int) -> None:
         self.weights, self.length = weights, length
         squares = [0.0] * _LONGEST
         for ngram, weight in weights.items():

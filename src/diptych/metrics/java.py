@@ -9,10 +9,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from diptych.errors import DiptychError
+
 HOW = "install Java 8 or newer and pip install 'diptych[captions]'"
 
 # Whatever the machine's locale: the program reads and writes UTF-8.
-_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Djava.awt.headless=true")
+_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Djava.awt.headless=true", "-XX:+UseSerialGC")
 
 
 @functools.cache
@@ -44,3 +46,16 @@ def java_command(*words: str) -> list[str]:
     command = java()
     assert command
     return [command, *_OPTIONS, *words]
+
+
+def run_java(*words: str, folder: Path | None = None) -> bytes:
+    """Run a program to its end, in `folder`, and return what it wrote.
+
+    Raises:
+        DiptychError: it failed; the message has the last line that it said.
+    """
+    done = subprocess.run(java_command(*words), cwd=folder, capture_output=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise DiptychError(f"the Java program {words} failed: {said[-1] if said else 'it said nothing'}")
+    return done.stdout

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from threading import Thread
+from typing import IO
 
 import numpy as np
 
-from diptych.errors import MissingExtra
+from diptych.errors import DiptychError, MissingExtra
 from diptych.metrics import java
 from diptych.metrics.bleu import check_pictures
 
@@ -34,26 +37,32 @@ def meteor(
     Raises:
         ValueError: there is no picture, or there are not as many references as candidates.
         MissingExtra: Java or the package with the program is not there.
+        DiptychError: the program failed.
     """
     check_pictures(candidates, references)
     if why := meteor_missing():
         raise MissingExtra(why)
-    asked = [_line("SCORE", *references[row], words) for row, words in enumerate(candidates)]
+    asked = b"".join(_line("SCORE", *references[row], words) for row, words in enumerate(candidates))
     jar = java.program(*_JAR)
     command = java.java_command("-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
         assert running.stdin
         assert running.stdout
-        statistics = []
-        for line in asked:  # one at a time, so that neither side waits on a full pipe
-            running.stdin.write(line)
-            running.stdin.flush()
-            statistics.append(running.stdout.readline().decode().strip())
-        running.stdin.write(f"EVAL ||| {' ||| '.join(statistics)}\n".encode())
-        scores = running.communicate()[0].split()
-    assert len(scores) == len(candidates) + 1, f"METEOR gave {len(scores)} scores for {len(candidates)} pictures"
+        writing = Thread(target=_write, args=(running.stdin, asked))  # so that neither side waits on a full pipe
+        writing.start()
+        statistics = [running.stdout.readline().decode().strip() for _ in candidates]
+        writing.join()
+        scores = running.communicate(f"EVAL ||| {' ||| '.join(statistics)}\n".encode())[0].split()
+    if len(scores) != len(candidates) + 1:
+        raise DiptychError(f"METEOR gave {len(scores)} scores for {len(candidates)} pictures; is 2 GB of memory free?")
     return float(scores[-1]), np.array([float(score) for score in scores[:-1]])
 
 
 def _line(name: str, *texts: Sequence[str]) -> bytes:
     return (" ||| ".join([name, *(" ".join(words).replace("|||", "") for words in texts)]) + "\n").encode()
+
+
+def _write(pipe: IO[bytes], text: bytes) -> None:
+    with suppress(BrokenPipeError):  # a program that ended is seen by what it did not answer
+        pipe.write(text)
+        pipe.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,10 +53,9 @@ def _ptb_tokens(lines: list[str]) -> list[list[str]]:
         path = Path(folder, "captions.txt")
         path.write_text("\n".join(lines) + "\n", "utf-8", "replace", newline="\n")
         words = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8")
-        command = java.java_command("-cp", str(java.program(*_JAR)), *words, str(path))
-        done = subprocess.run(command, capture_output=True, check=True)
+        told = java.run_java("-cp", str(java.program(*_JAR)), *words, str(path))
     # It writes no line end after the last line, and a non-breaking space inside some tokens (`1 1/2`).
-    found = [line.split(" ") for line in done.stdout.decode("utf-8").split("\n")]
+    found = [line.split(" ") for line in told.decode("utf-8").split("\n")]
     found = [[word for word in words if word] for words in found][: len(lines)]
     assert len(found) == len(lines), f"{len(found)} lines came back for {len(lines)}"
     return found

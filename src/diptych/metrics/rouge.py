@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.metrics.bleu import check_pictures
+from diptych.metrics.bleu import Words, check_pictures
 
 _BETA = 1.2  # how much more recall weighs than precision; coco-caption's
 
 
-def rouge_l(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> np.ndarray:
+def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
     """F-measure of the longest common subsequence of words: (pictures,) in [0, 1].
 
     Precision and recall are each the best over the references, which need not be the same one. coco-caption's score of
@@ -33,7 +33,7 @@ def rouge_l(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[S
     return np.array([_score(*each) for each in zip(candidates, references, strict=True)])
 
 
-def _score(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def _score(words: Words, references: Sequence[Words]) -> float:
     common = [common_subsequence(words, reference) for reference in references]
     precision = max(common) / max(len(words), 1)
     recall = max(length / max(len(reference), 1) for length, reference in zip(common, references, strict=True))
@@ -42,7 +42,7 @@ def _score(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 
-def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+def common_subsequence(one: Words, other: Words) -> int:
     """Length of the longest sequence of words that stands in both in this order, with gaps or without.
 
     >>> common_subsequence("a dog on a red mat".split(), "a red dog on the mat".split())

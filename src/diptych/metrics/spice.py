@@ -7,7 +7,6 @@ that model has been put beside it. `tuples_f1` is the score itself.
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -92,6 +91,6 @@ def spice(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Seq
         said, scored = Path(folder, "captions.json"), Path(folder, "scores.json")
         said.write_text(json.dumps(asked), "utf-8")
         words = ("-Xmx8G", "-jar", str(jar), str(said), "-out", str(scored), "-subset", "-silent")
-        subprocess.run(java.java_command(*words), cwd=jar.parent, check=True, capture_output=True)
+        java.run_java(*words, folder=jar.parent)
         found = {each["image_id"]: each["scores"]["All"]["f"] for each in json.loads(scored.read_text("utf-8"))}
     return np.nan_to_num(np.array([found[row] or 0.0 for row in range(len(candidates))], float))
