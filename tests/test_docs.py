@@ -27,6 +27,7 @@ DATA = ("photos", "flickr8k")  # in the docs, a folder of pictures with captions
 # Recipe -> the flags that make its model tiny; the contrastive one takes `conftest.TINY`.
 TINY_FLAGS: dict[str, list[str]] = {
     "match": ["--dim", "16", "--hidden", "16"],
+    "caption": ["--dim", "16", "--layers", "1", "--heads", "2", "--beams", "1"],
     "prompt": ["--image-tower", "timm/test_resnet", "--no-pretrained", "--image-size", "32", "--hidden", "16"],
 }
 

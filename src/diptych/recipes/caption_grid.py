@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from diptych.states import States
 from diptych.trainer import Outcome
 
 WORDS_PHASE, REWARD_PHASE = "words", "reward"
+_PENALTIES, _REPEATS = (0.0, 0.5, 1.0, 1.5), (2, 3)  # of beam search, tried when the weights are there
 _BLOCK = 64  # pictures captioned at once in validation
 _STOP = "."  # a caption's end, as a word that CIDEr sees
 
@@ -46,7 +48,7 @@ def train_grid(
     settings = decoder_settings(recipe, exam)
     writer = GridWriter(encoder, CaptionDecoder(len(words), **settings), words, settings)
     outcomes = _phases(recipe, writer, lesson, exam, progress)
-    scores = [*outcomes.values()][-1].best
+    writer.habits, scores = chosen_habits(recipe, writer, exam)
     _save(recipe, writer, scores, {"train": len(train), "val": len(val)})
     return outcomes, scores
 
@@ -80,6 +82,16 @@ def _phases(
     if recipe.reward_epochs:
         outcomes[REWARD_PHASE] = run(REWARD_PHASE, lessons.reward, recipe.reward_epochs, recipe.reward_lr)
     return outcomes
+
+
+def chosen_habits(recipe: CaptionRecipe, writer: GridWriter, exam: Part) -> tuple[dict[str, Any], dict[str, float]]:
+    """The length penalty and what may not be repeated with which the validation part scores best, and its scores."""
+    judge = Judge(exam.pairs)
+    tried = []
+    for length_penalty, no_repeat in itertools.product(_PENALTIES, _REPEATS):
+        habits = {"length_penalty": length_penalty, "no_repeat": no_repeat}
+        tried.append((habits, judge(captions_of_part(writer, exam, Wish(beams=recipe.beams, **habits)))))
+    return max(tried, key=lambda pair: pair[1]["cider"])
 
 
 @torch.inference_mode()

@@ -1,0 +1,213 @@
+"""`diptych caption`, run in this process: what it prints, writes, goes on with, and says of pictures that are broken."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.images import MAX_PIXELS
+from tests.broken import BROKEN, break_file, picture
+from tests.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
+from tests.test_cli import Run, run  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six pictures, one of them in a folder of its own."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(6):
+        picture(number).save(folder / ("sub" if number == 5 else ".") / f"{number}.png")
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_pictures_captions_are_shown_with_their_scores(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
+    told = run("caption", photos / "0.png", "--model", saved, "--count", 3, "--prefix", "a red")
+    assert told.code == 0, told.err
+    assert told.out.count("a red") == 3
+    assert told.out.count("-") >= 3
+    assert "score" in told.out
+
+
+def test_a_folders_captions_are_shown_line_by_line(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
+    told = run("caption", photos, "--model", saved, "--method", "greedy").out.splitlines()
+    assert [line.split("\t")[0].rpartition("/")[2] for line in told] == [f"{number}.png" for number in range(6)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_run_that_was_cut_off_goes_on_and_ends_as_a_whole_one(
+    run: Run,  # noqa: F811
+    photos: Path,
+    saved: Path,  # noqa: F811
+    tmp_path: Path,
+    suffix: str,
+) -> None:
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    words = ("caption", photos, "--model", saved, "--batch-size", 2, "--out")
+    assert "6 pictures captioned" in run(*words, whole).out
+    text = whole.read_bytes()
+    cut.write_bytes(text[: len(text) // 2])  # in the middle of a line
+    again = run(*words, cut)
+    assert "have captions already" in again.out
+    assert cut.read_bytes() == text
+    assert "0 pictures captioned" in run(*words, cut).out
+    assert cut.read_bytes() == text
+
+
+def test_files_tell_path_caption_and_score(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
+    run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.jsonl")
+    run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.csv")
+    table = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text("utf-8"))))
+    flat = [
+        (line["image"], str(rank), each["text"], str(each["score"]))
+        for line in lines(tmp_path / "c.jsonl")
+        for rank, each in enumerate(line["captions"], 1)
+    ]
+    assert [(row["image"], row["rank"], row["caption"], row["score"]) for row in table] == flat
+    assert len(flat) == 12
+    assert float(flat[0][3]) < 0
+
+
+def test_text_files_lie_beside_the_pictures_and_those_that_are_there_stay(
+    run: Run,  # noqa: F811
+    photos: Path,
+    saved: Path,  # noqa: F811
+) -> None:
+    (photos / "1.txt").write_text("my own words\n")
+    told = run("caption", photos, "--model", saved, "--sidecar")
+    assert "5 pictures captioned" in told.out
+    assert (photos / "1.txt").read_text() == "my own words\n"
+    assert (photos / "sub" / "5.txt").read_text().strip()
+    assert {path.suffix for path in photos.rglob("*") if path.is_file()} == {".png", ".txt"}
+
+
+def test_the_pictures_of_a_tar_are_captioned(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
+    shard = tmp_path / "shard-0.tar"
+    with tarfile.open(shard, "w") as tar:
+        for number in range(3):
+            tar.add(photos / f"{number}.png", f"{number}.png")
+    told = run("caption", shard, "--model", saved, "--out", tmp_path / "c.jsonl")
+    assert told.code == 0, told.err
+    assert [line["image"].rpartition("/")[2] for line in lines(tmp_path / "c.jsonl")] == ["0.png", "1.png", "2.png"]
+    refused = run("caption", shard, "--model", saved, "--sidecar")
+    assert refused.code == 1
+    assert "use --out" in refused.err
+
+
+def test_an_indexs_captions_become_searchable_text(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
+    pytest.importorskip("lancedb")
+    from diptych.index import Index
+    from diptych.index.filters import Filters
+
+    assert run("index", photos, "--model", saved).code == 0
+    picture(5).save(photos / "sub" / "gone.png")
+    run("index", photos)
+    (photos / "sub" / "gone.png").unlink()
+    told = run("caption", "--index", photos, "--model", saved, "--prefix", "a zeppelin")
+    assert told.code == 0, told.err
+    assert "6 pictures captioned" in told.out
+    assert "missing 1" in told.out
+    index = Index(photos)
+    found = index.search("a star", filters=Filters(caption="Zeppelin"), keep=None)
+    assert len(found.hits) == 6
+    assert all("a zeppelin" in (hit.caption or "") for hit in found.hits)
+    assert index.store.table.count_rows("caption LIKE '%zeppelin%'") == 6
+    assert "0 pictures captioned" in run("caption", "--index", photos, "--model", saved).out
+    assert "6 pictures captioned" in run("caption", "--index", photos, "--model", saved, "--again").out
+    assert index.store.table.count_rows("caption LIKE '%zeppelin%'") == 0
+
+
+def test_broken_pictures_are_named_with_their_reason_and_the_others_are_captioned(
+    run: Run,  # noqa: F811
+    photos: Path,
+    saved: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    reasons = {}
+    for number, way in enumerate(way for way in BROKEN if BROKEN[way][0] is not None):
+        path = photos / f"broken{number}.jpg"
+        reasons[str(path)] = break_file(path, way)
+    told = run("caption", photos, "--model", saved, "--out", tmp_path / "c.jsonl")
+    found = {line["image"]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
+    assert {path: reason for path, reason in found.items() if reason} == reasons
+    assert sum(not reason for reason in found.values()) == 6
+    assert f"{len(reasons)} pictures without a caption" in told.out
+    one = run("caption", next(iter(reasons)), "--model", saved)
+    assert one.code == 1
+    assert "broken0.jpg" in one.err
+
+
+def unusual() -> dict[str, Image.Image]:
+    colours = picture(1, (64, 48))
+    return {
+        "grey.png": colours.convert("L"),
+        "sixteen.png": colours.convert("L").convert("I;16"),
+        "black-and-white.png": colours.convert("1"),
+        "transparent.png": colours.convert("RGBA"),
+        "palette.gif": colours.convert("P"),
+        "inks.jpg": colours.convert("CMYK"),
+        "one-pixel.png": colours.crop((0, 0, 1, 1)),
+        "wide.png": colours.resize((3000, 2)),
+    }
+
+
+def test_unusual_pictures_have_captions_and_a_huge_one_an_error_that_says_the_limit(
+    run: Run,  # noqa: F811
+    saved: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "unusual"
+    folder.mkdir()
+    for name, image in unusual().items():
+        image.save(folder / name)
+    frames = [picture(number) for number in range(3)]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
+    run("caption", folder, "--model", saved, "--out", tmp_path / "c.jsonl")
+    told = lines(tmp_path / "c.jsonl")
+    assert len(told) == len(unusual()) + 2
+    assert all(line.get("captions") for line in told)
+    break_file(tmp_path / "huge.png", "bomb")
+    huge = run("caption", tmp_path / "huge.png", "--model", saved)
+    assert huge.code == 1
+    assert f"{MAX_PIXELS:,}" in huge.err
+
+
+def test_given_captions_are_ranked_with_probabilities(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "candidates.txt").write_text("a red star\n\na dog\nblue boats\n")
+    words = ("--model", saved, "--candidates", tmp_path / "candidates.txt")
+    told = run("caption", photos / "0.png", *words)
+    assert all(text in told.out for text in ("probability", "a red star", "a dog", "blue boats"))
+    run("caption", photos, *words, "--template", "a photo of {}", "--out", tmp_path / "c.jsonl")
+    for line in lines(tmp_path / "c.jsonl"):
+        assert sum(each["probability"] for each in line["captions"]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give a picture"),
+        (("photo.jpg", "--index", "photos"), "not both"),
+        (("nowhere.jpg",), "nowhere.jpg"),
+        (("photos", "--out", "captions.docx"), "captions.docx"),
+        (("photos", "--candidates", "nowhere.txt"), "nowhere.txt"),
+        (("photos", "--method", "greedy", "--count", "2"), "one caption"),
+        (("photos", "--choose"), "matcher"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said(run: Run, photos: Path, saved: Path, words: tuple, said: str) -> None:  # noqa: F811
+    named = [photos if word == "photos" else word for word in words]
+    told = run("caption", *named, "--model", saved)
+    assert told.code == 1
+    assert said in told.err
