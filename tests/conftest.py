@@ -50,3 +50,15 @@ def tiny(scenes: Path, tmp_path: Path) -> Callable[..., Any]:
     return lambda **settings: ContrastiveRecipe(
         **{**TINY, "data": str(scenes), "out": str(tmp_path / "run"), **settings}
     )
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A service with a captioner, a matcher and an index of the sample photographs, and the folder where all lies.
+
+    Tests leave its index as it was.
+    """
+    from tests.serving import whole_service
+
+    folder = tmp_path_factory.mktemp("whole")
+    return whole_service(folder), folder

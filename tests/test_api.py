@@ -21,19 +21,19 @@ from diptych.api.settings import Settings
 from diptych.errors import ConfigError
 from diptych.service import Service
 from tests.broken import BROKEN
-from tests.serving import photo, whole_service
+from tests.serving import photo
 
 KEY = "a-key-of-the-tests-0123456789"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("serving")
+def folder(whole: tuple[Service, Path]) -> Path:
+    return whole[1]
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path) -> Service:
-    return whole_service(folder)
+def service(whole: tuple[Service, Path]) -> Service:
+    return whole[0]
 
 
 def client_of(app: FastAPI) -> TestClient:

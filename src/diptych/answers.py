@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+KEEP = 0.95
+"""`keep` of a search when nothing is said: `index.cutoff.KEEP`, whose module takes seconds to import."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:

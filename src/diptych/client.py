@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from diptych.answers import Alternative, Captioned, Embedded, Ranked, Said
+from diptych.answers import KEEP, Alternative, Captioned, Embedded, Ranked, Said
 from diptych.any_picture import AnyPicture, encoded, several
 from diptych.errors import (
     ConfigError,
@@ -34,7 +34,6 @@ _ERRORS: dict[str, type[DiptychError]] = {
     **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
     **{"missing_extra": MissingExtra, "index_busy": IndexBusy},
 }
-_KEEP = 0.95  # index.cutoff.KEEP, whose module takes seconds to import
 _TOLD = ("pictures", "pictures_per_second", "reasons")  # what a report derives itself
 
 
@@ -122,7 +121,7 @@ class Client:
         count: int = 20,
         page: int = 1,
         sort: Literal["score", "newest", "oldest"] = "score",
-        keep: float | None = _KEEP,
+        keep: float | None = KEEP,
         fold: bool = True,
         rerank: int = 0,
     ) -> Results:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from diptych.answers import Alternative, Captioned, Embedded, Ranked, Said
+from diptych.answers import KEEP, Alternative, Captioned, Embedded, Ranked, Said
 from diptych.any_picture import AnyPicture, decoded, encoded, several
 from diptych.errors import ConfigError
 from diptych.index import Added, Index
-from diptych.index.cutoff import KEEP
 from diptych.index.filters import Filters
-from diptych.index.query import Query
 from diptych.index.results import Results
 from diptych.loaded import KINDS, Kind, Loaded
 from diptych.prefetch import prefetch
@@ -228,6 +226,8 @@ class Service:
             DataError: there is no index, or no such picture in it.
             ImageError: a picture of the query cannot be decoded.
         """
+        from diptych.index.query import Query  # takes seconds to import, and a server listens before
+
         index = self._library.existing()
         pictures = [encoded(picture) for picture in several(image)]
         query = Query.of(text or (), image=pictures, like=like or (), unwanted=unwanted or ())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from diptych.index.cutoff import KEEP
+from diptych.answers import KEEP
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Pictures = Annotated[

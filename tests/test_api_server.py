@@ -1,0 +1,235 @@
+"""A real server process: hostile uploads, too many clients at once, slow ones, and an end that finishes what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.broken import BROKEN, encoded
+from tests.serving import free_port
+
+QUEUE = 8
+PICTURE = encoded("JPEG")
+
+
+@contextmanager
+def serving(*flags: str, folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A server process, ready to answer."""
+    port = free_port()
+    words = [sys.executable, "-m", "diptych", "serve", "--port", str(port), "--device", "cpu", *flags]
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(words, stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, process, folder / "server.log")
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait(60)
+        log.close()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen, log: Path) -> None:
+    ended = time.monotonic() + 180
+    while time.monotonic() < ended:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx2.get(f"{url}/readyz", trust_env=False).status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen]]:
+    folder = tmp_path_factory.mktemp("server")
+    limits = ("--queue", str(QUEUE), "--max-bytes", "1000000", "--max-pixels", "1000000", "--body-seconds", "2")
+    with serving(*limits, "--root", str(folder), folder=folder) as served:
+        yield served
+
+
+# hostile uploads
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+
+def _png(width: int, height: int, data: bytes = b"", *extra: bytes) -> bytes:
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + b"".join(extra) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def hostile() -> list[tuple[str, bytes, str]]:
+    """200 uploads that no server should take: (name of the file, its bytes, its type)."""
+    rng = random.Random(0)
+    names = (
+        "../../../etc/passwd",
+        "..\\..\\x.jpg",
+        "x\0.jpg",
+        "a" * 300 + ".jpg",
+        "",
+        "x.jpg\r\nX-Evil: 1",
+        "%2e%2e/x",
+    )
+    types = ("image/jpeg", "text/html", "application/x-python", "multipart/form-data", "image/svg+xml", "\x7f")
+    bombs = [_png(side, side) for side in (1_001, 30_000, 2**31 - 1, 0)]
+    bombs += [_png(900, 900, zlib.compress(b"\0" * 10)), _png(10, 10, zlib.compress(b"\0" * 900_000)[:500])]
+    bombs.append(_png(10, 10, b"", _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 50_000_000))))
+    jpeg, png, gif = (encoded(format) for format in ("JPEG", "PNG", "GIF"))
+    polyglots = [b"GIF89a/*" + b"\xff" * 100 + b"*/=alert(1)", b"%PDF-1.4\n" + jpeg, b"PK\3\4" + png, b"\x7fELF" + gif]
+    polyglots += [
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        b"#!/bin/sh\nreboot",
+    ]
+    bodies = [data for data, _ in BROKEN.values() if data is not None] + bombs + polyglots
+    bodies += [whole[: rng.randrange(1, len(whole) // 2)] for whole in (jpeg, png, gif) for _ in range(20)]
+    bodies += [rng.randbytes(rng.randrange(1, 4_000)) for _ in range(20)]
+    bodies += [whole[:4] + rng.randbytes(400) for whole in (jpeg, png, gif, b"RIFF", b"II*\0", b"BM") for _ in range(5)]
+    uploads = [(rng.choice(names), body, rng.choice(types)) for body in bodies]
+    while len(uploads) < 200:
+        uploads.append((rng.choice(names), rng.choice(bodies), rng.choice(types)))
+    return uploads[:200]
+
+
+def test_200_hostile_uploads_get_only_4xx_and_the_server_lives(server: tuple[str, subprocess.Popen]) -> None:
+    url, process = server
+    before = psutil.Process(process.pid).memory_info().rss
+    routes = ("/v1/embed", "/v1/search", "/v1/caption", "/v1/match", "/v1/prompt")
+    with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        for at, (name, data, kind) in enumerate(hostile()):
+            body, boundary = form(name, data, kind)
+            headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+            answer = client.post(routes[at % len(routes)], content=body, headers=headers)
+            assert 400 <= answer.status_code < 500, (at, name, kind, data[:40], answer.text)
+            assert answer.json()["error"]["request_id"]
+        good = client.post("/v1/embed", files=[("images", PICTURE)])
+    assert good.status_code == 200
+    assert process.poll() is None
+    assert psutil.Process(process.pid).memory_info().rss - before < 300e6
+
+
+def form(name: str, data: bytes, kind: str) -> tuple[bytes, str]:
+    """A multipart body made by hand, since clients would refuse to send such names."""
+    head = f'Content-Disposition: form-data; name="images"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
+    return b"--edge\r\n" + head.encode("latin-1") + data + b"\r\n--edge--\r\n", "edge"
+
+
+def raw(url: str, request: bytes, wait: float = 10.0) -> bytes:
+    """What comes back for these very bytes."""
+    host, port = url.removeprefix("http://").split(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=wait) as connection:
+        try:
+            connection.sendall(request)
+            while piece := connection.recv(65_536):
+                received += piece
+        except (ConnectionError, TimeoutError):
+            pass
+    return received
+
+
+RAW = {
+    "huge headers": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n",
+    "many headers": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200 + b"\r\n\r\n",
+    "two lengths": b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+    "a negative length": b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "a long announced body": b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_malformed_http_is_refused_and_the_server_lives(server: tuple[str, subprocess.Popen], name: str) -> None:
+    url, _ = server
+    answer = raw(url, RAW[name], wait=5.0)
+    assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
+    assert httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
+
+
+def test_a_body_that_trickles_in_is_given_up(server: tuple[str, subprocess.Popen]) -> None:
+    url, _ = server
+    head = (
+        b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    began = time.monotonic()
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head)
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 408")
+    assert 1.5 < time.monotonic() - began < 15
+
+
+# load
+
+
+def test_a_hundred_clients_at_once_get_an_answer_each_200_or_429(server: tuple[str, subprocess.Popen]) -> None:
+    url, process = server
+
+    async def ask(client: httpx2.AsyncClient) -> int:
+        answer = await client.post("/v1/embed", files=[("images", PICTURE)])
+        if answer.status_code == 429:
+            assert answer.headers["retry-after"] == "1"
+            assert answer.json()["error"]["type"] == "busy"
+        return answer.status_code
+
+    async def ask_all() -> list[int]:
+        limits = httpx2.Limits(max_connections=100)
+        async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
+            return await asyncio.gather(*(ask(client) for _ in range(100)))
+
+    before = psutil.Process(process.pid).memory_info().rss
+    codes = asyncio.run(ask_all()) + asyncio.run(ask_all())
+    assert set(codes) == {200, 429}
+    assert codes.count(200) >= QUEUE
+    assert psutil.Process(process.pid).memory_info().rss - before < 100e6
+    assert httpx2.post(f"{url}/v1/embed", files=[("images", PICTURE)], trust_env=False).status_code == 200
+
+
+# beginning and end
+
+
+def test_a_server_that_is_told_to_end_finishes_what_it_has(tmp_path: Path) -> None:
+    with serving(folder=tmp_path) as (url, process):
+
+        async def ask_and_end() -> list[Any]:
+            async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+                files = [("images", PICTURE)] * 40
+                asked = [asyncio.create_task(client.post("/v1/embed", files=files)) for _ in range(4)]
+                while "diptych_requests_open 4.0" not in (await client.get("/metrics")).text:
+                    await asyncio.sleep(0.01)
+                    if all(task.done() for task in asked):
+                        break
+                process.send_signal(signal.SIGTERM)
+                return list(await asyncio.gather(*asked))
+
+        answers = asyncio.run(ask_and_end())
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert all(len(answer.json()["image_vectors"]) == 40 for answer in answers)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_it_does_not_listen_elsewhere_without_a_key() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DIPTYCH_API_KEYS"}
+    words = [sys.executable, "-m", "diptych", "serve", "--host", "0.0.0.0", "--port", str(free_port())]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    assert "everybody in the network could use this server" in done.stderr
