@@ -74,6 +74,6 @@ def test_what_cannot_be_scored_is_refused() -> None:
 def test_the_histogram_names_every_mark() -> None:
     cosines = np.random.default_rng(0).normal(0.5, 0.2, 300).clip(-1, 1)
     figure = cosine_histogram(cosines, {"prompter": 0.5, "mean embedding": 0.3}, "dev")
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["prompter: mean 0.500", "mean embedding: mean 0.300"]
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == (cosines >= figure.axes[0].get_xlim()[0]).sum()

@@ -16,8 +16,8 @@ from diptych.prompt_library import PromptLibrary
 from diptych.prompt_pictures import prompt_pictures
 from diptych.prompter import Prompter
 
-MEAN, OTHERS = "mean embedding", "its other prompts"
-NEIGHBOUR, NEIGHBOURS = "nearest neighbour's prompt", "mean of its prompts"
+MEAN, OTHERS = "mean embedding", "other prompts"
+NEIGHBOUR, NEIGHBOURS = "nearest's prompt", "nearest's mean"
 _BLOCK = 512
 
 

@@ -123,16 +123,18 @@ def _print(report: PromptReport, title: str) -> None:
             "": name,
             "cosine": f"{scores.mean:.3f}",
             "median": f"{scores.median:.3f}",
-            "5% to 95%": f"{scores.quantiles[0.05]:.3f} to {scores.quantiles[0.95]:.3f}",
-            "normalised": "-" if scores.normalised is None else f"{scores.normalised:.3f}",
-            "median rank": f"{scores.median_rank:g}",
-            "of a picture's best": f"{scores.median_first_rank:g}",
+            **{f"{share:.0%}": f"{scores.quantiles[share]:.2f}" for share in (0.05, 0.95)},
+            "norm.": "-" if scores.normalised is None else f"{scores.normalised:.3f}",
+            "rank": f"{scores.median_rank:g}",
+            "first": f"{scores.median_first_rank:g}",
         }
         for name, scores in report.scores.items()
     ]
     one = next(iter(report.scores.values()))
     print_table(f"{title}: {one.pictures:,} pictures, {one.prompts:,} prompts", rows)
-    say("cosines of different text encoders cannot be compared; normalised, the mean embedding is 0 and the truth 1")
+    say("nearest: of the training picture most alike; other prompts: each beside the mean of its picture's others")
+    say("norm.: cosines of different text encoders cannot be compared; here the mean embedding is 0 and the truth 1")
+    say("rank: median over all prompts; first: over pictures, of the best of each picture's prompts")
 
 
 def _written(report: PromptReport, results: Path | None, histogram: Path | None, title: str) -> list[Path]:

@@ -18,13 +18,13 @@ def cosine_histogram(cosines: np.ndarray, marks: Mapping[str, float], title: str
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     low = min(0.0, float(np.floor(cosines.min() * 10) / 10))
-    axes.hist(cosines, bins=np.linspace(low, 1, 61).tolist(), color="#2158c9", alpha=0.75, linewidth=0)
-    colours = ("#2158c9", "#d1495b", "#7a5195", "#0f9d76", "#e08e0b")
+    axes.hist(cosines, bins=np.linspace(low, 1, 61).tolist(), color="#c9d6f2", linewidth=0)
+    colours = ("#2158c9", "#d1495b", "#7a5195", "#0f9d76", "#e08e0b", "#5a6270")
     for colour, (name, value) in zip(colours, marks.items(), strict=False):
         axes.axvline(value, color=colour, linewidth=1.6, label=f"{name}: mean {value:.3f}")
     axes.set(title=title, xlabel="cosine of predicted and true prompt", ylabel="prompts", xlim=(low, 1))
     axes.grid(color="#e4e7ec", linewidth=0.8, axis="y")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     return figure
