@@ -61,7 +61,7 @@ def auc_of(scores: np.ndarray, labels: np.ndarray, owner: np.ndarray) -> Statist
     def measure(weights: np.ndarray) -> float:
         matches = np.bincount(positive, weights=weights[first], minlength=at.max() + 1)
         others = np.bincount(negative, weights=weights[second], minlength=at.max() + 1)
-        pairs = matches.sum() * others.sum()
+        pairs = float(matches.sum() * others.sum())
         return float(matches @ (np.cumsum(others) - others / 2)) / pairs if pairs else float("nan")
 
     return measure

@@ -1,0 +1,68 @@
+"""The report on disk: `report.html`, and the same numbers as `report.json`, `report.md` and `report.csv`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from diptych.compare import Comparison
+from diptych.compare.page import html_report
+from diptych.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.errors import ConfigError
+
+
+def write_report(comparison: Comparison, out: str | Path, *, command: str = "") -> list[Path]:
+    """Write all four into the folder `out`; returns the files, the page first.
+
+    Raises:
+        ConfigError: one cannot be written.
+    """
+    folder = Path(out)
+    contents = {
+        "report.html": html_report(comparison, command),
+        "report.md": markdown(comparison, command),
+        "report.json": json.dumps(comparison.as_dict() | {"command": command}, indent=2, ensure_ascii=False) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_text(content, "utf-8", errors="replace")
+        _write_table(comparison, folder / "report.csv")
+    except OSError as error:
+        raise ConfigError(f"cannot write into '{out}' ({error}); check the folder and its permissions") from error
+    return [folder / name for name in (*contents, "report.csv")]
+
+
+def markdown(comparison: Comparison, command: str = "") -> str:
+    """The sentences and tables, in the order of the page; the best in bold, what is tied with it behind a `≈`."""
+    tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
+    parts = [f"# {', '.join(comparison.names)}", *said(comparison)]
+    parts += [_markdown_table(table) for table in tables if table]
+    parts += [f"{name} could not be measured: {why}" for name, why in comparison.failed.items()]
+    return "\n\n".join([*parts, *([f"```sh\n{command}\n```"] if command else [])]) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.header, ("---", *("---:" for _ in table.header[1:])), *(map(_markdown_cell, r) for r in table.rows)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(part for part in (f"## {table.title}", table.note, body) if part)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = cell.text.replace("|", "\\|")
+    text = f"**{text}**" if cell.best else f"≈ {text}" if cell.tied else text
+    return f"{text} ({cell.small})" if cell.small else text
+
+
+def _write_table(comparison: Comparison, path: Path) -> None:
+    """A line for each model and number: model, group, measure, value, low, high, best or tied."""
+    with path.open("w", encoding="utf-8", newline="", errors="replace") as file:
+        table = csv.writer(file)
+        table.writerow(("model", "group", "measure", "value", "low", "high", "rank"))
+        for measure in comparison.measures:
+            for name, value in measure.values.items():
+                rank = "best" if name == measure.best else "tied" if measure.tied(name) else "behind"
+                table.writerow((name, measure.group, measure.key, value, *measure.intervals[name], rank))
+        for model in comparison.models:
+            table.writerows((model.name, "cost", key, value, "", "", "") for key, value in model.told["cost"].items())

@@ -1,0 +1,234 @@
+"""The tables of a comparison, as text and marks that a page, Markdown or CSV can set in its own way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diptych.compare import Comparison
+from diptych.compare.differences import Measure
+from diptych.compare.measured import Measured
+from diptych.metrics.captions import NAMES
+
+GROUPS = {  # of measures -> the title of its table, and what its numbers are
+    "retrieval": (
+        "Retrieval",
+        "R@K: how often what belongs is among the first K, in the Karpathy protocol; a tie counts against the model.",
+    ),
+    "classes": ("Zero-shot classification", "By the names of the classes alone, put into prompt templates."),
+    "matching": (
+        "Matching",
+        "Whether a text belongs to a picture. AUC looks at the order alone, ECE at the probabilities: less is better. "
+        "Hard negatives are pictures whose captions share words with the text. A model without a matcher is judged by "
+        "its cosine, which is no probability.",
+    ),
+    "checks": (
+        "Compositional checks",
+        "How often the right caption scores above one with a small change; guessing gives 50. Without the picture: the "
+        "same choice for the mean of all pictures, so what a model gets from how captions are usually written.",
+    ),
+    "captions": ("Captions", "One caption a picture, against all of its captions."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What stands in a field: `text`, `small` beside it, and whether it is the `best`, or `tied` with it."""
+
+    text: str
+    small: str = ""
+    best: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def quality_tables(comparison: Comparison) -> list[Table]:
+    """A table for each group of measures that a model has: one row a model."""
+    tables = []
+    for group, (title, note) in GROUPS.items():
+        measures = comparison.group(group)
+        if not measures:
+            continue
+        extra = _EXTRA.get(group)
+        rows = []
+        for model in comparison.models:
+            if any(model.name in measure.values for measure in measures):
+                cells = [_cell(measure, model.name) for measure in measures]
+                rows.append((Cell(model.name), *cells, *(map(Cell, extra[1](model)) if extra else ())))
+        names = (measure.title for measure in measures)
+        tables.append(Table(title, note, ("model", *names, *(extra[0] if extra else ())), tuple(rows)))
+        if group == "checks":
+            tables.append(_blind_table(comparison))
+    return tables
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """What each model costs; of the rates and sizes the best is marked where all were measured on one machine."""
+    rows = [(Cell(model.name), *map(Cell, _cost(model.told["cost"]))) for model in comparison.models]
+    batches = next(
+        (
+            f"{m.told['cost']['picture_batch']} pictures and {m.told['cost']['text_batch']} texts"
+            for m in comparison.models
+            if "picture_batch" in m.told["cost"]
+        ),
+        "",
+    )
+    note = (
+        f"In batches of {batches}, preprocessing included, pictures decoded before; medians of rounds in a process of "
+        "the model's own. Peak memory is what loading and these batches add to a process that has its libraries."
+    )
+    header = (
+        "model",
+        "parameters",
+        "of them image / text",
+        "on disk",
+        "pictures/s",
+        "texts/s",
+        "peak memory",
+        "loads in",
+    )
+    return Table("Cost", note if batches else "", header, tuple(rows))
+
+
+def difference_table(comparison: Comparison) -> Table | None:
+    """Every two models by the leading measure of each group; real differences are marked as `best`."""
+    leading = [measure for group, key in LEADING.items() for measure in comparison.group(group) if measure.key == key]
+    if len(comparison.models) < 2 or not leading:
+        return None
+    rows = []
+    for one, two in itertools.combinations(comparison.names, 2):
+        cells = [_difference(measure, one, two) for measure in leading]
+        rows.append((Cell(f"{one} − {two}"), *cells))
+    note = (
+        "By how much the first is above the second, with its interval: a paired bootstrap over pictures, both on the "
+        "same draws, at a level at which all differences of a column hold together with 95% (Bonferroni). In bold "
+        "where the interval leaves out zero: those differences are real."
+    )
+    return Table("Differences", note, ("models", *(measure.title for measure in leading)), tuple(rows))
+
+
+LEADING = {"retrieval": "t2i_r@1", "classes": "top1", "matching": "auc_hard", "checks": "swapped attributes"}
+LEADING |= {"captions": "cider_d"}
+
+
+def said(comparison: Comparison) -> list[str]:
+    """The outcome in sentences: who leads by the leading measure of each group, and before whom surely."""
+    return [
+        _sentence(measure)
+        for group, key in LEADING.items()
+        for measure in comparison.group(group)
+        if measure.key == key and len(measure.values) > 1
+    ]
+
+
+def _sentence(measure: Measure) -> str:
+    best = measure.best
+    others = [name for name in measure.values if name != best]
+    behind = [name for name in others if not measure.tied(name)]
+    level = [name for name in others if measure.tied(name)]
+    sure = f", surely before {_list(behind)}" if behind else ""
+    chance = f"; its lead over {_list(level)} may be chance" if level else ""
+    return f"{measure.title}: {best} leads with {measure.values[best]:.{measure.digits}f}{sure}{chance}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _cell(measure: Measure, name: str) -> Cell:
+    if name not in measure.values:
+        return Cell("–")
+    digits = measure.digits
+    low, high = measure.intervals[name]
+    alone = len(measure.values) < 2
+    return Cell(
+        f"{measure.values[name]:.{digits}f}",
+        f"{low:.{digits}f} to {high:.{digits}f}",
+        best=not alone and name == measure.best,
+        tied=not alone and name != measure.best and measure.tied(name),
+    )
+
+
+def _difference(measure: Measure, one: str, two: str) -> Cell:
+    if one not in measure.values or two not in measure.values:
+        return Cell("–")
+    found, digits = measure.difference(one, two), measure.digits
+    return Cell(f"{found.value:+.{digits}f}", f"{found.low:+.{digits}f} to {found.high:+.{digits}f}", best=found.real)
+
+
+def _blind_table(comparison: Comparison) -> Table:
+    models = [model for model in comparison.models if "checks" in model.told]
+    kinds = [row["kind"] for row in models[0].told["checks"]["kinds"]]
+    rows = [
+        (Cell(model.name), *(Cell(f"{row['blind']:.1f}") for row in model.told["checks"]["kinds"])) for model in models
+    ]
+    counts = tuple(Cell(f"{row['checks']:,}") for row in models[0].told["checks"]["kinds"])
+    return Table(
+        "Compositional checks without the picture", "", ("model", *(f"{kind} %" for kind in kinds)),
+        (*rows, (Cell("checks"), *counts)),
+    )  # fmt: skip
+
+
+def _retrieval_extra(model: Measured) -> tuple[str, ...]:
+    scores = model.told["retrieval"]
+    return f"{scores['rsum']:.1f}", f"{scores['t2i_median_rank']:g} / {scores['i2t_median_rank']:g}"
+
+
+def _classes_extra(model: Measured) -> tuple[str, ...]:
+    return (f"{model.told['classes']['mean_per_class']:.1f}",)
+
+
+def _matching_extra(model: Measured) -> tuple[str, ...]:
+    told = model.told["matching"]
+    if not told["calibrated"]:
+        return "–", "–", told["head"], "–"
+    mixed = told["sets"]["mixture"]
+    return f"{mixed['ece']:.3f}", f"{mixed['brier']:.3f}", told["head"], f"{told['pairs_per_second']:,.0f}"
+
+
+def _captions_extra(model: Measured) -> tuple[str, ...]:
+    told = model.told["captions"]
+    rest = [f"{told['scores'][key]:.3f}" if key in told["scores"] else "–" for key in ("bleu4", "meteor")]
+    return *rest, f"{told['captions_per_second']:.1f}"
+
+
+_EXTRA: dict[str, tuple[tuple[str, ...], Any]] = {
+    "retrieval": (("sum of R@K", "median rank t→i / i→t"), _retrieval_extra),
+    "classes": (("mean of classes %",), _classes_extra),
+    "matching": (("ECE, mixed", "Brier, mixed", "judged by", "pairs/s"), _matching_extra),
+    "captions": ((NAMES["bleu4"], NAMES["meteor"], "captions/s"), _captions_extra),
+}
+
+
+def _cost(cost: dict[str, Any]) -> tuple[str, ...]:
+    parts = [cost.get(f"{side}_parameters") for side in ("image", "text")]
+    return (
+        _millions(cost.get("parameters")),
+        " / ".join(map(_millions, parts)) if all(parts) else "–",
+        _megabytes(cost["bytes_on_disk"]),
+        _rate(cost.get("pictures_per_second")),
+        _rate(cost.get("texts_per_second")),
+        _megabytes(cost.get("peak_memory")),
+        f"{cost['load_seconds']:.2f} s",
+    )
+
+
+def _millions(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.1f} M"
+
+
+def _megabytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:,.0f} MB"
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
