@@ -33,7 +33,10 @@ TINY_FLAGS: dict[str, list[str]] = {
 
 # Beginnings of lines that are not run -> why.
 NOT_RUN: dict[str, str] = {
+    "diptych eval compositional mini --published": "needs a published set; test_compositional.py makes small ones",
     'import diptych model = diptych.load("google/': "fetches a model from the hub",
+    "diptych app": "serves until it is ended; test_app_browser.py starts it",
+    "streamlit run": "serves until it is ended; test_app.py runs a page of one's own",
     "diptych data get diffusiondb": "fetches a data set from the hub",
 }
 
