@@ -80,9 +80,9 @@ def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int
 
 
 def test_greedy_takes_the_likeliest_word_each_time() -> None:
-    logits = table(4, seed=7)
+    logits = table(60, seed=7)
     logits[:, :, 0] = -torch.inf
-    found = write(Table(logits, 1), 4, Wish("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,))
+    found = write(Table(logits, 1), 60, Wish("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,))
     for picture, (caption,) in enumerate(found):
         words, last = [], 0
         while len(words) < 5 and (last := int(logits[picture, last].argmax())) != 1:

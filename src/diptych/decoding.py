@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,57 +124,67 @@ def _search(
     never: tuple[int, ...],
     prefix: tuple[int, ...],
 ) -> list[list[Written]]:
-    """Beam search: of all ways to go on, a picture keeps the `width` likeliest; greedy is one beam.
-
-    A picture is done when it has `width` captions and none in the making can become better than the worst of these.
-    """
-    width = wish.width
-    done: list[list[tuple[float, Written]]] = [[] for _ in range(pictures)]
-    alive = list(range(pictures))
-    said = [[prefix] * width for _ in range(pictures)]
-    totals = torch.full((pictures, width), -torch.inf)
-    totals[:, 0] = 0.0  # all beams are alike at first: only one may go on
+    """Beam search for many pictures at once; those that are done are not computed any further."""
+    beams = [_Beams(wish, prefix, end) for _ in range(pictures)]
+    alive = beams
     for length in range(1, wish.max_tokens + 1):
-        known = _allowed(logits, [words for at in alive for words in said[at]], wish, never, end, length)
-        every = totals[alive, :, None] + known.view(len(alive), width, -1)  # (pictures, beams, words)
-        best, flat = every.flatten(1).topk(min(2 * width, every[0].numel()), dim=1)
-        beams, words = (flat // every.shape[2]).tolist(), (flat % every.shape[2]).tolist()
-        parents, newest, going = [], [], []
-        for row, (at, values) in enumerate(zip(alive, best.tolist(), strict=True)):
-            kept: list[tuple[float, int, int]] = []
-            for value, beam, word in zip(values, beams[row], words[row], strict=True):
-                if value == -torch.inf or len(kept) == width:
-                    break
-                if word == end:
-                    finished = Written(said[at][beam][len(prefix) :], value / length)
-                    done[at].append((value / length**wish.length_penalty, finished))
-                else:
-                    kept.append((value, beam, word))
-            done[at] = sorted(done[at], key=lambda pair: -pair[0])[:width]
-            if not kept or _is_settled(done[at], kept[0][0], width, length, wish):
-                continue
-            kept += [(-torch.inf, *kept[0][1:])] * (width - len(kept))
-            said[at] = [(*said[at][beam], word) for _, beam, word in kept]
-            totals[at] = torch.tensor([value for value, _, _ in kept])
-            parents += [row * width + beam for _, beam, _ in kept]
-            newest += [word for _, _, word in kept]
-            going.append(row)
-        if not going:
+        known = _allowed(logits, [words for each in alive for words in each.said], wish, never, end, length)
+        totals = torch.tensor([each.totals for each in alive])  # (pictures, beams)
+        every = (totals[..., None] + known.view(*totals.shape, -1)).flatten(1)  # (pictures, beams * words)
+        best, flat = every.topk(min(2 * wish.width, every.shape[1]), dim=1)
+        parents, words = flat // known.shape[1], flat % known.shape[1]
+        ways = zip(best.tolist(), parents.tolist(), words.tolist(), strict=True)
+        grown = [each.grow(zip(*way, strict=True), length) for each, way in zip(alive, ways, strict=True)]
+        going = [row for row, kept in enumerate(grown) if kept]
+        if not going or length == wish.max_tokens:
             break
         if len(going) < len(alive):
             spelling.keep(torch.tensor(going))
-            alive = [alive[row] for row in going]
-        if length < wish.max_tokens:
-            logits = spelling.step(torch.tensor(newest), torch.tensor(parents))
-    return [[written for _, written in found[: wish.count]] for found in done]
+        rows = [(row * wish.width + parent, word) for row in going for parent, word in grown[row]]
+        logits = spelling.step(torch.tensor([word for _, word in rows]), torch.tensor([parent for parent, _ in rows]))
+        alive = [alive[row] for row in going]
+    return [[written for _, written in each.done[: wish.count]] for each in beams]
 
 
-def _is_settled(done: list[tuple[float, Written]], total: float, width: int, length: int, wish: Wish) -> bool:
-    """Whether no caption in the making can still come among the best: a total only falls, a length only grows."""
-    if len(done) < width:
-        return False
-    longest = wish.max_tokens if wish.length_penalty > 0 else length + 1
-    return done[-1][0] >= total / longest**wish.length_penalty
+class _Beams:
+    """A picture's captions in the making, `width` of them, and the best of those that have come to their end."""
+
+    def __init__(self, wish: Wish, prefix: tuple[int, ...], end: int) -> None:
+        self.wish, self.begun, self.end = wish, len(prefix), end
+        self.said = [prefix] * wish.width
+        self.totals = [0.0] + [-math.inf] * (wish.width - 1)  # all are alike at first: only one may go on
+        self.done: list[tuple[float, Written]] = []  # each with what it is compared by
+
+    def grow(self, likeliest: Iterable[tuple[float, int, int]], length: int) -> list[tuple[int, int]]:
+        """Take the likeliest ways to go on, each a total with beam and word: (beam, word) of those that are followed.
+
+        None are when the picture is done: it has `width` captions, and none in the making can become better.
+        """
+        kept: list[tuple[float, int, int]] = []
+        for total, beam, word in likeliest:
+            if total == -math.inf or len(kept) == self.wish.width:
+                break
+            if word != self.end:
+                kept.append((total, beam, word))
+                continue
+            finished = Written(self.said[beam][self.begun :], total / length)
+            self.done.append((total / length**self.wish.length_penalty, finished))
+            if self.wish.method == "greedy":
+                return []
+        self.done = sorted(self.done, key=lambda pair: -pair[0])[: self.wish.width]
+        if not kept or self._is_settled(kept[0][0], length):
+            return []
+        kept += [(-math.inf, *kept[0][1:])] * (self.wish.width - len(kept))
+        self.said = [(*self.said[beam], word) for _, beam, word in kept]
+        self.totals = [total for total, _, _ in kept]
+        return [(beam, word) for _, beam, word in kept]
+
+    def _is_settled(self, total: float, length: int) -> bool:
+        """Whether no caption in the making can still come among the best: a total only falls, a length only grows."""
+        if len(self.done) < self.wish.width:
+            return False
+        longest = self.wish.max_tokens if self.wish.length_penalty > 0 else length + 1
+        return self.done[-1][0] >= total / longest**self.wish.length_penalty
 
 
 def draw(
