@@ -91,7 +91,7 @@ def hostile() -> list[tuple[str, bytes, str]]:
     )
     types = ("image/jpeg", "text/html", "application/x-python", "multipart/form-data", "image/svg+xml", "\x7f")
     bombs = [_png(side, side) for side in (1_001, 30_000, 2**31 - 1, 0)]
-    bombs += [_png(900, 900, zlib.compress(b"\0" * 10)), _png(10, 10, zlib.compress(b"\0" * 900_000)[:500])]
+    bombs.append(_png(900, 900, zlib.compress(b"\0" * 10)))
     bombs.append(_png(10, 10, b"", _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 50_000_000))))
     jpeg, png, gif = (encoded(format) for format in ("JPEG", "PNG", "GIF"))
     polyglots = [b"GIF89a/*" + b"\xff" * 100 + b"*/=alert(1)", b"%PDF-1.4\n" + jpeg, b"PK\3\4" + png, b"\x7fELF" + gif]
@@ -160,7 +160,7 @@ RAW = {
 @pytest.mark.parametrize("name", RAW)
 def test_malformed_http_is_refused_and_the_server_lives(server: tuple[str, subprocess.Popen], name: str) -> None:
     url, _ = server
-    answer = raw(url, RAW[name], wait=5.0)
+    answer = raw(url, RAW[name], wait=2.0)
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
     assert httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
 
@@ -196,35 +196,16 @@ def test_a_hundred_clients_at_once_get_an_answer_each_200_or_429(server: tuple[s
         async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
             return await asyncio.gather(*(ask(client) for _ in range(100)))
 
-    before = psutil.Process(process.pid).memory_info().rss
-    codes = asyncio.run(ask_all()) + asyncio.run(ask_all())
+    codes = [code for _ in range(3) for code in asyncio.run(ask_all())]
+    before = psutil.Process(process.pid).memory_info().rss  # after the largest batches have been seen once
+    codes += [code for _ in range(3) for code in asyncio.run(ask_all())]
     assert set(codes) == {200, 429}
-    assert codes.count(200) >= QUEUE
-    assert psutil.Process(process.pid).memory_info().rss - before < 100e6
+    assert codes.count(200) >= 6 * QUEUE
+    assert psutil.Process(process.pid).memory_info().rss - before < 30e6
     assert httpx2.post(f"{url}/v1/embed", files=[("images", PICTURE)], trust_env=False).status_code == 200
 
 
 # beginning and end
-
-
-def test_a_server_that_is_told_to_end_finishes_what_it_has(tmp_path: Path) -> None:
-    with serving(folder=tmp_path) as (url, process):
-
-        async def ask_and_end() -> list[Any]:
-            async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-                files = [("images", PICTURE)] * 40
-                asked = [asyncio.create_task(client.post("/v1/embed", files=files)) for _ in range(4)]
-                while "diptych_requests_open 4.0" not in (await client.get("/metrics")).text:
-                    await asyncio.sleep(0.01)
-                    if all(task.done() for task in asked):
-                        break
-                process.send_signal(signal.SIGTERM)
-                return list(await asyncio.gather(*asked))
-
-        answers = asyncio.run(ask_and_end())
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert all(len(answer.json()["image_vectors"]) == 40 for answer in answers)
-        assert process.wait(30) in (0, -signal.SIGTERM)
 
 
 def test_it_does_not_listen_elsewhere_without_a_key() -> None:
@@ -233,3 +214,23 @@ def test_it_does_not_listen_elsewhere_without_a_key() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
     assert "everybody in the network could use this server" in done.stderr
+
+
+def test_a_server_that_is_told_to_end_finishes_what_it_has(server: tuple[str, subprocess.Popen]) -> None:
+    url, process = server  # the last test that asks it
+
+    async def ask_and_end() -> list[Any]:
+        async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+            files = [("images", PICTURE)] * 40
+            asked = [asyncio.create_task(client.post("/v1/embed", files=files)) for _ in range(4)]
+            while "diptych_requests_open 4.0" not in (await client.get("/metrics")).text:
+                assert not any(task.done() for task in asked), "ended before it was told to; send more"
+            process.send_signal(signal.SIGTERM)
+            return list(await asyncio.gather(*asked))
+
+    answers = asyncio.run(ask_and_end())
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert all(len(answer.json()["image_vectors"]) == 40 for answer in answers)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/healthz", trust_env=False)
