@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diptych.index.query import Query
     from diptych.match_models import load_matcher
     from diptych.matcher import Matcher
+    from diptych.metrics.captions import score_captions
     from diptych.pairs import Pairs, Row
     from diptych.prompt_models import load_prompter
     from diptych.prompter import Prompter
@@ -57,6 +58,7 @@ _HOMES = {
     "Query": "index.query",
     "load_matcher": "match_models",
     "Matcher": "matcher",
+    "score_captions": "metrics.captions",
     "Pairs": "pairs",
     "Row": "pairs",
     "load_prompter": "prompt_models",
@@ -98,6 +100,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "Query",
     "load_matcher",
     "Matcher",
+    "score_captions",
     "Pairs",
     "Row",
     "load_prompter",
