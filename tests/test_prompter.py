@@ -454,6 +454,23 @@ def test_the_nearest_picture_is_found_by_cosine() -> None:
     assert nearest_rows(np.array([[9.0, 1.0], [0.1, 0.8], [2.0, 1.9]]), known).tolist() == [0, 1, 2]
 
 
+# the one in the box
+
+
+def test_minis_prompter_is_small_and_sees_what_photographs_show(tmp_path: Path) -> None:
+    from diptych.checkpoints import BOX
+    from diptych.samples import photographs
+
+    assert (BOX / "mini" / WEIGHTS).stat().st_size < 2e6
+    mini = load_prompter("mini", "cpu")
+    assert not mini.has_library  # the captions that it was trained on are not the project's to give away
+    pairs = photographs(tmp_path)
+    known = {row.captions[0]: decode(row.image) for row in pairs}
+    asked = ["a cat", "a red motorcycle", "a man with a camera on a tripod"]
+    said = mini.say([known[text] for text in asked], library=list(known))
+    assert [prompts[0].text for prompts in said] == asked
+
+
 # the command line
 
 

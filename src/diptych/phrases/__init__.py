@@ -13,7 +13,7 @@ from diptych.prompt_library import Prompt
 from diptych.text_space import TextSpace
 
 LISTS = ("subject", "medium", "style", "light", "composition")
-_SHORTLIST = 3  # phrases of each list that are tried in the prompt itself
+_SHORTLIST = 2  # phrases of each list that are tried in the prompt itself
 _LEAST_GAIN = 1e-4  # in cosine: less is noise
 
 
