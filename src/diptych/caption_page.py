@@ -23,7 +23,8 @@ _STYLE = (
     + """
 table { border-collapse: collapse; margin: 0 0 1rem } td { padding: .2rem 1.6rem .2rem 0; border-bottom: 1px solid
   var(--line) } td + td { text-align: right; font-variant-numeric: tabular-nums; padding-right: 0 }
-.scores { display: flex; flex-wrap: wrap; gap: 0 4rem } .facts { color: var(--faint); margin: 0 0 .2rem }
+.scores { display: flex; flex-wrap: wrap; align-items: start; gap: 0 4rem } .score { white-space: nowrap }
+.facts { color: var(--faint); margin: 0 0 .2rem }
 ul { margin: .5rem 0; padding: 0; list-style: none; color: var(--faint) } ul li { display: block; border: 0;
   border-radius: 0; background: none; padding: .15rem 0; overflow-wrap: anywhere }
 """
@@ -113,9 +114,10 @@ def _thumbnail(each: ScoredCaption, size: int) -> Image.Image | None:
 def _card(each: ScoredCaption, picture: Image.Image | None) -> str:
     image = f'<img src="{embedded(picture)}" alt="{escaped(each.caption)}">' if picture else "no longer there"
     references = "".join(f"<li>{escaped(text)}</li>" for text in each.references)
-    told = " · ".join(f"{NAMES[key]} {each.scores[key]:.2f}" for key in _SHOWN if key in each.scores)
+    scores = (f"{NAMES[key]} {each.scores[key]:.2f}" for key in _SHOWN if key in each.scores)
+    told = " · ".join(f'<span class="score">{score}</span>' for score in scores)
     return (
         f'<li><figure><div class="mat">{image}</div><figcaption><div class="name">{escaped(each.caption)}</div>'
-        f'<ul>{references}</ul><div class="small">{escaped(told)}</div>'
+        f'<ul>{references}</ul><div class="small">{told}</div>'
         f'<div class="small">{escaped(each.image_id)}</div></figcaption></figure></li>\n'
     )
