@@ -276,7 +276,16 @@ def page(comparison: Comparison) -> str:
 def test_the_page_needs_nothing_else_and_shows_what_was_found(page: str, comparison: Comparison) -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
-    for words in ("Retrieval", "Zero-shot", "Matching", "Compositional", "Cost", "Differences", "Example queries"):
+    for words in (
+        "Retrieval",
+        "Classification",
+        "linear probe",
+        "Matching",
+        "Compositional",
+        "Cost",
+        "Differences",
+        "Example queries",
+    ):
         assert words in page
     for words in ("Quality against speed", "Reliability of the matchers", "Confusion matrices", "How this was made"):
         assert words in page

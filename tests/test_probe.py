@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
+from diptych import probe
 from diptych.errors import DataError
 from diptych.probe import (
     Adapter,
@@ -12,6 +15,12 @@ from diptych.probe import (
     fit_adapter,
     fit_probe,
 )
+
+
+def test_the_worked_examples_hold() -> None:
+    outcome = doctest.testmod(probe)
+    assert outcome.attempted
+    assert not outcome.failed
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -53,10 +62,10 @@ def test_examples_help_where_names_mislead(clouds: tuple[np.ndarray, np.ndarray,
     others = np.setdiff1d(np.arange(len(labels)), rows)
     by_name = accuracy(ZeroShot(names, 20.0)(vectors[others]), labels[others])
     adapter = fit_adapter(vectors[rows], labels[rows], names, 20.0)
-    probe = fit_probe(vectors[rows], labels[rows], 4)
+    linear = fit_probe(vectors[rows], labels[rows], 4)
     assert accuracy(adapter(vectors[others]), labels[others]) > by_name
-    assert accuracy(probe(vectors[others]), labels[others]) > by_name
-    for classifier in (adapter, probe):
+    assert accuracy(linear(vectors[others]), labels[others]) > by_name
+    for classifier in (adapter, linear):
         np.testing.assert_allclose(classifier(vectors).sum(axis=1), 1)
 
 
@@ -73,8 +82,8 @@ def test_examples_of_equal_number_count_as_in_the_paper(clouds: tuple[np.ndarray
 
 
 def test_a_class_without_an_example_has_no_chance_by_the_probe() -> None:
-    probe = fit_probe(np.eye(3)[[0, 0, 1, 1]], np.array([0, 0, 2, 2]), 3)
-    found = probe(np.eye(3))
+    linear = fit_probe(np.eye(3)[[0, 0, 1, 1]], np.array([0, 0, 2, 2]), 3)
+    found = linear(np.eye(3))
     assert (found[:, 1] == 0).all()
     np.testing.assert_allclose(found.sum(axis=1), 1)
 

@@ -18,7 +18,7 @@ from diptych.index.gallery import Card, Gallery, Section
 from diptych.index.paths import to_text
 from diptych.metrics.retrieval import bootstrap_interval
 from diptych.pairs import Pairs
-from diptych.probe import Classifier, ZeroShot, cross_validated, few_shots, fit_adapter, fit_probe
+from diptych.probe import Classifier, ZeroShot, class_ranks, cross_validated, few_shots, fit_adapter, fit_probe
 from diptych.progress import Progress, silent
 from diptych.prompts import templates
 
@@ -133,8 +133,7 @@ class Sorter:
             chances = self.fit(method)(vectors)
         else:
             chances = cross_validated(fit, vectors, labels, folds=folds, seed=seed)
-        own = chances[np.arange(len(labels)), labels][:, None]
-        ranks = (chances >= own).sum(axis=1)  # a tie counts against the method, as everywhere
+        ranks = class_ranks(chances, labels)
         right = 100.0 * (ranks == 1)
         low, high = bootstrap_interval(right, np.arange(len(right)), seed=seed)
         per_class = [float(right[labels == label].mean()) for label in np.unique(labels)]

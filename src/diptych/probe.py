@@ -169,6 +169,16 @@ def cross_validated(
     return np.array(rows)
 
 
+def class_ranks(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rank of each picture's own class in (pictures, classes) probabilities, from 1; a tie counts against it.
+
+    >>> class_ranks(np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2]]), np.array([0, 1])).tolist()
+    [1, 2]
+    """
+    own = chances[np.arange(len(labels)), labels][:, None]
+    return (chances >= own).sum(axis=1)
+
+
 def few_shots(labels: np.ndarray, shots: int, *, seed: int = 0) -> np.ndarray:
     """Rows of `shots` examples of each class, drawn by chance, ascending; all of a class that has fewer."""
     random = np.random.default_rng(seed)

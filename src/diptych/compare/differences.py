@@ -140,14 +140,22 @@ def _classes(suite: Suite) -> list[_Column]:
         return []
     count = len(suite.labelled)
 
-    def accuracy(k: int) -> Callable[[Measured], Statistic | None]:
+    def accuracy(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
-            ranks = model.arrays.get("class_ranks")
+            ranks = model.arrays.get(array)
             return None if ranks is None else mean_of(100.0 * (ranks <= k), np.arange(count), count)
 
         return statistic
 
-    return [_Column(f"top{k}", "classes", f"zero-shot top-{k} %", 1, accuracy(k), count) for k in (1, 5)]
+    return [
+        _Column(key, "classes", title, 1, accuracy(array, k), count)
+        for key, title, array, k in (
+            ("top1", "zero-shot top-1 %", "class_ranks", 1),
+            ("top5", "zero-shot top-5 %", "class_ranks", 5),
+            ("adapter_top1", "adapter top-1 %", "adapter_ranks", 1),
+            ("probe_top1", "linear probe top-1 %", "probe_ranks", 1),
+        )
+    ]
 
 
 def _matching(suite: Suite) -> list[_Column]:
@@ -182,7 +190,10 @@ def _checks(suite: Suite) -> list[_Column]:
 
         return statistic
 
-    return [_Column(kind, "checks", f"{kind} %", 1, right(kind), count) for kind in checks.counts()]
+    return [
+        _Column(kind, "checks", f"{kind} % (of {checked:,})", 1, right(kind), count)
+        for kind, checked in checks.counts().items()
+    ]
 
 
 def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:

@@ -28,11 +28,13 @@ from diptych.metrics.matching import matching_metrics
 from diptych.metrics.paired import auc_of
 from diptych.metrics.retrieval import retrieval_ranks, scores_from_ranks
 from diptych.prefetch import prefetch
+from diptych.probe import Classifier, class_ranks, cross_validated, fit_adapter, fit_probe
 from diptych.progress import Progress, silent
 from diptych.prompts import templates
 
 NEAREST = 6
 _PICTURES, _TEXTS, _CAPTIONED = 32, 128, 16  # of one batch when speed is measured; captioned at once
+_LEARNT = 10_000  # labelled pictures, up to which classifiers are fitted on them
 
 Loaded = TypeVar("Loaded")
 
@@ -114,6 +116,16 @@ def _ask_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progres
     measured.told["classes"] = evaluator(images, by_name).as_dict()
     measured.arrays["class_ranks"] = retrieval_ranks(by_name, images, evaluator.labels).text_to_image
     measured.arrays["class_found"] = (images @ by_name.T).argmax(axis=1)
+    labels = evaluator.labels
+    if len(labels) > _LEARNT or np.unique(labels, return_counts=True)[1].min() < 2:
+        return  # too many for a sweep, or a class of which nothing would be left to judge by
+    by_examples: dict[str, Callable[[np.ndarray, np.ndarray], Classifier]] = {
+        "adapter": lambda some, of: fit_adapter(some, of, by_name, encoder.logit_scale),
+        "probe": lambda some, of: fit_probe(some, of, len(by_name), seed=suite.seed),
+    }
+    for method, fit in by_examples.items():
+        chances = cross_validated(fit, images, labels, seed=suite.seed)
+        measured.arrays[f"{method}_ranks"] = class_ranks(chances, labels)
 
 
 def _ask_checks(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:

@@ -22,6 +22,7 @@ class Measured:
     - `found_captions` (pictures,) and `found_pictures` (captions,): ranks of retrieval, 1 is best;
     - `nearest` (captions, up to 6): rows of the pictures that each caption finds first;
     - `class_ranks` and `class_found` (labelled pictures,): the rank of the right class, and the class that came first;
+    - `adapter_ranks` and `probe_ranks` (labelled pictures,): the same by classifiers that learnt from the others;
     - `match_scores` (judged pairs,): probabilities, or cosines where the model has no matcher;
     - `checks_right` (checks,): whether the right caption won;
     - `caption_METRIC` (some pictures,): scores of the written captions.

@@ -63,6 +63,7 @@ def _quality_against_speed(comparison: Comparison) -> Any:
         axes.annotate(words, (x, value), (9, 7), textcoords="offset points", fontsize=9, color=_INK)
     axes.set_xscale("log")
     axes.margins(x=0.35, y=0.2)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     rates = [model.told["cost"]["pictures_per_second"] for model in fast]
     ticks = [tick for tick in _round_numbers() if min(rates) / 1.6 < tick < max(rates) * 1.6]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -75,7 +76,7 @@ def _bars(comparison: Comparison, measures: list[Measure], chance: float) -> Any
     if not measures:
         return None
     names = [name for name in comparison.names if any(name in measure.values for measure in measures)]
-    figure, axes = _figure(max(6.0, 1.6 * len(measures)), 4.2)
+    figure, axes = _figure(7.2, 4.8)
     width = 0.8 / len(names)
     for at, name in enumerate(names):
         x = np.arange(len(measures)) + (at - (len(names) - 1) / 2) * width
@@ -85,8 +86,8 @@ def _bars(comparison: Comparison, measures: list[Measure], chance: float) -> Any
         style = {"linewidth": 0.9, "ecolor": _FAINT}
         axes.bar(x, values, width * 0.9, color=colour_of(comparison, name), label=name, yerr=bars, error_kw=style)
     axes.axhline(chance, color=_FAINT, linewidth=1, linestyle="--")
-    axes.text(len(measures) - 0.45, chance, "guessing", fontsize=8, color=_FAINT, va="bottom", ha="right")
-    axes.set_xticks(range(len(measures)), [measure.title.removesuffix(" %") for measure in measures])
+    axes.text(1.005, chance, "guessing", transform=axes.get_yaxis_transform(), fontsize=8, color=_FAINT, va="center")
+    axes.set_xticks(range(len(measures)), [measure.key.replace(" ", "\n") for measure in measures])
     axes.set(ylabel="right choices, %", ylim=(0, 100))
     axes.legend(frameon=False, fontsize=9, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure

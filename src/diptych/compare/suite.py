@@ -174,7 +174,8 @@ def word_vectors(pairs: Pairs, dim: int = 128) -> tuple[np.ndarray, np.ndarray]:
     captions, owner = pairs.flat_captions()
     counts = text.TfidfVectorizer(token_pattern=r"\w+").fit_transform(captions)
     dim = min(dim, counts.shape[1] - 1)
-    words = decomposition.TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
+    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, which equal captions have none of
+        words = decomposition.TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
     pictures = np.zeros((len(pairs), words.shape[1]))
     np.add.at(pictures, owner, words)
     return _unit(pictures), _unit(words)

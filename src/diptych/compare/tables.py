@@ -17,7 +17,11 @@ GROUPS = {  # of measures -> the title of its table, and what its numbers are
         "Retrieval",
         "R@K: how often what belongs is among the first K, in the Karpathy protocol; a tie counts against the model.",
     ),
-    "classes": ("Zero-shot classification", "By the names of the classes alone, put into prompt templates."),
+    "classes": (
+        "Classification",
+        "Zero-shot is by the names of the classes alone, in prompt templates; adapter and linear probe learn from "
+        "the other four fifths of the pictures, each picture judged by what had not seen it.",
+    ),
     "matching": (
         "Matching",
         "Whether a text belongs to a picture. AUC looks at the order alone, ECE at the probabilities: less is better. "
@@ -26,8 +30,9 @@ GROUPS = {  # of measures -> the title of its table, and what its numbers are
     ),
     "checks": (
         "Compositional checks",
-        "How often the right caption scores above one with a small change; guessing gives 50. Without the picture: the "
-        "same choice for the mean of all pictures, so what a model gets from how captions are usually written.",
+        "How often the right caption scores above one with a small change; guessing gives 50. Blind is the same choice "
+        "for the mean of all pictures: what a model gets from how captions are usually written. Only what is surely "
+        "above the model's own blind score is marked.",
     ),
     "captions": ("Captions", "One caption a picture, against all of its captions."),
 }
@@ -62,12 +67,10 @@ def quality_tables(comparison: Comparison) -> list[Table]:
         rows = []
         for model in comparison.models:
             if any(model.name in measure.values for measure in measures):
-                cells = [_cell(measure, model.name) for measure in measures]
+                cells = [_cell(measure, model) for measure in measures]
                 rows.append((Cell(model.name), *cells, *(map(Cell, extra[1](model)) if extra else ())))
         names = (measure.title for measure in measures)
         tables.append(Table(title, note, ("model", *names, *(extra[0] if extra else ())), tuple(rows)))
-        if group == "checks":
-            tables.append(_blind_table(comparison))
     return tables
 
 
@@ -137,24 +140,28 @@ def _sentence(measure: Measure) -> str:
     level = [name for name in others if measure.tied(name)]
     sure = f", surely before {_list(behind)}" if behind else ""
     chance = f"; its lead over {_list(level)} may be chance" if level else ""
-    return f"{measure.title}: {best} leads with {measure.values[best]:.{measure.digits}f}{sure}{chance}."
+    what = measure.title.split(" %")[0]
+    return f"{best} leads in {what} with {measure.values[best]:.{measure.digits}f}{sure}{chance}."
 
 
 def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _cell(measure: Measure, name: str) -> Cell:
+def _cell(measure: Measure, model: Measured) -> Cell:
+    name, digits = model.name, measure.digits
     if name not in measure.values:
         return Cell("–")
-    digits = measure.digits
     low, high = measure.intervals[name]
-    alone = len(measure.values) < 2
+    small, marked = f"{low:.{digits}f} to {high:.{digits}f}", len(measure.values) > 1
+    if measure.group == "checks":
+        blind = next(row["blind"] for row in model.told["checks"]["kinds"] if row["kind"] == measure.key)
+        small, marked = f"{small}, blind {blind:.{digits}f}", marked and low > blind
     return Cell(
         f"{measure.values[name]:.{digits}f}",
-        f"{low:.{digits}f} to {high:.{digits}f}",
-        best=not alone and name == measure.best,
-        tied=not alone and name != measure.best and measure.tied(name),
+        small,
+        best=marked and name == measure.best,
+        tied=marked and name != measure.best and measure.tied(name),
     )
 
 
@@ -162,20 +169,8 @@ def _difference(measure: Measure, one: str, two: str) -> Cell:
     if one not in measure.values or two not in measure.values:
         return Cell("–")
     found, digits = measure.difference(one, two), measure.digits
-    return Cell(f"{found.value:+.{digits}f}", f"{found.low:+.{digits}f} to {found.high:+.{digits}f}", best=found.real)
-
-
-def _blind_table(comparison: Comparison) -> Table:
-    models = [model for model in comparison.models if "checks" in model.told]
-    kinds = [row["kind"] for row in models[0].told["checks"]["kinds"]]
-    rows = [
-        (Cell(model.name), *(Cell(f"{row['blind']:.1f}") for row in model.told["checks"]["kinds"])) for model in models
-    ]
-    counts = tuple(Cell(f"{row['checks']:,}") for row in models[0].told["checks"]["kinds"])
-    return Table(
-        "Compositional checks without the picture", "", ("model", *(f"{kind} %" for kind in kinds)),
-        (*rows, (Cell("checks"), *counts)),
-    )  # fmt: skip
+    value, low, high = (f"{each:+.{digits}f}".replace("-", "−") for each in (found.value, found.low, found.high))
+    return Cell(value, f"{low} to {high}", best=found.real)
 
 
 def _retrieval_extra(model: Measured) -> tuple[str, ...]:
@@ -203,7 +198,7 @@ def _captions_extra(model: Measured) -> tuple[str, ...]:
 
 _EXTRA: dict[str, tuple[tuple[str, ...], Any]] = {
     "retrieval": (("sum of R@K", "median rank t→i / i→t"), _retrieval_extra),
-    "classes": (("mean of classes %",), _classes_extra),
+    "classes": (("zero-shot, mean of classes %",), _classes_extra),
     "matching": (("ECE, mixed", "Brier, mixed", "judged by", "pairs/s"), _matching_extra),
     "captions": ((NAMES["bleu4"], NAMES["meteor"], "captions/s"), _captions_extra),
 }
