@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
@@ -24,6 +25,8 @@ from diptych.errors import ConfigError, ModelError
 from diptych.grid_captions import GridWriter, load_grid_writer, save_captioner
 from diptych.images import decode
 from diptych.states import States, embed_states
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 # decoding, on a table of probabilities
 
@@ -284,6 +287,18 @@ def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end(
                 known = writer.decoder(memory[picture : picture + 1], line[:, :-1]).log_softmax(-1)
                 mean = known.gather(2, line[:, 1:, None]).mean().item()
                 assert caption.score == pytest.approx(mean, abs=1e-4)
+
+
+def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: GridWriter, pictures: list) -> None:
+    spec = importlib.util.spec_from_file_location("captioning", BENCHMARKS / "captioning.py")
+    assert spec
+    assert spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
+    wish = captioner.wish(method="greedy", max_tokens=10)
+    told = [benchmark.by_transformers(writer, twin, image, wish) for image in pictures]
+    assert [of_one[0].text for of_one in captioner.caption(pictures, method="greedy", max_tokens=10)] == told
 
 
 def test_captions_are_different_the_best_first_and_free_of_marks(writer: GridWriter, pictures: list) -> None:

@@ -1,4 +1,4 @@
-"""`diptych caption`, run in this process: what it prints, writes, goes on with, and says of pictures that are broken."""
+"""`diptych caption`, run in this process: what it prints and writes, and what it says of broken pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines(path: Path) -> list[dict]:
 def test_a_pictures_captions_are_shown_with_their_scores(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
     told = run("caption", photos / "0.png", "--model", saved, "--count", 3, "--prefix", "a red")
     assert told.code == 0, told.err
-    assert told.out.count("a red") == 3
+    assert told.out.count("│ a red") == 3
     assert told.out.count("-") >= 3
     assert "score" in told.out
 

@@ -18,6 +18,7 @@ from diptych.errors import ModelError
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 WORDS = ["a", "red", "blue", "dog", "cat", "on", "boat", "the"]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # GPT-2's
 VISION = {**SMALL, "image_size": 32, "patch_size": 8}
 
 
@@ -71,7 +72,7 @@ def make_vit_gpt2(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35)
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     mark = "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token=mark, eos_token=mark, unk_token="[UNK]")
-    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(words), "n_positions": 40}
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(words), "n_positions": 40, **NO_DROPOUT}
     decoder = GPT2LMHeadModel(GPT2Config(**shape, add_cross_attention=True, bos_token_id=0, eos_token_id=0))
     model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**VISION)), decoder=decoder)
     for config in (model.config, model.generation_config):
