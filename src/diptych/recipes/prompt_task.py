@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from diptych import dual, towers
 from diptych.augment import augmentation
 from diptych.batches import Epochs, view
+from diptych.errors import ModelError
 from diptych.metrics.similarity import similarity_metrics
 from diptych.objectives import cosine_loss, info_nce
 from diptych.pairs import Pairs, Row
@@ -36,13 +38,7 @@ def new_prompter(recipe: PromptRecipe) -> Prompter:
     if recipe.model:
         pictures = PictureFeatures.of_encoder(dual.load(recipe.model, recipe.device))
     else:
-        tower = towers.image_tower(
-            recipe.image_tower,
-            pretrained=recipe.pretrained,
-            image_size=recipe.image_size,
-            arguments=recipe.image_arguments or None,
-        )
-        pictures = PictureFeatures.of_tower(tower, recipe.device)
+        pictures = PictureFeatures.of_tower(_tower(recipe), recipe.device)
     space = load_text_space(recipe.text_encoder, recipe.device)
     settings: dict[str, Any] = {
         "width": pictures.width,
@@ -51,6 +47,18 @@ def new_prompter(recipe: PromptRecipe) -> Prompter:
         "dropout": recipe.dropout,
     }
     return Prompter(pictures, PromptHead(**settings), name=recipe.out, space=lambda: space, settings=settings)
+
+
+def _tower(recipe: PromptRecipe) -> list[Module]:
+    try:
+        return towers.image_tower(
+            recipe.image_tower,
+            pretrained=recipe.pretrained,
+            image_size=recipe.image_size,
+            arguments=recipe.image_arguments or None,
+        )
+    except ModelError as error:
+        raise ModelError(f"{error}. Without a network, set model to mini, which is in the box") from error
 
 
 def prompt_task(recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> Task:
