@@ -303,13 +303,6 @@ def test_a_tower_that_cannot_be_fetched_names_the_one_in_the_box(settings: dict[
         train_prompter(PromptRecipe(**told, out=str(tmp_path / "run")))
 
 
-def test_the_shipped_configuration_is_of_the_recipe() -> None:
-    from diptych.recipes.config import make, read_yaml
-
-    recipe = make(PromptRecipe, read_yaml(Path(__file__).parents[1] / "configs" / "prompt.yaml"))
-    assert (recipe.image_tower, recipe.text_encoder) == ("timm/resnet50", "pypi/all-minilm-l6-v2")
-
-
 def test_what_is_no_prompter_is_refused_with_the_next_step(run: Path, tmp_path: Path) -> None:
     diptych.load("mini", "cpu").save(tmp_path / "dual")
     with pytest.raises(ModelError, match=r"has no prompter; train one on it: diptych train prompt --model"):

@@ -18,10 +18,12 @@ from diptych import dual
 from diptych.batches import Epochs
 from diptych.errors import ConfigError, DataError
 from diptych.formats import read_pairs
+from diptych.recipes.caption import CaptionRecipe
 from diptych.recipes.config import make, to_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe, split_for_training, train
 from diptych.recipes.contrastive_task import contrastive_task, trainable_groups
 from diptych.recipes.match import MatchRecipe
+from diptych.recipes.prompt import PromptRecipe
 from diptych.recipes.sweep import run_sweep
 from diptych.trainer import learning_rate_factor
 from tests.broken import BROKEN, break_files
@@ -343,6 +345,6 @@ def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine_to_zero() -
 def test_every_configuration_in_the_repository_is_valid() -> None:
     files = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
     assert files
+    others = {"match": MatchRecipe, "prompt": PromptRecipe, "caption": CaptionRecipe}  # by the name's last word
     for file in files:
-        recipe = MatchRecipe if file.stem.endswith("_match") else ContrastiveRecipe
-        make(recipe, yaml.safe_load(file.read_text()))
+        make(others.get(file.stem.split("_")[-1], ContrastiveRecipe), yaml.safe_load(file.read_text()))
