@@ -59,7 +59,8 @@ def main() -> None:
     except DiptychError as error:
         print(f"without CLIPScore: {error}")
         scorer = None
-    rows, differ, missing = [], 0, {}
+    rows, differ = [], 0
+    missing: dict[str, str] = {}
     for case, figures in PUBLISHED.items():
         said, pairs = read(Path(arguments.golden), case)
         has_pictures = case != "nlg_eval"

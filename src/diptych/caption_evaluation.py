@@ -114,9 +114,9 @@ class CaptionEvaluator:
         return CaptionReport(corpus, rows, variety, scores.tokenizer, name, missing)
 
     def _variety(self, captions: list[str], tokenizer: str) -> CaptionVariety:
-        said, _ = tokenize(captions, tokenizer)
-        known = None if self.training is None else tokenize(self.training, tokenizer)[0]
-        return caption_variety(said, known)
+        words, _ = tokenize([*captions, *(self.training or ())], tokenizer)
+        known = None if self.training is None else words[len(captions) :]
+        return caption_variety(words[: len(captions)], known)
 
     def _clip_scores(self, scorer: Scorer, captions: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Scores in the order of the pairs."""

@@ -53,7 +53,7 @@ def caption(
     split
         Split to measure on: test, val (also called dev), train, or all.
     method
-        beam or greedy (nucleus draws, and so has no one score).
+        beam, greedy or nucleus.
     beams
         How many ways to go on are followed by beam search.
     max_tokens

@@ -13,7 +13,7 @@ from diptych.metrics.ptb_fallback import fallback_tokens
 # How each is named in a report.
 TOKENIZERS = {
     "ptb": "PTB tokenizer of Stanford CoreNLP 3.4.1, as coco-caption",
-    "fallback": "diptych's own, in place of the PTB tokenizer (no Java)",
+    "fallback": "diptych's own in place of the PTB tokenizer (needs no Java)",
 }
 
 # What coco-caption leaves out. Brackets stay (`-lrb-`): it looks for them in capitals after they were lower-cased.
