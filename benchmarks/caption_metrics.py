@@ -65,15 +65,10 @@ def main() -> None:
             began = time.perf_counter()
             scores[name] = way()
             seconds[name].append(time.perf_counter() - began)
-    keys = list(scores["diptych, PTB"])
     rows = [
-        {
-            "way": name,
-            **{NAMES[key]: f"{scores[name][key]:.12f}" for key in keys},
-            "s": f"{statistics.median(took):.2f}",
-        }
-        for name, took in seconds.items()
+        {"score": NAMES[key], **{name: f"{scores[name][key]:.12f}" for name in ways}} for key in scores["coco-caption"]
     ]
+    rows.append({"score": "seconds", **{name: f"{statistics.median(took):.2f}" for name, took in seconds.items()}})
     print_table(f"{len(said):,} captions against {sum(map(len, known.values())):,}", rows)
     captions = everything.flat_captions()[0]
     pairs_of_words = zip(tokenize(captions, "ptb")[0], tokenize(captions, "fallback")[0], strict=True)

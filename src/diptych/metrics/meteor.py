@@ -59,7 +59,8 @@ def meteor(
 
 
 def _line(name: str, *texts: Sequence[str]) -> bytes:
-    return (" ||| ".join([name, *(" ".join(words).replace("|||", "") for words in texts)]) + "\n").encode()
+    line = " ||| ".join([name, *(" ".join(words).replace("|||", "") for words in texts)])
+    return f"{line}\n".encode("utf-8", "replace")
 
 
 def _write(pipe: IO[bytes], text: bytes) -> None:
