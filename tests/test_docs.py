@@ -35,6 +35,10 @@ TINY_FLAGS: dict[str, list[str]] = {
 NOT_RUN: dict[str, str] = {
     "diptych eval compositional mini --published": "needs a published set; test_compositional.py makes small ones",
     'import diptych model = diptych.load("google/': "fetches a model from the hub",
+    "diptych serve": "serves until it is ended; test_api_server.py starts it",
+    "diptych mcp": "serves until it is ended; test_mcp.py starts it",
+    "from diptych import Client": "needs a server; test_client.py has one",
+    "from openai import OpenAI": "needs a server and a package of others; test_api.py asks as it does",
     "diptych app": "serves until it is ended; test_app_browser.py starts it",
     "streamlit run": "serves until it is ended; test_app.py runs a page of one's own",
     "diptych data get diffusiondb": "fetches a data set from the hub",
