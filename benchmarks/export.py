@@ -82,7 +82,7 @@ def table(title: str, source: str | Path, data: Pairs, folder: Path, rounds: int
         )
         print(f"{'torch':<16}{modality:<7}{weights / 1e6:>7.1f}{'':>31}{found['torch']:>10.1f}")
         for name, export in exports.items():
-            tower = export.towers[at]
+            tower = export.graphs[at]
             megabytes = sum(file.stat().st_size for file in export.out.glob(f"{modality}_*/graph.*")) / 1e6
             figures = f"{tower.least_cosine:>11.5f}{tower.mean_cosine:>10.5f}{tower.largest_difference:>10.1e}"
             ratio = f"{found[name] / found['torch']:.2f} times"

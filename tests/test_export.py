@@ -6,23 +6,34 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import diptych
+from diptych.caption_decoder import CaptionDecoder
+from diptych.caption_words import Words
+from diptych.checkpoints import FETCHED
 from diptych.cli import main
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.export import Export, export_model
 from diptych.export.parity import Parity, Tolerance, refuse_if_off
 from diptych.export.tower import ExportedTower
 from diptych.formats import read_pairs
+from diptych.grid_captions import GridWriter, save_captioner
 from diptych.images import decode
 from diptych.pairs import Pairs
+from diptych.states import embed_states
 from tests.test_families import save_clip
+
+pytestmark = pytest.mark.timeout(900)  # tracing a network takes seconds each, and more on a busy machine
 
 TEXTS = ["a red circle", "Two small blue squares left of a tree", "sun", ""]
 FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
@@ -37,7 +48,7 @@ def pairs(scenes: Path) -> Pairs:
 
 @pytest.fixture(scope="module")
 def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolutional image tower and a transformer for texts, with what a trained model's `diptych.json` holds."""
+    """A convolutional image tower, a transformer for texts, a captioner, and what else a `diptych.json` may hold."""
     captions = [caption for row in read_pairs(scenes) for caption in row.captions]
     model = diptych.build(
         "timm/test_resnet",
@@ -51,7 +62,22 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("trained")
     model.save(folder, {"cutoff": {"bias": 1.0}, "matcher": {"pair": {}}}, "# A card\n")
+    save_captioner(captioner(model), folder)
     return folder
+
+
+def captioner(model: diptych.DualEncoder) -> GridWriter:
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        seen = embed_states(model, model.preprocess([Image.new("RGB", (40, 40))]))
+    words = Words(["a", "red", "blue", "circle", "square", "'s", "on", "the", "sea"])
+    settings = {"places": seen.states.shape[1], "image_width": seen.states.shape[2], "vector_dim": 16}
+    settings |= {"dim": 16, "layers": 2, "heads": 2, "max_tokens": 12}
+    decoder = CaptionDecoder(len(words), **settings)
+    for weight in decoder.parameters():  # the usual random weights give nearly equal logits
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.6)
+    return GridWriter(model, decoder, words, settings, {"length_penalty": 0.9})
 
 
 def close(exported: Path, original: Path, pairs: Pairs, atol: float) -> None:
@@ -83,9 +109,9 @@ def test_a_graph_in_single_precision_gives_the_vectors_of_the_model(
 ) -> None:
     done = exports[engine, "fp32"]
     close(done.out, trained, pairs, atol=1e-4)
-    assert [tower.modality for tower in done.towers] == ["image", "text"]
-    assert all(tower.least_cosine > 0.9999 and tower.rate_after > 0 for tower in done.towers)
-    assert done.towers[0].checked == len(pairs)
+    assert [graph.name for graph in done.graphs] == ["image", "text", "captioner"]
+    assert all(tower.least_cosine > 0.9999 and tower.rate_after > 0 for tower in done.graphs)
+    assert done.graphs[0].checked == len(pairs)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
@@ -93,8 +119,8 @@ def test_eight_bits_are_near_and_smaller_and_are_checked_on_what_did_not_calibra
     engine: str, exports: dict[tuple[str, str], Export], pairs: Pairs
 ) -> None:
     whole, small = exports[engine, "fp32"], exports[engine, "int8"]
-    assert all(0.8 < tower.mean_cosine < 0.9999999 for tower in small.towers)
-    assert small.towers[0].checked == len(pairs) / 2
+    assert all(0.8 < tower.mean_cosine < 0.9999999 for tower in small.graphs)
+    assert small.graphs[0].checked == len(pairs) / 2
     assert weights(small.out) < 0.5 * weights(whole.out)
 
 
@@ -122,6 +148,7 @@ def test_it_keeps_the_card_but_not_the_heads_that_look_into_the_towers(
     card = json.loads((out / "diptych.json").read_text())
     assert card["cutoff"] == {"bias": 1.0}
     assert "matcher" not in card
+    assert card["captioner"]["graphs"]["engine"] == "openvino"
     assert card["exported"]["of"] == diptych.load(trained, "cpu").identity()
     readme = (out / "README.md").read_text()
     assert readme.startswith("# A card")
@@ -157,6 +184,39 @@ def test_a_graph_that_was_changed_after_the_check_is_refused(
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(ModelError, match=r"graph.onnx.*export it again"):
         diptych.load(tmp_path / "changed", "cpu")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    "settings", [{"method": "beam", "count": 3}, {"method": "greedy"}, {"method": "nucleus", "seed": 3}]
+)
+def test_an_exported_captioner_writes_the_same_captions(
+    engine: str, settings: dict[str, Any], exports: dict[tuple[str, str], Export], trained: Path, pairs: Pairs
+) -> None:
+    images = [decode(row.image) for row in pairs][:5]
+    before = diptych.load_captioner(trained, "cpu").caption(images, prefix="a", batch_size=3, **settings)
+    after = diptych.load_captioner(exports[engine, "fp32"].out, "cpu").caption(
+        images, prefix="a", batch_size=3, **settings
+    )
+    assert [[c.text for c in of_one] for of_one in after] == [[c.text for c in of_one] for of_one in before]
+    scores = [[c.score for of_one in found for c in of_one] for found in (before, after)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+    assert len({captions[0].text for captions in before}) > 1
+
+
+def test_a_captioners_graph_that_was_changed_is_refused(exports: dict[tuple[str, str], Export], tmp_path: Path) -> None:
+    shutil.copytree(exports["onnx", "int8"].out, tmp_path / "changed")
+    graph = tmp_path / "changed" / "captioner" / "step" / "graph.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ModelError, match="export it again"):
+        diptych.load_captioner(tmp_path / "changed", "cpu")
+
+
+def test_the_hub_fetches_every_file_of_an_exported_model(exports: dict[tuple[str, str], Export]) -> None:
+    for done in exports.values():
+        files = [file.relative_to(done.out).as_posix() for file in done.out.rglob("*") if file.is_file()]
+        fetched = filter_repo_objects(files, allow_patterns=list(FETCHED))
+        assert set(files) - set(fetched) == {"README.md"}
 
 
 def test_its_patches_cannot_be_asked_for_and_it_cannot_be_exported_again(

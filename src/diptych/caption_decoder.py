@@ -140,7 +140,7 @@ class _Attention(nn.Module):
 
     def forward(self, hidden: Tensor, known: tuple[Tensor, Tensor], causal: bool = False) -> Tensor:
         """(items, length, dim). Of fewer keys' items than `hidden` has, each serves as many in a row."""
-        items = len(known[0])
+        items = known[0].shape[0]
         queries = self._split(self.ask(hidden).reshape(items, -1, hidden.shape[-1]))
         share = self.share if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(queries, *known, dropout_p=share, is_causal=causal)

@@ -13,6 +13,7 @@ from diptych.checkpoints import model_directory
 from diptych.decoding import Caption, Wish
 from diptych.dual import CARD
 from diptych.errors import ConfigError
+from diptych.export.captioner import has_graphs, load_graph_writer
 from diptych.grid_captions import load_grid_writer
 
 __all__ = ["Caption", "Captioner", "Writer", "load_captioner"]
@@ -85,6 +86,8 @@ def load_captioner(name: str | Path, device: str = "auto") -> Captioner:
         ModelError: there is no such model, it writes no captions, or its files do not fit together.
     """
     path = model_directory(name)
+    if has_graphs(path):
+        return Captioner(str(name), load_graph_writer(name, device))
     if (path / CARD).exists() or (path / "modules.json").exists():
         return Captioner(str(name), load_grid_writer(name, device))
     return Captioner(str(name), load_whole_writer(path, device) if is_whole(path) else load_chat_writer(path, device))

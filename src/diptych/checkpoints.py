@@ -12,7 +12,7 @@ BOX = Path(__file__).parent / "box"
 
 _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
 _GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
-_FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
+FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
 
 
 def model_directory(name: str | Path) -> Path:
@@ -38,7 +38,7 @@ def model_directory(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        fetched = Path(snapshot_download(str(name), allow_patterns=list(_FETCHED)))
+        fetched = Path(snapshot_download(str(name), allow_patterns=list(FETCHED)))
     except (OSError, HfHubHTTPError) as error:
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "

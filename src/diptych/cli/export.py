@@ -20,7 +20,7 @@ def onnx(
     data: str | None = None,
     least_cosine: float | None = None,
 ) -> None:
-    """Write a model's towers as ONNX graphs, and check on pictures that they give the same vectors.
+    """Write a model's towers and captioner as ONNX graphs, and check on pictures that they give the same vectors.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def openvino(
     data: str | None = None,
     least_cosine: float | None = None,
 ) -> None:
-    """Write a model's towers as OpenVINO graphs, and check on pictures that they give the same vectors.
+    """Write a model's towers and captioner as OpenVINO graphs, and check on pictures that they give the same vectors.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def _export(model: str, out: Path, engine: str, precision: str, data: str | None
     done = export_model(model, out, data=pairs, engine=engine, precision=precision, tolerance=tolerance)
     rows = [
         {
-            "tower": tower.modality,
+            "graph": tower.name,
             "checked on": tower.checked,
             "least cosine": f"{tower.least_cosine:.5f}",
             "mean": f"{tower.mean_cosine:.5f}",
@@ -106,7 +106,7 @@ def _export(model: str, out: Path, engine: str, precision: str, data: str | None
             "a second, before": f"{tower.rate_before:.1f}",
             "after": f"{tower.rate_after:.1f}",
         }
-        for tower in done.towers
+        for tower in done.graphs
     ]
     print_table(f"{model} as {engine}, {precision}", rows)
     say(f"{done.bytes_before / 1e6:.1f} MB in memory before, {done.bytes_after / 1e6:.1f} MB on disk now: {out}")

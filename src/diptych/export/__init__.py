@@ -1,4 +1,4 @@
-"""Export: a dual encoder's towers as ONNX or OpenVINO graphs, checked against the model, and loaded by `diptych.load`.
+"""Export: a model's towers and captioner as ONNX or OpenVINO graphs, checked against it, and loaded as it is.
 
 The exported directory has the form of every other model's; each route is one `ExportedTower` in the place of tower,
 pooling and head.
@@ -6,9 +6,8 @@ pooling and head.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,32 +18,34 @@ from sentence_transformers.base.modules import Router
 
 from diptych.cache import staged
 from diptych.checkpoints import model_directory
-from diptych.dual import CARD, MODALITIES, DualEncoder, load
+from diptych.dual import MODALITIES, DualEncoder, load
 from diptych.embed import decode_all
 from diptych.errors import ConfigError, DataError, ModelError, did_you_mean, require
+from diptych.export.captioner import load_graph_writer, measure_captioner, write_captioner
+from diptych.export.card import write_card
 from diptych.export.engines import GRAPHS, known_engine
 from diptych.export.graphs import tensors_of, traced
 from diptych.export.int8 import Inputs, onnx_int8, openvino_int8
 from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, refuse_if_off
 from diptych.export.tower import ExportedTower, read_front, write_front
+from diptych.grid_captions import GridWriter, has_captioner, load_grid_writer
 from diptych.open_clip_names import PREFIX
 from diptych.pairs import Pairs
 from diptych.quiet import quiet
 
 _PICTURES, _TEXTS = 128, 512
-_NOT_CARRIED = ("matcher", "captioner", "prompter")  # they look into the towers, which a graph does not allow
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written, in which form, its size beside the model's in bytes, and each tower's parity and speed."""
+    """What was written, in which form, its size beside the towers' in bytes, and each graph's parity and speed."""
 
     out: Path
     engine: str
     precision: str
     bytes_before: int
     bytes_after: int
-    towers: tuple[Parity, ...]
+    graphs: tuple[Parity, ...]
 
 
 def export_model(
@@ -56,11 +57,11 @@ def export_model(
     precision: str = "fp32",
     tolerance: Tolerance | None = None,
 ) -> Export:
-    """Write a dual encoder's towers as graphs into the new folder `out`, and check them on the pictures of `data`.
+    """Write a model's towers, and its captioner, as graphs into the new folder `out`; check them on pictures of `data`.
 
     `engine` is `onnx` or `openvino`, `precision` is `fp32` or `int8`. Up to 128 pictures and 512 captions are used; for
-    int8 every second one calibrates the graph and the others check it. Nothing is left at `out` where the check fails.
-    The first heads for matching, captioning and prompting are not carried over: they look into the towers.
+    int8 every second one calibrates the graphs and the others check them. Nothing is left at `out` where the check
+    fails. Heads for matching and prompting are not carried over: they look into the towers.
 
     Raises:
         ModelError: there is no such model, torch cannot trace it, or its vectors are off by more than `tolerance`.
@@ -81,20 +82,23 @@ def export_model(
     if any(isinstance(module, ExportedTower) for module in encoder.route("image")):
         raise ModelError(f"'{name}' is an exported model already; export the model that it was made from")
     examples: dict[str, Sequence[Any]] = {"image": _pictures(encoder, data), "text": _texts(data)}
+    writer = load_grid_writer(name, "cpu") if _has_captioner(name) else None
     with staged(out) as folder:
         _write(encoder, folder, examples, told)
-        _write_card(name, encoder, folder, told)
-        exported = load(folder, "cpu")
-        towers = []
-        for modality in MODALITIES:
-            checked = examples[modality][:: 2 if precision == "int8" else 1]
-            towers.append(measure(encoder, exported, modality, checked))
-            refuse_if_off(towers[-1], tolerance or TOLERANCES[precision])
-        parity = {tower.modality: asdict(tower) for tower in towers}
-        _write_card(name, encoder, folder, {**told, "parity": parity})
+        save = _WRITERS[engine, precision]
+        source = model_directory(name) if writer else folder
+        captioner = write_captioner(writer, source, folder, examples["image"], told, save) if writer else None
+        write_card(name, encoder, folder, told, captioner)
+        graphs = []
+        for graph in _measured(encoder, writer, folder, examples, every=2 if precision == "int8" else 1):
+            refuse_if_off(graph, tolerance or TOLERANCES[precision])
+            graphs.append(graph)
+        write_card(
+            name, encoder, folder, {**told, "parity": {graph.name: asdict(graph) for graph in graphs}}, captioner
+        )
         after = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     before = sum(weight.numel() * weight.element_size() for weight in encoder.model.parameters())
-    return Export(out, engine, precision, before, after, tuple(towers))
+    return Export(out, engine, precision, before, after, tuple(graphs))
 
 
 def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], told: dict[str, str]) -> None:
@@ -115,42 +119,30 @@ def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], 
     _write_modules(routes, out)
 
 
+def _measured(
+    encoder: DualEncoder, writer: GridWriter | None, folder: Path, examples: dict[str, Sequence[Any]], every: int
+) -> Iterator[Parity]:
+    """Each graph beside what it was made from, on every second or every example."""
+    exported = load(folder, "cpu")
+    checked = {modality: examples[modality][::every] for modality in MODALITIES}
+    for modality in MODALITIES:
+        yield measure(encoder, exported, modality, checked[modality])
+    if writer is not None:
+        yield measure_captioner(writer, load_graph_writer(folder, "cpu"), checked["image"], checked["text"])
+
+
+def _has_captioner(name: str | Path) -> bool:
+    """Whether there is a captioner beside the encoder; one of open_clip's by name has no directory."""
+    named = str(name).startswith(PREFIX) and not Path(name).exists()
+    return not named and has_captioner(model_directory(name))
+
+
 def _write_modules(routes: dict[str, list[Any]], out: Path) -> None:
     """The files by which sentence-transformers finds the routes, whose own folders lie there already."""
     with quiet():
         SentenceTransformer(modules=[Router(routes, default_route="text")], device="cpu").save_pretrained(
             str(out), create_model_card=False
         )
-
-
-def _write_card(name: str | Path, encoder: DualEncoder, out: Path, told: dict[str, Any]) -> None:
-    """`diptych.json` and the model card of the original, and what was done to it."""
-    source = None if str(name).startswith(PREFIX) and not Path(name).exists() else model_directory(name)
-    card, readme = {}, "# An exported dual encoder\n"
-    if source and (source / CARD).exists():
-        card = json.loads((source / CARD).read_text("utf-8"))
-    if source and (source / "README.md").exists():
-        readme = (source / "README.md").read_text("utf-8")
-    card = {key: value for key, value in card.items() if key not in _NOT_CARRIED} | {"kind": "dual"}
-    card |= {"logit_scale": encoder.logit_scale, "logit_bias": encoder.logit_bias}
-    card["exported"] = told
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
-    (out / "README.md").write_text(readme.rstrip() + "\n\n" + _section(told), "utf-8")
-
-
-def _section(told: dict[str, Any]) -> str:
-    lines = [
-        f"## Exported\n\nThe towers are graphs for {told['engine']}, {told['precision']}; `diptych.load` reads them "
-        "with the extra `export`. Against the original:\n",
-        "| tower | checked on | least cosine | mean | largest difference | a second, before | after |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for modality, tower in told.get("parity", {}).items():
-        lines.append(
-            f"| {modality} | {tower['checked']} | {tower['least_cosine']:.5f} | {tower['mean_cosine']:.5f} | "
-            f"{tower['largest_difference']:.1e} | {tower['rate_before']:.0f} | {tower['rate_after']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _pictures(encoder: DualEncoder, data: Pairs) -> list[Image.Image]:

@@ -1,4 +1,4 @@
-"""One route of a dual encoder, tower and head together, as an ONNX graph in single precision."""
+"""Networks as ONNX graphs in single precision: a route of a dual encoder, tower and head together, and others."""
 
 from __future__ import annotations
 
@@ -47,47 +47,45 @@ def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: s
         MissingExtra: `onnx` or `onnxscript` is not installed.
         ModelError: torch cannot trace the tower.
     """
-    entry = cache_dir() / "graphs" / f"{key}-{modality}-torch{torch.__version__}"
+    tensors = tensors_of(features)
+    return traced_as(f"{key}-{modality}", Route(encoder.route(modality), list(tensors), modality), tensors)
+
+
+def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
+    """A network as a graph in the cache folder, under `key`; raises as `traced`."""
+    entry = cache_dir() / "graphs" / f"{key}-torch{torch.__version__}"
     if not entry.exists():
         with staged(entry) as folder:
-            write_graph(encoder, modality, features, folder / "graph.onnx")
+            write_graph(network, inputs, folder / "graph.onnx")
     return entry / "graph.onnx"
 
 
-def write_graph(encoder: DualEncoder, modality: str, features: dict[str, Any], path: Path) -> None:
-    """Trace a route on preprocessed examples, at least two of them, and write it to `path`.
+def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    """Trace a network on examples, at least two of them, and write it to `path`; raises as `traced`.
 
-    The graph takes any number of pictures, or of texts of any length that the tower reads.
-
-    Raises:
-        MissingExtra: `onnx` or `onnxscript` is not installed.
-        ModelError: torch cannot trace the tower.
+    The graph takes any number of items, and where an input is (items, length) any length that the network reads.
     """
     require("onnx", "export")
     require("onnxscript", "export")
-    tensors = tensors_of(features)
-    route = Route(encoder.route(modality), list(tensors), modality).eval()
     # AUTO follows the sizes that the network lets vary: SigLIP's texts always have one length, CLIP's do not.
-    free = tuple(
-        {0: torch.export.Dim.AUTO, **({1: torch.export.Dim.AUTO} if value.ndim == 2 else {})}
-        for value in tensors.values()
-    )
+    auto = torch.export.Dim.AUTO
+    free = tuple({0: auto, 1: auto} if value.ndim == 2 else {0: auto} for value in inputs.values())
     try:
         with torch.no_grad(), silence():
             torch.onnx.export(
-                route,
-                tuple(tensors.values()),
+                network.eval(),
+                tuple(inputs.values()),
                 str(path),
                 dynamo=True,
                 dynamic_shapes=(free,),
-                input_names=list(tensors),
-                output_names=[EMBEDDING],
+                input_names=list(inputs),
+                output_names=["output"],
                 external_data=False,
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"torch cannot write the {modality} tower as an ONNX graph: {reason}") from error
+        raise ModelError(f"torch cannot write the model as an ONNX graph: {reason}") from error
 
 
 @contextmanager

@@ -35,9 +35,12 @@ TOLERANCES = {"fp32": Tolerance(0.9999, 0.99999, 1e-3), "int8": Tolerance(0.9, 0
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """One tower before and after: how near the vectors are, over `checked` inputs, and inputs a second."""
+    """One of `image`, `text` and `captioner` before and after.
 
-    modality: str
+    How near the unit vectors are, over `checked` inputs, and inputs a second.
+    """
+
+    name: str
     checked: int
     least_cosine: float
     mean_cosine: float
@@ -56,11 +59,13 @@ def measure(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequ
     old, new = encode[modality](before, _BATCH[modality]), encode[modality](after, 5)  # (inputs, dim)
     if old.shape != new.shape:
         raise ModelError(f"the exported {modality} tower gives vectors of {new.shape[1]} numbers, not {old.shape[1]}")
+    return of_vectors(modality, old, new, _rates(before, after, list(inputs[: _BATCH[modality]])))
+
+
+def of_vectors(name: str, old: np.ndarray, new: np.ndarray, rates: tuple[float, float]) -> Parity:
+    """How near new unit vectors are to the old ones, both (inputs, dim)."""
     cosines = (old.astype(np.float64) * new).sum(axis=1)
-    rates = _rates(before, after, list(inputs[: _BATCH[modality]]))
-    return Parity(
-        modality, len(inputs), float(cosines.min()), float(cosines.mean()), float(np.abs(old - new).max()), *rates
-    )
+    return Parity(name, len(old), float(cosines.min()), float(cosines.mean()), float(np.abs(old - new).max()), *rates)
 
 
 def refuse_if_off(parity: Parity, tolerance: Tolerance) -> None:
@@ -74,7 +79,7 @@ def refuse_if_off(parity: Parity, tolerance: Tolerance) -> None:
     )
     if not good:
         raise ModelError(
-            f"the exported {parity.modality} tower does not give the model's vectors ({found}; allowed are "
+            f"the exported {parity.name} graph does not give the model's vectors ({found}; allowed are "
             f"{tolerance.least_cosine}, {tolerance.mean_cosine} and {tolerance.largest_difference}); nothing was "
             "written. For int8, --data with more of your own pictures calibrates it better; fp32 needs no calibration"
         )
@@ -83,12 +88,18 @@ def refuse_if_off(parity: Parity, tolerance: Tolerance) -> None:
 def _rates(before: DualEncoder, after: DualEncoder, inputs: list[Any]) -> tuple[float, float]:
     """Inputs a second of both, alternated, medians; preprocessing is the same for both and left out."""
     features = before.preprocess(inputs)
-    spans: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
-        for turn in range(_ROUNDS + 1):  # the first warms up
-            for model, span in zip((before, after), spans, strict=True):
-                began = time.perf_counter()
-                model.embed(dict(features))
-                if turn:
-                    span.append(time.perf_counter() - began)
-    return len(inputs) / statistics.median(spans[0]), len(inputs) / statistics.median(spans[1])
+        first, second = in_turn(lambda: before.embed(dict(features)), lambda: after.embed(dict(features)))
+    return len(inputs) / first, len(inputs) / second
+
+
+def in_turn(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, float]:
+    """The median seconds of two jobs that are done in turn."""
+    spans: tuple[list[float], list[float]] = ([], [])
+    for turn in range(_ROUNDS + 1):  # the first warms up
+        for work, span in zip((one, other), spans, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn:
+                span.append(time.perf_counter() - began)
+    return statistics.median(spans[0]), statistics.median(spans[1])
