@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import doctest
+import itertools
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from diptych import compare as compare_module
 from diptych import dual
-from diptych.compare import Comparison, Suite, compare, model_names, read_suite
+from diptych.compare import Comparison, Measure, Measured, Suite, compare, model_names, read_suite
 from diptych.compare.cost import bytes_on_disk, memory_peak
 from diptych.compare.examples import examples
 from diptych.compare.files import markdown, write_report
@@ -28,7 +29,7 @@ from diptych.errors import ConfigError, ModelError
 from diptych.evaluate import evaluate_retrieval
 from diptych.formats import read_pairs
 from diptych.metrics import java, paired
-from diptych.metrics.paired import auc_of, mean_of, paired_difference, resampled
+from diptych.metrics.paired import Difference, auc_of, mean_of, paired_difference, resampled
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
@@ -350,6 +351,27 @@ def test_the_best_is_marked_and_what_may_be_chance_too(comparison: Comparison) -
     assert cell.best == first.difference(*comparison.names).real
     other = first.difference(*reversed(comparison.names))
     assert other.value == -first.difference(*comparison.names).value
+
+
+def test_a_check_that_is_won_without_the_picture_leads_nothing(suite: Suite) -> None:
+    """`blind` has 63%, but the same without the picture; `close` and `seeing` differ by chance; `behind` is behind."""
+    values = {"blind": 63.0, "seeing": 60.0, "close": 59.0, "behind": 55.0}
+    unseen = {"blind": 63.0, "seeing": 50.0, "close": 50.0, "behind": 50.0}
+    models = []
+    for name in values:
+        kinds = [{"kind": "relation", "blind": unseen[name], "checks": 9}]
+        models.append(Measured(name, name, {"checks": {"kinds": kinds}}))
+    real = {("seeing", "behind"), ("close", "behind"), ("blind", "behind")}
+    differences = {
+        (one, two): Difference(values[one] - values[two], 0.5 if (one, two) in real else -1, 9)
+        for one, two in itertools.combinations(values, 2)
+    }
+    intervals = {name: (value - 2, value + 2) for name, value in values.items()}
+    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences)
+    table = quality_tables(Comparison(suite, tuple(models), (measure,), {}))[0]
+    marks = {row[0].text: (row[1].best, row[1].tied) for row in table.rows}
+    nothing = (False, False)
+    assert marks == {"blind": nothing, "seeing": (True, False), "close": (False, True), "behind": nothing}
 
 
 @pytest.fixture

@@ -69,25 +69,20 @@ def classify(
     from diptych.dual import load
 
     measuring = labels is None and examples is None
-    learnt = None
+    learnt: Any = None
     if measuring or examples is not None:
         learnt, left_out = sound(read_class_folders(examples or path), progress=progress)
         if not as_json:
             say_left_out(left_out)
-    classes = read_classes(labels) if labels else classes_in(_known(learnt))
+    classes = read_classes(labels) if labels else classes_in(learnt)
     sorter = Sorter(load(model, device), classes, prompts=prompts, progress=progress)
     if measuring:
-        scores = sorter.scores(_known(learnt), shots=shots, progress=progress)
+        scores = sorter.scores(learnt, shots=shots, progress=progress)
         _tell_scores(scores, as_json)
         return
     found = _classified(sorter, path, learnt, method, top, as_json)
     _tell_classes(found, as_json)
     _write(found, sorter, table, page, as_json)
-
-
-def _known(pairs: Any) -> Any:
-    assert pairs is not None
-    return pairs
 
 
 def _classified(

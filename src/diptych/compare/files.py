@@ -52,7 +52,7 @@ def _markdown_table(table: Table) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = cell.text.replace("|", "\\|")
     text = f"**{text}**" if cell.best else f"≈ {text}" if cell.tied else text
-    return f"{text} ({cell.small})" if cell.small else text
+    return f"{text} ({', '.join(cell.small.splitlines())})" if cell.small else text
 
 
 def _write_table(comparison: Comparison, path: Path) -> None:

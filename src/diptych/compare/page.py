@@ -19,13 +19,13 @@ from diptych.prefetch import prefetch
 _STYLE = """
 body { max-width: 1240px } section { margin: 0 0 2.5rem } p { margin: 0 0 1rem; max-width: 62rem }
 h3 { margin: 1.6rem 0 .6rem; font-size: 1.02rem } .said { font-size: 1.06rem; margin: 0 0 .35rem }
-.faint, small, footer { color: var(--faint) } small { display: block; font-size: .78rem; white-space: nowrap }
+.faint, small, footer { color: var(--faint) } small { display: block; font-size: .78rem; white-space: pre }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 12px; background: var(--card) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .5rem .8rem; text-align: right; border-top: 1px solid var(--line); vertical-align: top }
 th { font-weight: 600; color: var(--faint); border-top: 0; vertical-align: bottom; font-size: .86rem }
 th:first-child, td:first-child { text-align: left; font-weight: 600; white-space: nowrap }
-.made td { text-align: left; font-weight: 400 }
+.made td { text-align: left; font-weight: 400 } .made small { white-space: normal }
 .best { font-weight: 700; color: var(--accent) } .tied::before { content: "≈ "; color: var(--faint) }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 1.1rem }
 figure { margin: 0 }

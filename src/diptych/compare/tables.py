@@ -40,7 +40,7 @@ GROUPS = {  # of measures -> the title of its table, and what its numbers are
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What stands in a field: `text`, `small` beside it, and whether it is the `best`, or `tied` with it."""
+    """What stands in a field: `text`, `small` lines below it, and whether it is the `best`, or `tied` with it."""
 
     text: str
     small: str = ""
@@ -64,10 +64,11 @@ def quality_tables(comparison: Comparison) -> list[Table]:
         if not measures:
             continue
         extra = _EXTRA.get(group)
+        leaders = [_leaders(measure, comparison.models) for measure in measures]
         rows = []
         for model in comparison.models:
             if any(model.name in measure.values for measure in measures):
-                cells = [_cell(measure, model) for measure in measures]
+                cells = [_cell(measure, model, best) for measure, best in zip(measures, leaders, strict=True)]
                 rows.append((Cell(model.name), *cells, *(map(Cell, extra[1](model)) if extra else ())))
         names = (measure.title for measure in measures)
         tables.append(Table(title, note, ("model", *names, *(extra[0] if extra else ())), tuple(rows)))
@@ -126,18 +127,17 @@ LEADING |= {"captions": "cider_d"}
 def said(comparison: Comparison) -> list[str]:
     """The outcome in sentences: who leads by the leading measure of each group, and before whom surely."""
     return [
-        _sentence(measure)
+        _sentence(measure, leaders)
         for group, key in LEADING.items()
         for measure in comparison.group(group)
-        if measure.key == key and len(measure.values) > 1
+        if measure.key == key and (leaders := _leaders(measure, comparison.models))
     ]
 
 
-def _sentence(measure: Measure) -> str:
-    best = measure.best
-    others = [name for name in measure.values if name != best]
-    behind = [name for name in others if not measure.tied(name)]
-    level = [name for name in others if measure.tied(name)]
+def _sentence(measure: Measure, leaders: list[str]) -> str:
+    best, level = leaders[0], leaders[1:]
+    behind = [name for name in measure.values if name != best and measure.difference(best, name).value > 0]
+    behind = [name for name in behind if measure.difference(best, name).real]
     sure = f", surely before {_list(behind)}" if behind else ""
     chance = f"; its lead over {_list(level)} may be chance" if level else ""
     what = measure.title.split(" %")[0]
@@ -148,21 +148,34 @@ def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _cell(measure: Measure, model: Measured) -> Cell:
+def _leaders(measure: Measure, models: Sequence[Measured]) -> list[str]:
+    """The best model, then those that may be as good; none where there is nothing to lead."""
+    names = [model.name for model in models if model.name in measure.values and _counts(measure, model)]
+    if len(measure.values) < 2 or not names:
+        return []
+    best = max(names, key=lambda name: measure.values[name])
+    return [best, *(name for name in names if name != best and not measure.difference(best, name).real)]
+
+
+def _counts(measure: Measure, model: Measured) -> bool:
+    """A check that is won without the picture as well is not won."""
+    return measure.group != "checks" or measure.intervals[model.name][0] > _blind(measure, model)
+
+
+def _blind(measure: Measure, model: Measured) -> float:
+    return next(row["blind"] for row in model.told["checks"]["kinds"] if row["kind"] == measure.key)
+
+
+def _cell(measure: Measure, model: Measured, leaders: list[str]) -> Cell:
     name, digits = model.name, measure.digits
     if name not in measure.values:
         return Cell("–")
     low, high = measure.intervals[name]
-    small, marked = f"{low:.{digits}f} to {high:.{digits}f}", len(measure.values) > 1
+    small = f"{low:.{digits}f} to {high:.{digits}f}"
     if measure.group == "checks":
-        blind = next(row["blind"] for row in model.told["checks"]["kinds"] if row["kind"] == measure.key)
-        small, marked = f"{small}, blind {blind:.{digits}f}", marked and low > blind
-    return Cell(
-        f"{measure.values[name]:.{digits}f}",
-        small,
-        best=marked and name == measure.best,
-        tied=marked and name != measure.best and measure.tied(name),
-    )
+        small += f"\nblind {_blind(measure, model):.{digits}f}"
+    text = f"{measure.values[name]:.{digits}f}"
+    return Cell(text, small, best=name in leaders[:1], tied=name in leaders[1:])
 
 
 def _difference(measure: Measure, one: str, two: str) -> Cell:
