@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from diptych.dual import DualEncoder, build, load
     from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
     from diptych.evaluate import RetrievalEvaluator
+    from diptych.export import export_model
     from diptych.formats import read_pairs
+    from diptych.hub import push
     from diptych.index import Index
     from diptych.index.filters import Filters
     from diptych.index.query import Query
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from diptych.matcher import Matcher
     from diptych.metrics.captions import score_captions
     from diptych.pairs import Pairs, Row
+    from diptych.pipelines import pipeline
     from diptych.prompt_models import load_prompter
     from diptych.prompter import Prompter
     from diptych.recipes.caption import CaptionRecipe, train_captioner
@@ -52,7 +55,9 @@ _HOMES = {
     "MissingExtra": "errors",
     "ModelError": "errors",
     "RetrievalEvaluator": "evaluate",
+    "export_model": "export",
     "read_pairs": "formats",
+    "push": "hub",
     "Index": "index",
     "Filters": "index.filters",
     "Query": "index.query",
@@ -61,6 +66,7 @@ _HOMES = {
     "score_captions": "metrics.captions",
     "Pairs": "pairs",
     "Row": "pairs",
+    "pipeline": "pipelines",
     "load_prompter": "prompt_models",
     "Prompter": "prompter",
     "CaptionRecipe": "recipes.caption",
@@ -94,7 +100,9 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "MissingExtra",
     "ModelError",
     "RetrievalEvaluator",
+    "export_model",
     "read_pairs",
+    "push",
     "Index",
     "Filters",
     "Query",
@@ -103,6 +111,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "score_captions",
     "Pairs",
     "Row",
+    "pipeline",
     "load_prompter",
     "Prompter",
     "CaptionRecipe",
