@@ -54,6 +54,17 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Pat
 
 
 @pytest.fixture(scope="module")
+def dual_folder(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
+    """A tiny dual encoder of random weights."""
+    size = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+    captions = diptych.read_pairs(drawn).flat_captions()[0]
+    told: dict[str, Any] = {"image_size": 32, "dim": 16, "projection": "mlp", "pretrained": False, "device": "cpu"}
+    folder = tmp_path_factory.mktemp("dual")
+    diptych.build("timm/test_resnet", "distilbert", text_arguments=size, captions=captions, **told).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def settings(drawn: Path, encoder_folder: Path) -> dict[str, Any]:
     """A recipe that trains on the drawn pictures in a second."""
     return {
@@ -170,12 +181,16 @@ def test_an_encoder_that_is_none_is_refused(tmp_path: Path) -> None:
 # what a picture is to the prompter
 
 
-def test_of_a_dual_encoder_the_features_are_the_towers_beside_the_unit_vector(images: list[Image.Image]) -> None:
-    mini = diptych.load("mini", "cpu")
-    pictures = PictureFeatures.of_encoder(mini)
+def test_of_a_dual_encoder_the_features_are_the_towers_beside_the_unit_vector(
+    dual_folder: Path, images: list[Image.Image]
+) -> None:
+    encoder = diptych.load(dual_folder, "cpu")
+    pictures = PictureFeatures.of_encoder(encoder)
+    alone = PictureFeatures.of_tower(encoder.tower("image"), "cpu")
     features = pictures.encode(images)
-    assert features.shape == (3, 1280 + 256)
-    np.testing.assert_allclose(features[:, 1280:], mini.encode_images(images), atol=1e-5)
+    assert pictures.width == features.shape[1] == alone.width + 16
+    np.testing.assert_allclose(features[:, : alone.width], alone.encode(images), atol=1e-5)
+    np.testing.assert_allclose(features[:, alone.width :], encoder.encode_images(images), atol=1e-5)
 
 
 def test_stored_features_are_those_of_the_pictures(prompter: Prompter, drawn: Path, images: list[Image.Image]) -> None:
@@ -275,13 +290,13 @@ def test_augmented_views_are_stored_beside_the_clean_one(settings: dict[str, Any
 
 
 def test_a_prompter_on_a_dual_encoder_leaves_it_a_dual_encoder(
-    settings: dict[str, Any], tmp_path: Path, images: list[Image.Image]
+    settings: dict[str, Any], dual_folder: Path, tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    told = {**settings, "model": "mini", "epochs": 1, "library": 5}
+    told = {**settings, "model": str(dual_folder), "epochs": 1, "library": 5}
     result = train_prompter(PromptRecipe(**told, out=str(tmp_path / "run")))
     again = diptych.load(result.model, "cpu")
     np.testing.assert_allclose(
-        again.encode_images(images), diptych.load("mini", "cpu").encode_images(images), atol=1e-5
+        again.encode_images(images), diptych.load(dual_folder, "cpu").encode_images(images), atol=1e-5
     )
     assert len(load_prompter(result.model, "cpu").library.texts) == 5
 
@@ -298,15 +313,14 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], tmp_path: 
 
 
 def test_a_tower_that_cannot_be_fetched_names_the_one_in_the_box(settings: dict[str, Any], tmp_path: Path) -> None:
-    told = {**settings, "image_tower": "timm/resnet50", "pretrained": True}
-    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet50'.*set model to mini"):
+    told = {**settings, "image_tower": "timm/resnet-of-nobody", "pretrained": True}
+    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set model to mini"):
         train_prompter(PromptRecipe(**told, out=str(tmp_path / "run")))
 
 
-def test_what_is_no_prompter_is_refused_with_the_next_step(run: Path, tmp_path: Path) -> None:
-    diptych.load("mini", "cpu").save(tmp_path / "dual")
+def test_what_is_no_prompter_is_refused_with_the_next_step(run: Path, dual_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no prompter; train one on it: diptych train prompt --model"):
-        load_prompter(tmp_path / "dual", "cpu")
+        load_prompter(dual_folder, "cpu")
     shutil.copytree(run / "model", tmp_path / "cut")
     (tmp_path / "cut" / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(ModelError, match="cannot load prompter"):
