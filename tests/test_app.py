@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from diptych.app.frame import plain
 from diptych.app.match import meaning
 from diptych.app.server import SCRIPT, is_loopback, streamlit_options
 from diptych.app.settings import VARIABLE, Settings
+from diptych.cli import main
+from diptych.index import Index
 from tests.page_models import mini_with_matcher, plain_model, vit_gpt2
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -265,6 +268,34 @@ def test_two_models_answer_one_question_side_by_side(page: Callable[..., AppTest
     compare.selectbox(key="compare-model-1").set_value("no/such-model")
     assert names(run(compare)) == found[:6]
     assert "no/such-model" in compare.error[0].value.replace("\\", "")
+
+
+def test_captioners_are_compared_too(page: Callable[..., AppTest], served: dict) -> None:
+    compare = page("compare", **{**served, "compare": (served["captioner"],)})
+    compare.segmented_control(key="compare-kind").set_value("captioner")
+    press(run(compare), f"Take {plain('cat.png')}")
+    assert shown(compare).count('<p class="d-caption">a cat</p>') == 2
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit):
+            main(["app", "--no-browser", "--port", str(taken.getsockname()[1])])
+    assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_an_index_of_another_model_is_searched_by_that_model_and_compared(
+    page: Callable[..., AppTest], served: dict, tmp_path: Path
+) -> None:
+    (tmp_path / "red.png").write_bytes(png())
+    Index(tmp_path, served["compare"][0]).add(tmp_path)
+    index = page("library", index=str(tmp_path / ".diptych"), captioner=served["captioner"])
+    assert "1 pictures, indexed by **plain**" in shown(index)
+    compare = run(page_called("compare"))
+    compare.text_input(key="compare-text").set_value("red")
+    assert names(run(compare)) == ["red.png", "red.png"]
 
 
 def test_visitors_share_one_service() -> None:

@@ -76,6 +76,7 @@ def show_captions(
     if found.alternatives[1:]:
         st.subheader("Alternatives")
         st.html("".join(_alternative(each) for each in found.alternatives[1:]))
+        st.caption("in the captioner's order" + (", with the matcher's confidence" if found.confidence else ""))
     if found.candidates:
         st.subheader("Your captions, ranked")
         st.html("".join(_row(each.text, f"{each.probability:.0%}", each.probability) for each in found.candidates))

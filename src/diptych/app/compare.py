@@ -8,17 +8,27 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from diptych.app.caption import show_captions
-from diptych.app.frame import note, plain, timed, told, watched
+from diptych.app.frame import note, plain, timed, told
 from diptych.app.grid import hit_grid
 from diptych.app.match import show_match, text_lines
 from diptych.app.picture import pick_picture, show_picture
-from diptych.app.services import DEFAULT_MODEL, library_here, library_paths, model_name, service_here, shared_service
+from diptych.app.services import (
+    DEFAULT_MODEL,
+    index_library,
+    library_here,
+    library_paths,
+    model_name,
+    service_here,
+    service_with,
+)
 from diptych.app.settings import Settings
+from diptych.loaded import Kind
 from diptych.service import Service
 
 _HITS = 6
 _AT_ONCE = 500  # pictures that are indexed by another model without asking
 
+_KINDS: dict[Kind, str] = {"encoder": "Search", "captioner": "Caption", "matcher": "Match"}
 _Show = Callable[[Service], None]
 
 
@@ -28,13 +38,16 @@ def compare_page() -> None:
     service, settings = service_here(), Settings.current()
     offered = list(dict.fromkeys([model_name(service), *settings.compare, DEFAULT_MODEL]))
     names = [_choose(at, place, offered, settings.any_model) for at, place in enumerate(st.columns(2, gap="large"))]
-    show = _question(service)
+    kind = st.segmented_control(
+        "Compare by", list(_KINDS), format_func=_KINDS.__getitem__, default="encoder", required=True, key="compare-kind"
+    )
+    show = _question(service, kind)
     for place, name in zip(st.columns(2, gap="large"), names, strict=True):
         with place, told():
             if not name:
                 note("Name another model above: a training run, a model directory or a hub name.")
             elif show:
-                show(shared_service(settings, library_here(), name))
+                show(service_with(settings, library_here(), name, kind))
 
 
 def _choose(at: int, place: DeltaGenerator, offered: list[str], any_model: bool) -> str | None:
@@ -49,12 +62,9 @@ def _choose(at: int, place: DeltaGenerator, offered: list[str], any_model: bool)
     )
 
 
-def _question(service: Service) -> _Show | None:
+def _question(service: Service, kind: Kind) -> _Show | None:
     """What both are asked, as a function that shows a service's answer; None until something is."""
-    kind = st.segmented_control(
-        "Compare by", ("Search", "Caption", "Match"), default="Search", required=True, key="compare-kind"
-    )
-    if kind == "Search":
+    if kind == "encoder":
         text = st.text_input("What the pictures should show", key="compare-text", live="350ms").strip()
         return (lambda service: _show_found(service, text)) if text else None
     chooser, shown = st.columns(2, gap="large")
@@ -64,7 +74,7 @@ def _question(service: Service) -> _Show | None:
         return None
     with shown:
         show_picture(picked, "compare")
-        if kind == "Caption":
+        if kind == "captioner":
             return lambda service: show_captions(service, picked)
         texts = text_lines("compare")
     return (lambda service: show_match(service, picked, texts)) if texts else None
@@ -78,8 +88,7 @@ def _show_found(service: Service, text: str) -> None:
         asked = count <= _AT_ONCE or st.button(f"Index {count:,} pictures by {plain(name)}", key=f"by-{name}")
         if not asked:
             return
-        with watched() as progress:
-            service.add(library_here(), progress=progress)
+        index_library(service, library_here())
     with timed("Searching …") as timing:
         results = service.search(text, count=_HITS, keep=None)
     st.caption(f"the nearest of {results.searched:,} · {timing}")

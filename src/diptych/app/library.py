@@ -6,8 +6,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from diptych.app.frame import note, plain, told, watched
-from diptych.app.services import library_here, library_name, look_at, sample_library, service_here, shared_service
+from diptych.app.frame import note, plain, told
+from diptych.app.services import (
+    index_library,
+    library_here,
+    library_name,
+    look_at,
+    sample_library,
+    service_here,
+    shared_service,
+)
 from diptych.app.settings import Settings
 from diptych.errors import ConfigError
 from diptych.index.report import Added
@@ -78,8 +86,6 @@ def _index(service: Service, path: str) -> Added:
     if not path.strip():
         raise ConfigError("no folder is named; write where the pictures lie")
     library = str(service.allowed(path.strip()))
-    over = shared_service(Settings.current(), library)
-    with watched() as progress:
-        added = over.add(library, prune=True, progress=progress)
+    added = index_library(shared_service(Settings.current(), library), library)
     look_at(library)
     return added

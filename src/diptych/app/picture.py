@@ -65,12 +65,12 @@ def _kept(key: str, token: str, decoded: Callable[[], Picked]) -> Picked:
 def _offer(key: str, library: list[str]) -> None:
     """Small pictures of the library in a row; each is a button."""
     st.caption("or take one from the library")
-    with st.container(horizontal=True, gap="small", key=f"strip-{key}"):
+    with st.container(gap="small", key=f"strip-{key}"):
         for at, path in enumerate(library):
             picture = thumbnail_of(path, 240)
             if picture is None:
                 continue
-            with st.container(width=84, gap=None, key=f"take-{key}-{at}"):
+            with st.container(gap=None, key=f"take-{key}-{at}"):
                 name = from_text(path).name
                 st.image(picture, width="stretch", alt=plain(name))
                 st.button(f"Take {plain(name)}", key=f"take-{key}-{at}-button", on_click=_take, args=(key, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import streamlit as st
@@ -32,7 +33,8 @@ def search_page() -> None:
 
 def search_part(service: Service, *, key: str = "q") -> None:
     """Fields for words, a picture and filters, and what they find. The words stand in the address as `?key=`."""
-    words, picture, filters = st.columns([6, 1.3, 1.3], vertical_alignment="bottom", gap="small")
+    words, beside = st.columns([6, 2.7], vertical_alignment="bottom", gap="small")
+    picture, filters = beside.columns(2, gap="small", wrap=False)
     text = words.text_input(
         "What the pictures should show",
         key=key,
@@ -47,14 +49,15 @@ def search_part(service: Service, *, key: str = "q") -> None:
         picked = pick_picture(f"{key}-picture", library_paths(service), label="A picture that they should be like")
     with filters.popover("Filters", icon=":material/tune:", width="stretch", key=f"{key}-filter-field"):
         chosen = _filters(key)
-    like: Hit | None = st.session_state.get(f"{key}-like")
+    like = _liked(key)
+    look = partial(_look_like, key)
     _show_asked(key, picked, like)
     with told():
         asked = (text or "").strip()
         if asked or picked or like:
-            show_results(service, text=asked, picked=picked, like=like, key=key, **chosen)
+            show_results(service, text=asked, picked=picked, like=like, key=key, more_like=look, **chosen)
         else:
-            _show_library(service, key)
+            _show_library(service, key, look)
 
 
 def show_results(
@@ -67,8 +70,9 @@ def show_results(
     filters: Filters | None = None,
     sort: Sort = "score",
     keep: float | None = KEEP,
+    more_like: Callable[[Hit], None] | None = None,
 ) -> Results:
-    """What is found, in words and as a grid; a button shows more of it."""
+    """What is found, in words and as a grid; a button shows more of it. `more_like` as in `hit_grid`."""
     more = f"{key}-count-{hash((text, picked and picked.content, like and like.id, filters, sort, keep))}"
     count = st.session_state.get(more, _PAGE)
     with timed("Searching …") as timing:
@@ -82,7 +86,7 @@ def show_results(
             keep=keep,
         )
     _show_outcome(results, f"{timing}")
-    hit_grid(results.hits, key=key, more_like=lambda hit: _look_like(key, hit))
+    hit_grid(results.hits, key=key, more_like=more_like)
     if results.total > len(results.hits) or results.more:
         st.button("Show more", key=f"{more}-button", on_click=st.session_state.__setitem__, args=(more, count + _PAGE))
     return results
@@ -125,8 +129,14 @@ def _filters(key: str) -> dict[str, Any]:
 
 
 def _look_like(key: str, hit: Hit) -> None:
-    st.session_state[f"{key}-like"] = hit
+    st.session_state[f"{key}-like"] = library_here(), hit
     st.session_state[key] = ""  # the words that found it would pull the rest back to themselves
+
+
+def _liked(key: str) -> Hit | None:
+    """The picture that others should be like; None once the visitor looks at another library."""
+    library, hit = st.session_state.get(f"{key}-like", (None, None))
+    return hit if library == library_here() else None
 
 
 def _show_asked(key: str, picked: Picked | None, like: Hit | None) -> None:
@@ -148,8 +158,8 @@ def _forget_like(key: str) -> None:
     st.session_state.pop(f"{key}-like", None)
 
 
-def _show_library(service: Service, key: str) -> None:
+def _show_library(service: Service, key: str, more_like: Callable[[Hit], None]) -> None:
     pictures = library_pictures(service)
     count = len(service.index or ())
     st.caption(f"**{count:,} pictures** in {plain(library_name(library_here()))}")
-    hit_grid(pictures, key=f"{key}-library", more_like=lambda hit: _look_like(key, hit), first_rank=None)
+    hit_grid(pictures, key=f"{key}-library", more_like=more_like, first_rank=None)

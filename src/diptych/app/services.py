@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from diptych.app.frame import show_error, watched
 from diptych.app.settings import Settings
 from diptych.cache import cache_dir
-from diptych.errors import DiptychError
+from diptych.errors import DataError, DiptychError
 from diptych.images import content_hash
 from diptych.index import HIDDEN, Store, index_folder
+from diptych.index.report import Added
 from diptych.index.results import Hit
 from diptych.loaded import Kind
 from diptych.photographs import photographs
@@ -32,27 +35,41 @@ def service_here(model: str | None = None) -> Service:
             service = shared_service(Settings.current(), library, model)
             index = service.index  # opening it loads the model
         if not index and not Store.is_one(Path(library)):
-            with watched() as progress:
-                service.add(library, progress=progress)
+            index_library(service, library)
         return service
     except DiptychError as error:
         show_error(str(error))
         st.stop()
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=8, show_spinner=False)
 def shared_service(settings: Settings, library: str, model: str | None = None) -> Service:
-    """The service over a library, by the settings' models or by another dual encoder."""
-    name = model or settings.model or _model_of(library) or DEFAULT_MODEL
-    return _models(settings, name).at(index_home(library, name))
+    """The service over a library, by the page's own models or by another dual encoder."""
+    own = settings.model or _model_of(library) or DEFAULT_MODEL
+    name = model or own
+    return _models(settings, name, name == own).at(index_home(library, name))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _models(settings: Settings, model: str) -> Service:
+def _models(settings: Settings, model: str, own: bool) -> Service:
+    """The models without an index; what the page was told to caption and match by goes with its own model alone."""
     parts = {"captioner": settings.captioner, "matcher": settings.matcher, "prompter": settings.prompter}
-    own = model == (settings.model or DEFAULT_MODEL)
-    roots = (*settings.roots, settings.index or sample_library())
-    return Service(model, **(parts if own else {}), roots=roots, device=settings.device)
+    roots = (*settings.roots, pictures_of(settings.index) if settings.index else sample_library())
+    return Service(model, **(parts if own else {}), roots=tuple(filter(None, roots)), device=settings.device)
+
+
+def _model_of(library: str) -> str | None:
+    own = index_folder(library)
+    return Store.open(own).identity.name if Store.is_one(own) else None
+
+
+def service_with(settings: Settings, library: str, name: str, kind: Kind) -> Service:
+    """The service where the model `name` does one thing: a dual encoder that can, or a captioner or matcher alone."""
+    service = shared_service(settings, library, name)
+    if service.has(kind):
+        return service
+    alone: dict[str, Any] = {kind: name}
+    return shared_service(replace(settings, **alone), library)
 
 
 def model_name(service: Service) -> str:
@@ -63,18 +80,31 @@ def model_name(service: Service) -> str:
 def index_home(library: str, model: str) -> Path:
     """Where the index of a library by a model lies: in the library, or in the cache folder if another's is there."""
     own = index_folder(library)
-    if not Store.is_one(own) or Store.open(own).identity.name in (model, str(Path(model).resolve())):
+    resolved = str(Path(model).resolve()) if Path(model).exists() else model
+    if not Store.is_one(own) or Store.open(own).identity.name in (model, resolved):
         return own
-    return (
-        cache_dir()
-        / "app"
-        / content_hash(f"{own}\n{Path(model).resolve() if Path(model).exists() else model}".encode())
-    )
+    return cache_dir() / "app" / content_hash(f"{own}\n{resolved}".encode())
 
 
-def _model_of(library: str) -> str | None:
-    own = index_folder(library)
-    return Store.open(own).identity.name if Store.is_one(own) else None
+def pictures_of(library: str) -> str | None:
+    """The folder that a library's pictures lie in: itself, or what an index folder was made for; None if not known."""
+    if not Store.is_one(Path(library)):
+        return library
+    root = Store.open(library).root
+    return str(root) if root else None
+
+
+def index_library(service: Service, library: str) -> Added:
+    """Index a library, or bring its index up to date, with the progress on the page.
+
+    Raises:
+        DataError: it is an index that does not say which folder it was made for.
+    """
+    pictures = pictures_of(library)
+    if pictures is None:
+        raise DataError(f"'{library}' does not say which folder it was made for; name the folder itself")
+    with watched() as progress:
+        return service.add(pictures, prune=True, progress=progress)
 
 
 def missing(service: Service, kind: Kind) -> str:
@@ -105,16 +135,19 @@ def sample_library() -> str:
     Raises:
         MissingExtra: the packages that carry them are not installed.
     """
-    home = cache_dir() / "app" / "sample"
-    photographs(home)
-    return str(home / "images")
+    photographs(_sample_home())
+    return str(_sample_home() / "images")
+
+
+def _sample_home() -> Path:
+    return cache_dir() / "app" / "sample"
 
 
 def library_name(library: str) -> str:
     """A library's name for people."""
     path = Path(library)
     home = path.parent if path.name == HIDDEN else path
-    return "the sample library" if library == sample_library() else home.name
+    return "the sample library" if home.parent == _sample_home() else home.name
 
 
 def library_pictures(service: Service, count: int = 24) -> list[Hit]:
