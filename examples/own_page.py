@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from diptych.app.frame import dress, timed, told
+from diptych.app.frame import dress, pictures, timed, told
 from diptych.app.grid import hit_grid
 from diptych.app.picture import pick_picture, show_picture
 from diptych.app.services import library_paths, service_here
@@ -26,5 +26,5 @@ if picked is not None:
         show_picture(picked, "look-alike")
         with timed("Looking around …") as timing:
             results = service.search(image=picked.image, count=6)
-        st.caption(f"the nearest of {results.searched:,} pictures, in {timing}")
+        st.caption(f"the nearest of {pictures(results.searched)}, in {timing}")
         hit_grid(results.hits, key="look-alikes")

@@ -292,7 +292,7 @@ def test_an_index_of_another_model_is_searched_by_that_model_and_compared(
     (tmp_path / "red.png").write_bytes(png())
     Index(tmp_path, served["compare"][0]).add(tmp_path)
     index = page("library", index=str(tmp_path / ".diptych"), captioner=served["captioner"])
-    assert "1 pictures, indexed by **plain**" in shown(index)
+    assert "1 picture, indexed by **plain**" in shown(index)
     compare = run(page_called("compare"))
     compare.text_input(key="compare-text").set_value("red")
     assert names(run(compare)) == ["red.png", "red.png"]

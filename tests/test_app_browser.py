@@ -290,7 +290,8 @@ def shoot(page: Page, name: str) -> None:
     with Image.open(file) as image:
         rgb = image.convert("RGB")
     for colours in (256, 128, 64, 32):
-        rgb.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
+        few = rgb.quantize(colours)
+        rgb.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
         if file.stat().st_size < 200_000:
             return
     pytest.fail(f"'{file}' has {file.stat().st_size:,} bytes")

@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from diptych.app.caption import show_captions
-from diptych.app.frame import note, plain, timed, told
+from diptych.app.frame import note, pictures, plain, timed, told
 from diptych.app.grid import hit_grid
 from diptych.app.match import show_match, text_lines
 from diptych.app.picture import pick_picture, show_picture
@@ -85,11 +85,11 @@ def _show_found(service: Service, text: str) -> None:
     name = model_name(service)
     if service.index is None:
         count = len(service_here().index or ())
-        asked = count <= _AT_ONCE or st.button(f"Index {count:,} pictures by {plain(name)}", key=f"by-{name}")
+        asked = count <= _AT_ONCE or st.button(f"Index {pictures(count)} by {plain(name)}", key=f"by-{name}")
         if not asked:
             return
         index_library(service, library_here())
     with timed("Searching …") as timing:
         results = service.search(text, count=_HITS, keep=None)
-    st.caption(f"the nearest of {results.searched:,} · {timing}")
+    st.caption(f"the nearest of {pictures(results.searched)} · {timing}")
     hit_grid(results.hits, key=f"compare-{name}")

@@ -55,6 +55,11 @@ def plain(text: str) -> str:
     return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-!|<>~$:" else sign for sign in text)
 
 
+def pictures(count: int) -> str:
+    """So many pictures, in words."""
+    return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
 def escaped(text: object) -> str:
     """Safe in HTML; lone surrogates, which UTF-8 lacks, become `?`."""
     return html.escape(str(text).encode("utf-8", "replace").decode(), quote=True)
@@ -92,7 +97,7 @@ def watched() -> Iterator[Progress]:
 
 def _how_far(done: int, total: int | None, seconds: float, skipped: int) -> str:
     left = f", {(total - done) * seconds / done:,.0f} s left" if total and done < total else ""
-    told = f"{done:,}{f' of {total:,}' if total else ''} pictures, {done / seconds:,.0f} a second{left}"
+    told = f"{f'{done:,} of {pictures(total)}' if total else pictures(done)}, {done / seconds:,.0f} a second{left}"
     return f"{told}, {skipped:,} skipped" if skipped else told
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from diptych.app.frame import note, plain, told
+from diptych.app.frame import note, pictures, plain, told
 from diptych.app.services import (
     index_library,
     library_here,
@@ -38,8 +38,8 @@ def show_library(service: Service) -> None:
     """Which library the visitor looks at, how many pictures it has, by which model; and a way back to the first."""
     library, status = library_here(), service.status()
     with st.container(horizontal=True, vertical_alignment="center"):
-        count = f"{status['pictures']:,} pictures, indexed by **{plain(Path(status['model']).name)}**"
-        st.markdown(f"You look at **{plain(library_name(library))}**: {count}.", width="content")
+        made = f"{pictures(status['pictures'])}, indexed by **{plain(Path(status['model']).name)}**"
+        st.markdown(f"You look at **{plain(library_name(library))}**: {made}.", width="content")
         home = Settings.current().index or sample_library()
         if library != home:
             name = plain(library_name(home))

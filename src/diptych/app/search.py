@@ -9,7 +9,7 @@ from typing import Any, get_args
 import streamlit as st
 from PIL import Image
 
-from diptych.app.frame import plain, timed, told
+from diptych.app.frame import pictures, plain, timed, told
 from diptych.app.grid import hit_grid
 from diptych.app.picture import Picked, forget_picture, pick_picture
 from diptych.app.services import library_here, library_name, library_paths, library_pictures, service_here
@@ -98,7 +98,7 @@ def _show_outcome(results: Results, timing: str) -> None:
         return
     near = f" The nearest is {plain(from_text(results.nearest.path).name)}." if results.nearest else ""
     st.info(
-        f"Nothing found among {results.searched:,} pictures.{near} “Show the nearest” in the filters shows what comes "
+        f"Nothing found among {pictures(results.searched)}.{near} “Show the nearest” in the filters shows what comes "
         "closest, whether it matches or not."
         if results.searched
         else "No picture of the library meets the filters."
@@ -159,7 +159,6 @@ def _forget_like(key: str) -> None:
 
 
 def _show_library(service: Service, key: str, more_like: Callable[[Hit], None]) -> None:
-    pictures = library_pictures(service)
     count = len(service.index or ())
-    st.caption(f"**{count:,} pictures** in {plain(library_name(library_here()))}")
-    hit_grid(pictures, key=f"{key}-library", more_like=more_like, first_rank=None)
+    st.caption(f"**{pictures(count)}** in {plain(library_name(library_here()))}")
+    hit_grid(library_pictures(service), key=f"{key}-library", more_like=more_like, first_rank=None)
