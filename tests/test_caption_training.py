@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diptych.caption_words import words_of
 from diptych.captioner import load_captioner
+from diptych.errors import ConfigError, ModelError
 from diptych.formats import read_pairs
 from diptych.images import decode
+from diptych.metrics.cider import CiderD
 from diptych.recipes.caption import CaptionRecipe, train_captioner
 from tests.broken import picture
 from tests.conftest import TINY
-from tests.test_captioner_models import make_blip, make_vit_gpt2
+from tests.test_captioner_models import NO_DROPOUT, make_blip, make_vit_gpt2
 
 CAPTIONS = [
     "a red star",
@@ -34,12 +39,12 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures with a caption each, six times over, and once more to validate on, so that the best epoch is exact."""
+    """Ten pictures with a caption each, twelve times over, and once more to validate on: the best epoch is exact."""
     folder = tmp_path_factory.mktemp("lesson")
     (folder / "images").mkdir()
     lines, names = ["image,caption"], {"train": [], "dev": []}
     for number, caption in enumerate(CAPTIONS):
-        for split in ("train",) * 6 + ("dev",):
+        for split in ("train",) * 12 + ("dev",):
             name = f"{split}{len(names[split])}.png"
             names[split].append(name)
             picture(number).save(folder / "images" / name)
@@ -77,17 +82,17 @@ def checkpoints(lesson: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 EXACTLY = {
     **{"captions": 1, "batch_size": 6, "label_smoothing": 0.0, "dropout": 0.0, "feature_dropout": 0.0, "ema": 0.0},
-    **{"mirror": False, "min_count": 1, "weight_decay": 0.0, "device": "cpu", "max_tokens": 30},
+    **{"mirror": False, "min_count": 1, "beams": 1, "weight_decay": 0.0, "device": "cpu", "max_tokens": 12},
 }
 SMALL = {"dim": 32, "layers": 1, "image_layers": 0, "heads": 2}
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
 PATHS: dict[str, dict[str, Any]] = {
-    "a small decoder on a dual encoder": {"model": "encoder", **SMALL, "epochs": 24, "lr": 5e-3},
-    "a BLIP": {"model": "blip", "epochs": 24, "lr": 8e-3},
-    "a ViT-GPT2": {"model": "vit-gpt2", "epochs": 24, "lr": 8e-3},
+    "a small decoder on a dual encoder": {"model": "encoder", **SMALL, "epochs": 13, "lr": 5e-3},
+    "a BLIP": {"model": "blip", "epochs": 13, "lr": 8e-3},
+    "a ViT-GPT2": {"model": "vit-gpt2", "epochs": 13, "lr": 8e-3},
     "a ViT and a GPT-2 of a configuration alone": {
-        **{"encoder": "vit", "encoder_arguments": {**VIT, "patch_size": 8}, "epochs": 24, "lr": 5e-3},
-        **{"decoder": "gpt2", "decoder_arguments": {"n_embd": 32, "n_layer": 1, "n_head": 2}},
+        **{"encoder": "vit", "encoder_arguments": {**VIT, "patch_size": 8}, "epochs": 13, "lr": 5e-3},
+        **{"decoder": "gpt2", "decoder_arguments": {"n_embd": 32, "n_layer": 1, "n_head": 2, **NO_DROPOUT}},
     },
 }
 
@@ -102,17 +107,125 @@ def test_ten_captions_are_learnt_exactly(
         settings["model"] = str({"encoder": encoder, **checkpoints}[settings["model"]])
     recipe = CaptionRecipe(**EXACTLY, **settings, data=str(lesson), out=str(tmp_path / "run"))
     result = train_captioner(recipe)
-    assert result.sizes == {"train": 60, "val": 10}
+    assert result.sizes == {"train": 120, "val": 10}
     (log,) = (tmp_path / "run").glob("*/log.jsonl")
-    assert losses_of(log)[-1] < 0.5 < losses_of(log)[0]
+    assert losses_of(log)[-1] < 1.0 < losses_of(log)[0]
     captioner = load_captioner(tmp_path / "run", "cpu")
     shown = read_pairs(lesson).split("val")
     images = [decode(row.image) for row in shown]
-    for method in ({"method": "greedy"}, {"beams": 3}):
-        told = [captions[0].text for captions in captioner.caption(images, **method)]
-        assert told == [row.captions[0] for row in shown]
+    told = [captions[0].text for captions in captioner.caption(images, method="greedy")]
+    assert told == [row.captions[0] for row in shown]
 
 
 def losses_of(log: Path) -> list[float]:
     lines = (json.loads(line) for line in log.read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def small(lesson: Path, encoder: Path, out: Path, **settings: Any) -> CaptionRecipe:
+    told = {**EXACTLY, **SMALL, "model": str(encoder), "epochs": 2, "lr": 5e-3, "ema": 0.9, "mirror": True, **settings}
+    return CaptionRecipe(**told, data=str(lesson), out=str(out))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "captioner.safetensors")
+
+
+class InterruptedHereError(Exception):
+    """What a kill in the middle of an epoch is, to the run."""
+
+
+def interrupting(after: int) -> Callable[..., Iterator[Any]]:
+    """A progress that breaks off in the last epoch, when so many of its batches are done."""
+
+    def progress(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
+        for at, item in enumerate(items):
+            if "epoch 2/2" in label and at == after:
+                raise InterruptedHereError
+            yield item
+
+    return progress
+
+
+@pytest.mark.parametrize("reward_epochs", [0, 2], ids=["words", "words, then CIDEr"])
+def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_path: Path, reward_epochs: int) -> None:
+    settings: dict[str, Any] = {"dropout": 0.2, "feature_dropout": 0.2, "save_steps": 5, "reward_epochs": reward_epochs}
+    settings |= {"epochs": 1 if reward_epochs else 2}
+    train_captioner(small(lesson, encoder, tmp_path / "whole", **settings))
+    recipe = small(lesson, encoder, tmp_path / "killed", **settings)
+    with pytest.raises(InterruptedHereError):
+        train_captioner(recipe, progress=interrupting(8))
+    with pytest.raises(ConfigError, match="resume it"):
+        train_captioner(recipe)
+    train_captioner(recipe, resume=True)
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, killed[name]), name
+
+
+def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 3, "ema": 0.0, "reward_epochs": 3, "reward_lr": 3e-3, "reward_samples": 5}
+    result = train_captioner(small(lesson, encoder, tmp_path / "run", **settings))
+    rewards = [-loss for loss in losses_of(tmp_path / "run" / "reward" / "log.jsonl")]
+    assert rewards[-1] > 1.3 * rewards[0] > 0
+    assert set(result.outcomes) == {"words", "reward"}
+    told = json.loads((result.model / "diptych.json").read_text())["captioner"]
+    assert told["validation"]["cider"] == pytest.approx(result.scores["cider"])
+    assert set(told["habits"]) == {"length_penalty", "no_repeat"}
+
+
+def test_what_was_kept_scores_what_was_told(lesson: Path, encoder: Path, tmp_path: Path) -> None:
+    result = train_captioner(small(lesson, encoder, tmp_path / "run", epochs=3))
+    val = read_pairs(lesson).split("val")
+    captioner = load_captioner(tmp_path / "run", "cpu")
+    told = [captions[0].text for captions in captioner.caption([decode(row.image) for row in val], beams=1)]
+    judge = CiderD([[words_of(text) for text in row.captions] for row in val])
+    assert judge([words_of(text) for text in told]).mean() == pytest.approx(result.scores["cider"], abs=1e-4)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_told(lesson: Path, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lesson"
+    shutil.copytree(lesson, folder)
+    (folder / "images" / "train7.png").write_bytes(b"no picture")
+    result = train_captioner(small(folder, encoder, tmp_path / "run", epochs=1))
+    assert result.sizes["train"] == 119
+    assert result.left_out.bad_pictures == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"data": ""}, "no data set"),
+        ({"model": ""}, "set either model"),
+        ({"encoder": "vit", "decoder": "gpt2"}, "set either model"),
+        ({"model": "", "encoder": "vit"}, "needs a decoder"),
+        ({"dim": 32, "heads": 5}, "divisor"),
+        ({"reward_epochs": 1, "reward_samples": 1}, "at least 2"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_refused(
+    lesson: Path, tmp_path: Path, settings: dict, said: str
+) -> None:
+    recipe = CaptionRecipe(**{"data": str(lesson), "model": "mini", "out": str(tmp_path / "run"), **settings})
+    with pytest.raises(ConfigError, match=said):
+        train_captioner(recipe)
+
+
+def test_an_encoder_or_a_decoder_that_is_not_there_is_named(lesson: Path, tmp_path: Path) -> None:
+    told = {"encoder": str(tmp_path / "nothing"), "decoder": "gpt2", "data": str(lesson), "out": str(tmp_path / "run")}
+    with pytest.raises(ModelError, match="nothing"):
+        train_captioner(CaptionRecipe(**told))
+
+
+def test_the_ends_of_captions_are_learnt_though_gpt2_pads_with_the_same_token(checkpoints: dict[str, Path]) -> None:
+    from diptych.caption_models import load_whole_writer
+    from diptych.recipes.caption_whole import token_rows
+
+    writer = load_whole_writer(checkpoints["vit-gpt2"], "cpu")
+    assert writer.start == writer.end == 0
+    tokens, spoken = token_rows(writer, ["a boat", "a ball on the boat"], 10)
+    assert tokens[0].tolist()[3:] == [0, 0, 0, 0]
+    assert spoken.sum(1).tolist() == [3, 6]
+    assert tokens[0, 1:][spoken[0]][-1] == writer.end

@@ -51,7 +51,7 @@ def train_whole(
     phase = Phase(PHASE, writer.model, lessons.load, lessons.teach, recipe.epochs, recipe.lr)
 
     def validate() -> dict[str, float]:
-        return judge(captions_of_pairs(writer, val, Wish(beams=recipe.beams, no_repeat=0)))
+        return judge(captions_of_pairs(writer, val, Wish(beams=recipe.beams, max_tokens=recipe.max_tokens + 1)))
 
     outcome = run_phase(recipe, phase, Turns(train, recipe), validate, progress)
     out = Path(recipe.out)
