@@ -156,6 +156,17 @@ def test_texts_from_the_cache_have_the_vectors_of_the_encoder(encoder_folder: Pa
     np.testing.assert_array_equal(space.vectors(texts), cached)
 
 
+def test_phrases_are_embedded_once_for_a_content_and_an_encoder(
+    encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = load_text_space(str(encoder_folder), "cpu")
+    kept = space.vectors(["oil painting", "at night"])
+    monkeypatch.setattr(TextSpace, "encode", lambda *_: pytest.fail("embedded again"))
+    np.testing.assert_array_equal(space.vectors(["at night", "oil painting"]), kept[::-1])
+    with pytest.raises(pytest.fail.Exception, match="embedded again"):
+        space.vectors(["oil painting", "at noon"])
+
+
 def test_a_bert_without_sentence_transformers_files_is_pooled_by_its_mean(encoder_folder: Path, tmp_path: Path) -> None:
     for file in (*encoder_folder.glob("*.safetensors"), encoder_folder / "config.json", *encoder_folder.glob("tok*")):
         shutil.copy(file, tmp_path)
