@@ -32,7 +32,9 @@ def photos(tmp_path_factory):
 
 def test_the_shipped_model_is_small_and_in_half_precision():
     files = [file for file in MINI.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 32_000_000
+    others = ("matcher", "captioner", "prompter")  # what stands on the dual encoder
+    assert sum(file.stat().st_size for file in files if not file.name.startswith(others)) <= 32_000_000
+    assert sum(file.stat().st_size for file in files) <= 50_000_000
     for file in MINI.rglob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
             kinds = {weights.get_tensor(name).dtype for name in weights.keys()}  # noqa: SIM118 - not a dict
