@@ -86,6 +86,9 @@ def compare(
     for table in (*quality_tables(comparison), cost_table(comparison), difference_table(comparison)):
         if table:
             _print(table)
+    say("* the best, or a real difference; ≈ behind the best by no more than chance explains")
+    if note := cost_table(comparison).note:
+        say(note)
     for sentence in said(comparison):
         say(sentence)
     command = shlex.join(["diptych", *sys.argv[1:]])
@@ -96,7 +99,12 @@ def compare(
 
 
 def _print(table: Table) -> None:
-    print_table(table.title, [dict(zip(table.header, map(_shown, row), strict=True)) for row in table.rows])
+    """A row a measure and a column a model, which fits a terminal."""
+    rows = [
+        {"": name, **{row[0].text: _shown(row[at]) for row in table.rows}}
+        for at, name in enumerate(table.header[1:], 1)
+    ]
+    print_table(table.title, rows)
 
 
 def _shown(cell: Cell) -> str:

@@ -51,13 +51,14 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured."""
+    """Where it was measured; `load` is how many jobs wanted each of its cores in the minute before."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": str(device),
         "processor": name,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0] / (os.cpu_count() or 1), 2) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,

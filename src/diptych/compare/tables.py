@@ -78,18 +78,14 @@ def quality_tables(comparison: Comparison) -> list[Table]:
 def cost_table(comparison: Comparison) -> Table:
     """What each model costs; of the rates and sizes the best is marked where all were measured on one machine."""
     rows = [(Cell(model.name), *map(Cell, _cost(model.told["cost"]))) for model in comparison.models]
-    batches = next(
-        (
-            f"{m.told['cost']['picture_batch']} pictures and {m.told['cost']['text_batch']} texts"
-            for m in comparison.models
-            if "picture_batch" in m.told["cost"]
-        ),
-        "",
-    )
-    note = (
-        f"In batches of {batches}, preprocessing included, pictures decoded before; medians of rounds in a process of "
-        "the model's own. Peak memory is what loading and these batches add to a process that has its libraries."
-    )
+    batch = next((model.told["cost"] for model in comparison.models if "picture_batch" in model.told["cost"]), None)
+    notes = [_BATCHES.format(**batch)] if batch else []
+    if busy := [model for model in comparison.models if (model.told["machine"].get("load") or 0) > _BUSY]:
+        most = max(model.told["machine"]["load"] for model in busy)
+        names = _list([model.name for model in busy])
+        notes.append(
+            f"{names} ran beside other work (up to {most:g} jobs a core): compare no speed or time with theirs."
+        )
     header = (
         "model",
         "parameters",
@@ -100,7 +96,15 @@ def cost_table(comparison: Comparison) -> Table:
         "peak memory",
         "loads in",
     )
-    return Table("Cost", note if batches else "", header, tuple(rows))
+    return Table("Cost", " ".join(notes), header, tuple(rows))
+
+
+_BUSY = 1.25  # jobs a core: up to 1 is the comparison itself
+_BATCHES = (
+    "In batches of {picture_batch} pictures and {text_batch} texts, preprocessing included, pictures decoded before; "
+    "medians of rounds in a process of the model's own. Peak memory is what loading and these batches add to a process "
+    "that has its libraries."
+)
 
 
 def difference_table(comparison: Comparison) -> Table | None:
