@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.testclient import TestClient
 
+from diptych.api import told as models
 from diptych.api.app import make_app
 from diptych.api.guard import Rate
 from diptych.api.refusals import Refused
@@ -23,6 +25,11 @@ from diptych.service import Service
 from tests.broken import BROKEN
 from tests.serving import photo
 
+TOLD: dict[str, type[BaseModel]] = {
+    **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},
+    **{"/v1/match": models.MatchTold, "/v1/prompt": models.PromptTold, "/v1/embeddings": models.EmbeddingsTold},
+    **{"/v1/index/add": models.AddedTold, "/v1/index/remove": models.RemovedTold},
+}
 KEY = "a-key-of-the-tests-0123456789"
 
 
@@ -58,6 +65,7 @@ def in_base64(data: bytes) -> str:
 def post(api: TestClient, route: str, **asked: Any) -> Any:
     answer = api.post(route, json=asked)
     assert answer.status_code == 200, answer.text
+    TOLD[route].model_validate_json(answer.content, strict=True, extra="forbid")  # what OpenAPI says of it
     return answer.json()
 
 

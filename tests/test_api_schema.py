@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +11,7 @@ from schemathesis.schemas import BaseSchema
 from diptych.api.app import make_app
 from diptych.api.settings import Settings
 from diptych.service import Service
+from tests.broken import picture
 
 CHECKS = [
     checks.not_a_server_error,
@@ -25,8 +24,14 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def document(whole: tuple[Service, Path]) -> BaseSchema:
-    app = make_app(whole[0], Settings(hosts=("*",), max_rows=4))
+def document(tmp_path_factory: pytest.TempPathFactory) -> BaseSchema:
+    """Of an app over mini and an index of three pictures."""
+    folder = tmp_path_factory.mktemp("schema")
+    for seed in range(3):
+        picture(seed).save(folder / f"{seed}.png")
+    service = Service("mini", index=folder / "index", roots=[folder], device="cpu")
+    service.add(folder)
+    app = make_app(service, Settings(hosts=("*",), max_rows=4))
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -83,7 +83,10 @@ class Loaded:
                 f"'{self.name(kind)}' has no {kind}; name one (--{kind}, or {kind}= in Python): a directory, a run or "
                 f"a hub name. `diptych train {_TRAIN[kind]}` trains one"
             )
-        return _LOADERS[kind](given if given is not None else self.names["encoder"], self.device)
+        model = _LOADERS[kind](given if given is not None else self.names["encoder"], self.device)
+        if kind == "matcher" and given is None:
+            model.encoder = self.get("encoder")  # the same weights, held once
+        return model
 
 
 def _encoder(name: str | Path, device: str) -> Any:

@@ -156,7 +156,10 @@ class Service:
         ]
         if choose:
             told = [tuple(sorted(each, key=lambda caption: -(caption.confidence or 0.0))) for each in told]
-        return [Captioned(all[0].text, all[0].confidence, all, order) for all, order in zip(told, ranked, strict=True)]
+        return [
+            Captioned(written[0].text, written[0].confidence, written, order)
+            for written, order in zip(told, ranked, strict=True)
+        ]
 
     def prompt(
         self, images: Iterable[AnyPicture], *, how: How = "retrieve", count: int = 1, library: Any = None

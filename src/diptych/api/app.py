@@ -48,6 +48,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        operations.open()
         loading = asyncio.create_task(ready.load(service))
         yield
         loading.cancel()

@@ -35,6 +35,9 @@ class Operations:
         self.service, self.settings, self.figures = service, settings, figures
         self.rows = Room(max(8 * settings.batch, 4 * settings.max_rows), "pictures and texts")
         self._numbers = itertools.count()
+
+    def open(self) -> None:
+        """Begin; the threads and queues are of the event loop that is running."""
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._batchers = {
             "embed_images": self._batcher("embed_images", self._embed_images, self._features),
@@ -71,6 +74,7 @@ class Operations:
         await asyncio.get_running_loop().run_in_executor(self._pool, self._decoded, image, 1)
 
     async def close(self) -> None:
+        """End; `open` may follow."""
         for batcher in self._batchers.values():
             await batcher.close()
         self._pool.shutdown(cancel_futures=True)
