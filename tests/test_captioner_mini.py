@@ -1,0 +1,47 @@
+"""The captioner in the box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from diptych import photographs
+from diptych.captioner import Captioner, load_captioner
+from diptych.checkpoints import BOX
+from diptych.grid_captions import WEIGHTS, WORDS
+from diptych.images import decode
+
+MINI = BOX / "mini"
+
+
+@pytest.fixture(scope="module")
+def mini() -> Captioner:
+    return load_captioner("mini", "cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    rows = photographs.photographs(tmp_path_factory.mktemp("photographs"))
+    return {Path(row.image_id).stem: Path(str(row.image)) for row in rows}
+
+
+def test_it_adds_at_most_ten_megabytes_in_half_precision() -> None:
+    assert sum((MINI / name).stat().st_size for name in (WEIGHTS, WORDS)) <= 10_000_000
+    with safe_open(MINI / WEIGHTS, framework="pt") as weights:
+        kinds = {weights.get_tensor(name).dtype for name in weights.keys()}  # noqa: SIM118 - not a dict
+    assert kinds == {torch.float16}
+
+
+def test_it_says_what_the_easy_photographs_show(mini: Captioner, photos: dict[str, Path]) -> None:
+    told = {name: captions[0].text for name, captions in zip(photos, _captions(mini, photos), strict=True)}
+    assert len(set(told.values())) > 8
+    assert any(word in told["cat"] for word in ("cat", "dog", "animal")), told["cat"]
+
+
+def _captions(mini: Captioner, photos: dict[str, Path]) -> list:
+    return mini.caption([decode(path, min_side=224) for path in photos.values()])
