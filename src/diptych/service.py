@@ -70,6 +70,12 @@ class Service:
         """Whether there is an `encoder`, `captioner`, `matcher` or `prompter`, without loading it."""
         return self.loaded.has(kind)
 
+    def warm(self) -> None:
+        """Load what the first text and the first search need, so that they take no longer than those after them."""
+        self.embed(texts=["a picture"])
+        if self.index:
+            self.search("a picture", count=1)
+
     def models(self) -> list[dict[str, Any]]:
         """The models of each kind: `kind`, `name`, whether `available` and whether `loaded`."""
         told = self.loaded

@@ -83,8 +83,7 @@ class Readiness:
 
     async def load(self, service: Service) -> None:
         try:
-            await asyncio.to_thread(lambda: service.encoder.encode_texts(["ready"]))
-            await asyncio.to_thread(lambda: service.index)
+            await asyncio.to_thread(service.warm)
             self.loaded = True
         except Exception as error:
             log.exception("the model cannot be loaded")
