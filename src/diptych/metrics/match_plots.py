@@ -28,7 +28,7 @@ def reliability_diagram(sets: Sets, title: str, *, bins: int = BINS) -> Any:
         axes.scatter(
             found.confidence, found.frequency, s=12 + 500 * found.share, color=colour, alpha=0.35, linewidths=0
         )
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 
