@@ -83,9 +83,11 @@ def compare(
         progress=progress,
     )
     comparison = compare(models, suite, out, device=device, resamples=resamples, progress=progress)
-    for table in (*quality_tables(comparison), cost_table(comparison), difference_table(comparison)):
-        if table:
-            _print(table)
+    for table in (*quality_tables(comparison), cost_table(comparison)):
+        _print(table)
+    if differences := difference_table(comparison):
+        rows = [dict(zip(differences.header, map(_shown, row), strict=True)) for row in differences.rows]
+        print_table(differences.title, rows)
     say("* the best, or a real difference; ≈ behind the best by no more than chance explains")
     if note := cost_table(comparison).note:
         say(note)

@@ -110,7 +110,8 @@ _BATCHES = (
 def difference_table(comparison: Comparison) -> Table | None:
     """Every two models by the leading measure of each group; real differences are marked as `best`."""
     leading = [measure for group, key in LEADING.items() for measure in comparison.group(group) if measure.key == key]
-    if len(comparison.models) < 2 or not leading:
+    leading = [measure for measure in leading if measure.differences]
+    if not leading:
         return None
     rows = []
     for one, two in itertools.combinations(comparison.names, 2):
