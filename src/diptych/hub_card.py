@@ -55,14 +55,21 @@ _TITLES = {  # a section of a full card -> headings under which an existing card
 
 
 def kinds_of(folder: Path) -> list[str]:
-    """What a model's folder holds: `dual`, `matcher`, `captioner`, `prompter`, one or more of them."""
+    """What a model's folder holds: `dual`, `matcher`, `captioner`, `prompter`, one or more of them.
+
+    Raises:
+        ModelError: it is none of these.
+    """
     if is_blip(folder):
         return ["matcher"]
     if is_whole(folder):
         return ["captioner"]
     card = _told(folder)
     dual = ["dual"] * ((folder / "modules.json").exists() or not card)
-    return [*dual, *(kind for kind in ("matcher", "captioner", "prompter") if card.get(kind))]
+    found = [*dual, *(kind for kind in ("matcher", "captioner", "prompter") if card.get(kind))]
+    if not found:
+        raise ModelError(f"'{folder}' holds no dual encoder, matcher, captioner or prompter")
+    return found
 
 
 def full_card(folder: Path, repo: str, *, licence: str | None = None, picture: bool = False) -> str:
@@ -103,11 +110,11 @@ def results_picture(folder: Path) -> Image.Image:
         ModelError: it is a model of which there is no such picture.
     """
     kinds = kinds_of(folder)
-    free = [name for name, each in PHOTOGRAPHS.items() if each.licence.startswith(("CC", "public domain"))]
+    free = [name for name, each in PHOTOGRAPHS.items() if each.licence.startswith(("CC0", "public domain"))]
     with tempfile.TemporaryDirectory() as library:
         photographs(library)
         pictures = [decode(Path(library) / "images" / name, min_side=400) for name in free]
-    if "captioner" in kinds:
+    if kinds[0] == "captioner":
         from diptych.captioner import load_captioner
 
         captions = [found[0].text for found in load_captioner(folder, "cpu").caption(pictures)]

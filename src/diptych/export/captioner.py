@@ -64,7 +64,8 @@ class Step(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, words: Tensor, looked: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> Tensor:
+        words, looked = tensors
         hidden = self.decoder._embed(words, 0)  # (captions, length, dim)
         for number, layer in enumerate(self.decoder.layers):
             hidden = layer(hidden, (looked[:, number, 0], looked[:, number, 1]))

@@ -63,7 +63,8 @@ def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
 def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     """Trace a network on examples, at least two of them, and write it to `path`; raises as `traced`.
 
-    The graph takes any number of items, and where an input is (items, length) any length that the network reads.
+    Its `forward` takes `*tensors` alone. The graph takes any number of items, and where an input is (items, length) any
+    length that the network reads.
     """
     require("onnx", "export")
     require("onnxscript", "export")
@@ -84,7 +85,10 @@ def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> No
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # what stands above it says only which step failed
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ModelError(f"torch cannot write the model as an ONNX graph: {reason}") from error
 
 

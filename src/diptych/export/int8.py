@@ -29,6 +29,7 @@ def onnx_int8(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None:
     quantization = require("onnxruntime.quantization", "export")
     model = onnx.load(str(graph))
     del model.graph.value_info[:]  # of shapes before torch transposed weights; the quantisers trust them and stop
+    _untie(model)
     with silence():
         if is_convolutional(model):
             quantization.quantize_static(
@@ -51,6 +52,19 @@ def openvino_int8(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None
     with silence(), contextlib.redirect_stdout(io.StringIO()):
         model = nncf.compress_weights(openvino.convert_model(str(graph)), mode=nncf.CompressWeightsMode.INT8_ASYM)
     openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def _untie(model: Any) -> None:
+    """Give each Gemm weights of its own: the quantiser transposes them in place, and others may read them too."""
+    onnx = require("onnx", "export")
+    weights = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        name = node.input[1] if node.op_type == "Gemm" else ""
+        if name in weights and sum(name in other.input for other in model.graph.node) > 1:
+            own = onnx.TensorProto()
+            own.CopyFrom(weights[name])
+            own.name = node.input[1] = f"{name}_of_{node.name}"
+            model.graph.initializer.append(own)
 
 
 def is_convolutional(model: Any) -> bool:
