@@ -175,6 +175,13 @@ def test_words_find_pictures_while_they_are_typed(visit: Callable[..., Page]) ->
     expect(cards(page)).to_have_count(14)
 
 
+def test_more_like_a_picture_far_down_begins_at_the_top_again(visit: Callable[..., Page]) -> None:
+    page = visit("search")
+    expect(cards(page)).to_have_count(15)
+    page.get_by_role("button", name="More like this").last.click()
+    expect(page.get_by_text("like temple.jpg")).to_be_in_viewport()
+
+
 def test_a_picture_finds_pictures(visit: Callable[..., Page], photos: Path) -> None:
     page = visit("search")
     page.get_by_role("button", name="Picture", exact=True).click()
@@ -264,7 +271,7 @@ def test_the_screenshots_of_the_docs(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path) as address:
         page = browser.new_page(viewport={"width": 1160, "height": 900}, color_scheme="light")
         page.goto(address)
-        take(page, "astronaut.png")
+        take(page, "motorcycle.png")
         page.get_by_role("button", name="Generate caption").click()
         expect(page.get_by_text("Prompt", exact=True)).to_be_visible()
         shoot(page, "caption")

@@ -22,6 +22,7 @@ from diptych.index.results import Hit, Results
 from diptych.service import Service
 
 _PAGE = 24
+_UP = "<script>document.querySelector('[data-testid=\"stMain\"]')?.scrollTo({top: 0})</script>"
 _SORTS: dict[Sort, str] = {"score": "Best first", "newest": "Newest first", "oldest": "Oldest first"}
 
 
@@ -49,6 +50,8 @@ def search_part(service: Service, *, key: str = "q") -> None:
         picked = pick_picture(f"{key}-picture", library_paths(service), label="A picture that they should be like")
     with filters.popover("Filters", icon=":material/tune:", width="stretch", key=f"{key}-filter-field"):
         chosen = _filters(key)
+    if st.session_state.pop(f"{key}-up", False):
+        st.html(_UP, unsafe_allow_javascript=True)
     like = _liked(key)
     look = partial(_look_like, key)
     _show_asked(key, picked, like)
@@ -131,6 +134,7 @@ def _filters(key: str) -> dict[str, Any]:
 def _look_like(key: str, hit: Hit) -> None:
     st.session_state[f"{key}-like"] = library_here(), hit
     st.session_state[key] = ""  # the words that found it would pull the rest back to themselves
+    st.session_state[f"{key}-up"] = True
 
 
 def _liked(key: str) -> Hit | None:
