@@ -25,8 +25,8 @@ GROUPS = {  # of measures -> the title of its table, and what its numbers are
     "matching": (
         "Matching",
         "Whether a text belongs to a picture. AUC looks at the order alone, ECE at the probabilities: less is better. "
-        "Hard negatives are pictures whose captions share words with the text. A model without a matcher is judged by "
-        "its cosine, which is no probability.",
+        "Hard negatives are pictures whose captions share words with the text; a matcher is calibrated for others, so "
+        "its ECE here is that of a change of scene. A model without one is judged by its cosine, no probability.",
     ),
     "checks": (
         "Compositional checks",
