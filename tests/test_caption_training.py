@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from diptych.errors import ConfigError, ModelError
 from diptych.formats import read_pairs
 from diptych.images import decode
 from diptych.metrics.cider import CiderD
+from diptych.progress import silent
 from diptych.recipes.caption import CaptionRecipe, train_captioner
 from tests.broken import picture
 from tests.conftest import TINY
@@ -165,11 +167,46 @@ def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_
 
 
 def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
-    settings = {"epochs": 3, "ema": 0.0, "reward_epochs": 3, "reward_lr": 3e-3, "reward_samples": 5}
-    result = train_captioner(small(lesson, encoder, tmp_path / "run", **settings))
-    rewards = [-loss for loss in losses_of(tmp_path / "run" / "reward" / "log.jsonl")]
-    assert rewards[-1] > 1.3 * rewards[0] > 0
+    from diptych.caption_words import END, PAD, START
+    from diptych.grid_captions import load_grid_writer
+    from diptych.recipes.caption_data import store_part
+    from diptych.recipes.caption_grid import Lessons
+
+    recipe = small(lesson, encoder, tmp_path / "run", epochs=1)
+    writer = load_grid_writer(train_captioner(recipe).model, "cpu")
+    part = store_part(writer.encoder, read_pairs(lesson).split("train"), mirror=False, progress=silent)
+    lessons = Lessons(recipe, writer, part)
+    batch = lessons.load((0, np.arange(12), ["a dog"] * 12))
+    drawn = lessons.drawn(batch.states, batch)
+    rewards = lessons.rewards(drawn, batch.rows)  # (pictures, samples)
+    lines = [torch.tensor([START, *tokens, END]) for of_one in drawn for tokens in of_one]
+    words = torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=PAD)
+
+    @torch.no_grad()
+    def of_better_ones() -> float:
+        """How much likelier the better captions of a picture are than its worse ones."""
+        known = writer.decoder(writer.decoder.look(batch.states), words[:, :-1]).log_softmax(-1)
+        known = known.gather(2, words[:, 1:, None]).squeeze(2).masked_fill(words[:, 1:] == PAD, 0.0).sum(1)
+        return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * known).sum())
+
+    before = of_better_ones()
+    loss = lessons.reward(batch)
+    assert float(loss) == pytest.approx(-float(rewards.mean()))
+    with torch.no_grad():
+        for weight in writer.decoder.parameters():
+            weight -= 0.01 * weight.grad
+    assert of_better_ones() > before
+
+
+def test_a_run_with_a_second_phase_keeps_the_average_that_validation_prefers(lesson, encoder, tmp_path: Path) -> None:
+    recipe = small(lesson, encoder, tmp_path / "run", epochs=1, reward_epochs=1)
+    result = train_captioner(recipe)
     assert set(result.outcomes) == {"words", "reward"}
+    shares = json.loads((tmp_path / "run" / "reward" / "shares.json").read_text())
+    best = float(max(shares, key=lambda share: shares[share]))
+    before, after = (load_file(tmp_path / "run" / name / "best.safetensors") for name in ("words", "reward"))
+    for name, weight in weights(tmp_path / "run").items():
+        torch.testing.assert_close(weight, before[name].lerp(after[name], best))
     told = json.loads((result.model / "diptych.json").read_text())["captioner"]
     assert told["validation"]["cider"] == pytest.approx(result.scores["cider"])
     assert set(told["habits"]) == {"length_penalty", "no_repeat"}

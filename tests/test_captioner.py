@@ -394,13 +394,17 @@ def test_candidates_that_cannot_be_ranked_are_refused(encoder, pictures, setting
         rank_candidates(pictures[:1], settings.pop("texts", ["a dog"]), encoder, **settings)
 
 
-def test_written_captions_are_put_in_the_matchers_order(writer, encoder, pictures) -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1e6])
+def test_written_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, pictures, weight) -> None:
     from diptych.calibration import Calibration
     from diptych.match_heads import CosineHead
     from diptych.matcher import Matcher
 
     matcher = Matcher(encoder, CosineHead(), Calibration({"head": 5.0}, 0.0), name="cosine")
-    for image, chosen in zip(pictures, choose(pictures, Captioner("tiny", writer), matcher, count=4), strict=True):
-        assert chosen == sorted(chosen, key=lambda each: -each.confidence)
+    told = choose(pictures, Captioner("tiny", writer), matcher, count=4, weight=weight)
+    for image, chosen in zip(pictures, told, strict=True):
+        logits = [math.log(each.confidence / (1 - each.confidence)) for each in chosen]
+        both = [each.score + weight * logit for each, logit in zip(chosen, logits, strict=True)]
+        assert both == sorted(both, reverse=True)
         sure = matcher.predict([image] * len(chosen), [each.text for each in chosen])
         assert [each.confidence for each in chosen] == pytest.approx(sure, abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,11 +71,18 @@ def rank_candidates(
 
 
 def choose(
-    images: Sequence[Image.Image], captioner: Captioner, matcher: Matcher, *, count: int = 5, **settings: object
+    images: Sequence[Image.Image],
+    captioner: Captioner,
+    matcher: Matcher,
+    *,
+    count: int = 5,
+    weight: float = 0.1,
+    **settings: object,
 ) -> list[list[Chosen]]:
-    """`count` captions that the captioner writes of each picture, in the matcher's order, best first.
+    """`count` captions that the captioner writes of each picture, best first by what captioner and matcher say of them.
 
-    `settings` are those of `Captioner.caption`. A caption without a word is left out.
+    What is compared is the score plus `weight` times the matcher's logit; the larger it is, the more the order is that
+    of the confidence. `settings` are those of `Captioner.caption`. A caption without a word is left out.
     """
     written = captioner.caption(images, count=count, **settings)  # type: ignore[arg-type]
     pairs = [(at, caption) for at, captions in enumerate(written) for caption in captions if caption.text.strip()]
@@ -82,4 +90,9 @@ def choose(
     chosen: list[list[Chosen]] = [[] for _ in images]
     for (at, caption), confidence in zip(pairs, sure, strict=True):
         chosen[at].append(Chosen(caption.text, caption.score, float(confidence)))
-    return [sorted(of_one, key=lambda each: -each.confidence) for of_one in chosen]
+    return [sorted(of_one, key=lambda each: -each.score - weight * _logit(each.confidence)) for of_one in chosen]
+
+
+def _logit(probability: float) -> float:
+    probability = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(probability / (1 - probability))

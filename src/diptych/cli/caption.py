@@ -79,7 +79,7 @@ def caption(
     seed
         Seed of the draws.
     choose
-        Write --count captions, 5 if not told, put them in the order of a matcher, and say how likely each is.
+        Write --count captions, 5 if not told, order them by captioner and matcher together, and say how likely each is.
     matcher
         The matcher of --choose, when it is not the model itself.
     candidates

@@ -178,8 +178,8 @@ class Lessons:
         end, or it would learn to stop in the middle of a phrase (Rennie et al. 2017, appendix).
         """
         states = batch.states.to(self.device)
-        drawn = self._draw(states, batch)
-        rewards = self._judged(drawn, batch.rows)  # (pictures, samples)
+        drawn = self.drawn(states, batch)
+        rewards = self.rewards(drawn, batch.rows)  # (pictures, samples)
         others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         better = (rewards - others).flatten().to(self.device)
         words = _padded([[START, *tokens, END] for of_one in drawn for tokens in of_one]).to(self.device)
@@ -194,7 +194,8 @@ class Lessons:
         return rewards.mean().neg()
 
     @torch.inference_mode()
-    def _draw(self, states: States, batch: Batch) -> list[list[tuple[int, ...]]]:
+    def drawn(self, states: States, batch: Batch) -> list[list[tuple[int, ...]]]:
+        """Captions drawn of each picture, as words' numbers; the same ones until the decoder changes."""
         samples, longest = self.recipe.reward_samples, self.recipe.max_tokens
         wish = Wish("nucleus", count=samples, top_p=1.0, max_tokens=longest, no_repeat=0)
         first = (self.recipe.seed * 10_000 + batch.epoch) * len(self.part.pairs) + int(batch.rows[0]) * _BLOCK
@@ -207,7 +208,7 @@ class Lessons:
         self.decoder.train()
         return [[written.tokens for written in of_one] for of_one in found]
 
-    def _judged(self, drawn: list[list[tuple[int, ...]]], rows: np.ndarray) -> Tensor:
+    def rewards(self, drawn: list[list[tuple[int, ...]]], rows: np.ndarray) -> Tensor:
         """CIDEr-D of each caption: (pictures, samples)."""
         if self.cider is None:
             self.cider = CiderD([[[*words_of(text), _STOP] for text in row.captions] for row in self.part.pairs])
