@@ -109,6 +109,7 @@ def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photo
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(load, range(4)))) == 1
     assert service.at(photos).encoder is service.encoder
+    assert service.loaded.get("matcher").encoder is service.encoder
     assert service.models()[0] == {"kind": "encoder", "name": "mini", "available": True, "loaded": True}
 
 

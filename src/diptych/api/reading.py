@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -44,7 +44,7 @@ async def read(request: Request, model: type[Form], settings: Settings) -> Form:
 
 async def _form(request: Request, model: type[Asked], settings: Settings) -> dict[str, Any]:
     """The fields of a form: lists where the model has lists; what files are called counts nothing."""
-    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
     found: dict[str, Any] = {}
     async with request.form(max_files=settings.max_rows, max_fields=_SCALAR_LIMIT) as form:
         for name, value in form.multi_items():

@@ -34,7 +34,7 @@ class Settings:
     """Bytes of bodies that may be held at once; what comes then gets 429."""
     batch: int = 32
     """Pictures or texts that go through a model at once."""
-    wait: float = 0.01
+    wait: float = 0.02
     """Seconds that a batch waits at most for requests which are still being read."""
     body_seconds: float = 30.0
     """Seconds that a request's body may take to arrive."""
