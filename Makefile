@@ -3,12 +3,13 @@
 # EXTRAS=all (which extras to install), DATA=path (a data set for `make bench`), UPGRADE=1 (for `make constraints`).
 
 PYTHON ?= python3
-EXTRAS ?= open-clip,samples,search,train,weights
+EXTRAS ?= agents,api,app,captions,export,open-clip,samples,search,train,weights
 
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 UV = $(BIN)/python -m uv pip
 VENV := .venv/.has-uv
 READY := .venv/.ready-$(EXTRAS)
+DEMO := .venv/.ready-demo
 BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # A PYTHON that somebody asked for is used or refused; only the default has others to fall back on.
@@ -22,7 +23,7 @@ help: ## List the targets
 
 setup: $(READY) ## Install diptych and what it needs into .venv (the other targets do it when it is due)
 
-demo: $(READY) ## Index fifteen photographs, and find them by text and by picture
+demo: $(if $(wildcard $(READY)),$(READY),$(DEMO)) ## Index fifteen photographs, and find them by text and by picture
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## Run the tests
@@ -71,9 +72,11 @@ $(VENV):
 	@touch $@
 
 # A set-up that was cut off may leave packages half written which look installed: `.unfinished` tells the next one to
-# install them again. It becomes the stamp when all is done.
-$(READY): $(VENV) pyproject.toml constraints.txt
+# install them again. It becomes the stamp when all is done. The demo needs little of it, and does not wait for the rest.
+$(READY): WANTED = '.[$(EXTRAS)]' --group dev
+$(DEMO): WANTED = '.[samples,search]'
+$(READY) $(DEMO): $(VENV) pyproject.toml constraints.txt
 	@again=; [ ! -e .venv/.unfinished ] || again=--reinstall; touch .venv/.unfinished; set -x; \
 	$(UV) install --python $(BIN)/python $$again $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) \
-		-c constraints.txt -e '.[$(EXTRAS)]' --group dev
+		-c constraints.txt -e $(WANTED)
 	@mv .venv/.unfinished $@
