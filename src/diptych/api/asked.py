@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from diptych.answers import KEEP
 
@@ -32,6 +32,13 @@ class Asked(BaseModel):
     """What every request refuses: names that it does not know, and numbers that are none."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    _files: dict[int, bytes] = PrivateAttr(default_factory=dict)
+
+    @property
+    def files(self) -> dict[int, bytes]:
+        """The pictures that came as files of a form, by their places in `images`, where they stand empty."""
+        return self._files
 
 
 class EmbedAsked(Asked):

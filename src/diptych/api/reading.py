@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
@@ -31,7 +32,9 @@ async def read(request: Request, model: type[Form], settings: Settings) -> Form:
         if kind == "application/json":
             asked = model.model_validate_json(await request.body())
         elif kind == "multipart/form-data":
-            asked = model.model_validate(await _form(request, model, settings))
+            fields, files = await _form(request, model, settings)
+            asked = model.model_validate(fields)
+            asked.files.update(files)
         else:
             raise Refused(
                 415, "unsupported_type", f"'{kind}' is not read; send application/json or multipart/form-data"
@@ -42,27 +45,25 @@ async def read(request: Request, model: type[Form], settings: Settings) -> Form:
     return asked
 
 
-async def _form(request: Request, model: type[Asked], settings: Settings) -> dict[str, Any]:
-    """The fields of a form: lists where the model has lists; what files are called counts nothing."""
+async def _form(request: Request, model: type[Asked], settings: Settings) -> tuple[dict[str, Any], dict[int, bytes]]:
+    """The fields of a form, lists where the model has lists, and its files; what these are called counts nothing."""
     lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
     found: dict[str, Any] = {}
+    files: dict[int, bytes] = {}
     async with request.form(max_files=settings.max_rows, max_fields=_SCALAR_LIMIT) as form:
         for name, value in form.multi_items():
-            content = await _in_base64(name, value) if isinstance(value, UploadFile) else value
+            if isinstance(value, UploadFile):
+                if name != "images":
+                    raise invalid(f"{name}: a file is not read here; pictures go into images")
+                files[len(found.get(name, ()))] = await value.read()
+            content = "" if isinstance(value, UploadFile) else value
             if name in lists:
                 found.setdefault(name, []).append(content)
             elif name in found:
                 raise invalid(f"{name}: it is given more than once")
             else:
                 found[name] = content
-    return found
-
-
-async def _in_base64(name: str, file: UploadFile) -> str:
-    """A file as JSON would have it, so that there is one way from here."""
-    if name != "images":
-        raise invalid(f"{name}: a file is not read here; pictures go into images")
-    return base64.b64encode(await file.read()).decode()
+    return found, files
 
 
 def _in_words(error: ValidationError) -> str:
@@ -92,13 +93,15 @@ def check_texts(texts: Sequence[str], settings: Settings) -> None:
             raise Refused(413, "too_large", message)
 
 
-async def pictures(given: Sequence[str], settings: Settings) -> list[bytes]:
-    """The encoded bytes of pictures: out of base64 and data: URLs, and from URLs if the settings allow it.
+async def pictures(
+    given: Sequence[str], settings: Settings, files: Mapping[int, bytes] = MappingProxyType({})
+) -> list[bytes]:
+    """The encoded bytes of pictures: `files` by place, else base64, a data: URL, or a URL if the settings allow it.
 
     Raises:
         Refused: one is none of these.
     """
-    return [await _picture(each, settings) for each in given]
+    return [files[at] if at in files else await _picture(each, settings) for at, each in enumerate(given)]
 
 
 async def _picture(text: str, settings: Settings) -> bytes:
