@@ -39,7 +39,7 @@ def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
         if record.get("error"):
             continue
         columns = columns or Columns.find(record, where)
-        name = record.get(columns.image_id) if columns.image_id in record else None
+        name = record.get(columns.image_id) if columns.image_id else None
         yield (
             str(record.get(columns.image) if name is None else name),
             [text for column in columns.captions for text in caption_list(record.get(column))],

@@ -192,7 +192,7 @@ curl $ENDPOINT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/j
 | `caption` | a picture | `count` | captions, best first |
 | `match` | a picture | `texts` | the probability of each text |
 
-A picture is base64 or a data URL; a body of type `image/*` works too; {MAX_INPUTS} pictures and texts a request at most.
+A picture is base64 or a data URL; a body of type `image/*` works too. At most {MAX_INPUTS} of them a request.
 
 {body}"""
 

@@ -50,7 +50,8 @@ def winoground_scores(scores: np.ndarray) -> WinogroundScores:
     if found.ndim != 3 or found.shape[1:] != (2, 2) or not len(found):
         raise ValueError(f"scores are {found.shape}; they must be (examples, 2 captions, 2 pictures), and not empty")
     text, image = right_texts(found), right_images(found)
-    return WinogroundScores(*(100 * float(right.mean()) for right in (text, image, text & image)), examples=len(found))
+    shares = {"text": text, "image": image, "group": text & image}
+    return WinogroundScores(**{name: 100 * float(right.mean()) for name, right in shares.items()}, examples=len(found))
 
 
 def right_texts(scores: np.ndarray) -> np.ndarray:
