@@ -228,3 +228,15 @@ def test_the_identity_changes_with_a_weight_and_with_the_preprocessing() -> None
     with torch.no_grad():
         next(model.model.parameters()).add_(1e-3)
     assert model.identity() != identity
+
+
+def test_the_identity_is_the_same_before_and_after_a_batch_was_padded(tmp_path: Path) -> None:
+    build().save(tmp_path)
+    model = dual.load(tmp_path, "cpu")
+    tokenizer = model.route("text")[0].tokenizer.backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    identity = model.identity()
+    model.encode_texts(["a", "a longer text"])
+    assert tokenizer.padding is not None
+    assert model.identity() == identity

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Module
+from tokenizers import Tokenizer
 
 
 def modules_identity(modules: Sequence[Module]) -> str:
@@ -29,5 +30,9 @@ def _describe(processor: Any) -> str:
     if hasattr(processor, "data_config"):  # timm's
         return json.dumps(processor.data_config, sort_keys=True, default=str)
     if hasattr(processor, "backend_tokenizer"):
-        return f"{processor.model_max_length} {processor.backend_tokenizer.to_str()}"
+        # How a batch is padded and cut is the tokenizer's state, which each batch sets anew, and no part of the model.
+        tokenizer = Tokenizer.from_str(processor.backend_tokenizer.to_str())
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return f"{processor.model_max_length} {tokenizer.to_str()}"
     return processor.to_json_string() if hasattr(processor, "to_json_string") else ""

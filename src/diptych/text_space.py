@@ -30,17 +30,9 @@ class TextSpace:
     def __init__(self, model: SentenceTransformer, name: str) -> None:
         self.model, self.name = model.eval(), name
         self.dim = int(model.get_embedding_dimension() or 0)
-        self._forget_last_batch()
         modules: list[Any] = list(model)
         # A hash of weights and tokenizer: two encoders share it exactly when they give the same vectors.
         self.identity = modules_identity(modules)
-
-    def _forget_last_batch(self) -> None:
-        """A tokenizer keeps, and saves, how it padded and cut its last batch; that is no part of what it is."""
-        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            backend.no_padding()
-            backend.no_truncation()
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32; longer ones than the encoder reads are cut."""
