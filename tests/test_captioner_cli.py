@@ -193,6 +193,16 @@ def test_given_captions_are_ranked_with_probabilities(run: Run, photos: Path, sa
         assert sum(each["probability"] for each in line["captions"]) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "c.jsonl"
+    told = run("caption", scenes, "--split", "val", "--model", saved, "--count", 3, "--keep", 1, "--out", out)
+    assert told.code == 0, told.err
+    from diptych.formats import read_pairs
+
+    assert len(lines(out)) == len(read_pairs(scenes).with_val().split("val"))
+    assert all(len(line["captions"]) == 1 for line in lines(out))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -39,6 +39,8 @@ def caption(
     matcher: str | None = None,
     candidates: Path | None = None,
     template: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    keep: int | None = None,
+    split: str | None = None,
     again: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 16,
     device: str = "auto",
@@ -86,6 +88,10 @@ def caption(
         A file of captions, one a line: say how probable each is for each picture, compared with the others.
     template
         With --candidates, a sentence around each, such as "a photo of {}"; given several times, their mean counts.
+    keep
+        Of --count captions, or of all candidates, write only the best so many.
+    split
+        Of a data set, only this split: train, val (also called dev) or test.
     again
         With --index, write captions of all pictures, those that have one too.
     batch_size
@@ -107,14 +113,17 @@ def caption(
         }
         describe, size = _writer(model, (matcher or model) if choose or matcher else None, count, settings, device)
 
+    def best(images: list[Any]) -> list[list[Any]]:
+        return [texts[:keep] for texts in describe(images)]
+
     def described(pictures: Pictures) -> Iterator[Described]:
-        return describe_pictures(pictures, describe, image_size=size, batch_size=batch_size)
+        return describe_pictures(pictures, best, image_size=size, batch_size=batch_size)
 
     if index is not None:
         _into_index(index, again, described)
         return
     assert source is not None
-    pictures = _pictures_of(source)
+    pictures = _pictures_of(source, split)
     if out is not None or sidecar:
         _into_files(pictures, out, described)
     elif source.is_file() and len(pictures) == 1:
@@ -154,15 +163,17 @@ def _ranker(
     return describe, encoder.image_size
 
 
-def _pictures_of(source: Path) -> list[tuple[str, Picture]]:
+def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
     """(path, picture) of a picture file, or of all that a folder, a tar or a data set holds."""
+    from diptych.formats import read_pairs
     from diptych.formats.pictures import is_picture
     from diptych.index.report import Skipped
     from diptych.index.sources import source_of
 
     if source.is_file() and is_picture(source.name):
         return [(str(source), source)]
-    return [(item.path, item.picture) for item in source_of(source).items() if not isinstance(item, Skipped)]
+    found = source_of(read_pairs(source).with_val().split(split) if split else source)
+    return [(item.path, item.picture) for item in found.items() if not isinstance(item, Skipped)]
 
 
 def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
