@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ class Batcher:
         self._left: _Job | None = None  # taken from the queue, but too large for the batch at hand
         self._preparing = 0
         self._worker: asyncio.Task[None] | None = None
+        # Always the same thread: each that computes has computing threads and freed memory of its own, and keeps both.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def submit(self, inputs: Sequence[Any]) -> list[Any]:
         """The result of each input, in their order; raises what `prepare` or `work` raised for one of them."""
@@ -70,6 +72,7 @@ class Batcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
             self._worker = None
+        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         while True:
@@ -101,7 +104,8 @@ class Batcher:
     async def _answer(self, batch: list[_Job]) -> None:
         """Work on a batch; where that fails, on each request alone, so that one's fault is not the others'."""
         try:
-            results = await asyncio.to_thread(self._checked, [item for job in batch for item in job.items])
+            items = [item for job in batch for item in job.items]
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._checked, items)
         except Exception as error:
             if len(batch) > 1:
                 for job in batch:
