@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers that each take every core wait for each other
 
 
 @pytest.fixture(scope="session", autouse=True)
