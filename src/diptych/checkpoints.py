@@ -12,7 +12,7 @@ BOX = Path(__file__).parent / "box"
 
 _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
 _GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
-FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
+FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
 
 
 def model_directory(name: str | Path) -> Path:
