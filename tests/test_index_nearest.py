@@ -56,7 +56,7 @@ def _store(folder: Path, vectors: np.ndarray) -> Store:
 def _exact(vectors: np.ndarray, query: np.ndarray, keep: np.ndarray | None = None) -> list[int]:
     """The numbers of the rows, nearest first, ties by id."""
     numbers = np.arange(len(vectors)) if keep is None else keep
-    scores = vectors[numbers].astype(np.float64) @ query
+    scores = _unit(vectors[numbers].astype(np.float64)) @ query
     ids = np.array([path_id(f"/pictures/{number}.png") for number in numbers])
     return numbers[np.lexsort((ids, -np.round(scores, 6)))].tolist()
 
@@ -82,7 +82,7 @@ def test_a_small_table_is_compared_with_all(small: tuple[Store, np.ndarray]) -> 
     for query in _vectors(5, 9).astype(np.float64):
         found = nearest(store, 7 * query, 20)  # of any length
         assert found["size"].to_pylist() == _exact(vectors, query)[:20]
-        expected = vectors[found["size"].to_numpy()].astype(np.float64) @ _unit(query)
+        expected = _unit(vectors[found["size"].to_numpy()].astype(np.float64)) @ _unit(query)
         assert np.allclose(found["score"].to_numpy(), expected, atol=1e-4)
         assert "vector" not in found.column_names
 
