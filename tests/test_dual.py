@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from diptych import dual
+from diptych.checkpoints import refuse_unsafe
 from diptych.errors import ConfigError, ModelError
 from diptych.heads import ResidualHead
 from diptych.towers import image_tower, learn_tokenizer, text_tower
@@ -219,6 +220,29 @@ def test_a_config_with_remote_code_is_refused(tiny_clip: Path, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling.Evil"}}))
     with pytest.raises(ModelError, match="auto_map"):
         dual.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text/tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["somebody/code--evil.Evil", null]}}'),
+        ("preprocessor_config.json", '{"auto_map": {"AutoImageProcessor": "somebody/code--evil.Evil"}}'),
+        ("config.json", r'{"text_config": {"auto\u005fmap": {"AutoConfig": "somebody/code--evil.Evil"}}}'),
+        ("config.json", '{"auto_map": '),
+    ],
+)
+def test_code_that_a_tokenizer_or_a_processor_asks_for_is_refused_too(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "model.safetensors").touch()
+    refuse_unsafe(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match="auto_map"):
+        refuse_unsafe(tmp_path)
+
+
+def test_a_name_that_the_hub_would_not_take_is_no_model() -> None:
+    with pytest.raises(ModelError, match="cannot fetch 'runs/my model'"):
+        dual.load("runs/my model")
 
 
 def test_the_identity_changes_with_a_weight_and_with_the_preprocessing() -> None:

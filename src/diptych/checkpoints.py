@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from diptych.errors import ModelError
 
@@ -35,11 +36,11 @@ def model_directory(name: str | Path) -> Path:
             "a hub name such as google/siglip2-base-patch16-224"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         fetched = Path(snapshot_download(str(name), allow_patterns=list(FETCHED)))
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: it cannot be a name there
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"
@@ -67,7 +68,7 @@ def refuse_unsafe(path: Path) -> None:
     weights = [file for file in path.rglob("*.bin") if not _is_openvino(file)]
     folders = {file.parent for file in (*weights, *path.rglob("*.pt"))}
     for folder in sorted(folders):
-        if not any(folder.glob("*.safetensors")) and any((folder / "config.json").exists() for _ in "1"):
+        if not any(folder.glob("*.safetensors")) and (folder / "config.json").exists():
             raise ModelError(
                 f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
                 "(transformers: model.save_pretrained(folder))"
@@ -77,9 +78,24 @@ def refuse_unsafe(path: Path) -> None:
             f"'{path}' has no safetensors; weights as a pickle can run code and are not read. Look for a copy that has "
             "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
         )
-    for config in path.rglob("config.json"):
-        if '"auto_map"' in config.read_text("utf-8", errors="replace"):
+    for config in path.rglob("*config*.json"):  # tokenizers and processors can ask too, each in a file of its own
+        if _asks_for_code(config):
             raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
+
+
+def _asks_for_code(config: Path) -> bool:
+    """Whether a configuration names classes by `auto_map`, at whatever depth; they may lie in another repository."""
+    text = config.read_text("utf-8", errors="replace")
+    try:
+        return _has_key(json.loads(text), "auto_map")  # parsed, since JSON can spell a key in escapes
+    except (ValueError, RecursionError):
+        return "auto_map" in text
+
+
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_has_key(each, key) for each in value.values())
+    return isinstance(value, list) and any(_has_key(each, key) for each in value)
 
 
 def _is_openvino(weights: Path) -> bool:
