@@ -25,7 +25,7 @@ from diptych.compare.measure import nearest_pictures
 from diptych.compare.page import html_report
 from diptych.compare.suite import word_vectors
 from diptych.compare.tables import difference_table, quality_tables
-from diptych.errors import ConfigError, ModelError
+from diptych.errors import ConfigError, DataError, ModelError
 from diptych.evaluate import evaluate_retrieval
 from diptych.formats import read_pairs
 from diptych.metrics import java, paired
@@ -263,6 +263,20 @@ def test_a_process_that_dies_says_its_last_words(tmp_path: Path, suite: Suite, m
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
     with pytest.raises(ModelError, match="code 3: out of memory"):
+        measure_fresh("mini", tmp_path / "suite", tmp_path / "found")
+
+
+def test_what_a_process_raises_in_the_midst_of_a_step_is_raised_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    told = ({"begins": "encoding", "total": 2}, {"step": 1}, {"error": "DataError", "says": "it is gone"})
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\n" + "".join(f"printf '\\036%s\\n' '{json.dumps(line)}'\n" for line in told))
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    with pytest.raises(DataError, match="it is gone"):
         measure_fresh("mini", tmp_path / "suite", tmp_path / "found")
 
 

@@ -33,13 +33,11 @@ def measure_fresh(model: str, suite: Path, out: Path, *, device: str = "auto", p
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, text=True, encoding="utf-8") as process,
     ):
         try:
-            failed = _follow(process, progress)
+            _follow(process, progress)
         except BaseException:
             process.kill()
             raise
         code = process.wait()
-        if failed is not None:
-            raise failed
         if code or not out.exists():
             words.seek(0)
             last = [line.strip() for line in words.read().splitlines() if line.strip()][-1:] or ["it said nothing"]
@@ -48,16 +46,15 @@ def measure_fresh(model: str, suite: Path, out: Path, *, device: str = "auto", p
             )
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress) -> DiptychError | None:
-    """Show the steps that the process reports, one a line, until it ends; the error that it reports, if any."""
+def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
+    """Show the steps that the process reports, one a line, until it ends; an error that it reports is raised."""
     lines = _messages(process)
     for message in lines:
         if "error" in message:
-            return _ERRORS.get(message["error"], DiptychError)(message["says"])
+            raise _reported(message)
         if "begins" in message:
             for _ in progress(_steps(lines), message["total"], message["begins"]):
                 pass
-    return None
 
 
 def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
@@ -69,9 +66,15 @@ def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 def _steps(lines: Iterator[dict[str, Any]]) -> Iterator[None]:
     for message in lines:
+        if "error" in message:  # most are raised in the midst of something
+            raise _reported(message)
         if "ends" in message:
             return
         yield None
+
+
+def _reported(message: dict[str, Any]) -> DiptychError:
+    return _ERRORS.get(message["error"], DiptychError)(message["says"])
 
 
 class _Reported:
