@@ -42,6 +42,11 @@ def test_a_prediction_that_is_the_truth_scores_one_and_ranks_first() -> None:
 def test_a_prompt_that_another_picture_has_too_is_never_first() -> None:
     predicted, prompts = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
     assert prompt_ranks(predicted, prompts, np.array([0, 1])).tolist() == [2, 2]
+    random = np.random.default_rng(0)
+    for count in range(3, 60):  # the products of one vector with two equal ones may differ in their last digits
+        vectors = random.normal(size=(count, 384))
+        vectors[-1] = vectors[0]
+        assert prompt_ranks(vectors, vectors, np.arange(count))[[0, -1]].tolist() == [2, 2]
 
 
 def test_pictures_without_a_prompt_are_left_out_of_the_counts() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _BLOCK = 1024  # pictures compared with all prompts at once
+_TIE = 1e-9  # equal prompts get cosines that differ in their last digits, by where they stand in the matrix
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def prompt_ranks(predicted: np.ndarray, prompts: np.ndarray, image_index: np.nda
         for row, near in enumerate(cosines, start):
             own = order[np.searchsorted(image_index[order], row) : np.searchsorted(image_index[order], row, "right")]
             others = np.sort(np.delete(near, own))
-            ranks[own] = 1 + len(others) - np.searchsorted(others, near[own], "left")
+            ranks[own] = 1 + len(others) - np.searchsorted(others, near[own] - _TIE, "left")
     return ranks
 
 
