@@ -47,7 +47,7 @@ def read_winoground(source: str | Path, *, images: Path | None = None) -> Quads:
     rows: list[Row] = []
     tags: list[str] = []
     pictures = Pictures(images) if images else Pictures.around(file.parent, file.parent)
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if line.strip():
             example = _fields(_parsed(line, f"{file}:{number}"), f"{file}:{number}", *_WINOGROUND)
             tags.append(str(example.get("collapsed_tag") or example.get("tag") or "untagged"))
