@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from diptych.caption_pictures import Described
+from diptych.caption_sinks import CaptionFile
+from diptych.decoding import Caption
 from diptych.images import MAX_PIXELS
 from tests.broken import BROKEN, break_file, picture
 from tests.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
@@ -62,6 +65,15 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_as_a_whole_one(
     assert cut.read_bytes() == text
     assert "0 pictures captioned" in run(*words, cut).out
     assert cut.read_bytes() == text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_run_goes_on_whatever_ends_a_line_in_a_name_or_a_caption(tmp_path: Path, suffix: str) -> None:
+    written = [Described("a\u2028b.png", [Caption("one\u0085two", -1.0)]), Described("c.png", reason="empty")]
+    CaptionFile(tmp_path / f"c{suffix}").write(written)
+    (tmp_path / f"c{suffix}").open("a").write("\n")  # somebody's editor
+    again = CaptionFile(tmp_path / f"c{suffix}")
+    assert [again.done(path) for path in ("a\u2028b.png", "c.png", "d.png")] == [True, True, False]
 
 
 def test_files_tell_path_caption_and_score(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -213,6 +225,7 @@ def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, s
         (("photos", "--candidates", "nowhere.txt"), "nowhere.txt"),
         (("photos", "--method", "greedy", "--count", "2"), "one caption"),
         (("photos", "--choose"), "matcher"),
+        (("photos", "--keep", "0"), "keep is 0"),
     ],
     ids=str,
 )

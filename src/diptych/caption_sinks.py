@@ -98,7 +98,8 @@ def _json_lines(described: Described) -> str:
 
 
 def _json_paths(text: str) -> set[str]:
-    return {json.loads(line)["image"] for line in text.splitlines()}
+    # Not `splitlines`: a caption or a name may hold what it takes for the end of a line, such as U+2028.
+    return {json.loads(line)["image"] for line in text.split("\n") if line}
 
 
 def _csv_lines(described: Described) -> str:
@@ -117,7 +118,7 @@ def _csv_paths(text: str) -> set[str]:
     header = next(lines, list(COLUMNS))
     if header != list(COLUMNS):
         raise ValueError(f"its columns are {', '.join(header)}")
-    return {line[0] for line in lines}
+    return {line[0] for line in lines if line}
 
 
 def _rounded(value: Any) -> Any:

@@ -104,6 +104,8 @@ def caption(
 
     if (source is None) == (index is None):
         raise ConfigError("give a picture, a folder, a tar or a data set, or an index with --index, and not both")
+    if keep is not None and keep < 1:
+        raise ConfigError(f"keep is {keep}; keep at least 1 caption, or leave it out to keep all")
     if candidates is not None:
         describe, size = _ranker(model, candidates, template, temperature, device)
     else:
@@ -167,11 +169,12 @@ def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
     """(path, picture) of a picture file, or of all that a folder, a tar or a data set holds."""
     from diptych.formats import read_pairs
     from diptych.formats.pictures import is_picture
+    from diptych.index.paths import to_text
     from diptych.index.report import Skipped
     from diptych.index.sources import source_of
 
     if source.is_file() and is_picture(source.name):
-        return [(str(source), source)]
+        return [(to_text(source), source)]
     found = source_of(read_pairs(source).with_val().split(split) if split else source)
     return [(item.path, item.picture) for item in found.items() if not isinstance(item, Skipped)]
 
@@ -184,7 +187,7 @@ def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
     for described in describe_all(pictures):
         if described.reason:
             raise ImageError(described.reason, str(described.message))
-        names = [name for name in SCORES if hasattr(described.texts[0], name)]
+        names = [name for name in SCORES if any(hasattr(text, name) for text in described.texts)]
         rows = [{**{n: f"{getattr(text, n):.3f}" for n in names}, "caption": text.text} for text in described.texts]
         print_table(described.path, rows)
 
