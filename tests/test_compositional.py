@@ -233,6 +233,21 @@ def test_winogrounds_scores_hold_every_caption_beside_every_picture(winoground: 
     assert found.right()["group"].mean() * 100 == pytest.approx(found.all.group)
 
 
+def test_a_picture_of_a_published_set_that_cannot_be_decoded_is_named(
+    winoground: Path, sugarcrepe: Path, model: dual.DualEncoder
+) -> None:
+    """Left in, it would be no right choice, and the mean picture, which blind scores are of, no number at all."""
+    checks = read_sugarcrepe(sugarcrepe / "data", images=sugarcrepe / "val2017")
+    broken = Path(checks.pictures[1].image)
+    broken.write_bytes(b"cut")
+    with pytest.raises(DataError, match=broken.name):
+        evaluate_checks(model, checks)
+    quads = read_winoground(winoground)
+    Path(quads.pictures[1].image).write_bytes(b"cut")
+    with pytest.raises(DataError, match="0-1"):
+        evaluate_quads(model, quads)
+
+
 def test_sugarcrepe_is_read_as_its_authors_give_it_out(sugarcrepe: Path) -> None:
     checks = read_published(sugarcrepe / "data", images=sugarcrepe / "val2017")
     assert isinstance(checks, Checks)

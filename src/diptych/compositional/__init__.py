@@ -116,6 +116,9 @@ def evaluate_checks(
     """Put every picture to its right and its wrong caption, by cosine or by a matcher's logit.
 
     Intervals (95%) are of a bootstrap over pictures.
+
+    Raises:
+        DataError: a picture cannot be decoded.
     """
     every = np.arange(len(checks))
     scores, blind = _scores(model, checks.pictures, [*checks.right, *checks.wrong], progress)
@@ -161,7 +164,11 @@ class QuadScores:
 
 
 def evaluate_quads(model: DualEncoder | Matcher, quads: Quads, *, progress: Progress = silent) -> QuadScores:
-    """Put both captions of every example to both of its pictures."""
+    """Put both captions of every example to both of its pictures.
+
+    Raises:
+        DataError: a picture cannot be decoded.
+    """
     captions = [row.captions[0] for row in quads.pictures]
     scores, _ = _scores(model, quads.pictures, captions, progress)
     caption, picture = np.divmod(np.arange(4), 2)
@@ -187,7 +194,12 @@ def _scores(
             return model.logits(images, written, rows, columns)
 
     else:
-        pixels, words = picture_vectors(model, pictures, progress=progress), model.encode_texts(texts)
+        pixels, words = np.asarray(picture_vectors(model, pictures, progress=progress)), model.encode_texts(texts)
+        if (bad := np.flatnonzero(np.isnan(pixels[:, 0]))).size:
+            raise DataError(
+                f"{bad.size} pictures cannot be decoded, '{pictures[int(bad[0])].image_id}' among them; every one "
+                "counts here: fetch them again"
+            )
 
         def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
             return np.einsum("nd,nd->n", pixels[rows], words[columns])
