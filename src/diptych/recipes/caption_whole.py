@@ -19,7 +19,7 @@ from torch.nn import functional
 from diptych.augment import draw, names_a_side
 from diptych.batches import view
 from diptych.caption_models import WholeWriter, load_whole_writer
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import model_directory, refuse_unsafe
 from diptych.decoding import Caption, Wish
 from diptych.device import computes_in_bfloat16, pick_device
 from diptych.errors import ModelError
@@ -123,7 +123,7 @@ def new_writer(recipe: CaptionRecipe, train: Pairs) -> WholeWriter:
     Each is a directory or hub name, or a type without weights: then the words are learnt from the training captions.
 
     Raises:
-        ModelError: there is no such encoder or decoder.
+        ModelError: there is no such encoder or decoder, or its weights are a pickle.
     """
     from transformers import VisionEncoderDecoderModel
 
@@ -150,7 +150,8 @@ def _encoder(recipe: CaptionRecipe) -> tuple[Any, Any]:
         config = config_alone(recipe.encoder, recipe.encoder_arguments)
         return AutoModel.from_config(config), default_image_processor(config, None)
     path = model_directory(recipe.encoder)
-    return AutoModel.from_pretrained(path), AutoImageProcessor.from_pretrained(path, backend="pil")
+    refuse_unsafe(path)
+    return AutoModel.from_pretrained(path, use_safetensors=True), AutoImageProcessor.from_pretrained(path, backend="pil")
 
 
 def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
@@ -159,7 +160,9 @@ def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
     looks = {"is_decoder": True, "add_cross_attention": True}
     if recipe.decoder not in _types():
         path = model_directory(recipe.decoder)
-        return AutoModelForCausalLM.from_pretrained(path, **looks), AutoTokenizer.from_pretrained(path)
+        refuse_unsafe(path)
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **looks)
+        return model, AutoTokenizer.from_pretrained(path)
     tokenizer = learn_tokenizer(train.flat_captions()[0])
     marks = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     told = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **marks, **recipe.decoder_arguments}
