@@ -166,6 +166,30 @@ def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_
         assert torch.equal(value, killed[name]), name
 
 
+def test_mirrored_pictures_are_kept_by_which_captions_speak_of_a_side(lesson: Path, encoder: Path) -> None:
+    from diptych import dual
+    from diptych.pairs import Pairs, Row
+    from diptych.recipes.caption_data import store_part
+
+    loaded, plain = dual.load(str(encoder), "cpu"), read_pairs(lesson).split("val")
+    sided = Pairs.from_rows(Row(row.image_id, row.image, ("a dog on the left",)) for row in plain)
+    rows = np.arange(len(plain))
+    for pairs, differs in ((plain, True), (sided, False)):
+        part = store_part(loaded, pairs, mirror=True, progress=silent)
+        clean, mirrored = (part.images(rows, view).states for view in (0, 1))
+        assert torch.equal(clean, mirrored) != differs
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_an_encoder_or_a_decoder_that_would_be_unpickled_is_refused(lesson: Path, tmp_path: Path, part: str) -> None:
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    parts = {"encoder": "vit", "decoder": "gpt2", "encoder_arguments": VIT, part: str(tmp_path / "pickled")}
+    with pytest.raises(ModelError, match="pickle"):
+        train_captioner(CaptionRecipe(**parts, data=str(lesson), out=str(tmp_path / "run"), device="cpu"))
+
+
 def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
     from diptych.caption_words import END, PAD, START
     from diptych.grid_captions import load_grid_writer

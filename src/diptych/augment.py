@@ -25,6 +25,12 @@ def names_a_side(captions: Iterable[str]) -> bool:
     return any(_SIDES.search(caption) for caption in captions)
 
 
+def sides_key(captions: Iterable[Iterable[str]]) -> str:
+    """A hash of which pictures, by the captions of each, have a side: names what is kept of mirrored ones."""
+    named = bytes(names_a_side(of_one) for of_one in captions)
+    return hashlib.sha256(named).hexdigest()[:8]
+
+
 def random_resized_crop(
     image: Image.Image, size: int, rng: random.Random, area: tuple[float, float] = (0.5, 1.0)
 ) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from diptych.augment import names_a_side
+from diptych.augment import names_a_side, sides_key
 from diptych.batches import view
 from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
@@ -40,7 +40,9 @@ def store_part(encoder: DualEncoder, pairs: Pairs, *, mirror: bool, progress: Pr
     length, width = widths(encoder)["image"]
     pictures = []
     for mirrored in (False, True) if mirror else (False,):
-        name = f"{folder.name}-{'mirrored' if mirrored else 'clean'}"
+        # Other captions of the same pictures may speak of sides where these do not.
+        kind = f"mirrored-{sides_key(pairs.values('captions'))}" if mirrored else "clean"
+        name = f"{folder.name}-{kind}"
         store = StoredStates(folder.with_name(name), len(pairs), encoder.dim, length, width)
         label = f"encoding {'mirrored ' if mirrored else ''}pictures, once"
         prepare = partial(_prepare, encoder, pairs, mirrored)

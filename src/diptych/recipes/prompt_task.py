@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from diptych import dual, towers
-from diptych.augment import augmentation
+from diptych.augment import augmentation, sides_key
 from diptych.batches import Epochs, view
 from diptych.errors import ModelError
 from diptych.metrics.similarity import similarity_metrics
@@ -133,7 +133,8 @@ class _StoredPictures:
 
         views = recipe.views if recipe.augment != "none" else 1
         stored = prompter.pictures.stored
-        name = f"{recipe.augment}-{recipe.seed}" if views > 1 else "clean"
+        sides = sides_key(train.values("captions"))  # pictures whose captions speak of one are not mirrored
+        name = f"{recipe.augment}-{recipe.seed}-{sides}" if views > 1 else "clean"
         self.train = stored(train, views=views, view=augmented, name=name, progress=progress)
         self.val = stored(val, progress=progress)[:, 0]
         self.device = prompter.pictures.device
