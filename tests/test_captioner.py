@@ -117,6 +117,17 @@ def test_draws_come_as_often_as_they_are_probable() -> None:
     assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
 
+@pytest.mark.parametrize("chance", [0.0, 1 - 2**-24], ids=["the least", "the greatest"])
+def test_no_draw_is_of_a_word_that_is_not_to_be_written(chance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, chance))
+    logits = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)).expand(1, 5000, 5000)
+    wish = Wish("nucleus", max_tokens=2, no_repeat=0, top_p=1.0)
+    never = (0, 4999)
+    (drawn,) = draw(Table(logits, 1), logits[0, :1], 1, wish, 1, never)
+    assert not set(drawn[0].tokens) & set(never)
+    assert math.isfinite(drawn[0].score)
+
+
 def test_a_low_temperature_draws_what_greedy_writes() -> None:
     logits = table(3, seed=2)
     wish = Wish("nucleus", temperature=1e-3, max_tokens=6, no_repeat=0)

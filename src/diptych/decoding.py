@@ -209,7 +209,8 @@ def draw(
         known = _allowed(logits, said, wish, never, end, length)
         likely = nucleus((known / wish.temperature).softmax(-1), wish.top_p)
         chances = torch.cat([torch.rand(wish.width, 1, generator=each) for each in noise])
-        chosen = (likely.cumsum(-1) < chances * likely.sum(-1, keepdim=True)).sum(-1).clamp(max=likely.shape[1] - 1)
+        reached = likely.double().cumsum(-1)  # float32 rounds: now and then a word of no probability would be drawn
+        chosen = (reached <= chances * reached[:, -1:]).sum(-1)
         totals += torch.where(open_, known.gather(1, chosen[:, None]).squeeze(1), 0.0)
         lengths += open_
         open_ &= chosen != end
