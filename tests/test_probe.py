@@ -69,6 +69,18 @@ def test_examples_help_where_names_mislead(clouds: tuple[np.ndarray, np.ndarray,
         np.testing.assert_allclose(classifier(vectors).sum(axis=1), 1)
 
 
+def test_an_adapter_fitted_block_by_block_is_the_same(
+    clouds: tuple[np.ndarray, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, labels, names = clouds
+    whole = fit_adapter(vectors, labels, names, 20.0)
+    monkeypatch.setattr(probe, "_BLOCK", 7)
+    again = fit_adapter(vectors, labels, names, 20.0)
+    assert (again.alpha, again.beta) == (whole.alpha, whole.beta)
+    np.testing.assert_allclose(again(vectors), whole(vectors))
+    assert again(vectors[:0]).shape == (0, len(names))
+
+
 def test_a_class_does_not_win_by_having_more_examples() -> None:
     names = np.eye(4)[:2]
     vectors = np.eye(4)[[2] * 9 + [3]]

@@ -17,6 +17,7 @@ from diptych.errors import DataError, require
 STRENGTHS = tuple(10.0**power for power in range(-1, 5))  # of the probe, `C`; CLIP's sweep is wider and as coarse
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 BETAS = (1.0, 2.0, 5.5, 10.0, 20.0)
+_BLOCK = 1024  # pictures compared with all examples at once
 
 
 class Classifier(Protocol):
@@ -55,6 +56,10 @@ class Adapter:
     beta: float
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        parts = [self._some(vectors[at : at + _BLOCK]) for at in range(0, len(vectors), _BLOCK)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.zero_shot.names)))
+
+    def _some(self, vectors: np.ndarray) -> np.ndarray:
         near = np.exp(-self.beta * (1 - vectors @ self.examples.T))  # (pictures, examples)
         return _softmax(self.zero_shot.scale * vectors @ self.zero_shot.names.T + self.alpha * near @ self.shares)
 
@@ -92,21 +97,25 @@ def fit_adapter(vectors: np.ndarray, labels: np.ndarray, names: np.ndarray, scal
     counts = np.bincount(labels, minlength=len(names))
     shares = np.zeros((len(labels), len(names)))
     shares[np.arange(len(labels)), labels] = counts[counts > 0].mean() / counts[labels]
-    cosines = vectors @ vectors.T
     by_name = scale * vectors @ names.T  # (examples, classes)
-    best: tuple[float, float, float, float] | None = None
+    scores = []
     for beta in BETAS:
-        near = np.exp(-beta * (1 - cosines))
-        np.fill_diagonal(near, 0)  # an example does not vote for itself
-        votes = near @ shares
+        votes = np.concatenate([_votes(vectors, shares, beta, at) for at in range(0, len(vectors), _BLOCK)])
         for alpha in ALPHAS:
             chances = _softmax(by_name + alpha * votes)[np.arange(len(labels)), labels]
             # Accuracy first; of equals the likelihood, which a handful of examples tells apart better.
             right = float((np.argmax(by_name + alpha * votes, axis=1) == labels).mean())
-            score = (right, float(np.log(np.maximum(chances, 1e-12)).mean()), alpha, beta)
-            best = max(best, score) if best else score
-    assert best is not None
-    return Adapter(ZeroShot(names, scale), np.asarray(vectors), shares, alpha=best[2], beta=best[3])
+            scores.append((right, float(np.log(np.maximum(chances, 1e-12)).mean()), alpha, beta))
+    *_, alpha, beta = max(scores)
+    return Adapter(ZeroShot(names, scale), np.asarray(vectors), shares, alpha=alpha, beta=beta)
+
+
+def _votes(vectors: np.ndarray, shares: np.ndarray, beta: float, start: int) -> np.ndarray:
+    """What the other examples say of those from `start` on, at most a block: (examples, classes)."""
+    some = vectors[start : start + _BLOCK]
+    near = np.exp(-beta * (1 - some @ vectors.T))
+    near[np.arange(len(some)), start + np.arange(len(some))] = 0  # an example does not vote for itself
+    return near @ shares
 
 
 def fit_probe(vectors: np.ndarray, labels: np.ndarray, classes: int, *, seed: int = 0) -> Probe:
