@@ -151,7 +151,8 @@ def _encoder(recipe: CaptionRecipe) -> tuple[Any, Any]:
         return AutoModel.from_config(config), default_image_processor(config, None)
     path = model_directory(recipe.encoder)
     refuse_unsafe(path)
-    return AutoModel.from_pretrained(path, use_safetensors=True), AutoImageProcessor.from_pretrained(path, backend="pil")
+    model = AutoModel.from_pretrained(path, use_safetensors=True)
+    return model, AutoImageProcessor.from_pretrained(path, backend="pil")
 
 
 def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
