@@ -13,10 +13,12 @@ Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Pictures = Annotated[
     list[str],
     Field(
-        description="In JSON: base64, a data: URL or, where the server allows it, an http(s) URL. In a form: a file."
+        fail_fast=True,
+        description="In JSON: base64, a data: URL or, where the server allows it, an http(s) URL. In a form: a file.",
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]  # or a body of a million faults would be told in a million objects
 
 
 def _sensible(day: datetime.date) -> datetime.date:
@@ -45,16 +47,16 @@ class EmbedAsked(Asked):
     """Pictures and texts to embed; at least one of either."""
 
     images: Pictures = []
-    texts: list[Text] = []
+    texts: Texts = []
 
 
 class SearchAsked(Asked):
     """What the pictures should show and be like, and which may be found."""
 
-    texts: list[Text] = []
+    texts: Texts = []
     images: Pictures = []
-    like: Annotated[list[Id], Field(description="ids of pictures of the index")] = []
-    unwanted: list[Text] = []
+    like: Annotated[list[Id], Field(fail_fast=True, description="ids of pictures of the index")] = []
+    unwanted: Texts = []
     count: Annotated[int, Field(ge=1, le=200)] = 20
     page: Annotated[int, Field(ge=1, le=5_000)] = 1
     sort: Literal["score", "newest", "oldest"] = "score"
@@ -79,7 +81,7 @@ class CaptionAsked(Asked):
     images: Pictures
     count: Annotated[int, Field(ge=1, le=10)] = 1
     method: Literal["beam", "greedy", "nucleus"] = "beam"
-    candidates: Annotated[list[Text], Field(description="captions to rank beside those that are written")] = []
+    candidates: Annotated[Texts, Field(description="captions to rank beside those that are written")] = []
     choose: Annotated[bool, Field(description="let the matcher put the written captions in order")] = False
     prefix: Annotated[str, Field(max_length=200)] = ""
     beams: Annotated[int, Field(ge=1, le=10)] = 3
@@ -93,7 +95,7 @@ class MatchAsked(Asked):
     """Pictures and texts, each with each."""
 
     images: Annotated[Pictures, Field(min_length=1)]
-    texts: Annotated[list[Text], Field(min_length=1)]
+    texts: Annotated[Texts, Field(min_length=1)]
     prior: Annotated[float | None, Field(gt=0, lt=1)] = None
 
 
@@ -115,7 +117,7 @@ class AddAsked(Asked):
 class RemoveAsked(Asked):
     """Pictures of the index, by their ids."""
 
-    ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+    ids: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=10_000)]
 
 
 class Part(Asked):
@@ -128,7 +130,7 @@ class Part(Asked):
 class EmbeddingsAsked(Asked):
     """OpenAI's request. An input that is a data: URL, or {"image": base64}, is a picture."""
 
-    input: Text | Part | Annotated[list[Text | Part], Field(min_length=1)]
+    input: Text | Part | Annotated[list[Text | Part], Field(fail_fast=True, min_length=1)]
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None
