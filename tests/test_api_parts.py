@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from diptych.api import reading
+from diptych.api.asked import EmbedAsked, EmbeddingsAsked, RemoveAsked
 from diptych.api.batching import Batcher
 from diptych.api.fetch import fetch, is_public
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
+from diptych.api.settings import Settings
 
 # batches
 
@@ -102,6 +106,29 @@ def test_an_input_that_cannot_be_prepared_fails_its_request_alone() -> None:
 
 
 # room
+
+
+def test_a_great_many_faults_are_not_told_one_by_one() -> None:
+    for model, list_ in ((EmbedAsked, b'{"texts":['), (EmbeddingsAsked, b'{"input":['), (RemoveAsked, b'{"ids":[')):
+        with pytest.raises(ValidationError) as fault:
+            model.model_validate_json(list_ + b"1," * 5_000 + b"1]}")
+        assert fault.value.error_count() < 9
+    with pytest.raises(ValidationError) as fault:
+        EmbedAsked.model_validate({str(at): 1 for at in range(5_000)})
+    assert reading._in_words(fault.value).startswith("there are 5,000 faults in the request")
+
+
+def test_what_is_fetched_has_as_many_bytes_as_a_body_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[int] = []
+
+    async def fetched(url: str, max_bytes: int) -> bytes:
+        allowed.append(max_bytes)
+        return b"12345678"
+
+    monkeypatch.setattr(reading, "fetch", fetched)
+    given = ["https://example.org/a", "aGVsbG8=", "HTTP://example.org/b", "https://example.org/c"]
+    found = asyncio.run(reading.pictures(given, Settings(max_bytes=20, urls=True)))
+    assert (found, allowed) == ([b"12345678", b"hello", b"12345678", b"12345678"], [20, 12, 4])
 
 
 def test_a_room_refuses_what_does_not_fit_and_is_free_again_after() -> None:

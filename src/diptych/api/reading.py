@@ -19,6 +19,7 @@ from diptych.api.settings import Settings
 
 Form = TypeVar("Form", bound=Asked)
 _SCALAR_LIMIT = 1_000  # fields of a form that are no files
+_FAULTS = 1_000  # of a request, each an object in memory once they are told
 
 
 async def read(request: Request, model: type[Form], settings: Settings) -> Form:
@@ -67,7 +68,9 @@ async def _form(request: Request, model: type[Asked], settings: Settings) -> tup
 
 
 def _in_words(error: ValidationError) -> str:
-    """The first three faults of a request, each with its place."""
+    """The first three faults of a request, each with its place; of a great many, how many there are."""
+    if error.error_count() > _FAULTS:
+        return f"there are {error.error_count():,} faults in the request; /openapi.json describes what can be asked"
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     told = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3]]
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -98,17 +101,25 @@ async def pictures(
 ) -> list[bytes]:
     """The encoded bytes of pictures: `files` by place, else base64, a data: URL, or a URL if the settings allow it.
 
+    What is fetched has as many bytes as a body may have, all together.
+
     Raises:
         Refused: one is none of these.
     """
-    return [files[at] if at in files else await _picture(each, settings) for at, each in enumerate(given)]
+    found: list[bytes] = []
+    left = settings.max_bytes
+    for at, each in enumerate(given):
+        if at not in files and each[:8].lower().startswith(("http://", "https://")):
+            if not settings.urls:
+                raise Refused(403, "urls_off", "pictures are not fetched from URLs here (--urls); send the picture")
+            found.append(await fetch(each, max_bytes=left))
+            left -= len(found[-1])
+        else:
+            found.append(files[at] if at in files else _picture(each))
+    return found
 
 
-async def _picture(text: str, settings: Settings) -> bytes:
-    if text[:8].lower().startswith(("http://", "https://")):
-        if not settings.urls:
-            raise Refused(403, "urls_off", "pictures are not fetched from URLs here (--urls); send the picture itself")
-        return await fetch(text, max_bytes=settings.max_bytes)
+def _picture(text: str) -> bytes:
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
