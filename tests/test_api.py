@@ -204,6 +204,12 @@ def test_a_request_may_name_itself_and_a_bad_name_is_replaced(api: TestClient) -
     assert api.get("/healthz", headers={"X-Request-ID": "no good"}).headers["x-request-id"] != "no good"
 
 
+def test_a_path_cannot_write_lines_into_the_log(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "diptych.api"):
+        api.get("/x%0a200 GET /of-my-own")
+    assert [record.message.count("\n") for record in caplog.records if "of-my-own" in record.message] == [0]
+
+
 def test_a_fault_of_the_server_is_logged_and_not_told(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(service)
 

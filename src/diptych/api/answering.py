@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from diptych.api import refusals
 from diptych.api.figures import Figures
@@ -56,7 +57,8 @@ class Answering:
         finally:
             seconds = time.perf_counter() - began
             self.figures.answered(scope, status, seconds)
-            log.info("%s %s %s %.3fs %s", status, scope["method"], scope["path"], seconds, request_id)
+            path = quote(scope["path"], errors="replace")  # a line break in it would begin a line of the asker's own
+            log.info("%s %s %s %.3fs %s", status, scope["method"], path, seconds, request_id)
 
 
 async def _answer(send: Any, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
