@@ -94,12 +94,13 @@ class ServedIndex:
         """
         try:
             found = Path(path).expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # a NUL, no such user, links in a circle
+            there = found.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # a NUL, no such user, too long, no permission to look
             raise DataError(f"'{path}' is not a path ({error})") from error
         if self.roots is not None and not any(found.is_relative_to(root) for root in self.roots):
             inside = ", ".join(f"'{root}'" for root in self.roots) or "none was named; name one with --root FOLDER"
             raise DataError(f"'{path}' is outside the folders that may be read: {inside}")
-        if not found.exists():
+        if not there:
             raise DataError(f"'{path}' does not exist; check the path")
         return found
 
