@@ -66,7 +66,7 @@ def test_similar_pictures_are_found_by_an_id_and_leave_out_the_picture_itself(se
 def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tmp_path: Path) -> None:
     (photos / "out").symlink_to(tmp_path, target_is_directory=True)
     try:
-        for path in (tmp_path, photos / "..", photos / "out", "~nobody-at-all/x", "\0"):
+        for path in (tmp_path, photos / "..", photos / "out", "~nobody-at-all/x", "\0", photos / ("a" * 300)):
             with pytest.raises(DataError):
                 service.add(path)
     finally:
@@ -142,6 +142,11 @@ def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path
         with pytest.raises(ModelError, match=f"has no {kind}; name one \\(--{kind}"):
             ask()
     assert not plain.loaded.is_loaded("encoder")
+
+
+def test_a_model_of_open_clips_by_name_brings_nothing_and_is_not_looked_for_on_the_hub() -> None:
+    service = Service("open_clip/ViT-B-32")
+    assert [model["available"] for model in service.models()] == [True, False, False, False]
 
 
 def test_the_service_is_a_public_name() -> None:

@@ -23,7 +23,7 @@ from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
 from diptych.identity import modules_identity
-from diptych.open_clip_names import PREFIX
+from diptych.open_clip_names import is_named
 from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
 from diptych.truncation import warn_of_cut_texts
@@ -215,7 +215,7 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
         ModelError: there is no such model, it has no safetensors, or it needs code of its own.
         MissingExtra: it is a model of open_clip, which is not installed.
     """
-    if str(name).startswith(PREFIX) and not Path(name).exists():
+    if is_named(name):
         return _load_open_clip(name, device)
     path = model_directory(name)
     refuse_unsafe(path)

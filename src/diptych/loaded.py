@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from diptych.checkpoints import model_directory
 from diptych.errors import ModelError
+from diptych.open_clip_names import is_named
 
 Kind = Literal["encoder", "captioner", "matcher", "prompter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -48,7 +49,7 @@ class Loaded:
         if kind == "encoder" or self.names.get(kind) is not None:
             return True
         own = self.names["encoder"]
-        if not isinstance(own, str | Path):
+        if not isinstance(own, str | Path) or is_named(own):
             return False
         card = model_directory(own) / _CARD
         return card.exists() and bool(json.loads(card.read_text("utf-8")).get(kind))

@@ -12,6 +12,11 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 
 
+def is_named(name: object) -> bool:
+    """Whether a model is one of open_clip's by name, which has no directory of its own."""
+    return str(name).startswith(PREFIX) and not Path(str(name)).exists()
+
+
 def fetch_named(name: str) -> tuple[dict[str, Any], dict[str, Any], Path, Any]:
     """Model and preprocessing configurations, weights and tokenizer of `NAME@TAG`, fetched from the hub.
 

@@ -29,7 +29,7 @@ from diptych.export.int8 import Inputs, onnx_int8, openvino_int8
 from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, refuse_if_off
 from diptych.export.tower import ExportedTower, read_front, write_front
 from diptych.grid_captions import GridWriter, has_captioner, load_grid_writer
-from diptych.open_clip_names import PREFIX
+from diptych.open_clip_names import is_named
 from diptych.pairs import Pairs
 from diptych.quiet import quiet
 
@@ -133,8 +133,7 @@ def _measured(
 
 def _has_captioner(name: str | Path) -> bool:
     """Whether there is a captioner beside the encoder; one of open_clip's by name has no directory."""
-    named = str(name).startswith(PREFIX) and not Path(name).exists()
-    return not named and has_captioner(model_directory(name))
+    return not is_named(name) and has_captioner(model_directory(name))
 
 
 def _write_modules(routes: dict[str, list[Any]], out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych.checkpoints import model_directory
 from diptych.dual import CARD, DualEncoder
-from diptych.open_clip_names import PREFIX
+from diptych.open_clip_names import is_named
 
 _NOT_CARRIED = ("matcher", "captioner", "prompter")
 
@@ -21,7 +21,7 @@ def write_card(
     The heads for matching and prompting are not carried over, since they look into the towers; `captioner` is what is
     told of one that was exported too.
     """
-    source = None if str(name).startswith(PREFIX) and not Path(name).exists() else model_directory(name)
+    source = None if is_named(name) else model_directory(name)
     card, readme = {}, "# An exported dual encoder\n"
     if source and (source / CARD).exists():
         card = json.loads((source / CARD).read_text("utf-8"))
