@@ -16,6 +16,7 @@ from PIL import Image
 
 import diptych
 from diptych.captioner import load_captioner
+from diptych.checkpoints import BOX
 from diptych.cli import main
 from diptych.endpoint import split_metadata, write_endpoint
 from diptych.errors import ModelError
@@ -161,6 +162,23 @@ def test_who_is_not_logged_in_is_told_how(hub: Hub, monkeypatch: pytest.MonkeyPa
         push(run, "somebody/tiny", licence="mit", picture=False)
     with pytest.raises(ModelError, match="somebody/nothing"):
         diptych.load("somebody/nothing")
+
+
+def test_a_hub_that_cannot_be_reached_is_told(hub: Hub, run: Path) -> None:
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(ModelError, match=r"cannot push to 'somebody/tiny'.*check the name and the network"):
+        push(run, "somebody/tiny", licence="mit", picture=False)
+
+
+def test_a_name_in_the_box_is_that_model_and_no_folder_here(
+    hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(run / "model", tmp_path / "mini")
+    monkeypatch.chdir(tmp_path)
+    push("mini", "somebody/mini", picture=False)
+    assert "image_0_Transformer/model.safetensors" in (sent := files_of(hub, "somebody/mini"))
+    assert sent["diptych.json"] == (BOX / "mini" / "diptych.json").read_bytes()
 
 
 def test_the_commands_push_and_write_the_card_first(hub: Hub, run: Path, tmp_path: Path, capsys: Any) -> None:

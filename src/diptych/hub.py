@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.checkpoints import model_directory, refuse_unsafe
+from diptych.checkpoints import boxed, model_directory, refuse_unsafe
 from diptych.dual import CARD
 from diptych.errors import MissingExtra, ModelError
 from diptych.hub_card import PICTURE, full_card, results_picture
@@ -52,16 +53,24 @@ def push(
         api = HfApi()
         made = api.create_repo(repo, private=private, exist_ok=True)
         api.create_commit(made.repo_id, operations, commit_message=message or f"{made.repo_id}, with diptych")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, *_transport_errors()) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot push to '{repo}': {str(error).splitlines()[0]}; check the name and the network, and log in with "
-            "`hf auth login`"
+            f"cannot push to '{repo}': {reason}; check the name and the network, and log in with `hf auth login`"
         ) from error
     return str(made)
 
 
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client lets through where there is no network: the errors of httpx2, or of httpx before it."""
+    found = (sys.modules.get(name) for name in ("httpx2", "httpx"))
+    return tuple(library.TransportError for library in found if library is not None)
+
+
 def _folder(name: str | Path) -> Path:
     """The directory that is pushed: an endpoint's as a whole, else the model's."""
+    if isinstance(name, str) and name in boxed():  # before a folder of that name, as everywhere
+        return model_directory(name)
     path = Path(name)
     if _is_endpoint(path):
         return path
