@@ -21,7 +21,7 @@ from diptych.images import decode, read_bytes
 from diptych.index.exif import read_facts
 from diptych.index.files import File, walk
 from diptych.index.paths import from_text, path_id, picture_at, to_text
-from diptych.index.report import Skipped
+from diptych.index.report import Skipped, write_skipped
 from diptych.index.sources import Folder, Item, source_of
 from tests.broken import encoded
 
@@ -50,6 +50,14 @@ def test_hidden_junk_and_excluded_names_are_left_out(tmp_path: Path) -> None:
     for name in (*kept, ".a.png", ".git/a.png", "@eaDir/a.png", "Backup/a.png", "raw/2019/a.png", "a.thumb.png"):
         _write(tmp_path / name)
     assert _names(tmp_path, ("Backup", "raw/2019", "*.thumb.png")) == kept
+
+
+def test_a_skipped_file_whose_name_is_not_utf8_can_be_reported(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.jpg")
+    with pytest.raises(ImageError) as fault:
+        read_bytes(tmp_path / name)
+    write_skipped(tmp_path / "skipped.json", [Skipped(to_text(name), "missing", str(fault.value))])
+    assert "?.jpg' does not exist" in (tmp_path / "skipped.json").read_text("utf-8")
 
 
 def test_links_neither_loop_nor_repeat_a_folder(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ class Skipped:
     reason: str
     detail: str
 
+    def __post_init__(self) -> None:
+        """Bytes of a name that are not UTF-8 are lone surrogates in Python, which no file or answer can hold: `?`."""
+        object.__setattr__(self, "detail", self.detail.encode("utf-8", "replace").decode())
+
 
 @dataclass(frozen=True, slots=True)
 class Added:
