@@ -265,6 +265,8 @@ def test_only_the_servers_own_name_and_pages_may_ask(service: Service) -> None:
     assert api.get("/healthz", headers={"Origin": "http://localhost:8000"}).status_code == 200
     allowed = api.get("/healthz", headers={"Origin": "https://example.org"})
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+    refused = api.post("/v1/embed", headers={"Origin": "https://example.org"}, json={})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (422, "https://example.org")
     asks = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     assert api.options("/v1/embed", headers=asks).status_code == 200
     assert "access-control-allow-origin" not in client_of(make_app(service)).get("/healthz").headers

@@ -70,9 +70,9 @@ def _add_layers(app: FastAPI, settings: Settings, keys: Sequence[str], figures: 
     figures.watch(lambda: requests.held)
     app.add_middleware(Bounds, settings=settings, requests=requests, memory=memory)
     app.add_middleware(Guard, settings=settings, keys=check_keys(keys))
-    if settings.cors:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Answering, figures=figures)
+    if settings.cors:  # around the errors too, or those pages could not read them
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
 
 
 class Readiness:
