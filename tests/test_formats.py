@@ -697,6 +697,12 @@ def test_captions_of_one_picture_come_together_however_far_apart_they_stand(rows
     ]
 
 
+@pytest.mark.parametrize(("image_id", "path"), [("a", "\udcff.jpg"), ("\udcff", "shard.tar")])
+def test_a_name_that_no_table_can_hold_is_told(image_id: str, path: str) -> None:
+    with pytest.raises(DataError, match=r"'\?(\.jpg)?' is not UTF-8 .* rename the file"):
+        Pairs.from_rows([Row(image_id, Path(path), ("x",))])
+
+
 def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.pairs._BLOCK", 1)
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -532,12 +533,15 @@ def test_the_commands_train_measure_and_say(
     assert list(lines[0]) == ["imgId", "prompt", "predicted", "cosine"]
     assert Image.open(histogram).size[0] > 500
     (drawn / "images" / "broken.png").write_bytes(b"x")
+    strange = drawn / "images" / os.fsdecode(b"\xff.png")
+    shutil.copy(next((drawn / "images").glob("scene-*.png")), strange)
     told = ["--model", out, "--out", tmp_path / "prompts.csv", "--device", "cpu", "--count", 2]
     assert run_command("prompt", drawn / "images", *told) == 0
     (drawn / "images" / "broken.png").unlink()
+    strange.unlink()
     assert "1 left out" in capsys.readouterr().out
     with (tmp_path / "prompts.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2 * 48
+        assert len(list(csv.DictReader(file))) == 2 * 49
     assert run_command("prompt", next((drawn / "images").iterdir()), "--model", out, "--how", "compose") == 0
 
 

@@ -83,7 +83,7 @@ class _Gathered:
             row["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-        values = (image_id, os.fspath(path), offset, size, list(captions), split)
+        values = (_valid(image_id), _valid(os.fspath(path)), offset, size, list(captions), split)
         self._places[image_id] = len(self._places)
         self._rows.append(dict(zip(_SCHEMA.names, values, strict=True)))
         if len(self._rows) == 2 * _BLOCK:  # the later half stays open: captions of one picture stand together
@@ -111,6 +111,15 @@ class _Gathered:
         return pa.concat_tables(self._blocks).combine_chunks()
 
 
+def _valid(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # lone surrogates: bytes of a name that are not UTF-8, which no table can hold
+        shown = name.encode("utf-8", "replace").decode()
+        raise DataError(f"the name of '{shown}' is not UTF-8 (it has ? for what is wrong); rename the file") from error
+    return name
+
+
 class Pairs(Sequence[Row]):
     """A data set of pictures with captions, held as an Arrow table: a row costs its text and a path, never its pixels.
 
@@ -128,7 +137,8 @@ class Pairs(Sequence[Row]):
         so that memory stays flat. Without `blobs`, bytes are refused.
 
         Raises:
-            DataError: a picture is bytes and there is no `blobs`, or one id stands in two splits.
+            DataError: a picture is bytes and there is no `blobs`, one id stands in two splits, or a file's name is not
+                UTF-8.
         """
         gathered = _Gathered()
         sink: BinaryIO | None = None

@@ -53,6 +53,7 @@ def prompt(
     """
     from diptych.errors import DataError
     from diptych.formats.pictures import walk_pictures
+    from diptych.index.paths import to_text
     from diptych.prompt_models import load_prompter
     from diptych.prompt_pictures import prompt_pictures
 
@@ -77,8 +78,8 @@ def prompt(
         writer.writerow(("imgId", "prompt", "score"))
         for at, said in found:
             bad += not said
-            name = files[at].relative_to(pictures).as_posix() if pictures.is_dir() else files[at].name
-            writer.writerows((name, each.text, f"{each.score:.4f}") for each in said)
+            name = files[at].relative_to(pictures) if pictures.is_dir() else files[at].name
+            writer.writerows((to_text(name), each.text, f"{each.score:.4f}") for each in said)
     if out:
         say(f"{len(files) - bad:,} pictures: {out}" + (f"; {bad:,} left out: they cannot be decoded" if bad else ""))
 
