@@ -83,7 +83,7 @@ class _Gathered:
             row["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-        values = (_valid(image_id), _valid(os.fspath(path)), offset, size, list(captions), split)
+        values = (_valid(image_id), _valid(os.fsdecode(path)), offset, size, list(captions), split)
         self._places[image_id] = len(self._places)
         self._rows.append(dict(zip(_SCHEMA.names, values, strict=True)))
         if len(self._rows) == 2 * _BLOCK:  # the later half stays open: captions of one picture stand together
