@@ -196,7 +196,7 @@ def test_unusual_pictures_have_captions_and_a_huge_one_an_error_that_says_the_li
 
 
 def test_given_captions_are_ranked_with_probabilities(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
-    (tmp_path / "candidates.txt").write_text("a red star\n\na dog\nblue boats\n")
+    (tmp_path / "candidates.txt").write_text("a red star\n\na dog\nblue boats\nün café\n", "cp1252")
     words = ("--model", saved, "--candidates", tmp_path / "candidates.txt")
     told = run("caption", photos / "0.png", *words)
     assert all(text in told.out for text in ("probability", "a red star", "a dog", "blue boats"))
@@ -226,6 +226,7 @@ def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, s
         (("photos", "--method", "greedy", "--count", "2"), "one caption"),
         (("photos", "--choose"), "matcher"),
         (("photos", "--keep", "0"), "keep is 0"),
+        (("photos", "--sidecar", "--out", "c.jsonl"), "one place"),
     ],
     ids=str,
 )

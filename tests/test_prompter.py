@@ -445,7 +445,7 @@ def test_the_shipped_lists_hold_different_phrases() -> None:
 
 
 def test_lists_of_ones_own_come_from_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "mood.txt").write_text("# moods\ncalm\n\nwild\n")
+    (tmp_path / "mood.txt").write_text("# moods\ncalm\n\nwild\n", "utf-8-sig")
     assert phrase_lists(tmp_path) == {"mood": ["calm", "wild"]}
     (tmp_path / "none.txt").write_text("# nothing\n")
     with pytest.raises(DataError, match=r"'none\.txt' in it is empty"):

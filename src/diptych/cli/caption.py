@@ -104,6 +104,8 @@ def caption(
 
     if (source is None) == (index is None):
         raise ConfigError("give a picture, a folder, a tar or a data set, or an index with --index, and not both")
+    if out is not None and sidecar:
+        raise ConfigError("give --out or --sidecar, not both: captions are written to one place")
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}; keep at least 1 caption, or leave it out to keep all")
     if candidates is not None:
@@ -155,8 +157,10 @@ def _ranker(
     """Given captions, ranked by a dual encoder."""
     from diptych.candidates import rank_candidates
     from diptych.dual import load
+    from diptych.formats.text import open_text
 
-    texts = [line.strip() for line in candidates.read_text("utf-8").splitlines() if line.strip()]
+    with open_text(candidates) as file:
+        texts = [line.strip() for line in file if line.strip()]
     encoder, sentences = load(model, device), templates or ("{}",)
 
     def describe(images: list[Any]) -> list[list[Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.errors import ConfigError, DataError
+from diptych.formats.text import open_text
 from diptych.prompt_library import Prompt
 from diptych.text_space import TextSpace
 
@@ -26,13 +27,18 @@ def phrase_lists(folder: str | Path | None = None) -> dict[str, list[str]]:
     if folder is None:
         texts = {name: resources.files(__package__).joinpath(f"{name}.txt").read_text("utf-8") for name in LISTS}
     else:
-        texts = {file.stem: file.read_text("utf-8") for file in sorted(Path(folder).glob("*.txt"))}
+        texts = {file.stem: _text(file) for file in sorted(Path(folder).glob("*.txt"))}
     lists = {name: [line.strip() for line in text.splitlines() if _is_phrase(line)] for name, text in texts.items()}
     if not lists or not all(lists.values()):
         empty = next((name for name, phrases in lists.items() if not phrases), None)
         what = f"'{empty}.txt' in it is empty" if empty else "it holds no .txt"
         raise DataError(f"no phrase lists in '{folder}': {what}; write one phrase a line")
     return lists
+
+
+def _text(path: Path) -> str:
+    with open_text(path) as file:
+        return file.read()
 
 
 def _is_phrase(line: str) -> bool:
