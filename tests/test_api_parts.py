@@ -23,6 +23,7 @@ from diptych.api.fetch import fetch, is_public
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
 from diptych.api.settings import Settings
+from diptych.cli.serve import _hosts
 
 # batches
 
@@ -269,3 +270,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(Refused) as refused:
         get(url)
     assert refused.value.status == 422
+
+def test_a_server_answers_to_the_address_that_it_listens_at() -> None:
+    assert set(_hosts("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
+    assert _hosts("0.0.0.0") == ("*",)

@@ -16,9 +16,10 @@ pytest.importorskip("skimage", reason="the sample photographs come with the extr
 
 from streamlit.testing.v1 import AppTest
 
+from diptych.api.run import is_loopback
 from diptych.app.frame import plain
 from diptych.app.match import meaning
-from diptych.app.server import SCRIPT, is_loopback, streamlit_options
+from diptych.app.server import SCRIPT, streamlit_options
 from diptych.app.settings import VARIABLE, Settings
 from diptych.cli import main
 from diptych.index import Index
@@ -268,6 +269,10 @@ def test_two_models_answer_one_question_side_by_side(page: Callable[..., AppTest
     compare.selectbox(key="compare-model-1").set_value("no/such-model")
     assert names(run(compare)) == found[:6]
     assert "no/such-model" in compare.error[0].value.replace("\\", "")
+    box = compare.selectbox(key="compare-model-1")
+    box.options.append("nobody/offered-this")  # a browser may send what it was not offered: it gets the model that was
+    box.set_value("nobody/offered-this")
+    assert names(run(compare)) == found
 
 
 def test_captioners_are_compared_too(page: Callable[..., AppTest], served: dict) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import ipaddress
 import socket
 import threading
 from pathlib import Path
 
+from diptych.api.run import is_loopback
+from diptych.api.settings import LOOPBACK
 from diptych.app.settings import Settings
 from diptych.errors import ConfigError, require
 from diptych.images import MAX_BYTES
@@ -51,18 +52,10 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8501, brow
     bootstrap.run(str(SCRIPT), False, [], options)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def streamlit_options(host: str, port: int, browser: bool = False) -> dict[str, object]:
     """Streamlit's settings for the page, by their names in its config.toml."""
     # A page elsewhere that has its own name point to this machine cannot speak to a page that knows its names.
-    hosts = ["localhost", "127.0.0.1", "::1", host] if is_loopback(host) else ["*"]
+    hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]
     return {
         "server.address": host,
         "server.port": port,

@@ -58,7 +58,8 @@ def page(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.app.server import is_loopback, serve
+    from diptych.api.run import is_loopback
+    from diptych.app.server import serve
     from diptych.app.settings import Settings
 
     here = is_loopback(host)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.api.settings import Settings
+from diptych.api.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from diptych.service import Service
@@ -70,12 +70,12 @@ def serve(
         auto, cpu, cuda or mps.
     """
     from diptych.api.app import make_app
-    from diptych.api.run import check_place, is_loopback, run
+    from diptych.api.run import check_place, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
-    if not is_loopback(host) and settings.hosts == Settings().hosts:
-        settings = replace(settings, hosts=("*",))  # a key does what the name would
+    if settings.hosts == LOOPBACK:
+        settings = replace(settings, hosts=_hosts(host))
     _log_to_standard_error()
     service = _service(model, captioner, matcher, prompter, index, roots, device)
     run(make_app(service, settings, keys), host=host, port=port, grace=grace)
@@ -134,12 +134,18 @@ def mcp(
     if transport == "stdio":
         server.run("stdio")
         return
-    from diptych.api.run import check_place, is_loopback, run
+    from diptych.api.run import check_place, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
-    settings = Settings() if is_loopback(host) else Settings(hosts=("*",))
-    run(http_app(server, settings, keys), host=host, port=port)
+    run(http_app(server, Settings(hosts=_hosts(host)), keys), host=host, port=port)
+
+
+def _hosts(host: str) -> tuple[str, ...]:
+    """The names to answer to: on the loopback its own and `host`; elsewhere all, since a key does the same."""
+    from diptych.api.run import is_loopback
+
+    return (*LOOPBACK, host) if is_loopback(host) else ("*",)
 
 
 def _service(
