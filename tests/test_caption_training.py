@@ -262,6 +262,8 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(lesson: Path, encode
         ({"encoder": "vit", "decoder": "gpt2"}, "set either model"),
         ({"model": "", "encoder": "vit"}, "needs a decoder"),
         ({"dim": 32, "heads": 5}, "divisor"),
+        ({"captions": 0}, "captions is 0"),
+        ({"epochs": 0}, "epochs is 0"),
         ({"reward_epochs": 1, "reward_samples": 1}, "at least 2"),
     ],
     ids=str,

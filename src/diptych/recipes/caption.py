@@ -167,6 +167,9 @@ def _check(recipe: CaptionRecipe) -> None:
         raise ConfigError(
             "set either model (a dual encoder, a BLIP or a VisionEncoderDecoder) or encoder and decoder (vit and gpt2)"
         )
+    for name in ("captions", "epochs", "batch_size", "max_tokens", "beams", "heads"):
+        if getattr(recipe, name) < 1:
+            raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be at least 1")
     if recipe.dim % recipe.heads:
         raise ConfigError(f"dim is {recipe.dim}, which {recipe.heads} heads do not divide; set heads to a divisor")
     if recipe.reward_epochs and recipe.reward_samples < 2:
