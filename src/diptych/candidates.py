@@ -90,9 +90,10 @@ def choose(
     chosen: list[list[Chosen]] = [[] for _ in images]
     for (at, caption), confidence in zip(pairs, sure, strict=True):
         chosen[at].append(Chosen(caption.text, caption.score, float(confidence)))
-    return [sorted(of_one, key=lambda each: -each.score - weight * _logit(each.confidence)) for of_one in chosen]
+    return [sorted(of_one, key=lambda each: -standing(each.score, each.confidence, weight)) for of_one in chosen]
 
 
-def _logit(probability: float) -> float:
-    probability = min(max(probability, 1e-6), 1 - 1e-6)
-    return math.log(probability / (1 - probability))
+def standing(score: float, confidence: float, weight: float = 0.1) -> float:
+    """What `choose` puts captions in order by: the captioner's score, and `weight` times the matcher's logit."""
+    probability = min(max(confidence, 1e-6), 1 - 1e-6)
+    return score + weight * math.log(probability / (1 - probability))

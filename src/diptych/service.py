@@ -139,9 +139,9 @@ class Service:
     ) -> list[Captioned]:
         """A caption for each picture, with the matcher's confidence where there is a matcher.
 
-        `count` captions are written, best first by the captioner, or with `choose` by the matcher; the captions given
-        as `candidates` are ranked beside them. `settings` are those of the captioner: `beams`, `prefix`, `max_tokens`,
-        `temperature`, `top_p`, `seed`.
+        `count` captions are written, best first by the captioner, or with `choose` by captioner and matcher together
+        (`diptych.choose`); the captions given as `candidates` are ranked beside them. `settings` are those of the
+        captioner: `beams`, `prefix`, `max_tokens`, `temperature`, `top_p`, `seed`.
 
         Raises:
             ConfigError: a candidate is empty, or a setting is out of range.
@@ -161,7 +161,9 @@ class Service:
             for texts, found in zip(written, confidences, strict=True)
         ]
         if choose:
-            told = [tuple(sorted(each, key=lambda caption: -(caption.confidence or 0.0))) for each in told]
+            from diptych.candidates import standing
+
+            told = [tuple(sorted(each, key=lambda c: -standing(c.score, c.confidence or 0.0))) for each in told]
         return [
             Captioned(written[0].text, written[0].confidence, written, order)
             for written, order in zip(told, ranked, strict=True)

@@ -82,7 +82,7 @@ class CaptionAsked(Asked):
     count: Annotated[int, Field(ge=1, le=10)] = 1
     method: Literal["beam", "greedy", "nucleus"] = "beam"
     candidates: Annotated[Texts, Field(description="captions to rank beside those that are written")] = []
-    choose: Annotated[bool, Field(description="let the matcher put the written captions in order")] = False
+    choose: Annotated[bool, Field(description="order the written captions by captioner and matcher together")] = False
     prefix: Annotated[str, Field(max_length=200)] = ""
     beams: Annotated[int, Field(ge=1, le=10)] = 3
     max_tokens: Annotated[int, Field(ge=1, le=100)] = 30
