@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from diptych.api import reading
+from diptych.api.answering import Answering
 from diptych.api.asked import EmbedAsked, EmbeddingsAsked, RemoveAsked
 from diptych.api.batching import Batcher
 from diptych.api.fetch import fetch, is_public
+from diptych.api.figures import Figures
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
 from diptych.api.settings import Settings
@@ -270,6 +273,22 @@ def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(Refused) as refused:
         get(url)
     assert refused.value.status == 422
+
+
+def test_who_hangs_up_is_no_fault_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ClientDisconnect
+
+    async def unused(*message: Any) -> None:
+        raise AssertionError("there is nobody to answer")
+
+    figures = Figures()
+    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+    with caplog.at_level("INFO", "diptych.api"):
+        asyncio.run(Answering(app, figures)(scope, unused, unused))
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    assert b'status="500"' not in figures.text()
+
 
 def test_a_server_answers_to_the_address_that_it_listens_at() -> None:
     assert set(_hosts("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}

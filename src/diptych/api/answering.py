@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from starlette.requests import ClientDisconnect
+
 from diptych.api import refusals
 from diptych.api.figures import Figures
 from diptych.errors import DiptychError
@@ -48,6 +50,8 @@ class Answering:
         except DiptychError as error:
             headers = getattr(error, "headers", {})
             await _answer(named, error.status, refusals.body(refusals.type_of(error), str(error), request_id), headers)
+        except ClientDisconnect:  # nobody is there to be answered, and the fault is not the server's
+            log.info("request %s was given up by who sent it", request_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:  # the answer had begun: cut it off, so that nobody takes it for whole
