@@ -222,6 +222,13 @@ def test_an_archive_that_is_too_large_damaged_or_ambiguous_is_refused(tmp_path: 
     archive.write_bytes(archive.read_bytes()[:40])
     with pytest.raises(DataError, match="cannot be unpacked"):
         list(unpack(archive, tmp_path / "out"))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.json", b'{"a": 1}' * 200)
+    data = bytearray(archive.read_bytes())
+    data[30 + len("a.json")] = 0xFF  # the first block is of a kind that there is not
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        list(unpack(archive, tmp_path / "out"))
     archive.write_bytes(zipped({"a/x.png": picture(1), "b/x.png": picture(2)}))
     with pytest.raises(DataError, match=r"two files called 'x.png'"):
         list(unpack(archive, tmp_path / "out"))

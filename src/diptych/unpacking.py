@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -38,7 +39,7 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent, max_byte
                         shutil.copyfileobj(packed, sink)
                     part.replace(target)
                 yield target
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise DataError(f"'{archive}' cannot be unpacked ({error}); remove it and fetch it again") from error
 
 
