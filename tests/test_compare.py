@@ -273,7 +273,9 @@ def test_what_a_process_raises_in_the_midst_of_a_step_is_raised_here(
 
     told = ({"begins": "encoding", "total": 2}, {"step": 1}, {"error": "DataError", "says": "it is gone"})
     failing = tmp_path / "python"
-    failing.write_text("#!/bin/sh\n" + "".join(f"printf '\\036%s\\n' '{json.dumps(line)}'\n" for line in told))
+    failing.write_text(
+        "#!/bin/sh\n" + "".join(f"printf 'loading... \\036%s\\n' '{json.dumps(line)}'\n" for line in told)
+    )
     failing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(failing))
     with pytest.raises(DataError, match="it is gone"):

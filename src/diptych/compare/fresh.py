@@ -60,8 +60,9 @@ def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
 def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith(_MARK):
-            yield json.loads(line.removeprefix(_MARK))
+        _, mark, told = line.partition(_MARK)  # what a library wrote without a line's end stands before it
+        if mark:
+            yield json.loads(told)
 
 
 def _steps(lines: Iterator[dict[str, Any]]) -> Iterator[None]:
