@@ -154,6 +154,7 @@ def own(kind: str) -> bool:
 
 def test_a_request_that_is_a_picture_is_captioned(ask: Ask, picture: Path) -> None:
     status, answer = ask(picture.read_bytes(), "image/jpeg")
+    assert ask({"inputs": f"data:image/jpeg;base64,{encoded(picture)}"}) == (status, answer)
     if own("captioner"):
         assert status == 200
         assert answer[0]["generated_text"].strip()

@@ -85,7 +85,7 @@ class Endpoint:
             pictures = [_picture(each) for each in _several(inputs.get("images", []), "images")]
             found = self.service.embed(pictures, _texts(inputs.get("texts", []), "texts"))
             return {"texts": found.text_vectors.tolist(), "images": found.image_vectors.tolist()}
-        if isinstance(inputs, Image.Image | bytes):
+        if _is_picture(inputs):
             return self.service.embed([_picture(inputs)]).image_vectors.tolist()
         return self.service.embed(
             texts=_texts([inputs] if isinstance(inputs, str) else inputs, "inputs")
@@ -210,7 +210,14 @@ def _likely_task(inputs: Any, parameters: dict[str, Any]) -> str:
         return "classify"
     if "texts" in parameters:
         return "match"
-    return "caption" if isinstance(inputs, Image.Image | bytes) else "embed"
+    return "caption" if _is_picture(inputs) else "embed"
+
+
+def _is_picture(inputs: Any) -> bool:
+    """Whether the inputs are a picture beyond doubt; base64 alone may be a text."""
+    if isinstance(inputs, str):
+        return inputs.startswith("data:image/")
+    return isinstance(inputs, Image.Image | bytes)
 
 
 def _several(values: Any, name: str) -> Sequence[Any]:
