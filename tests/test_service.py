@@ -47,6 +47,12 @@ def test_pictures_and_texts_share_a_space_in_whatever_form_they_come(service: Se
     assert service.embed().similarity.shape == (0, 0)
 
 
+def test_one_text_is_one_text_and_not_its_letters(service: Service, photos: Path) -> None:
+    one, same = service.embed(cat(photos), "dog"), service.embed([cat(photos)], ["dog"])
+    assert np.allclose(one.text_vectors, same.text_vectors, atol=1e-6)
+    assert np.allclose(one.image_vectors, same.image_vectors, atol=1e-6)
+
+
 def test_a_search_finds_by_text_by_picture_and_by_both(service: Service, photos: Path) -> None:
     assert service.search("a cup of coffee", keep=None).hits[0].path.endswith("coffee.png")
     assert service.search(image=Image.open(cat(photos))).hits[0].path.endswith("cat.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -36,7 +36,7 @@ def encoded(picture: AnyPicture) -> Picture:
     return file.getvalue()
 
 
-def several(pictures: AnyPicture | Sequence[AnyPicture] | None) -> list[AnyPicture]:
+def several(pictures: AnyPicture | Iterable[AnyPicture] | None) -> list[AnyPicture]:
     """None, one picture, or several, as a list."""
     if pictures is None:
         return []

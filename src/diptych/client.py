@@ -69,9 +69,9 @@ class Client:
 
     # pictures and texts
 
-    def embed(self, images: Iterable[AnyPicture] = (), texts: Sequence[str] = ()) -> Embedded:
+    def embed(self, images: AnyPicture | Iterable[AnyPicture] = (), texts: str | Sequence[str] = ()) -> Embedded:
         """Pictures and texts as unit vectors of one space; see `Service.embed`."""
-        pictures, texts = list(images), list(texts)
+        pictures, texts = several(images), _list(texts)
         if not pictures and not texts:
             return Embedded(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         told = self._send("/v1/embed", pictures, texts=texts)

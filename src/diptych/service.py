@@ -94,17 +94,18 @@ class Service:
         """
         return list(prefetch(pictures, lambda picture: decoded(picture, min_side)))
 
-    def embed(self, images: Iterable[AnyPicture] = (), texts: Sequence[str] = ()) -> Embedded:
-        """Pictures and texts as unit vectors of one space.
+    def embed(self, images: AnyPicture | Iterable[AnyPicture] = (), texts: str | Sequence[str] = ()) -> Embedded:
+        """Pictures and texts as unit vectors of one space; one of either may be given as it is.
 
         Raises:
             ConfigError: a text is empty.
             ImageError: a picture cannot be decoded.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
         _refuse_empty(texts)
-        pictures = self.open(images, self.encoder.image_size)
+        pictures = self.open(several(images), self.encoder.image_size)
         with self.loaded.using("encoder") as encoder:
-            return Embedded(encoder.encode_images(pictures), encoder.encode_texts(list(texts)))
+            return Embedded(encoder.encode_images(pictures), encoder.encode_texts(texts))
 
     def match(self, image: AnyPicture, texts: Sequence[str], *, prior: float | None = None) -> list[float]:
         """The probability of each text that it belongs to the picture, in [0, 1].
