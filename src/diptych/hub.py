@@ -47,13 +47,14 @@ def push(
     if drawn is not None:
         content[PICTURE] = drawn
     sources = {file.relative_to(folder).as_posix(): str(file) for file in _files(folder)}
+    refused: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
     whole: dict[str, str | bytes] = {**sources, **content}
     operations = [CommitOperationAdd(path, source) for path, source in whole.items()]
     try:
         api = HfApi()
         made = api.create_repo(repo, private=private, exist_ok=True)
         api.create_commit(made.repo_id, operations, commit_message=message or f"{made.repo_id}, with diptych")
-    except (HfHubHTTPError, HFValidationError, OSError, *_transport_errors()) as error:
+    except refused as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"cannot push to '{repo}': {reason}; check the name and the network, and log in with `hf auth login`"
