@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.augment import augmentation, draw, names_a_side
+from diptych.augment import augmentation, draw, names_a_side, sides_key
 from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
 from diptych.embed import VectorFile, decode_all, picture_vectors, write_vectors
@@ -154,7 +154,9 @@ def stored_pictures(
             # the first view is the clean picture
             return model.preprocess([view(row, augment if n else None, size, seed, n) for row, n in rows])
 
-        name = f"{pairs.fingerprint()}-{views}-{label if views > 1 else 'clean'}-{seed if views > 1 else 0}"
+        # Which pictures are mirrored depends on what their captions say.
+        kind = f"{label}-{seed}-{sides_key(pairs.values('captions'))}" if views > 1 else "clean-0"
+        name = f"{pairs.fingerprint()}-{views}-{kind}"
         flat = _tower_features(model, "image", name, range(len(pairs) * views), prepare, progress)
         return flat.reshape(len(pairs), views, -1)
 

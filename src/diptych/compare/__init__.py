@@ -124,7 +124,9 @@ def _end_of(model: str, parts: int) -> str:
 def _kept_or_measured(
     name: str, model: str, suite: Suite, folder: Path, device: str, fresh: bool, progress: Progress
 ) -> Measured:
-    entry = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{_key(model, suite, device, fresh)}"
+    key = _key(model, suite, device, fresh)
+    named = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{key}"
+    entry = next(folder.glob(f"*-{key}"), named)  # under whatever name it was measured
     if not entry.exists():
         if fresh:
             asked = folder / f"suite-{suite.key}"

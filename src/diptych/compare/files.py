@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 from diptych.compare import Comparison
 from diptych.compare.page import html_report
@@ -22,7 +24,8 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     contents = {
         "report.html": html_report(comparison, command),
         "report.md": markdown(comparison, command),
-        "report.json": json.dumps(comparison.as_dict() | {"command": command}, indent=2, ensure_ascii=False) + "\n",
+        "report.json": json.dumps(_finite(comparison.as_dict() | {"command": command}), indent=2, ensure_ascii=False)
+        + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +35,15 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     except OSError as error:
         raise ConfigError(f"cannot write into '{out}' ({error}); check the folder and its permissions") from error
     return [folder / name for name in (*contents, "report.csv")]
+
+
+def _finite(content: Any) -> Any:
+    """The same with null for what is no number: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def markdown(comparison: Comparison, command: str = "") -> str:

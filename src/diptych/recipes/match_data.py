@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diptych.augment import augmentation
+from diptych.augment import augmentation, sides_key
 from diptych.batches import Epochs, view
 from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
@@ -81,9 +81,10 @@ def store_part(
     kept = widths(encoder) if with_states else {"image": (0, 0), "text": (0, 0)}
     length = min(max_tokens, _longest(encoder, texts)) if with_states else 0
     folder = cache_dir() / "states" / f"{encoder.identity()}-{'states' if with_states else 'vectors'}"
+    sides = sides_key(pairs.values("captions"))  # which pictures are mirrored depends on what their captions say
     pictures = []
     for number in range(views):
-        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{number}' if number else 'clean'}"
+        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{sides}-{number}' if number else 'clean'}"
         store = StoredStates(folder / name, len(pairs), encoder.dim, *kept["image"])
         change = augmentation(augment) if number else None
         store.write(
