@@ -22,7 +22,7 @@ from diptych.endpoint import split_metadata, write_endpoint
 from diptych.errors import ModelError
 from diptych.hub import push
 from diptych.hub_card import full_card, kinds_of
-from diptych.prompt_models import has_prompter, load_prompter
+from diptych.prompt_models import load_prompter
 from tests.hub_server import TOKEN, Hub
 from tests.test_blip import blip  # noqa: F401 - a fixture
 from tests.test_captioner_models import make_vit_gpt2
@@ -68,9 +68,8 @@ def test_mini_comes_back_with_the_same_vectors_and_all_that_it_brings(hub: Hub) 
     ours, theirs = diptych.load("mini", "cpu"), diptych.load("somebody/mini", "cpu")
     assert theirs.identity() == ours.identity()
     np.testing.assert_array_equal(theirs.encode_texts(["a dog"]), ours.encode_texts(["a dog"]))
-    if has_prompter("mini"):
-        ours, theirs = load_prompter("mini", "cpu"), load_prompter("somebody/mini", "cpu")
-        np.testing.assert_allclose(theirs.predict(PICTURE), ours.predict(PICTURE), atol=1e-6)
+    ours, theirs = load_prompter("mini", "cpu"), load_prompter("somebody/mini", "cpu")
+    np.testing.assert_allclose(theirs.predict(PICTURE), ours.predict(PICTURE), atol=1e-6)
     with Image.open(io.BytesIO(files_of(hub, "somebody/mini")["results.png"])) as drawn:
         assert drawn.width > 800
 

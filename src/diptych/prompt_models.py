@@ -70,12 +70,6 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
     _write_whole(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
-def has_prompter(name: str | Path) -> bool:
-    """Whether a model's directory holds a prompter."""
-    path = model_directory(name)
-    return (path / CARD).exists() and _KEY in json.loads((path / CARD).read_text("utf-8"))
-
-
 def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
     """Load a prompter: one in the box, a run of `diptych train prompt`, its directory, or the hub name of one.
 
