@@ -2,9 +2,9 @@
 
     python benchmarks/matching.py --data flickr8k --model mini
 
-Prints one table. `random`, `hard` and `mixture` are kinds of negatives (`diptych.negatives`: hard ones are drawn from
-the 2% of the pictures that the dual encoder finds nearest to the caption); the cosine is given a threshold and a
-calibration too, fitted on the same held-out part as the heads'. `R@1` is text-to-image recall after the first 50
+Prints one table. `random`, `hard` and `mixture` are kinds of negatives (`diptych.matching.negatives`: hard ones are
+drawn from the 2% of the pictures that the dual encoder finds nearest to the caption); the cosine is given a threshold
+and a calibration too, fitted on the same held-out part as the heads'. `R@1` is text-to-image recall after the first 50
 pictures are put in order anew. `planted` is the share of captions swapped between pictures (5% of all) that the audit
 puts among its worst tenth. `pairs/s` is a picture with one text, decoded pictures to probabilities; `compared/s` are
 pairs of which both sides are encoded already. Memory is the peak of the process, models and data in it. Run it when the
@@ -24,11 +24,11 @@ import torch
 from diptych.evaluate import MatchEvaluator
 from diptych.formats import read_pairs
 from diptych.images import decode
-from diptych.match_models import heads_of, load_matcher
-from diptych.matcher import Encoded, Matcher
-from diptych.negatives import judged_pairs
+from diptych.matching.matcher import Encoded, Matcher
+from diptych.matching.models import heads_of, load_matcher
+from diptych.matching.negatives import judged_pairs
+from diptych.matching.rerank import reranked_ranks
 from diptych.pairs import Pairs
-from diptych.rerank import reranked_ranks
 
 SWAPPED, WORST = 0.05, 0.1
 

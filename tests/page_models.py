@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from diptych import dual
-from diptych.calibration import Calibration
 from diptych.checkpoints import model_directory
 from diptych.images import decode
-from diptych.match_heads import CosineHead
-from diptych.match_models import save_matchers
-from diptych.matcher import Matcher
+from diptych.matching.calibration import Calibration
+from diptych.matching.heads import CosineHead
+from diptych.matching.matcher import Matcher
+from diptych.matching.models import save_matchers
 from diptych.recipes.caption import CaptionRecipe
 from diptych.recipes.caption_whole import new_writer, token_rows
 from diptych.samples import QUERIES, photographs

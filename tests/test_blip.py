@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from diptych.errors import ModelError
-from diptych.match_models import load_matcher
-from diptych.rerank import reranked_ranks
+from diptych.matching.models import load_matcher
+from diptych.matching.rerank import reranked_ranks
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[ENC]", "[DEC]", "a", "red", "blue", "dog", "cat", "on", "boat"]
 

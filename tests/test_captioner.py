@@ -407,9 +407,9 @@ def test_candidates_that_cannot_be_ranked_are_refused(encoder, pictures, setting
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 1e6])
 def test_written_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, pictures, weight) -> None:
-    from diptych.calibration import Calibration
-    from diptych.match_heads import CosineHead
-    from diptych.matcher import Matcher
+    from diptych.matching.calibration import Calibration
+    from diptych.matching.heads import CosineHead
+    from diptych.matching.matcher import Matcher
 
     matcher = Matcher(encoder, CosineHead(), Calibration({"head": 5.0}, 0.0), name="cosine")
     told = choose(pictures, Captioner("tiny", writer), matcher, count=4, weight=weight)

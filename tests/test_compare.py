@@ -116,10 +116,10 @@ def tiny_model(scenes: Path, seed: int) -> dual.DualEncoder:
 @pytest.fixture(scope="module")
 def models(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two dual encoders, the second with a matcher that calls everything as likely as its cosine."""
-    from diptych.calibration import Calibration
-    from diptych.match_heads import CosineHead
-    from diptych.match_models import save_matchers
-    from diptych.matcher import Matcher
+    from diptych.matching.calibration import Calibration
+    from diptych.matching.heads import CosineHead
+    from diptych.matching.matcher import Matcher
+    from diptych.matching.models import save_matchers
 
     folder = tmp_path_factory.mktemp("models")
     encoders = [tiny_model(scenes, seed) for seed in (0, 1)]

@@ -12,18 +12,18 @@ from torch.nn import functional
 from diptych import dual
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.formats import read_pairs
-from diptych.hubness import Banks
 from diptych.images import decode
 from diptych.index.query import Query
-from diptych.match_heads import CosineHead, CrossHead, PairHead
-from diptych.match_models import heads_of, load_matcher
-from diptych.match_table import match_table, read_match_table
-from diptych.matcher import Encoded
+from diptych.matching.heads import CosineHead, CrossHead, PairHead
+from diptych.matching.hubness import Banks
+from diptych.matching.matcher import Encoded
+from diptych.matching.models import heads_of, load_matcher
+from diptych.matching.rerank import reranked_ranks
+from diptych.matching.table import match_table, read_match_table
 from diptych.objectives import matching_loss
 from diptych.recipes.contrastive import ContrastiveRecipe, train
 from diptych.recipes.match import MatchRecipe, train_matcher
 from diptych.recipes.match_data import HardBatches, Part
-from diptych.rerank import reranked_ranks
 from diptych.states import States, StoredStates, embed_states
 from tests.conftest import TINY
 from tests.test_dual import tiny_clip  # noqa: F401 - a fixture

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from diptych import calibration, objectives
-from diptych.calibration import Calibration, fit_calibration, sigmoid
+from diptych import objectives
 from diptych.errors import ConfigError, DataError
+from diptych.matching import calibration
+from diptych.matching.calibration import Calibration, fit_calibration, sigmoid
 from diptych.metrics import matching
 from diptych.metrics.matching import (
     best_threshold,

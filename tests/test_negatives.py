@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diptych.errors import DataError
-from diptych.labelled import is_labelled, read_labelled_pairs
-from diptych.negatives import Matches, hard_negatives, judged_pairs, random_negatives
+from diptych.matching.labelled import is_labelled, read_labelled_pairs
+from diptych.matching.negatives import Matches, hard_negatives, judged_pairs, random_negatives
 from diptych.pairs import Pairs, Row
 
 ROWS = [

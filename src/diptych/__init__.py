@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from diptych.index import Index
     from diptych.index.filters import Filters
     from diptych.index.query import Query
-    from diptych.match_models import load_matcher
-    from diptych.matcher import Matcher
+    from diptych.matching.matcher import Matcher
+    from diptych.matching.models import load_matcher
     from diptych.metrics.captions import score_captions
     from diptych.pairs import Pairs, Row
     from diptych.pipelines import pipeline
@@ -61,8 +61,8 @@ _HOMES = {
     "Index": "index",
     "Filters": "index.filters",
     "Query": "index.query",
-    "load_matcher": "match_models",
-    "Matcher": "matcher",
+    "Matcher": "matching.matcher",
+    "load_matcher": "matching.models",
     "score_captions": "metrics.captions",
     "Pairs": "pairs",
     "Row": "pairs",
@@ -106,8 +106,8 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "Index",
     "Filters",
     "Query",
-    "load_matcher",
     "Matcher",
+    "load_matcher",
     "score_captions",
     "Pairs",
     "Row",

@@ -14,7 +14,7 @@ from diptych.errors import ConfigError
 from diptych.images import Picture, Slice
 from diptych.index.gallery import Card, Gallery, Section
 from diptych.index.paths import to_text
-from diptych.matcher import Matcher
+from diptych.matching.matcher import Matcher
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 

@@ -12,7 +12,7 @@ from PIL import Image
 from diptych.captioner import Captioner
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
-from diptych.matcher import Matcher
+from diptych.matching.matcher import Matcher
 from diptych.prompts import fill
 
 

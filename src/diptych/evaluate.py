@@ -13,12 +13,12 @@ from diptych.doctor import Report, sound
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
 from diptych.errors import DataError
-from diptych.labelled import Labelled
-from diptych.matcher import Matcher
+from diptych.matching.labelled import Labelled
+from diptych.matching.matcher import Matcher
+from diptych.matching.negatives import HARD_SHARE, JudgedPairs, judged_pairs
 from diptych.metrics.matching import BINS, MatchScores, bootstrap, matching_metrics
 from diptych.metrics.retrieval import RetrievalScores, retrieval_metrics
 from diptych.metrics.zeroshot import ZeroShotScores, class_vectors, zeroshot_metrics
-from diptych.negatives import HARD_SHARE, JudgedPairs, judged_pairs
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 from diptych.prompts import fill, templates

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from diptych.blip import is_blip
 from diptych.caption_models import is_whole
 from diptych.dual import CARD, load
 from diptych.endpoint import split_metadata
 from diptych.errors import ModelError
 from diptych.grids import Tile, picture_grid
 from diptych.images import decode
+from diptych.matching.blip import is_blip
 from diptych.photographs import PHOTOGRAPHS, photographs
 
 PICTURE = "results.png"

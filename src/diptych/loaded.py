@@ -103,7 +103,7 @@ def _captioner(name: str | Path, device: str) -> Any:
 
 
 def _matcher(name: str | Path, device: str) -> Any:
-    from diptych.match_models import load_matcher
+    from diptych.matching.models import load_matcher
 
     return load_matcher(name, device=device)
 

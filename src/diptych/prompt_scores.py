@@ -8,7 +8,7 @@ import numpy as np
 
 from diptych.dual import DualEncoder
 from diptych.embed import decode_all
-from diptych.match_table import MatchTable
+from diptych.matching.table import MatchTable
 from diptych.metrics.clipscore import PREFIX, clip_score
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent

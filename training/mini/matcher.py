@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from diptych.checkpoints import BOX
-from diptych.match_models import WEIGHTS, heads_of, load_matcher, save_matchers
+from diptych.matching.models import WEIGHTS, heads_of, load_matcher, save_matchers
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.match import MatchRecipe, train_matcher
 

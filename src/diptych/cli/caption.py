@@ -142,7 +142,7 @@ def _writer(
     """Captions by a model, chosen by a matcher if one is named."""
     from diptych.candidates import choose
     from diptych.captioner import load_captioner
-    from diptych.match_models import load_matcher
+    from diptych.matching.models import load_matcher
 
     captioner = load_captioner(model, device)
     if matcher is None:

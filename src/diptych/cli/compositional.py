@@ -60,7 +60,7 @@ def compositional(
     from diptych.dual import load
     from diptych.errors import ConfigError
     from diptych.formats import read_pairs
-    from diptych.match_models import load_matcher
+    from diptych.matching.models import load_matcher
 
     if (data is None) == (published is None):
         raise ConfigError("give a data set of your own with --data, or Winoground or SugarCrepe with --published")

@@ -127,7 +127,7 @@ def audit(
     from diptych.audit import audit, audit_gallery, write_table
     from diptych.formats import read_pairs
     from diptych.index.gallery import save_gallery
-    from diptych.match_models import load_matcher
+    from diptych.matching.models import load_matcher
 
     pairs = read_pairs(path, format).split(split)
     judged, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)

@@ -163,8 +163,8 @@ def match(
     """
     from diptych.evaluate import evaluate_match
     from diptych.formats import read_pairs
-    from diptych.labelled import is_labelled, read_labelled_pairs
-    from diptych.match_models import load_matcher
+    from diptych.matching.labelled import is_labelled, read_labelled_pairs
+    from diptych.matching.models import load_matcher
 
     pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
     matcher = load_matcher(model, head, device)

@@ -28,7 +28,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     """
     from diptych.dual import load
     from diptych.errors import ConfigError
-    from diptych.match_table import read_match_table
+    from diptych.matching.table import read_match_table
     from diptych.prompt_scores import score_pictures
 
     if not tables:

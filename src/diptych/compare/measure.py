@@ -21,8 +21,8 @@ from diptych.dual import DualEncoder, load
 from diptych.embed import decode_all, picture_vectors
 from diptych.errors import ModelError
 from diptych.evaluate import embed_classes
-from diptych.match_models import load_matcher
-from diptych.matcher import Matcher
+from diptych.matching.matcher import Matcher
+from diptych.matching.models import load_matcher
 from diptych.metrics.captions import score_captions
 from diptych.metrics.matching import matching_metrics
 from diptych.metrics.paired import auc_of

@@ -18,7 +18,7 @@ from diptych.doctor import sound
 from diptych.errors import ConfigError, DataError, require
 from diptych.evaluate import ZeroShotEvaluator
 from diptych.formats import read_pairs
-from diptych.negatives import JudgedPairs, judged_pairs
+from diptych.matching.negatives import JudgedPairs, judged_pairs
 from diptych.pairs import Pairs, split_position
 from diptych.progress import Progress, silent
 

@@ -11,7 +11,7 @@ from diptych.compositional.swaps import KINDS, wrong_captions
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
 from diptych.errors import DataError
-from diptych.matcher import Matcher
+from diptych.matching.matcher import Matcher
 from diptych.metrics.compositional import (
     WinogroundScores,
     right_choices,

@@ -25,7 +25,7 @@ from diptych.progress import Progress, silent
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
     from diptych.index.results import Results
-    from diptych.matcher import Matcher
+    from diptych.matching.matcher import Matcher
 
 __all__ = [
     "Added",
@@ -147,7 +147,7 @@ class Index:
         Raises:
             ModelError: the model has none, or cannot be loaded.
         """
-        from diptych.match_models import load_matcher
+        from diptych.matching.models import load_matcher
 
         return load_matcher(self.store.identity.name, device=self._device)
 

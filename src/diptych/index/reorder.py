@@ -16,7 +16,7 @@ from diptych.index.results import Hit
 from diptych.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from diptych.matcher import Matcher
+    from diptych.matching.matcher import Matcher
 
 
 def text_to_match(query: Query) -> str:

@@ -15,7 +15,7 @@ from diptych.recipes.contrastive import split_for_training
 if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.dual import DualEncoder
-    from diptych.matcher import Matcher
+    from diptych.matching.matcher import Matcher
     from diptych.recipes.match_check import Check
     from diptych.recipes.match_data import Part
     from diptych.trainer import Outcome
@@ -120,8 +120,8 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
         ModelError: the dual encoder cannot be loaded, or does not show what a head needs.
     """
     from diptych import dual
-    from diptych.hubness import SHARPNESS, Banks
-    from diptych.match_models import save_matchers
+    from diptych.matching.hubness import SHARPNESS, Banks
+    from diptych.matching.models import save_matchers
     from diptych.recipes.match_check import Check
     from diptych.trainer import CHECKPOINT
 
@@ -148,7 +148,7 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
 
 
 def _check(recipe: MatchRecipe) -> None:
-    from diptych.match_heads import HEADS
+    from diptych.matching.heads import HEADS
 
     if not recipe.data:
         raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
@@ -169,8 +169,8 @@ def _check(recipe: MatchRecipe) -> None:
 def _parts(recipe: MatchRecipe, encoder: DualEncoder, progress: Progress) -> tuple[Part, Part, Report]:
     from diptych.doctor import sound
     from diptych.formats import read_pairs
-    from diptych.labelled import is_labelled, read_labelled_pairs
-    from diptych.match_heads import HEADS
+    from diptych.matching.heads import HEADS
+    from diptych.matching.labelled import is_labelled, read_labelled_pairs
     from diptych.recipes.match_data import store_part
 
     labelled = read_labelled_pairs(recipe.data) if is_labelled(recipe.data) else None
@@ -199,7 +199,7 @@ def _heads(
     import torch
     from safetensors.torch import load_file
 
-    from diptych.match_heads import CosineHead
+    from diptych.matching.heads import CosineHead
     from diptych.recipes.match_task import BEST, match_task, new_head
     from diptych.trainer import Schedule, Trainer
 

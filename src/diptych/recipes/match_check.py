@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from diptych.calibration import EVIDENCE, Calibration, fit_calibration
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
-from diptych.hubness import Banks
-from diptych.match_heads import CosineHead
-from diptych.matcher import Encoded, Matcher
+from diptych.matching.calibration import EVIDENCE, Calibration, fit_calibration
+from diptych.matching.heads import CosineHead
+from diptych.matching.hubness import Banks
+from diptych.matching.matcher import Encoded, Matcher
+from diptych.matching.negatives import judged_pairs
+from diptych.matching.rerank import Candidates, candidates
 from diptych.metrics.matching import matching_metrics
-from diptych.negatives import judged_pairs
 from diptych.recipes.match import MatchRecipe
 from diptych.recipes.match_data import Part
-from diptych.rerank import Candidates, candidates
 
 _BLOCK = 256  # pictures or texts encoded at once
 

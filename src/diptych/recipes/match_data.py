@@ -15,7 +15,7 @@ from diptych.augment import augmentation, sides_key
 from diptych.batches import Epochs, view
 from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
-from diptych.labelled import Labelled
+from diptych.matching.labelled import Labelled
 from diptych.pairs import Pairs
 from diptych.progress import Progress
 from diptych.states import States, StoredStates, embed_states

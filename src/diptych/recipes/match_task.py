@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from diptych.dual import DualEncoder
 from diptych.errors import DataError
-from diptych.match_heads import HEADS
-from diptych.negatives import Matches, hard_negatives
+from diptych.matching.heads import HEADS
+from diptych.matching.negatives import Matches, hard_negatives
 from diptych.objectives import matching_loss
 from diptych.prefetch import prefetch
 from diptych.recipes.match import MatchRecipe

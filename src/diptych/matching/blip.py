@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.calibration import Calibration
 from diptych.checkpoints import refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ModelError
-from diptych.match_heads import Side
-from diptych.matcher import Encoded, Matcher
+from diptych.matching.calibration import Calibration
+from diptych.matching.heads import Side
+from diptych.matching.matcher import Encoded, Matcher
 from diptych.quiet import quiet
 
 _ARCHITECTURE = "BlipForImageTextRetrieval"

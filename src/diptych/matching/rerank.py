@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from diptych.calibration import Calibration
-from diptych.matcher import Encoded, Matcher
+from diptych.matching.calibration import Calibration
+from diptych.matching.matcher import Encoded, Matcher
 
 FIRST = 50  # so many pictures are looked at again
 _BLOCK = 256  # texts at once

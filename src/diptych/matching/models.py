@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
-from diptych.blip import is_blip, load_blip
-from diptych.calibration import Calibration
 from diptych.checkpoints import model_directory
 from diptych.dual import CARD
 from diptych.errors import ModelError, did_you_mean
-from diptych.hubness import Banks
-from diptych.match_heads import HEADS, CosineHead
-from diptych.matcher import Matcher
+from diptych.matching.blip import is_blip, load_blip
+from diptych.matching.calibration import Calibration
+from diptych.matching.heads import HEADS, CosineHead
+from diptych.matching.hubness import Banks
+from diptych.matching.matcher import Matcher
 
 WEIGHTS = "matcher.safetensors"
 

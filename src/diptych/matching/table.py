@@ -13,7 +13,7 @@ from diptych.errors import DataError
 from diptych.formats import Pictures
 from diptych.formats.tables import records, rows
 from diptych.images import Picture
-from diptych.matcher import Matcher
+from diptych.matching.matcher import Matcher
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
 

@@ -1,6 +1,6 @@
 """The matcher: the probability that a picture and a text belong together.
 
-A dual encoder, a head that compares what its towers made of picture and text (`match_heads`), and a calibration that
+A dual encoder, a head that compares what its towers made of picture and text (`heads`), and a calibration that
 makes its logit a probability which means what it says: of the pairs that get 0.8, eight in ten match.
 """
 
@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diptych.calibration import EVIDENCE, Calibration, sigmoid
 from diptych.dual import DualEncoder
 from diptych.embed import decode_all
 from diptych.errors import ConfigError, DataError
-from diptych.hubness import Banks
-from diptych.match_heads import Side
+from diptych.matching.calibration import EVIDENCE, Calibration, sigmoid
+from diptych.matching.heads import Side
+from diptych.matching.hubness import Banks
 from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
