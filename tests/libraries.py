@@ -10,8 +10,8 @@ import numpy as np
 
 from diptych.dual import DualEncoder
 from diptych.index import Index, ModelIdentity, Store
-from diptych.index.paths import path_id
 from diptych.index.rows import to_table
+from diptych.paths import path_id
 
 
 def index_of(folder: Path, rows: Sequence[dict[str, Any]], model: DualEncoder | None = None) -> Index:

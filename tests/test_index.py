@@ -19,8 +19,8 @@ import diptych
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.index import Index, IndexBusy, Store, find_index
 from diptych.index.nearest import nearest
-from diptych.index.paths import path_id, to_text
 from diptych.pairs import Pairs, Row
+from diptych.paths import path_id, to_text
 from tests.broken import BROKEN, break_files, encoded
 from tests.conftest import TINY
 from tests.test_index_files import stored_vectors, write_shard

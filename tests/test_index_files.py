@@ -20,9 +20,9 @@ from diptych.errors import DataError, ImageError
 from diptych.images import decode, read_bytes
 from diptych.index.exif import read_facts
 from diptych.index.files import File, walk
-from diptych.index.paths import from_text, path_id, picture_at, to_text
 from diptych.index.report import Skipped, write_skipped
 from diptych.index.sources import Folder, Item, source_of
+from diptych.paths import from_text, path_id, picture_at, to_text
 from tests.broken import encoded
 
 

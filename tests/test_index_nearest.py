@@ -11,8 +11,8 @@ import pytest
 from diptych.errors import ConfigError, ModelError
 from diptych.index import ModelIdentity, Store
 from diptych.index.nearest import nearest
-from diptych.index.paths import path_id
 from diptych.index.rows import to_table
+from diptych.paths import path_id
 
 pytest.importorskip("lancedb")
 DIM = 24

@@ -13,9 +13,9 @@ from diptych.doctor import Report, sound
 from diptych.errors import ConfigError
 from diptych.images import Picture, Slice
 from diptych.index.gallery import Card, Gallery, Section
-from diptych.index.paths import to_text
 from diptych.matching.matcher import Matcher
 from diptych.pairs import Pairs
+from diptych.paths import to_text
 from diptych.progress import Progress, silent
 
 _SLICE = 4096  # pictures whose encodings are in memory at once

@@ -9,10 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from diptych.caption_evaluation import CaptionReport, ScoredCaption
-from diptych.document import document, embedded, escaped
+from diptych.document import CARDS, document, embedded, escaped
 from diptych.errors import ConfigError, ImageError
 from diptych.images import decode, thumbnail
-from diptych.index.page import CARDS
 from diptych.metrics.captions import NAMES
 from diptych.metrics.ptb import TOKENIZERS
 from diptych.prefetch import prefetch

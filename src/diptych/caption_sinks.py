@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from diptych.caption_pictures import Described
 from diptych.errors import ConfigError, DataError
-from diptych.index.paths import from_text
+from diptych.paths import from_text
 
 SCORES = ("score", "confidence", "similarity", "probability")
 COLUMNS = ("image", "rank", "caption", *SCORES, "error")

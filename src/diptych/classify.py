@@ -15,9 +15,9 @@ from diptych.embed import picture_vectors
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.evaluate import embed_classes
 from diptych.index.gallery import Card, Gallery, Section
-from diptych.index.paths import to_text
 from diptych.metrics.retrieval import bootstrap_interval
 from diptych.pairs import Pairs
+from diptych.paths import to_text
 from diptych.probe import Classifier, ZeroShot, class_ranks, cross_validated, few_shots, fit_adapter, fit_probe
 from diptych.progress import Progress, silent
 from diptych.prompts import templates

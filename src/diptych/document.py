@@ -24,6 +24,21 @@ h2 { margin: 2.75rem 0 1rem; font-size: 1.2rem; overflow-wrap: anywhere }
 .note { margin: 0 0 2rem; color: var(--faint); overflow-wrap: anywhere }
 """
 
+# The `style` of pages that show pictures as cards, each an `li` with a figure.
+CARDS = """
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
+  padding: 0; list-style: none }
+li { display: flex; flex-direction: column; overflow: hidden; border: 1px solid var(--line); border-radius: 12px;
+  background: var(--card) }
+figure { margin: 0 } a { color: inherit; text-decoration: none } a:hover .name { color: var(--accent) }
+a:focus-visible { outline: 3px solid var(--accent); outline-offset: -3px; border-radius: 12px }
+.mat { display: grid; place-items: center; aspect-ratio: 4 / 3; background: var(--mat); color: var(--faint) }
+img { width: 100%; height: 100%; object-fit: contain; display: block }
+figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wrap: anywhere }
+.text { overflow-wrap: anywhere } .small { color: var(--faint); font-size: .86rem }
+@media print { body { background: none } li { break-inside: avoid } }
+"""
+
 
 def document(title: str, note: str, body: str, style: str = "") -> str:
     """A page in light and dark with a title, a sentence below it, and `body`, which is HTML already; `style` is CSS."""

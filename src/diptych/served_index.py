@@ -12,8 +12,8 @@ from PIL import Image
 from diptych.errors import DataError, ModelError
 from diptych.images import decode, thumbnail
 from diptych.index import HIDDEN, Added, Index, ModelIdentity, Store, index_folder
-from diptych.index.paths import picture_at
 from diptych.loaded import Loaded
+from diptych.paths import picture_at
 from diptych.progress import Progress, silent
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from diptych.any_picture import AnyPicture, decoded
 from diptych.errors import ConfigError, DataError
 from diptych.images import thumbnail
-from diptych.index.paths import picture_at
 from diptych.index.results import Hit, Results
+from diptych.paths import picture_at
 from diptych.service import Service
 
 _ID = re.compile("[0-9a-f]{32}")

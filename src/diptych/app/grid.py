@@ -8,8 +8,8 @@ import streamlit as st
 
 from diptych.app.frame import bar, escaped, plain
 from diptych.app.thumbnails import thumbnail_of
-from diptych.index.paths import from_text
 from diptych.index.results import Hit
+from diptych.paths import from_text
 
 _CARD_PIXELS = 210
 

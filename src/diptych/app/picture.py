@@ -12,7 +12,7 @@ from PIL import Image
 from diptych.app.frame import plain, told
 from diptych.app.thumbnails import thumbnail_of
 from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, read_bytes, thumbnail
-from diptych.index.paths import from_text, picture_at
+from diptych.paths import from_text, picture_at
 
 _SHOWN = 1280  # pixels of the longer side: enough for every model and every screen column
 _PASTE = Path(__file__).with_name("paste.html")

@@ -17,8 +17,8 @@ from diptych.app.thumbnails import thumbnail_of
 from diptych.index.ask import Sort
 from diptych.index.cutoff import KEEP
 from diptych.index.filters import Filters, Shape
-from diptych.index.paths import from_text
 from diptych.index.results import Hit, Results
+from diptych.paths import from_text
 from diptych.service import Service
 
 _PAGE = 24

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diptych.errors import ImageError
 from diptych.images import decode, thumbnail
-from diptych.index.paths import from_text, picture_at
+from diptych.paths import from_text, picture_at
 
 
 def thumbnail_of(path: str, size: int = 480) -> bytes | None:

@@ -165,7 +165,7 @@ def say_written(files: list[Path]) -> None:
 
 def print_paths(paths: Iterable[str], end: bytes) -> None:
     """The paths byte for byte as the file system has them, whatever the terminal's encoding."""
-    from diptych.index.paths import from_text
+    from diptych.paths import from_text
 
     sys.stdout.flush()
     out = getattr(sys.stdout, "buffer", None)
@@ -178,7 +178,7 @@ def print_paths(paths: Iterable[str], end: bytes) -> None:
 
 def shown(path: str) -> str:
     """A path for people: relative where it lies below the working folder, undecodable bytes as `?`."""
-    from diptych.index.paths import from_text
+    from diptych.paths import from_text
 
     whole = from_text(path)
     here = Path.cwd()

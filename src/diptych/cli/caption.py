@@ -173,9 +173,9 @@ def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
     """(path, picture) of a picture file, or of all that a folder, a tar or a data set holds."""
     from diptych.formats import read_pairs
     from diptych.formats.pictures import is_picture
-    from diptych.index.paths import to_text
     from diptych.index.report import Skipped
     from diptych.index.sources import source_of
+    from diptych.paths import to_text
 
     if source.is_file() and is_picture(source.name):
         return [(to_text(source), source)]

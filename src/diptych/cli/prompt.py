@@ -53,7 +53,7 @@ def prompt(
     """
     from diptych.errors import DataError
     from diptych.formats.pictures import walk_pictures
-    from diptych.index.paths import to_text
+    from diptych.paths import to_text
     from diptych.prompt_models import load_prompter
     from diptych.prompt_pictures import prompt_pictures
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from diptych.index.files import is_gone
 from diptych.index.known import Known
-from diptych.index.paths import path_id
 from diptych.index.report import Added, Skipped
 from diptych.index.rows import Prepared, Row, embed, new_row, place, prepare, to_table
 from diptych.index.sources import Item, Source
 from diptych.index.store import Store, in_list
 from diptych.index.tidy import tidy
+from diptych.paths import path_id
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
 

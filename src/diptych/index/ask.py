@@ -18,12 +18,12 @@ from diptych.index.cutoff import KEEP, Cutoff, cutoff_of, figures
 from diptych.index.filters import Filters, both
 from diptych.index.matrix import matrix
 from diptych.index.nearest import nearest
-from diptych.index.paths import path_id, to_text
 from diptych.index.query import Query, query_vector
 from diptych.index.reorder import rerank_hits, text_to_match
 from diptych.index.results import Hit, Results
 from diptych.index.store import Store, in_list
 from diptych.index.vocabulary import vocabulary_vectors
+from diptych.paths import path_id, to_text
 
 if TYPE_CHECKING:
     from diptych.index import Index

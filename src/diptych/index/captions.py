@@ -9,9 +9,9 @@ import pyarrow as pa
 from diptych.caption_pictures import Described
 from diptych.errors import ImageError
 from diptych.images import Picture
-from diptych.index.paths import path_id, picture_at
 from diptych.index.report import Skipped
 from diptych.index.store import Store
+from diptych.paths import path_id, picture_at
 
 
 class IndexCaptions:

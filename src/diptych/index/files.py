@@ -10,8 +10,8 @@ from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.formats.pictures import is_picture
-from diptych.index.paths import from_text, to_text
 from diptych.index.report import Skipped
+from diptych.paths import from_text, to_text
 
 # Folders in which systems keep thumbnails, waste and what was thrown away.
 JUNK = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")

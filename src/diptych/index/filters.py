@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from diptych.errors import ConfigError
-from diptych.index.paths import to_text
 from diptych.index.store import quoted
+from diptych.paths import to_text
 
 Shape = Literal["landscape", "portrait", "square"]
 Day = datetime.date | datetime.datetime

@@ -11,8 +11,8 @@ from PIL import Image
 from diptych.errors import ConfigError, ImageError
 from diptych.grids import Tile, picture_grid
 from diptych.images import decode, thumbnail
-from diptych.index.paths import from_text, picture_at
 from diptych.index.results import Hit, Results
+from diptych.paths import from_text, picture_at
 from diptych.prefetch import prefetch
 
 SHEET, PAGE = (".png", ".jpg", ".jpeg", ".webp"), (".html", ".htm")

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from PIL import Image
 
-from diptych.document import document, embedded, escaped
+from diptych.document import CARDS, document, embedded, escaped
 from diptych.index.gallery import Card, Gallery, Section, thumbnails
-from diptych.index.paths import from_text
-
-# Cards with a picture each; other pages lay out theirs alike.
-CARDS = """
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
-  padding: 0; list-style: none }
-li { display: flex; flex-direction: column; overflow: hidden; border: 1px solid var(--line); border-radius: 12px;
-  background: var(--card) }
-figure { margin: 0 } a { color: inherit; text-decoration: none } a:hover .name { color: var(--accent) }
-a:focus-visible { outline: 3px solid var(--accent); outline-offset: -3px; border-radius: 12px }
-.mat { display: grid; place-items: center; aspect-ratio: 4 / 3; background: var(--mat); color: var(--faint) }
-img { width: 100%; height: 100%; object-fit: contain; display: block }
-figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wrap: anywhere }
-.text { overflow-wrap: anywhere } .small { color: var(--faint); font-size: .86rem }
-@media print { body { background: none } li { break-inside: avoid } }
-"""
+from diptych.paths import from_text
 
 
 def html_page(gallery: Gallery, size: int = 480) -> str:

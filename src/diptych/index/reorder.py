@@ -10,9 +10,9 @@ from PIL import Image
 
 from diptych.errors import ConfigError, ImageError
 from diptych.images import decode
-from diptych.index.paths import picture_at
 from diptych.index.query import Query
 from diptych.index.results import Hit
+from diptych.paths import picture_at
 from diptych.prefetch import prefetch
 
 if TYPE_CHECKING:

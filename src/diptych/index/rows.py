@@ -12,10 +12,10 @@ import pyarrow as pa
 from diptych.errors import ImageError
 from diptych.images import content_hash, decode, perceptual_hash, read_bytes
 from diptych.index.exif import Facts, read_facts
-from diptych.index.paths import path_id
 from diptych.index.report import Skipped
 from diptych.index.sources import Item
 from diptych.index.store import schema, vector_column
+from diptych.paths import path_id
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder

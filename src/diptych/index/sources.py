@@ -14,9 +14,9 @@ from diptych.formats import read_pairs
 from diptych.formats.shards import SHARD_SUFFIXES, expand
 from diptych.images import Picture
 from diptych.index.files import walk
-from diptych.index.paths import from_text, tar_members, to_text
 from diptych.index.report import Skipped
 from diptych.pairs import Pairs
+from diptych.paths import from_text, tar_members, to_text
 
 
 @dataclass(frozen=True, slots=True)

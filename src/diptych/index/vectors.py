@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from diptych.errors import DataError, ModelError
 from diptych.index.known import Known
-from diptych.index.paths import path_id, to_text
 from diptych.index.report import Added, Skipped
 from diptych.index.rows import Row, to_table
 from diptych.index.store import Store
+from diptych.paths import path_id, to_text
 from diptych.progress import Progress, silent
 
 _BLOCK = 8_192
