@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from diptych.api.run import uvicorn_options
 from diptych.samples import photographs
 from diptych.service import Service
 from tests.page_models import mini_with_matcher, vit_gpt2
@@ -38,10 +39,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(app: Any) -> Iterator[str]:
-    """The URL of an app that a thread serves while the context lasts."""
+def running(app: Any, **limits: Any) -> Iterator[str]:
+    """The URL of an app that a thread serves, as `diptych serve` does, while the context lasts."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http="h11", log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, **uvicorn_options(**limits)))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     ended = time.monotonic() + 30

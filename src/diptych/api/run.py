@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from diptych.errors import ConfigError, require
 
 _HEADERS = 32 * 1024  # bytes of a request's headers
+_WAITING = 136  # connections beside those with a request in hand: 200 in all, as it comes, where macOS allows 256 files
 
 
 def is_loopback(host: str) -> bool:
@@ -32,22 +34,27 @@ def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> No
         )
 
 
-def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30) -> None:
+def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30, queue: int = 64) -> None:
     """Serve until SIGTERM or Ctrl-C; then take no new requests, and give those in hand `grace` seconds to end.
 
-    Plain HTTP: put a proxy with TLS before it where the network is not trusted. Headers over 32 KB are refused.
+    Plain HTTP: put a proxy with TLS before it where the network is not trusted. Headers over 32 KB are refused. `queue`
+    is how many requests the app has in hand at most; connections are a few more, and may not be silent: `Connection`.
     """
     uvicorn = require("uvicorn", extra="api")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        http="h11",  # the one that bounds a request's headers
-        ws="none",
-        h11_max_incomplete_event_size=_HEADERS,
-        timeout_graceful_shutdown=grace,
-        proxy_headers=False,  # X-Forwarded-For would let anybody take another's rate
-        server_header=False,
-        access_log=False,
-        log_config=None,
-    )
+    limits = uvicorn_options(most=queue + _WAITING)
+    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **limits)
+
+
+def uvicorn_options(**limits: Any) -> dict[str, Any]:
+    """How uvicorn serves; `limits` are those of a `Connection`."""
+    from diptych.api.connections import Connection
+
+    return {
+        "http": partial(Connection, **limits),  # on h11, the one that bounds a request's headers
+        "ws": "none",
+        "h11_max_incomplete_event_size": _HEADERS,
+        "proxy_headers": False,  # X-Forwarded-For would let anybody take another's rate
+        "server_header": False,
+        "access_log": False,
+        "log_config": None,
+    }

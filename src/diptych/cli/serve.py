@@ -78,7 +78,7 @@ def serve(
         settings = replace(settings, hosts=_hosts(host))
     _log_to_standard_error()
     service = _service(model, captioner, matcher, prompter, index, roots, device)
-    run(make_app(service, settings, keys), host=host, port=port, grace=grace)
+    run(make_app(service, settings, keys), host=host, port=port, grace=grace, queue=settings.queue)
 
 
 def mcp(
