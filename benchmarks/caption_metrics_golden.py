@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from diptych.caption_evaluation import CaptionEvaluator, Scorer
+from diptych.captions.evaluation import CaptionEvaluator, Scorer
 from diptych.cli.show import print_table
 from diptych.dual import load
 from diptych.errors import DiptychError

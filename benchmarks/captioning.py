@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import END, PAD, START
-from diptych.captioner import Captioner, load_captioner
-from diptych.decoding import Wish
-from diptych.grid_captions import NEVER, GridWriter
+from diptych.captions.captioner import Captioner, load_captioner
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.grid import NEVER, GridWriter
+from diptych.decoding.strategies import Wish
+from diptych.decoding.words import END, PAD, START
 from diptych.images import decode
 from diptych.quiet import quiet
 from diptych.samples import photographs

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from diptych.captioner import load_captioner
+from diptych.captions.captioner import load_captioner
 from diptych.errors import ModelError
 from diptych.formats import read_pairs
 from diptych.metrics.captions import score_captions

@@ -20,7 +20,7 @@ from diptych.api.guard import Rate
 from diptych.api.refusals import Refused
 from diptych.api.run import check_place, is_loopback
 from diptych.api.settings import Settings
-from diptych.candidates import standing
+from diptych.captions.candidates import standing
 from diptych.errors import ConfigError
 from diptych.service import Service
 from tests.broken import BROKEN

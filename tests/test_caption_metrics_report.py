@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.caption_evaluation import CaptionEvaluator, Scorer, evaluate_captioner, evaluate_captions
-from diptych.caption_file import one_each, read_caption_file
-from diptych.caption_page import caption_page, save_page, save_table
-from diptych.captioner import Captioner
+from diptych.captions.captioner import Captioner
+from diptych.captions.evaluation import CaptionEvaluator, Scorer, evaluate_captioner, evaluate_captions
+from diptych.captions.file import one_each, read_caption_file
+from diptych.captions.page import caption_page, save_page, save_table
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError, DataError
 from diptych.formats import read_pairs

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diptych.caption_words import words_of
-from diptych.captioner import load_captioner
+from diptych.captions.captioner import load_captioner
+from diptych.decoding.words import words_of
 from diptych.errors import ConfigError, ModelError
 from diptych.formats import read_pairs
 from diptych.images import decode
@@ -191,8 +191,8 @@ def test_an_encoder_or_a_decoder_that_would_be_unpickled_is_refused(lesson: Path
 
 
 def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
-    from diptych.caption_words import END, PAD, START
-    from diptych.grid_captions import load_grid_writer
+    from diptych.decoding.grid import load_grid_writer
+    from diptych.decoding.words import END, PAD, START
     from diptych.recipes.caption_data import store_part
     from diptych.recipes.caption_grid import Lessons
 
@@ -283,7 +283,7 @@ def test_an_encoder_or_a_decoder_that_is_not_there_is_named(lesson: Path, tmp_pa
 
 
 def test_the_ends_of_captions_are_learnt_though_gpt2_pads_with_the_same_token(checkpoints: dict[str, Path]) -> None:
-    from diptych.caption_models import load_whole_writer
+    from diptych.captions.models import load_whole_writer
     from diptych.recipes.caption_whole import token_rows
 
     writer = load_whole_writer(checkpoints["vit-gpt2"], "cpu")

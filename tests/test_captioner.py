@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from diptych import dual
-from diptych.candidates import choose, rank_candidates
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import END, PAD, START, UNKNOWN, Words, text_of, words_of
-from diptych.captioner import Captioner, load_captioner
-from diptych.decoding import Wish, draw, nucleus, read, repeats, write
+from diptych.captions.candidates import choose, rank_candidates
+from diptych.captions.captioner import Captioner, load_captioner
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.grid import GridWriter, load_grid_writer, save_captioner
+from diptych.decoding.strategies import Wish, draw, nucleus, read, repeats, write
+from diptych.decoding.words import END, PAD, START, UNKNOWN, Words, text_of, words_of
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError, ModelError
-from diptych.grid_captions import GridWriter, load_grid_writer, save_captioner
 from diptych.images import decode
 from diptych.states import States, embed_states
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diptych.caption_pictures import Described
-from diptych.caption_sinks import CaptionFile
-from diptych.decoding import Caption
+from diptych.captions.pictures import Described
+from diptych.captions.sinks import CaptionFile
+from diptych.decoding.strategies import Caption
 from diptych.images import MAX_PIXELS
 from tests.broken import BROKEN, break_file, picture
 from tests.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures

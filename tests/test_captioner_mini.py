@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 
 from diptych import photographs
-from diptych.captioner import Captioner, load_captioner
+from diptych.captions.captioner import Captioner, load_captioner
 from diptych.checkpoints import BOX
-from diptych.grid_captions import WEIGHTS, WORDS
+from diptych.decoding.grid import WEIGHTS, WORDS
 from diptych.images import decode
 
 MINI = BOX / "mini"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from diptych.captioner import Captioner, load_captioner
+from diptych.captions.captioner import Captioner, load_captioner
 from diptych.errors import ModelError
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]

@@ -18,16 +18,16 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import diptych
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import Words
 from diptych.checkpoints import FETCHED
 from diptych.cli import main
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.grid import GridWriter, save_captioner
+from diptych.decoding.words import Words
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.export import Export, export_model
 from diptych.export.parity import Parity, Tolerance, refuse_if_off
 from diptych.export.tower import ExportedTower
 from diptych.formats import read_pairs
-from diptych.grid_captions import GridWriter, save_captioner
 from diptych.images import decode
 from diptych.pairs import Pairs
 from diptych.states import embed_states

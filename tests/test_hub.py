@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 import diptych
-from diptych.captioner import load_captioner
+from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import BOX
 from diptych.cli import main
 from diptych.endpoint import split_metadata, write_endpoint

@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 
 import diptych
-from diptych.captioner import load_captioner
+from diptych.captions.captioner import load_captioner
 from diptych.errors import ConfigError
 from diptych.pipelines import pipeline, register
 from tests.test_captioner_models import make_blip, make_vit_gpt2

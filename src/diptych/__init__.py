@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.candidates import choose, rank_candidates
-    from diptych.captioner import Captioner, load_captioner
+    from diptych.captions.candidates import choose, rank_candidates
+    from diptych.captions.captioner import Captioner, load_captioner
     from diptych.client import Client
-    from diptych.decoding import Caption
+    from diptych.decoding.strategies import Caption
     from diptych.doctor import inspect
     from diptych.dual import DualEncoder, build, load
     from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from diptych.service import Service
 
 _HOMES = {
-    "choose": "candidates",
-    "rank_candidates": "candidates",
-    "Captioner": "captioner",
-    "load_captioner": "captioner",
+    "choose": "captions.candidates",
+    "rank_candidates": "captions.candidates",
+    "Captioner": "captions.captioner",
+    "load_captioner": "captions.captioner",
     "Client": "client",
-    "Caption": "decoding",
+    "Caption": "decoding.strategies",
     "inspect": "doctor",
     "DualEncoder": "dual",
     "build": "dual",

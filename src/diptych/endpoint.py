@@ -95,7 +95,7 @@ class Endpoint:
         self, inputs: Any, *, candidate_labels: Any, hypothesis_template: str = "This is a photo of {}."
     ) -> list[dict[str, Any]]:
         """Labels with their probability among them, best first."""
-        from diptych.candidates import rank_candidates
+        from diptych.captions.candidates import rank_candidates
 
         labels = candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
         labels = [label.strip() for label in _texts(labels, "candidate_labels")]

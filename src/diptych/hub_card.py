@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from diptych.caption_models import is_whole
+from diptych.captions.models import is_whole
 from diptych.dual import CARD, load
 from diptych.endpoint import split_metadata
 from diptych.errors import ModelError
@@ -115,7 +115,7 @@ def results_picture(folder: Path) -> Image.Image:
         photographs(library)
         pictures = [decode(Path(library) / "images" / name, min_side=400) for name in free]
     if kinds[0] == "captioner":
-        from diptych.captioner import load_captioner
+        from diptych.captions.captioner import load_captioner
 
         captions = [found[0].text for found in load_captioner(folder, "cpu").caption(pictures)]
         tiles = [Tile(picture, text) for picture, text in zip(pictures, captions, strict=True)]

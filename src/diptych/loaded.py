@@ -97,7 +97,7 @@ def _encoder(name: str | Path, device: str) -> Any:
 
 
 def _captioner(name: str | Path, device: str) -> Any:
-    from diptych.captioner import load_captioner
+    from diptych.captions.captioner import load_captioner
 
     return load_captioner(name, device=device)
 

@@ -26,7 +26,7 @@ from transformers.pipelines import (
 )
 from transformers.utils import ModelOutput
 
-from diptych.captioner import Captioner, load_captioner
+from diptych.captions.captioner import Captioner, load_captioner
 from diptych.checkpoints import model_directory, refuse_unsafe
 from diptych.dual import DualEncoder, load
 from diptych.errors import ConfigError, did_you_mean

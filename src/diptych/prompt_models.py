@@ -148,7 +148,7 @@ def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[
     """The captioner in the same directory, if there is one."""
     if "captioner" not in card:
         return None
-    from diptych.captioner import load_captioner
+    from diptych.captions.captioner import load_captioner
 
     return partial(load_captioner, name, device)
 

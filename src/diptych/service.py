@@ -162,7 +162,7 @@ class Service:
             for texts, found in zip(written, confidences, strict=True)
         ]
         if choose:
-            from diptych.candidates import standing
+            from diptych.captions.candidates import standing
 
             told = [tuple(sorted(each, key=lambda c: -standing(c.score, c.confidence or 0.0))) for each in told]
         return [
@@ -200,7 +200,7 @@ class Service:
     def _ranked(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[tuple[Ranked, ...]]:
         if not texts:
             return [()] * len(pictures)
-        from diptych.candidates import rank_candidates
+        from diptych.captions.candidates import rank_candidates
 
         with self.loaded.using("encoder") as encoder:
             found = rank_candidates(pictures, list(texts), encoder)

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from diptych.checkpoints import BOX
+from diptych.decoding.grid import WEIGHTS, load_grid_writer, save_captioner
 from diptych.dual import CARD
-from diptych.grid_captions import WEIGHTS, load_grid_writer, save_captioner
 from diptych.recipes.caption import CaptionRecipe, train_captioner
 from diptych.recipes.config import make, read_yaml
 

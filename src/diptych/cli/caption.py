@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from diptych.cli.show import print_table, progress, say
 
 if TYPE_CHECKING:
-    from diptych.caption_pictures import Describe, Described
+    from diptych.captions.pictures import Describe, Described
     from diptych.images import Picture
 
 _AT_ONCE = 64  # pictures whose captions are written at once
@@ -99,7 +99,7 @@ def caption(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.caption_pictures import describe_pictures
+    from diptych.captions.pictures import describe_pictures
     from diptych.errors import ConfigError
 
     if (source is None) == (index is None):
@@ -140,8 +140,8 @@ def _writer(
     model: str, matcher: str | None, count: int, settings: dict[str, Any], device: str
 ) -> tuple[Describe, int | None]:
     """Captions by a model, chosen by a matcher if one is named."""
-    from diptych.candidates import choose
-    from diptych.captioner import load_captioner
+    from diptych.captions.candidates import choose
+    from diptych.captions.captioner import load_captioner
     from diptych.matching.models import load_matcher
 
     captioner = load_captioner(model, device)
@@ -155,7 +155,7 @@ def _ranker(
     model: str, candidates: Path, templates: tuple[str, ...], temperature: float | None, device: str
 ) -> tuple[Describe, int | None]:
     """Given captions, ranked by a dual encoder."""
-    from diptych.candidates import rank_candidates
+    from diptych.captions.candidates import rank_candidates
     from diptych.dual import load
     from diptych.formats.text import open_text
 
@@ -185,7 +185,7 @@ def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
 
 def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
     """A table of one picture's texts, with their scores."""
-    from diptych.caption_sinks import SCORES
+    from diptych.captions.sinks import SCORES
     from diptych.errors import ImageError
 
     for described in describe_all(pictures):
@@ -208,7 +208,7 @@ def _show(pictures: Pictures, describe_all: DescribeAll) -> None:
 
 def _into_files(pictures: list[tuple[str, Picture]], out: Path | None, describe_all: DescribeAll) -> None:
     """Into one file, or beside the pictures, those that an earlier run wrote left out."""
-    from diptych.caption_sinks import CaptionFile, Sidecars
+    from diptych.captions.sinks import CaptionFile, Sidecars
 
     sink = CaptionFile(out) if out is not None else Sidecars()
     left = [(path, picture) for path, picture in pictures if not sink.done(path)]

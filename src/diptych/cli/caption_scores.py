@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from diptych.cli.show import print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from diptych.caption_evaluation import CaptionReport
+    from diptych.captions.evaluation import CaptionReport
     from diptych.doctor import Report
     from diptych.pairs import Pairs
 
@@ -74,7 +74,7 @@ def caption(
     as_json
         Print the scores as JSON.
     """
-    from diptych.caption_page import save_page, save_table
+    from diptych.captions.page import save_page, save_table
     from diptych.errors import ConfigError
 
     settings = {"method": method, "beams": beams, "max_tokens": max_tokens}
@@ -103,8 +103,8 @@ def caption(
 
 
 def _of_files(captions: Path, references: Path, tokenizer: str) -> CaptionReport:
-    from diptych.caption_evaluation import CaptionEvaluator
-    from diptych.caption_file import one_each, read_caption_file
+    from diptych.captions.evaluation import CaptionEvaluator
+    from diptych.captions.file import one_each, read_caption_file
     from diptych.pairs import Pairs, Row
 
     known = read_caption_file(references)
@@ -117,7 +117,7 @@ class _Measured:
     """The pictures that are measured on, and with what."""
 
     def __init__(self, data: str, format: str | None, split: str, clip: str, device: str, tokenizer: str) -> None:
-        from diptych.caption_evaluation import Scorer
+        from diptych.captions.evaluation import Scorer
         from diptych.dual import load
         from diptych.formats import read_pairs
 
@@ -128,15 +128,15 @@ class _Measured:
         self.options: dict[str, Any] = {"training": training, "scorer": scorer, "tokenizer": tokenizer}
 
     def given(self, captions: Path) -> tuple[CaptionReport, Report]:
-        from diptych.caption_evaluation import evaluate_captions
-        from diptych.caption_file import one_each, read_caption_file
+        from diptych.captions.evaluation import evaluate_captions
+        from diptych.captions.file import one_each, read_caption_file
 
         said = one_each(read_caption_file(captions), self.pairs.image_ids, captions)
         return evaluate_captions(said, self.pairs, progress=progress, **self.options)
 
     def written(self, model: str, settings: dict[str, Any]) -> tuple[CaptionReport, Report]:
-        from diptych.caption_evaluation import evaluate_captioner
-        from diptych.captioner import load_captioner
+        from diptych.captions.captioner import load_captioner
+        from diptych.captions.evaluation import evaluate_captioner
 
         captioner = load_captioner(model, self.device)
         return evaluate_captioner(captioner, self.pairs, progress=progress, **self.options, **settings)
@@ -150,7 +150,7 @@ def _training(everything: Pairs, split: str) -> list[str] | None:
 
 
 def _print(report: CaptionReport, title: str) -> None:
-    from diptych.caption_page import variety_rows
+    from diptych.captions.page import variety_rows
     from diptych.metrics.captions import NAMES
     from diptych.metrics.ptb import TOKENIZERS
 

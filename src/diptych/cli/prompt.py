@@ -95,7 +95,7 @@ def wishes_of(
     if library:
         wishes["library"] = PromptLibrary.of(read_prompts(library), prompter.space, progress)
     if captioner:
-        from diptych.captioner import load_captioner
+        from diptych.captions.captioner import load_captioner
 
         wishes["captioner"] = load_captioner(captioner, device)
     if lists:

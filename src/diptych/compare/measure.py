@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from diptych.captioner import Captioner, load_captioner
+from diptych.captions.captioner import Captioner, load_captioner
 from diptych.checkpoints import model_directory
 from diptych.compare.cost import bytes_on_disk, encoder_cost, machine, memory_now, memory_peak, parameters_of
 from diptych.compare.measured import Measured

@@ -18,6 +18,7 @@ from sentence_transformers.base.modules import Router
 
 from diptych.cache import staged
 from diptych.checkpoints import model_directory
+from diptych.decoding.grid import GridWriter, has_captioner, load_grid_writer
 from diptych.dual import MODALITIES, DualEncoder, load
 from diptych.embed import decode_all
 from diptych.errors import ConfigError, DataError, ModelError, did_you_mean, require
@@ -28,7 +29,6 @@ from diptych.export.graphs import tensors_of, traced
 from diptych.export.int8 import Inputs, onnx_int8, openvino_int8
 from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, refuse_if_off
 from diptych.export.tower import ExportedTower, read_front, write_front
-from diptych.grid_captions import GridWriter, has_captioner, load_grid_writer
 from diptych.open_clip_names import is_named
 from diptych.pairs import Pairs
 from diptych.quiet import quiet

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych import dual
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import START, Words
 from diptych.checkpoints import model_directory
-from diptych.decoding import Caption, Wish
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.grid import WORDS, GridWriter
+from diptych.decoding.strategies import Caption, Wish
+from diptych.decoding.words import START, Words
 from diptych.dual import CARD, DualEncoder
 from diptych.errors import ModelError
 from diptych.export.engines import GRAPHS, open_graph
@@ -26,7 +27,6 @@ from diptych.export.graphs import tensors_of, traced_as
 from diptych.export.int8 import Inputs
 from diptych.export.parity import Parity, in_turn, of_vectors
 from diptych.export.tower import graph_hash
-from diptych.grid_captions import WORDS, GridWriter
 from diptych.states import embed_states
 
 FOLDER = "captioner"
@@ -109,7 +109,7 @@ class GraphSpelling:
         self._each: np.ndarray | None = None  # the pictures' keys and values, once for each caption
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
-        """As `caption_decoder.Spelling.step`: the logits of the next word, (captions, words)."""
+        """As `decoding.decoder.Spelling.step`: the logits of the next word, (captions, words)."""
         newest = words.numpy()[:, None]
         said = self.said if parents is None or not self.said.size else self.said[parents.numpy()]
         self.said = np.concatenate([said, newest], axis=1) if self.said.size else newest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 
-from diptych.caption_pictures import Described
+from diptych.captions.pictures import Described
 from diptych.errors import ImageError
 from diptych.images import Picture
 from diptych.index.report import Skipped

@@ -152,7 +152,7 @@ def train_captioner(recipe: CaptionRecipe, *, resume: bool = False, progress: Pr
 
 def _is_whole(recipe: CaptionRecipe) -> bool:
     """Whether an encoder and a decoder are trained together, and not a small decoder on a dual encoder."""
-    from diptych.caption_models import is_whole
+    from diptych.captions.models import is_whole
     from diptych.checkpoints import model_directory
 
     return bool(recipe.encoder) or is_whole(model_directory(recipe.model))

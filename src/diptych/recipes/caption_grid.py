@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from diptych import decoding, dual
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import END, PAD, START, UNKNOWN, Words, words_of
-from diptych.decoding import Caption, Wish
+from diptych import dual
+from diptych.decoding import strategies
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.grid import NEVER, GridWriter, save_captioner
+from diptych.decoding.strategies import Caption, Wish
+from diptych.decoding.words import END, PAD, START, UNKNOWN, Words, words_of
 from diptych.device import computes_in_bfloat16
-from diptych.grid_captions import NEVER, GridWriter, save_captioner
 from diptych.metrics.cider import CiderD
 from diptych.pairs import Pairs
 from diptych.progress import Progress
@@ -203,8 +204,8 @@ class Lessons:
         with self.half():
             memory = self.decoder.look(states)
             spelling = self.decoder.spell(memory)
-            logits = decoding.read(spelling, len(memory) * wish.width, (START,))
-            found = decoding.draw(spelling, logits, len(memory), wish, END, NEVER, first=first)
+            logits = strategies.read(spelling, len(memory) * wish.width, (START,))
+            found = strategies.draw(spelling, logits, len(memory), wish, END, NEVER, first=first)
         self.decoder.train()
         return [[written.tokens for written in of_one] for of_one in found]
 

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from diptych.caption_words import words_of
-from diptych.decoding import Caption
+from diptych.decoding.strategies import Caption
+from diptych.decoding.words import words_of
 from diptych.metrics.cider import CiderD
 from diptych.pairs import Pairs
 from diptych.prefetch import prefetch

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from diptych.augment import draw, names_a_side
 from diptych.batches import view
-from diptych.caption_models import WholeWriter, load_whole_writer
+from diptych.captions.models import WholeWriter, load_whole_writer
 from diptych.checkpoints import model_directory, refuse_unsafe
-from diptych.decoding import Caption, Wish
+from diptych.decoding.strategies import Caption, Wish
 from diptych.device import computes_in_bfloat16, pick_device
 from diptych.errors import ModelError
 from diptych.pairs import Pairs, Row

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from diptych.caption_evaluation import CaptionReport, ScoredCaption
+from diptych.captions.evaluation import CaptionReport, ScoredCaption
 from diptych.document import CARDS, document, embedded, escaped
 from diptych.errors import ConfigError, ImageError
 from diptych.images import decode, thumbnail

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.caption_pictures import describe_pictures
-from diptych.captioner import Captioner
+from diptych.captions.captioner import Captioner
+from diptych.captions.pictures import describe_pictures
 from diptych.doctor import Report, sound
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors

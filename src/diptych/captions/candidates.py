@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from diptych.captioner import Captioner
+from diptych.captions.captioner import Captioner
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
 from diptych.matching.matcher import Matcher

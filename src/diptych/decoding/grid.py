@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych import dual
-from diptych.caption_decoder import CaptionDecoder
-from diptych.caption_words import END, PAD, START, UNKNOWN, Words
 from diptych.checkpoints import model_directory
-from diptych.decoding import Caption, Wish, Written, write
+from diptych.decoding.decoder import CaptionDecoder
+from diptych.decoding.strategies import Caption, Wish, Written, write
+from diptych.decoding.words import END, PAD, START, UNKNOWN, Words
 from diptych.dual import CARD, DualEncoder
 from diptych.errors import ConfigError, ModelError
 from diptych.states import embed_states
@@ -74,7 +74,7 @@ class GridWriter:
 
 
 class _OnDevice:
-    """A spelling whose words come from the CPU, where `decoding` keeps its books."""
+    """A spelling whose words come from the CPU, where `strategies` keeps its books."""
 
     def __init__(self, decoder: CaptionDecoder, memory: Tensor) -> None:
         self.spelling, self.device = decoder.spell(memory), memory.device

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.checkpoints import refuse_unsafe
-from diptych.decoding import Caption, Wish
+from diptych.decoding.strategies import Caption, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
 from diptych.quiet import quiet

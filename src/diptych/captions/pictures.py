@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from diptych.candidates import Candidate, Chosen
-from diptych.captioner import batches_of
-from diptych.decoding import Caption
+from diptych.captions.candidates import Candidate, Chosen
+from diptych.captions.captioner import batches_of
+from diptych.decoding.strategies import Caption
 from diptych.errors import ImageError
 from diptych.images import Picture, decode
 from diptych.prefetch import prefetch

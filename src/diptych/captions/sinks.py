@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from diptych.caption_pictures import Described
+from diptych.captions.pictures import Described
 from diptych.errors import ConfigError, DataError
 from diptych.paths import from_text
 
