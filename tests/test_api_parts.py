@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from diptych.api import reading
 from diptych.api.answering import Answering
 from diptych.api.asked import EmbedAsked, EmbeddingsAsked, RemoveAsked
 from diptych.api.batching import Batcher
+from diptych.api.bounds import Bounds
 from diptych.api.fetch import fetch, is_public
 from diptych.api.figures import Figures
 from diptych.api.refusals import Refused
@@ -125,14 +126,20 @@ def test_a_great_many_faults_are_not_told_one_by_one() -> None:
 def test_what_is_fetched_has_as_many_bytes_as_a_body_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed: list[int] = []
 
-    async def fetched(url: str, max_bytes: int) -> bytes:
+    async def fetched(url: str, max_bytes: int, seconds: float, take: Any) -> bytes:
         allowed.append(max_bytes)
+        take(8)
         return b"12345678"
 
     monkeypatch.setattr(reading, "fetch", fetched)
     given = ["https://example.org/a", "aGVsbG8=", "HTTP://example.org/b", "https://example.org/c"]
-    found = asyncio.run(reading.pictures(given, Settings(max_bytes=20, urls=True)))
+    room = Room(30, "bytes")
+    with room.take(5) as share:
+        request = Request({"type": "http", "state": {"memory": share}})
+        found = asyncio.run(reading.pictures(request, given, Settings(max_bytes=20, urls=True)))
+        assert room.held == 5 + 3 * 8
     assert (found, allowed) == ([b"12345678", b"hello", b"12345678", b"12345678"], [20, 12, 4])
+    assert room.held == 0
 
 
 def test_a_room_refuses_what_does_not_fit_and_is_free_again_after() -> None:
@@ -144,8 +151,32 @@ def test_a_room_refuses_what_does_not_fit_and_is_free_again_after() -> None:
         with room.take():
             assert room.held == 3
     assert room.held == 0
-    with room.take(9):  # larger than the room, but alone
-        assert room.held == 9
+    with room.take(9) as large:  # larger than the room, but alone
+        large.more(9)
+        assert room.held == 18
+    with room.take(1), room.take(1) as share:
+        with pytest.raises(Refused, match="room for 3"):
+            share.more(2)
+        share.more(1)
+        assert room.held == 3
+    assert room.held == 0
+
+
+def test_a_request_holds_its_body_and_can_hold_more() -> None:
+    requests, memory = Room(2, "requests"), Room(100, "bytes")
+    seen: list[tuple[int, int]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["memory"].more(20)
+        seen.append((requests.held, memory.held))
+
+    async def unused(*message: Any) -> None:
+        raise AssertionError("nobody reads or answers")
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"7")], "state": {}}
+    asyncio.run(Bounds(app, Settings(), requests, memory)(scope, unused, unused))
+    assert seen == [(1, 27)]
+    assert (requests.held, memory.held) == (0, 0)
 
 
 # pictures by URL
@@ -264,6 +295,39 @@ def test_what_is_no_small_picture_is_refused(port: int, path: str, status: int, 
     with pytest.raises(Refused, match=why) as refused:
         get(f"http://127.0.0.1:{port}{path}", own_machine)
     assert refused.value.status == status
+
+
+def test_what_is_fetched_has_as_long_as_a_body_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    async def fetched(url: str, max_bytes: int, seconds: float, take: Any) -> bytes:
+        given.append(seconds)
+        await asyncio.sleep(min(0.2, seconds))
+        return b""
+
+    monkeypatch.setattr(reading, "fetch", fetched)
+    with Room(1, "bytes").take() as share:
+        request = Request({"type": "http", "state": {"memory": share}})
+        settings = Settings(body_seconds=0.5, urls=True)
+        asyncio.run(reading.pictures(request, ["http://example.org/"] * 5, settings))
+    assert 0.4 < given[0] <= 0.5
+    assert given[-1] == 0.0
+
+
+def test_what_is_fetched_takes_room_before_it_is_kept(port: int) -> None:
+    room = Room(70_000, "bytes")
+
+    async def fetched(share: Any) -> bytes:
+        url = f"http://127.0.0.1:{port}/long"
+        return await fetch(url, max_bytes=200_000, permitted=own_machine, take=share.more)
+
+    with room.take(1), room.take(1) as share:
+        with pytest.raises(Refused, match="room for 70,000"):
+            asyncio.run(fetched(share))
+        assert room.held <= 70_000
+    with room.take(1) as alone:
+        assert len(asyncio.run(fetched(alone))) == 100_000
+    assert room.held == 0
 
 
 @pytest.mark.parametrize(

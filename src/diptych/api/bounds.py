@@ -24,7 +24,8 @@ class Bounds:
         if announced is not None and announced > self.settings.max_bytes:
             raise _too_large(announced, self.settings.max_bytes)
         size = self.settings.max_bytes if announced is None else announced
-        with self.requests.take(), self.memory.take(size):
+        with self.requests.take(), self.memory.take(size) as share:
+            scope.setdefault("state", {})["memory"] = share  # what the request fetches takes more of it
             await self.app(scope, self._bounded(receive), send)
 
     def _bounded(self, receive: Any) -> Any:

@@ -31,7 +31,7 @@ def embeddings_route(operations: Operations) -> APIRouter:
             raise Refused(413, "too_many_rows", f"input has {len(inputs):,} rows, the limit is {settings.max_rows:,}")
         kinds = [_kind(each) for each in inputs]
         check_texts([text for kind, text in kinds if kind == "text"], settings)
-        images = await pictures([image for kind, image in kinds if kind == "image"], settings)
+        images = await pictures(request, [image for kind, image in kinds if kind == "image"], settings)
         vectors = await _vectors(operations, kinds, images)
         if asked.dimensions not in (None, len(vectors[0])):
             raise invalid(f"dimensions is {asked.dimensions}; this model's vectors have {len(vectors[0])}")

@@ -11,6 +11,8 @@ from typing import Any
 from diptych.api.refusals import Refused
 from diptych.errors import require
 
+Take = Callable[[int], None]
+
 _REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -28,16 +30,21 @@ def is_public(address: str) -> bool:
 
 
 async def fetch(
-    url: str, *, max_bytes: int, seconds: float = 10.0, permitted: Callable[[str], bool] = is_public
+    url: str,
+    *,
+    max_bytes: int,
+    seconds: float = 10.0,
+    permitted: Callable[[str], bool] = is_public,
+    take: Take = lambda count: None,
 ) -> bytes:
-    """The bytes at an http or https URL, following three redirects.
+    """The bytes at an http or https URL, following three redirects; `take` is told of each few before they are kept.
 
     Each name is resolved once, all its addresses must be `permitted`, and the connection goes to the one that was
     checked, so that a name which resolves to something else a moment later gains nothing. Proxies of the environment
     are not used, and nothing is decompressed.
 
     Raises:
-        Refused: 403 for an address that is not permitted, 413 for too many bytes, 422 for all else that goes wrong.
+        Refused: 403 for an address that is not permitted, 413 for too many bytes, what `take` raises, 422 for all else.
     """
     httpx = require("httpx2", extra="api")
     try:
@@ -45,7 +52,7 @@ async def fetch(
             for _ in range(_REDIRECTS + 1):
                 target = _parsed(httpx, url)
                 address = await _resolve(target.host, target.port or _port(target), permitted)
-                answer = await _get(client, target, address, max_bytes)
+                answer = await _get(client, target, address, max_bytes, take)
                 if isinstance(answer, bytes):
                     return answer
                 url = str(target.join(answer))
@@ -75,7 +82,7 @@ async def _resolve(host: str, port: int, permitted: Callable[[str], bool]) -> st
     return addresses[0]
 
 
-async def _get(client: Any, target: Any, address: str, max_bytes: int) -> bytes | str:
+async def _get(client: Any, target: Any, address: str, max_bytes: int, take: Take) -> bytes | str:
     """The body from this very address, or where it redirects to."""
     there = target.copy_with(host=address)
     host = target.netloc.decode("ascii")
@@ -89,9 +96,10 @@ async def _get(client: Any, target: Any, address: str, max_bytes: int) -> bytes 
             raise _failed(str(target), f"its server answers {answer.status_code}")
         data = bytearray()
         async for chunk in answer.aiter_raw():
-            data += chunk
-            if len(data) > max_bytes:
+            if len(data) + len(chunk) > max_bytes:
                 raise Refused(413, "too_large", f"'{target}' has more than {max_bytes:,} bytes; send a smaller picture")
+            take(len(chunk))
+            data += chunk
         return bytes(data)
     finally:
         await answer.aclose()

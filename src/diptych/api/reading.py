@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from diptych.api.settings import Settings
 
 Form = TypeVar("Form", bound=Asked)
 _SCALAR_LIMIT = 1_000  # fields of a form that are no files
+_FETCH_SECONDS = 10.0
 _FAULTS = 1_000  # of a request, each an object in memory once they are told
 
 
@@ -97,22 +99,24 @@ def check_texts(texts: Sequence[str], settings: Settings) -> None:
 
 
 async def pictures(
-    given: Sequence[str], settings: Settings, files: Mapping[int, bytes] = MappingProxyType({})
+    request: Request, given: Sequence[str], settings: Settings, files: Mapping[int, bytes] = MappingProxyType({})
 ) -> list[bytes]:
     """The encoded bytes of pictures: `files` by place, else base64, a data: URL, or a URL if the settings allow it.
 
-    What is fetched has as many bytes as a body may have, all together.
+    What is fetched has as many bytes and seconds as a body may have, all together, and takes room as a body does.
 
     Raises:
-        Refused: one is none of these.
+        Refused: one is none of these, or there is no room.
     """
     found: list[bytes] = []
-    left = settings.max_bytes
+    left, clock = settings.max_bytes, asyncio.get_running_loop().time
+    deadline = clock() + settings.body_seconds
     for at, each in enumerate(given):
         if at not in files and each[:8].lower().startswith(("http://", "https://")):
             if not settings.urls:
                 raise Refused(403, "urls_off", "pictures are not fetched from URLs here (--urls); send the picture")
-            found.append(await fetch(each, max_bytes=left))
+            seconds = min(_FETCH_SECONDS, max(0.0, deadline - clock()))
+            found.append(await fetch(each, max_bytes=left, seconds=seconds, take=request.state.memory.more))
             left -= len(found[-1])
         else:
             found.append(files[at] if at in files else _picture(each))

@@ -15,16 +15,34 @@ class Room:
         self.limit, self.what, self.held = limit, what, 0
 
     @contextmanager
-    def take(self, count: int = 1) -> Iterator[None]:
-        """Hold `count` while the context lasts. Something larger than the room has it when it is alone.
+    def take(self, count: int = 1) -> Iterator[Share]:
+        """Hold `count` while the context lasts, and what its share takes besides.
 
         Raises:
             Refused: 429, it does not fit.
         """
-        if self.held and self.held + count > self.limit:
-            raise busy(f"the server has {self.held:,} {self.what} in hand, and room for {self.limit:,}; try again soon")
-        self.held += count
+        share = Share(self)
+        share.more(count)
         try:
-            yield
+            yield share
         finally:
-            self.held -= count
+            self.held -= share.held
+
+
+class Share:
+    """What one request holds of a room. One that is larger than the room has it when it is alone."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.held = room, 0
+
+    def more(self, count: int) -> None:
+        """Hold `count` more.
+
+        Raises:
+            Refused: 429, it does not fit.
+        """
+        room = self.room
+        if room.held > self.held and room.held + count > room.limit:
+            raise busy(f"the server has {room.held:,} {room.what} in hand, and room for {room.limit:,}; try again soon")
+        room.held += count
+        self.held += count

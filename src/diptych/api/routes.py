@@ -72,7 +72,9 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         asked = await read(request, EmbedAsked, settings)
         if not asked.images and not asked.texts:
             raise invalid("nothing is given; send images, texts, or both")
-        images, texts = await operations.embed(await pictures(asked.images, settings, asked.files), asked.texts)
+        images, texts = await operations.embed(
+            await pictures(request, asked.images, settings, asked.files), asked.texts
+        )
         dim = max(images.shape[1], texts.shape[1])
         model = service.loaded.name("encoder")
         vectors = {"image_vectors": as_lists(images), "text_vectors": as_lists(texts)}
@@ -84,7 +86,7 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         asked = await read(request, CaptionAsked, settings)
         own = asked.model_dump(exclude={"images", "candidates"})
         own["candidates"] = tuple(asked.candidates)
-        found = await operations.caption(await pictures(asked.images, settings, asked.files), own)
+        found = await operations.caption(await pictures(request, asked.images, settings, asked.files), own)
         return JSONResponse(
             {"model": service.loaded.name("captioner"), "captions": [captioned.as_dict() for captioned in found]}
         )
@@ -93,7 +95,9 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
     async def match(request: Request) -> Response:
         """The probability that each picture and each text belong together."""
         asked = await read(request, MatchAsked, settings)
-        found = await operations.match(await pictures(asked.images, settings, asked.files), asked.texts, asked.prior)
+        found = await operations.match(
+            await pictures(request, asked.images, settings, asked.files), asked.texts, asked.prior
+        )
         return JSONResponse({"model": service.loaded.name("matcher"), "probabilities": found})
 
     @post(router, "/prompt", PromptAsked, told.PromptTold, form=True)
@@ -101,7 +105,7 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         """Prompts that would make pictures like these."""
         asked = await read(request, PromptAsked, settings)
         own = {"how": asked.how, "count": asked.count}
-        found = await operations.prompt(await pictures(asked.images, settings, asked.files), own)
+        found = await operations.prompt(await pictures(request, asked.images, settings, asked.files), own)
         prompts = [[asdict(each) for each in said] for said in found]
         return JSONResponse({"model": service.loaded.name("prompter"), "prompts": prompts})
 
@@ -119,7 +123,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     async def search(request: Request) -> Response:
         """The pictures of the index that match texts, pictures, or both."""
         asked = await read(request, SearchAsked, settings)
-        images = await pictures(asked.images, settings, asked.files)
+        images = await pictures(request, asked.images, settings, asked.files)
         for image in images:
             await operations.look(image)
         own = asked.model_dump(include={"like", "unwanted", "count", "page", "sort", "keep", "fold", "rerank"})
