@@ -26,11 +26,11 @@ from diptych.formats import read_pairs
 from diptych.metrics.captions import score_captions
 from diptych.metrics.similarity import similarity_metrics
 from diptych.pairs import Pairs
-from diptych.prompt_evaluation import PromptEvaluator, nearest_rows
-from diptych.prompt_library import PromptLibrary
-from diptych.prompt_models import load_prompter
-from diptych.prompt_pictures import prompt_pictures
-from diptych.prompter import Prompter
+from diptych.prompting.evaluation import PromptEvaluator, nearest_rows
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.models import load_prompter
+from diptych.prompting.pictures import prompt_pictures
+from diptych.prompting.prompter import Prompter
 
 
 def said_by(prompter: Prompter, pairs: Pairs, **wishes: object) -> tuple[list[str], float]:

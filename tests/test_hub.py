@@ -22,7 +22,7 @@ from diptych.endpoint import split_metadata, write_endpoint
 from diptych.errors import ModelError
 from diptych.hub import push
 from diptych.hub_card import full_card, kinds_of
-from diptych.prompt_models import load_prompter
+from diptych.prompting.models import load_prompter
 from tests.hub_server import TOKEN, Hub
 from tests.test_blip import blip  # noqa: F401 - a fixture
 from tests.test_captioner_models import make_vit_gpt2

@@ -21,15 +21,15 @@ from diptych.cli import main
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.images import decode
 from diptych.objectives import cosine_loss
-from diptych.phrases import LISTS, compose, phrase_lists
-from diptych.picture_features import PictureFeatures
-from diptych.prompt_evaluation import MEAN, NEIGHBOUR, OTHERS, evaluate_prompter, nearest_rows
-from diptych.prompt_library import Prompt, read_prompts
-from diptych.prompt_models import WEIGHTS, load_prompter, save_prompter
-from diptych.prompt_scenes import draw_prompts
-from diptych.prompter import Prompter, PromptHead
+from diptych.prompting.evaluation import MEAN, NEIGHBOUR, OTHERS, evaluate_prompter, nearest_rows
+from diptych.prompting.features import PictureFeatures
+from diptych.prompting.library import Prompt, read_prompts
+from diptych.prompting.models import WEIGHTS, load_prompter, save_prompter
+from diptych.prompting.phrases import LISTS, compose, phrase_lists
+from diptych.prompting.prompter import Prompter, PromptHead
+from diptych.prompting.scenes import draw_prompts
+from diptych.prompting.text_space import TextSpace, load_text_space
 from diptych.recipes.prompt import PromptRecipe, train_prompter
-from diptych.text_space import TextSpace, load_text_space
 
 
 @pytest.fixture(scope="module")

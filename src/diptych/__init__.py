@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from diptych.metrics.captions import score_captions
     from diptych.pairs import Pairs, Row
     from diptych.pipelines import pipeline
-    from diptych.prompt_models import load_prompter
-    from diptych.prompter import Prompter
+    from diptych.prompting.models import load_prompter
+    from diptych.prompting.prompter import Prompter
     from diptych.recipes.caption import CaptionRecipe, train_captioner
     from diptych.recipes.contrastive import ContrastiveRecipe, train
     from diptych.recipes.match import MatchRecipe, train_matcher
@@ -67,8 +67,8 @@ _HOMES = {
     "Pairs": "pairs",
     "Row": "pairs",
     "pipeline": "pipelines",
-    "load_prompter": "prompt_models",
-    "Prompter": "prompter",
+    "load_prompter": "prompting.models",
+    "Prompter": "prompting.prompter",
     "CaptionRecipe": "recipes.caption",
     "train_captioner": "recipes.caption",
     "ContrastiveRecipe": "recipes.contrastive",

@@ -109,7 +109,7 @@ def _matcher(name: str | Path, device: str) -> Any:
 
 
 def _prompter(name: str | Path, device: str) -> Any:
-    from diptych.prompt_models import load_prompter
+    from diptych.prompting.models import load_prompter
 
     return load_prompter(name, device=device)
 

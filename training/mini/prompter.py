@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from diptych.checkpoints import BOX
-from diptych.prompt_models import WEIGHTS, load_prompter, save_prompter
+from diptych.prompting.models import WEIGHTS, load_prompter, save_prompter
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.prompt import PromptRecipe, train_prompter
 

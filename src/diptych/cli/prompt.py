@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diptych.cli.show import print_table, progress, say
 
 if TYPE_CHECKING:
-    from diptych.prompter import Prompter
+    from diptych.prompting.prompter import Prompter
 
 
 def prompt(
@@ -54,8 +54,8 @@ def prompt(
     from diptych.errors import DataError
     from diptych.formats.pictures import walk_pictures
     from diptych.paths import to_text
-    from diptych.prompt_models import load_prompter
-    from diptych.prompt_pictures import prompt_pictures
+    from diptych.prompting.models import load_prompter
+    from diptych.prompting.pictures import prompt_pictures
 
     if not pictures.exists():
         raise DataError(f"there is no picture or folder '{pictures}'; check the path")
@@ -88,8 +88,8 @@ def wishes_of(
     prompter: Prompter, library: Path | None, captioner: str | None, lists: Path | None, device: str
 ) -> dict[str, Any]:
     """What `Prompter.say` is given beside the pictures."""
-    from diptych.phrases import phrase_lists
-    from diptych.prompt_library import PromptLibrary, read_prompts
+    from diptych.prompting.library import PromptLibrary, read_prompts
+    from diptych.prompting.phrases import phrase_lists
 
     wishes: dict[str, Any] = {}
     if library:

@@ -68,7 +68,7 @@ def make_prompts(out: Path, *, count: int = 400, size: int = 128, seed: int = 0)
     seed
         Another seed draws other pictures.
     """
-    from diptych.prompt_scenes import draw_prompts
+    from diptych.prompting.scenes import draw_prompts
 
     draw_prompts(out, count=count, size=size, seed=seed, progress=progress)
     say(f"{count} pictures with a prompt each: {out}")

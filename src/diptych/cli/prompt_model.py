@@ -15,7 +15,7 @@ from diptych.recipes.config import make, read_yaml
 from diptych.recipes.prompt import PromptRecipe
 
 if TYPE_CHECKING:
-    from diptych.prompt_evaluation import PromptReport
+    from diptych.prompting.evaluation import PromptReport
 
 
 def train(
@@ -97,8 +97,8 @@ def evaluate(
     """
     from diptych.cli.prompt import wishes_of
     from diptych.formats import read_pairs
-    from diptych.prompt_evaluation import evaluate_prompter
-    from diptych.prompt_models import load_prompter
+    from diptych.prompting.evaluation import evaluate_prompter
+    from diptych.prompting.models import load_prompter
 
     pairs = read_pairs(data, format).with_val()
     known = read_pairs(train_data).with_val(0.0) if train_data else pairs

@@ -29,7 +29,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     from diptych.dual import load
     from diptych.errors import ConfigError
     from diptych.matching.table import read_match_table
-    from diptych.prompt_scores import score_pictures
+    from diptych.prompting.scores import score_pictures
 
     if not tables:
         raise ConfigError("no table is given: diptych score pictures.csv, with the columns image and prompt")

@@ -15,7 +15,7 @@ from diptych.recipes.contrastive import split_for_training
 if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.pairs import Pairs
-    from diptych.prompter import Prompter
+    from diptych.prompting.prompter import Prompter
     from diptych.trainer import Outcome
 
 
@@ -147,8 +147,8 @@ def _keep(
 ) -> None:
     """Write the model with its best weights beside the old one, then put it in its place."""
     from diptych import dual
-    from diptych.prompt_library import PromptLibrary
-    from diptych.prompt_models import save_library, save_prompter
+    from diptych.prompting.library import PromptLibrary
+    from diptych.prompting.models import save_library, save_prompter
     from diptych.recipes.prompt_task import load_best
 
     load_best(prompter, recipe, best)

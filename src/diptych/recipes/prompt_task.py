@@ -19,12 +19,12 @@ from diptych.errors import ModelError
 from diptych.metrics.similarity import similarity_metrics
 from diptych.objectives import cosine_loss, info_nce
 from diptych.pairs import Pairs, Row
-from diptych.picture_features import PictureFeatures
 from diptych.prefetch import prefetch
 from diptych.progress import Progress
-from diptych.prompter import Prompter, PromptHead
+from diptych.prompting.features import PictureFeatures
+from diptych.prompting.prompter import Prompter, PromptHead
+from diptych.prompting.text_space import load_text_space
 from diptych.recipes.prompt import PromptRecipe
-from diptych.text_space import load_text_space
 from diptych.trainer import Task
 
 BEST = "best.safetensors"

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.pairs import Pairs
-from diptych.phrases import compose, phrase_lists
-from diptych.picture_features import PictureFeatures
 from diptych.progress import Progress, silent
-from diptych.prompt_library import Prompt, PromptLibrary
-from diptych.text_space import TextSpace
+from diptych.prompting.features import PictureFeatures
+from diptych.prompting.library import Prompt, PromptLibrary
+from diptych.prompting.phrases import compose, phrase_lists
+from diptych.prompting.text_space import TextSpace
 
 How = Literal["retrieve", "compose", "generate"]
 WAYS: tuple[How, ...] = ("retrieve", "compose", "generate")

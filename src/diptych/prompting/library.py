@@ -14,7 +14,7 @@ from diptych.formats import read_pairs
 from diptych.formats.tables import CAPTION_COLUMNS, delimiter_of
 from diptych.formats.text import clean, open_text
 from diptych.progress import Progress, silent
-from diptych.text_space import TextSpace
+from diptych.prompting.text_space import TextSpace
 
 _BLOCK = 256  # pictures compared with all prompts at once
 

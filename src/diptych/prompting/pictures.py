@@ -10,8 +10,8 @@ from diptych.embed import decode_all
 from diptych.images import Picture
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
-from diptych.prompt_library import Prompt
-from diptych.prompter import Prompter
+from diptych.prompting.library import Prompt
+from diptych.prompting.prompter import Prompter
 
 _BATCH = 32
 

@@ -18,11 +18,11 @@ from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.dual import CARD
 from diptych.errors import ModelError
-from diptych.picture_features import PictureFeatures
-from diptych.prompt_library import PromptLibrary
-from diptych.prompter import Captioner, Prompter, PromptHead
+from diptych.prompting.features import PictureFeatures
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.prompter import Captioner, Prompter, PromptHead
+from diptych.prompting.text_space import TextSpace, load_text_space
 from diptych.quiet import quiet
-from diptych.text_space import TextSpace, load_text_space
 
 WEIGHTS = "prompter.safetensors"
 _TOWER, _TEXT, _LIBRARY = "picture_tower", "text_encoder", "prompt_library"

@@ -12,9 +12,9 @@ from diptych.errors import DataError
 from diptych.metrics.similarity import SimilarityScores, paired_cosines, similarity_metrics
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
-from diptych.prompt_library import PromptLibrary
-from diptych.prompt_pictures import prompt_pictures
-from diptych.prompter import Prompter
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.pictures import prompt_pictures
+from diptych.prompting.prompter import Prompter
 
 MEAN, OTHERS = "mean embedding", "other prompts"
 NEIGHBOUR, NEIGHBOURS = "nearest's prompt", "nearest's mean"

@@ -10,8 +10,8 @@ import numpy as np
 
 from diptych.errors import ConfigError, DataError
 from diptych.formats.text import open_text
-from diptych.prompt_library import Prompt
-from diptych.text_space import TextSpace
+from diptych.prompting.library import Prompt
+from diptych.prompting.text_space import TextSpace
 
 LISTS = ("subject", "medium", "style", "light", "composition")
 _SHORTLIST = 2  # phrases of each list that are tried in the prompt itself
