@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any
 
+from diptych.model_configs import OUR_MODULES, module_types, refuse_config
 from diptych.errors import ModelError
 
 BOX = Path(__file__).parent / "box"
 """The models that are part of the package, each a directory by its name."""
 
 _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
 FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
 
@@ -60,47 +61,60 @@ def boxed() -> list[str]:
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Stop at weights that would be unpickled and at code that a checkpoint brings along.
+    """Stop at weights that would be unpickled, and at configurations that ask for code, pickles or another model.
 
     Raises:
-        ModelError: there is either, or no safetensors; the message names the file or folder.
+        ModelError: there is one of them, or no safetensors; the message names the file or folder.
     """
-    weights = [file for file in path.rglob("*.bin") if not _is_openvino(file)]
-    folders = {file.parent for file in (*weights, *path.rglob("*.pt"))}
-    for folder in sorted(folders):
-        if not any(folder.glob("*.safetensors")) and (folder / "config.json").exists():
-            raise ModelError(
-                f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
-                "(transformers: model.save_pretrained(folder))"
-            )
-    if not any(path.rglob("*.safetensors")) and not any(any(path.rglob(graph)) for graph in _GRAPHS):
+    files = _files(path)
+    for folder in sorted({file.parent for file in files}):
+        _refuse_pickles(folder)
+    if not any(file.suffix == ".safetensors" or file.name in _GRAPHS for file in files):
         raise ModelError(
             f"'{path}' has no safetensors; weights as a pickle can run code and are not read. Look for a copy that has "
             "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
         )
-    for config in path.rglob("*config*.json"):  # tokenizers and processors can ask too, each in a file of its own
-        if _asks_for_code(config):
-            raise ModelError(f"'{config}' asks for code of its own (auto_map), which diptych does not run")
+    for file in files:
+        name = file.name.lower()  # some file systems do not tell Config.json from config.json
+        if name == "adapter_config.json":
+            raise ModelError(
+                f"'{file}' makes this an adapter of another model, which would be fetched unseen; merge the two "
+                "(peft: model.merge_and_unload().save_pretrained(folder)) and load the result"
+            )
+        if name.endswith(".json") and ("config" in name or name.endswith(".safetensors.index.json")):
+            refuse_config(file)
 
 
-def _asks_for_code(config: Path) -> bool:
-    """Whether a configuration names classes by `auto_map`, at whatever depth; they may lie in another repository."""
-    text = config.read_text("utf-8", errors="replace")
-    try:
-        return _has_key(json.loads(text), "auto_map")  # parsed, since JSON can spell a key in escapes
-    except (ValueError, RecursionError):
-        return "auto_map" in text
-
-
-def _has_key(value: Any, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_has_key(each, key) for each in value.values())
-    return isinstance(value, list) and any(_has_key(each, key) for each in value)
+def _refuse_pickles(folder: Path) -> None:
+    """Stop where a library would take weights from a pickle: it prefers safetensors, but by these names alone."""
+    files = [file for file in folder.iterdir() if not _is_openvino(file)]
+    preferred = any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
+    safe = preferred or any(file.suffix == ".safetensors" for file in files)
+    named = any(file.name.lower().startswith("pytorch_model") for file in files)
+    pickled = any(file.suffix.lower() in _PICKLES for file in files) and (folder / "config.json").exists()
+    if (named and not preferred) or (pickled and not safe):
+        raise ModelError(
+            f"'{folder}' has weights only as a pickle, which can run code; convert them to model.safetensors "
+            "(transformers: model.save_pretrained(folder))"
+        )
 
 
 def _is_openvino(weights: Path) -> bool:
     """Whether a `.bin` is the plain numbers of an OpenVINO graph."""
     return weights.name == "graph.bin" and weights.with_suffix(".xml").exists()
+
+
+def _files(path: Path) -> list[Path]:
+    """Every file below a folder, those behind links to folders too: the libraries follow them."""
+    found, seen = [], set()
+    for parent, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(parent, name) for name in names]
+    return sorted(found)
 
 
 def has_our_modules(path: Path) -> bool:
@@ -112,12 +126,10 @@ def has_our_modules(path: Path) -> bool:
     Raises:
         ModelError: a class of somebody else is named, or ours beside Python files.
     """
-    types: list[str] = []
-    for config in (*path.rglob("modules.json"), *path.rglob("router_config.json")):
-        content = json.loads(config.read_text("utf-8"))
-        types += content["types"].values() if isinstance(content, dict) else [entry["type"] for entry in content]
-    ours = [name for name in types if name.startswith("diptych.")]
-    foreign = [name for name in types if not name.startswith(("diptych.", "sentence_transformers."))]
-    if foreign or (ours and any(path.rglob("*.py"))):
-        raise ModelError(f"'{path}' needs code that is not diptych's ({', '.join(foreign) or 'Python files'}); not run")
-    return bool(ours)
+    files = _files(path)
+    named = [file for file in files if file.name.lower() == "modules.json" or file.name.lower().endswith("config.json")]
+    ours = any(name in OUR_MODULES for file in named for name in module_types(file))
+    code = next((file for file in files if file.suffix.lower() == ".py"), None)
+    if ours and code:
+        raise ModelError(f"'{code}' is code, which diptych does not run; remove it from the model's folder")
+    return ours

@@ -29,6 +29,12 @@ from diptych.quiet import quiet
 from diptych.truncation import warn_of_cut_texts
 
 CARD = "diptych.json"
+
+# What sentence-transformers, transformers, timm and open_clip raise on files that are damaged or not what they expect.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError),
+    *(ImportError, SafetensorError),
+)
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
 
 
@@ -225,21 +231,38 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     try:
         with quiet():
             model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load model '{name}': {str(error).splitlines()[0]}") from error
-    card_path = path / CARD
-    card = json.loads(card_path.read_text("utf-8")) if card_path.exists() else {}
+    except _UNREADABLE as error:
+        raise ModelError(f"cannot load model '{name}': {_first_line(error)}") from error
+    card = _read_card(path / CARD)
     encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
     for modality in MODALITIES:
         settle(encoder.route(modality)[0])
     return encoder
 
 
+def _read_card(path: Path) -> dict[str, Any]:
+    """What `diptych.json` says; nothing where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        card = json.loads(path.read_text("utf-8"))
+        numbers = [card.get(name) for name in ("logit_scale", "logit_bias")]
+        if all(number is None or isinstance(number, int | float) for number in numbers):
+            return card
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise ModelError(f"'{path}' is damaged: it is no JSON object with numbers as logit_scale and logit_bias")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _load_open_clip(source: str | Path, device: str) -> DualEncoder:
     try:
         image, text, logit_scale, logit_bias = open_clip_towers(source)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load model '{source}': {str(error).splitlines()[0]}") from error
+    except _UNREADABLE as error:
+        raise ModelError(f"cannot load model '{source}': {_first_line(error)}") from error
     router = Router({"image": [image], "text": [text]}, default_route="text")
     model = SentenceTransformer(modules=[router], device=str(pick_device(device)))
     return DualEncoder(model, logit_scale=logit_scale, logit_bias=logit_bias)
