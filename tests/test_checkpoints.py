@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from diptych import dual
-from diptych.model_configs import OUR_MODULES, module_types
 from diptych.checkpoints import BOX, has_our_modules, refuse_unsafe
 from diptych.errors import ModelError
+from diptych.model_configs import OUR_MODULES, module_types
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 

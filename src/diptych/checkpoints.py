@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from diptych.model_configs import OUR_MODULES, module_types, refuse_config
 from diptych.errors import ModelError
+from diptych.model_configs import OUR_MODULES, module_types, refuse_config
 
 BOX = Path(__file__).parent / "box"
 """The models that are part of the package, each a directory by its name."""

@@ -122,9 +122,7 @@ def module_types(file: Path) -> list[str]:
         return []
     for name in types:
         if name not in OUR_MODULES and not _is_sentence_transformers_module(name):
-            raise ModelError(
-XX is neither diptych's nor sentence-transformers' ({name}); not run"
-            )
+            raise ModelError(f"'{file}' needs code of neither diptych nor sentence-transformers ({name}); not run")
     return types
 
 
