@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from diptych.api import told as models
 from diptych.api.app import make_app
+from diptych.api.figures import Figures
 from diptych.api.guard import Rate
+from diptych.api.operations import Operations
 from diptych.api.refusals import Refused
 from diptych.api.run import check_place, is_loopback
 from diptych.api.settings import Settings
 from diptych.captions.candidates import standing
 from diptych.errors import ConfigError
+from diptych.index import Added
 from diptych.service import Service
 from tests.broken import BROKEN
-from tests.serving import photo
+from tests.serving import photo, running
 
 TOLD: dict[str, type[BaseModel]] = {
     **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},
@@ -317,6 +326,67 @@ def test_settings_out_of_range_are_refused() -> None:
     for settings in ({"queue": 0}, {"rate": -1}, {"rate": float("nan")}, {"body_seconds": 0}, {"cors": ("*",)}):
         with pytest.raises(ConfigError):
             Settings(**settings)
+
+
+def test_texts_take_room_as_pictures_do(service: Service, cat: bytes) -> None:
+    app = make_app(service, Settings(batch=1, max_rows=4))  # room for 16
+    images, texts = [in_base64(cat)] * 4, ["a"] * 4
+    asked = {"/v1/match": {"images": images, "texts": texts}, "/v1/caption": {"images": images, "candidates": texts}}
+    asked["/v1/search"] = {"texts": texts, "unwanted": texts}
+    with client_of(app) as api:
+        operations = app.state.operations
+        for path, body in asked.items():
+            with operations.rows.take(16 - 7):
+                assert told_error(api.post(path, json=body)) == (429, "busy"), path
+            with operations.rows.take(16 - 8):
+                assert api.post(path, json=body).status_code == 200, path
+
+
+# adding beside searching
+
+
+def test_adds_that_take_long_keep_no_search_waiting(service: Service, folder: Path) -> None:
+    gate, added = threading.Event(), threading.Semaphore(0)
+
+    def add(*arguments: Any, **settings: Any) -> Added:
+        added.release()
+        gate.wait(60)
+        return Added()
+
+    slow = service.at(folder / "index")
+    slow.add = add  # type: ignore[method-assign]
+    with running(make_app(slow, Settings())) as url, ThreadPoolExecutor(40) as clients:
+        ask = partial(httpx2.post, timeout=60, trust_env=False)
+        adding = [clients.submit(ask, f"{url}/v1/index/add", json={"path": "photos"}) for _ in range(40)]
+        try:
+            assert all(added.acquire(timeout=30) for _ in adding)
+            assert ask(f"{url}/v1/search", json={"texts": ["a cat"]}).status_code == 200
+        finally:
+            gate.set()
+        assert {each.result().status_code for each in adding} == {200}
+
+
+def test_an_add_ends_with_the_server_and_keeps_what_it_has(service: Service, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for at in range(400):
+        Image.new("RGB", (64, 64), (at % 256, at // 256, 99)).save(photos / f"{at}.png")
+    other = Service(service.encoder, index=tmp_path / "index", roots=[photos])
+
+    async def add_and_end() -> None:
+        operations = Operations(other, Settings(), Figures())
+        operations.open()
+        adding = asyncio.create_task(operations.add(str(photos), prune=False))
+        while not (other.status()["adding"] or {}).get("seen"):
+            assert not adding.done()
+            await asyncio.sleep(0.01)
+        await operations.close()
+        with pytest.raises(Refused, match="the server is ending"):
+            await adding
+
+    asyncio.run(add_and_end())
+    assert other.status()["adding"] is None
+    assert other.status()["pictures"] < 400
 
 
 # health and figures

@@ -55,6 +55,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
         await operations.close()
 
     app = FastAPI(title="diptych", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.operations = operations
     app.include_router(routes(operations))
     app.include_router(embeddings_route(operations))
     _add_health(app, ready, figures)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,9 +17,11 @@ from PIL import Image
 from diptych.answers import Captioned, Said
 from diptych.api.batching import Batcher
 from diptych.api.figures import Figures
+from diptych.api.refusals import Refused
 from diptych.api.room import Room
 from diptych.api.settings import Settings
 from diptych.images import decode, thumbnail
+from diptych.index import Added
 from diptych.service import Service
 
 _CLOSE = 512  # pixels of the shorter side at which a JPEG is decoded for models that look closely
@@ -26,6 +30,7 @@ _KEPT = 1_024  # pixels of the longer side of a picture that waits for its batch
 _ALONE = "(alone)"  # keeps a request's pictures apart from those of others
 
 Setting = tuple[tuple[str, Any], ...]
+Pool = Literal["decode", "ask", "show", "write"]
 
 
 class Operations:
@@ -35,10 +40,12 @@ class Operations:
         self.service, self.settings, self.figures = service, settings, figures
         self.rows = Room(max(8 * settings.batch, 4 * settings.max_rows), "pictures and texts")
         self._numbers = itertools.count()
+        self._pools: dict[Pool, ThreadPoolExecutor] = {}
+        self._ending = threading.Event()
 
     def open(self) -> None:
         """Begin; the threads and queues are of the event loop that is running."""
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._ending.clear()
         self._batchers = {
             "embed_images": self._batcher("embed_images", self._embed_images, self._features),
             "embed_texts": self._batcher("embed_texts", self._embed_texts),
@@ -56,35 +63,69 @@ class Operations:
         return np.stack(pictures) if pictures else empty, np.stack(sentences) if sentences else empty
 
     async def caption(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[Captioned]:
-        return await self._each("caption", images, settings)
+        return await self._each("caption", images, settings, settings.get("candidates", ()))
 
     async def match(self, images: Sequence[bytes], texts: Sequence[str], prior: float | None) -> list[list[float]]:
         """The probability of each picture with each text."""
-        return await self._each("match", images, {"texts": tuple(texts), "prior": prior})
+        return await self._each("match", images, {"texts": tuple(texts), "prior": prior}, texts)
 
     async def prompt(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[list[Said]]:
         return await self._each("prompt", images, settings)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
         """How many tokens the text tower sees of these texts."""
-        return await asyncio.to_thread(self._tokens, texts) if texts else 0
+        return await self.aside("ask", self._tokens, texts) if texts else 0
 
-    async def look(self, image: bytes) -> None:
+    async def check(self, image: bytes) -> None:
         """Refuse a picture that cannot be decoded, or is larger than the settings allow, before it goes further."""
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._decoded, image, 1)
+        await self.aside("decode", self._decoded, image, 1)
+
+    async def add(self, path: str, prune: bool) -> Added:
+        """Bring the index up to date with a folder; ends early, with what it has, when the server ends."""
+        return await self.aside(
+            "write", partial(self.service.add, path, prune=prune, wait=0, progress=self._to_the_end)
+        )
+
+    async def aside(self, pool: Pool, work: Callable[..., Any], *arguments: Any) -> Any:
+        """In a thread, so that the event loop goes on answering.
+
+        Questions, small pictures and what may take hours have threads of their own, so that none waits for the others.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool(pool), work, *arguments)
 
     async def close(self) -> None:
         """End; `open` may follow."""
+        self._ending.set()
         for batcher in self._batchers.values():
             await batcher.close()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools.clear()
 
-    async def _each(self, name: str, images: Sequence[bytes], settings: dict[str, Any]) -> list[Any]:
-        """Every picture with the same settings."""
+    def _pool(self, name: Pool) -> ThreadPoolExecutor:
+        if name not in self._pools:
+            cores = os.cpu_count() or 1
+            threads: dict[Pool, int] = {"decode": cores, "ask": cores + 4, "show": cores, "write": self.settings.queue}
+            self._pools[name] = ThreadPoolExecutor(threads[name], thread_name_prefix=name)
+        return self._pools[name]
+
+    def _to_the_end(self, items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
+        """A `Progress` that gives up when the server ends, which would else wait for the last picture."""
+        for item in items:
+            if self._ending.is_set():
+                raise Refused(
+                    503, "ending", "the server is ending; what was added stays: add the folder again to go on"
+                )
+            yield item
+
+    async def _each(
+        self, name: str, images: Sequence[bytes], settings: dict[str, Any], texts: Sequence[str] = ()
+    ) -> list[Any]:
+        """Every picture with the same settings; `texts` are those that the model reads beside them."""
         if settings.get("method") == "nucleus":  # drawn by a picture's place among those that come with it
             settings = {**settings, _ALONE: next(self._numbers)}
         setting: Setting = tuple(sorted(settings.items()))
-        with self.rows.take(len(images)):
+        with self.rows.take(len(images) + len(texts)):
             return await self._batchers[name].submit([(image, setting) for image in images])
 
     def _batcher(self, name: str, work: Any, prepare: Callable[[Any], Any] = lambda item: item) -> Batcher:
@@ -92,7 +133,7 @@ class Operations:
             self.figures.worked(name, rows, waits)
 
         limits: dict[str, Any] = {"most": self.settings.batch, "wait": self.settings.wait}
-        return Batcher(work, prepare=prepare, pool=self._pool, worked=worked, **limits)
+        return Batcher(work, prepare=prepare, pool=self._pool("decode"), worked=worked, **limits)
 
     # in threads: what is made of one input
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     429: {"description": "Too much at once; Retry-After says when to try again"},
     500: {"description": "A fault of the server, logged under the request id"},
     501: {"description": "The server lacks a package for this"},
+    503: {"description": "The server ends, or has as many connections as it may"},
 }
 for _refusal in REFUSALS.values():
     _refusal["model"] = told.ErrorTold
@@ -112,7 +113,8 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
     @router.get("/models", responses={200: {"model": told.ModelsTold}}, response_class=JSONResponse)
     async def models() -> Response:
         """The models of the service, one of each kind."""
-        data = [{"id": model["name"], "object": "model", **model} for model in await _aside(service.models)]
+        known = await operations.aside("ask", service.models)
+        data = [{"id": model["name"], "object": "model", **model} for model in known]
         return JSONResponse({"object": "list", "data": data})
 
 
@@ -124,31 +126,31 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
         """The pictures of the index that match texts, pictures, or both."""
         asked = await read(request, SearchAsked, settings)
         images = await pictures(request, asked.images, settings, asked.files)
-        for image in images:
-            await operations.look(image)
         own = asked.model_dump(include={"like", "unwanted", "count", "page", "sort", "keep", "fold", "rerank"})
         filters = Filters(**{name: getattr(asked, name) for name in _FILTERS})
-        with operations.rows.take(1 + asked.rerank):
-            results = await _aside(service.search, asked.texts, image=images, filters=filters, **own)
+        look = partial(service.search, asked.texts, image=images, filters=filters, **own)
+        with operations.rows.take(len(images) + len(asked.texts) + len(asked.unwanted) + asked.rerank):
+            for image in images:
+                await operations.check(image)
+            results = await operations.aside("ask", look)
         return JSONResponse({**results.as_dict(), "before": results.before})
 
     @router.get("/index", responses={200: {"model": told.StatusTold}}, response_class=JSONResponse)
     async def status() -> Response:
         """The index, its model, how many pictures it has, and what is being added."""
-        return JSONResponse(await _aside(service.status))
+        return JSONResponse(await operations.aside("ask", service.status))
 
     @post(router, "/index/add", AddAsked, told.AddedTold)
     async def add(request: Request) -> Response:
         """Bring the index up to date with a folder inside the server's roots. Answers when it is done."""
         asked = await read(request, AddAsked, settings)
-        added = await _aside(service.add, asked.path, prune=asked.prune, wait=0)
-        return JSONResponse(added.as_dict())
+        return JSONResponse((await operations.add(asked.path, asked.prune)).as_dict())
 
     @post(router, "/index/remove", RemoveAsked, told.RemovedTold)
     async def remove(request: Request) -> Response:
         """Take pictures out of the index; their files are not touched."""
         asked = await read(request, RemoveAsked, settings)
-        return JSONResponse({"removed": await _aside(service.remove, asked.ids)})
+        return JSONResponse({"removed": await operations.aside("write", service.remove, asked.ids)})
 
     @router.get(
         "/pictures/{id}",
@@ -159,12 +161,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
         id: str = Path(pattern="^[0-9a-f]{32}$"), size: int = Query(default=512, ge=16, le=2_048)
     ) -> Response:
         """A picture of the index as a JPEG, its longer side at most `size` pixels, without its metadata."""
-        return Response(await _aside(_jpeg, service, id, size), media_type="image/jpeg")
-
-
-async def _aside(work: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """In a thread, so that the event loop goes on answering."""
-    return await asyncio.to_thread(work, *arguments, **settings)
+        return Response(await operations.aside("show", _jpeg, service, id, size), media_type="image/jpeg")
 
 
 def _jpeg(service: Any, id: str, size: int) -> bytes:
