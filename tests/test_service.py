@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 import diptych
 from diptych.errors import ConfigError, DataError, ImageError, ModelError
+from diptych.index import IndexBusy
 from diptych.index.filters import Filters
 from diptych.samples import photographs
 from diptych.service import Service
@@ -101,6 +104,51 @@ def test_the_first_folder_that_is_added_makes_the_index(service: Service, tmp_pa
     assert other.status() | {"roots": None, "index": None} == {
         **{"index": None, "model": "(a model in memory)", "pictures": 0, "roots": None, "adding": None}
     }
+
+
+def colours(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (40, 40), name).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_the_index(
+    service: Service, tmp_path: Path
+) -> None:
+    taken, empty, good = colours(tmp_path / "a", "red"), colours(tmp_path / "b"), colours(tmp_path / "c", "red", "blue")
+    (taken / ".diptych").mkdir()
+    (taken / ".diptych" / "notes.txt").write_text("mine")
+    other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
+    with pytest.raises(DataError, match="holds other files"):
+        other.add(taken)
+    assert other.add(empty).new == 0
+    assert other.add(good).new == 2
+    assert other.status()["index"] == str(good / ".diptych")
+    other.remove([hit.id for hit in other.search("red", keep=None, fold=False)])
+    assert other.index is not None  # it was made, and is empty now
+    assert not other.index
+
+
+def test_of_two_who_add_at_once_the_second_is_told_who_adds(service: Service, tmp_path: Path) -> None:
+    library = colours(tmp_path / "library", "red", "blue")
+    other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
+    begun, gate = threading.Event(), threading.Event()
+
+    def waiting(items: Iterable[Any], total: int | None, label: str) -> Iterable[Any]:
+        for item in items:
+            begun.set()
+            gate.wait(60)
+            yield item
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(other.add, library, progress=waiting)
+        assert begun.wait(60)
+        with pytest.raises(IndexBusy, match="library' is being added"):
+            other.add(library, wait=0)
+        assert other.status()["adding"] == {"path": str(library), "seen": 0}
+        gate.set()
+        assert first.result().new == 2
 
 
 def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photos: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from diptych.errors import DataError, ModelError
 from diptych.images import decode, thumbnail
-from diptych.index import HIDDEN, Added, Index, ModelIdentity, Store, index_folder
+from diptych.index import HIDDEN, Added, Index, IndexBusy, ModelIdentity, Store, index_folder
 from diptych.loaded import Loaded
 from diptych.paths import picture_at
 from diptych.progress import Progress, silent
@@ -28,7 +29,7 @@ class ServedIndex:
         self._loaded = loaded
         self._folder = index_folder(folder) if folder is not None else None
         self._index: Index | None = None
-        self._opening = threading.Lock()
+        self._opening, self._writing = threading.Lock(), threading.Lock()
         self._adding: dict[str, Any] | None = None
 
     def get(self) -> Index | None:
@@ -51,14 +52,23 @@ class ServedIndex:
         raise DataError(f"'{self._folder}' holds no index yet; add pictures to it, or `diptych index FOLDER`")
 
     def add(self, path: str | Path, *, prune: bool, progress: Progress = silent, wait: float | None = None) -> Added:
-        """Bring the index up to date with a folder inside the roots; makes the index if there is none."""
+        """Bring the index up to date with a folder inside the roots; makes the index if there is none.
+
+        Raises:
+            DataError: the path is outside the roots, or cannot be read.
+            IndexBusy: something else still writes after `wait` seconds.
+        """
         source = self.allowed(path)
-        index = self._existing_or_new(source)
-        self._adding = count = {"path": str(source), "seen": 0}
-        try:
-            return index.add(source, prune=prune, wait=wait, progress=_counting(progress, count))
-        finally:
-            self._adding = None
+        with self._alone(wait):
+            self._adding = count = {"path": str(source), "seen": 0}
+            nowhere = self._folder is None
+            try:
+                index = self._existing_or_new(source)
+                return index.add(source, prune=prune, wait=wait, progress=_counting(progress, count))
+            finally:
+                self._adding = None
+                if nowhere and not self._index:  # nothing came of it: the next folder may be the index's home
+                    self._forget()
 
     def remove(self, ids: Sequence[str]) -> int:
         """Take out the pictures with these ids; returns how many were there. Their files are not touched."""
@@ -104,14 +114,28 @@ class ServedIndex:
             raise DataError(f"'{path}' does not exist; check the path")
         return found
 
+    @contextmanager
+    def _alone(self, wait: float | None) -> Iterator[None]:
+        """One thread at a time adds, since the first makes the index."""
+        if not self._writing.acquire(timeout=-1 if wait is None else wait):
+            adding = (self._adding or {}).get("path", "a folder")
+            raise IndexBusy(f"'{adding}' is being added; try again when it is done")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
     def _existing_or_new(self, source: Path) -> Index:
-        if self._folder is None:
-            self._folder = index_folder(source if source.is_dir() else source.parent)
         if (index := self.get()) is not None:
             return index
-        root = str(self._folder.parent) if self._folder.name == HIDDEN else None
-        Store.create(self._folder, self._identity(), root)
+        folder = self._folder or index_folder(source if source.is_dir() else source.parent)
+        Store.create(folder, self._identity(), str(folder.parent) if folder.name == HIDDEN else None)
+        self._folder = folder
         return self.existing()
+
+    def _forget(self) -> None:
+        with self._opening:
+            self._folder = self._index = None
 
     def _identity(self) -> ModelIdentity:
         name, encoder = self._loaded.name("encoder"), self._loaded.get("encoder")
