@@ -282,6 +282,25 @@ def test_diffusiondb_becomes_pictures_and_prompts_that_are_read(server: Server, 
     assert "CC0" in (tmp_path / "db" / "LICENCE.txt").read_text()
 
 
+def test_fewer_parts_fetched_after_more_lose_nothing(server: Server, tmp_path: Path) -> None:
+    parts = {f"images/part-{n:06}.zip": diffusiondb_part(range(3 * n, 3 * n + 3)) for n in (1, 2)}
+    publish(server, "diffusiondb", parts)
+    for count in (2, 1):
+        pairs = read_pairs(get(offer("diffusiondb", parts=count, endpoint=server.url), tmp_path))
+        assert [row.captions for row in pairs] == [(f'a "red", cat\nnumber {n}',) for n in range(3, 9)]
+    assert [file.name for file in tmp_path.glob("prompts*")] == ["prompts.csv"]
+
+
+def test_prompts_that_are_none_of_that_kind_are_told_by_their_file(server: Server, tmp_path: Path) -> None:
+    publish(server, "diffusiondb", {"images/part-000001.zip": zipped({"part-000001.json": b'{"1.png": "a cat"}'})})
+    with pytest.raises(DataError, match=r"part-000001\.json' is not the JSON of prompts"):
+        get(offer("diffusiondb", endpoint=server.url), tmp_path)
+    publish(server, "diffusiondb", {"images/part-000001.zip": diffusiondb_part(range(2))})
+    (tmp_path / "prompts.csv").write_bytes(b"imgId,prompt\n\xff,x\n")
+    with pytest.raises(DataError, match=r"prompts\.csv' is there and is no table of prompts"):
+        get(offer("diffusiondb", endpoint=server.url), tmp_path)
+
+
 def test_flickr30k_becomes_pictures_with_five_captions_and_their_splits(server: Server, tmp_path: Path) -> None:
     table = io.StringIO()
     writer = csv.writer(table)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -144,18 +145,40 @@ def _unpack_pictures(out: Path, fetched: list[Path], progress: Progress) -> None
 
 
 def _diffusiondb(out: Path, fetched: list[Path], progress: Progress) -> None:
-    """Pictures into `images/`, and the prompts that lie beside them as JSON into `prompts.csv`."""
-    prompts: dict[str, str] = {}
+    """Pictures into `images/`, and the prompts that lie beside them as JSON into `prompts.csv`, beside those there."""
+    table = out / "prompts.csv"
+    prompts = _known_prompts(table)
     for archive in fetched:
         for path in unpack(archive, out / "images", progress=progress):
             if path.suffix == ".json":
-                known = json.loads(path.read_text("utf-8"))
-                prompts |= {name: str(entry["p"]) for name, entry in known.items() if entry.get("p")}
+                prompts |= _prompts_of(path)
                 path.unlink()
-    with (out / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
+    fresh = table.with_suffix(".tmp")
+    with fresh.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("imgId", "prompt"))
         writer.writerows(sorted(prompts.items()))
+    fresh.replace(table)
+
+
+def _known_prompts(table: Path) -> dict[str, str]:
+    """The prompts of parts that were fetched before."""
+    if not table.exists():
+        return {}
+    with table.open(encoding="utf-8", newline="") as file:
+        try:
+            return {row[0]: row[1] for row in islice(csv.reader(file), 1, None) if len(row) == 2}
+        except (csv.Error, ValueError) as error:
+            raise DataError(f"'{table}' is there and is no table of prompts ({error}); move it away") from error
+
+
+def _prompts_of(part: Path) -> dict[str, str]:
+    """What a part's JSON says: the prompt of each picture by its file's name."""
+    try:
+        known = json.loads(part.read_text("utf-8"))
+        return {name: str(entry["p"]) for name, entry in known.items() if entry.get("p")}
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise DataError(f"'{part}' is not the JSON of prompts that was expected ({error}); fetch it again") from error
 
 
 _FLICKR = (
