@@ -34,7 +34,7 @@ FLOW = (
     *("decoding", "export", "captions", "prompting"),
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "audit", "classify", "compare"),
-    *("any_picture", "answers", "loaded", "served_index", "service", "client", "api", "tools", "mcp"),
+    *("any_picture", "answers", "loaded", "served_index", "served_words", "service", "client", "api", "tools", "mcp"),
     *("smolagents_tools", "pipelines", "endpoint", "hub_card", "hub"),
     *("app",),
     *("__init__", "cli", "__main__"),

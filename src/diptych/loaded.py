@@ -57,6 +57,13 @@ class Loaded:
     def is_loaded(self, kind: Kind) -> bool:
         return kind in self._models
 
+    def told(self) -> list[dict[str, Any]]:
+        """Of each kind: `kind`, `name`, whether `available` and whether `loaded`."""
+        return [
+            {"kind": kind, "name": self.name(kind), "available": self.has(kind), "loaded": self.is_loaded(kind)}
+            for kind in KINDS
+        ]
+
     def get(self, kind: Kind) -> Any:
         """The model of a kind, loaded if it is not yet.
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from diptych.answers import KEEP, Alternative, Captioned, Embedded, Ranked, Said
+from diptych.answers import KEEP, Captioned, Embedded, Said
 from diptych.any_picture import AnyPicture, decoded, encoded, several
-from diptych.errors import ConfigError
 from diptych.index import Added, Index
 from diptych.index.filters import Filters
 from diptych.index.results import Results
-from diptych.loaded import KINDS, Kind, Loaded
+from diptych.loaded import Kind, Loaded
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
 from diptych.served_index import ServedIndex
+from diptych.served_words import as_texts, captions, prompts
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
@@ -78,11 +77,7 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """The models of each kind: `kind`, `name`, whether `available` and whether `loaded`."""
-        told = self.loaded
-        return [
-            {"kind": kind, "name": told.name(kind), "available": told.has(kind), "loaded": told.is_loaded(kind)}
-            for kind in KINDS
-        ]
+        return self.loaded.told()
 
     # pictures and texts
 
@@ -101,9 +96,7 @@ class Service:
             ConfigError: a text is empty.
             ImageError: a picture cannot be decoded.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        _refuse_empty(texts)
-        pictures = self.open(several(images), self.encoder.image_size)
+        texts, pictures = as_texts(texts), self.open(several(images), self.encoder.image_size)
         with self.loaded.using("encoder") as encoder:
             return Embedded(encoder.encode_images(pictures), encoder.encode_texts(texts))
 
@@ -115,7 +108,7 @@ class Service:
             ImageError: the picture cannot be decoded.
             ModelError: there is no matcher.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_texts(texts)
         return self.match_pairs([image] * len(texts), texts, prior=prior)
 
     def match_pairs(
@@ -149,26 +142,8 @@ class Service:
             ImageError: a picture cannot be decoded.
             ModelError: there is no captioner, or no matcher that could choose.
         """
-        _refuse_empty(candidates)
-        if choose:
-            self.loaded.get("matcher")
-        pictures = self.open(images, _CLOSE)
-        with self.loaded.using("captioner") as captioner:
-            written = captioner.caption(pictures, count=count, method=method, **settings)
-        confidences = self._confidences(pictures, [[each.text for each in texts] for texts in written])
-        ranked = self._ranked(pictures, candidates)
-        told = [
-            tuple(Alternative(c.text, float(c.score), p) for c, p in zip(texts, found, strict=True))
-            for texts, found in zip(written, confidences, strict=True)
-        ]
-        if choose:
-            from diptych.captions.candidates import standing
-
-            told = [tuple(sorted(each, key=lambda c: -standing(c.score, c.confidence or 0.0))) for each in told]
-        return [
-            Captioned(written[0].text, written[0].confidence, written, order)
-            for written, order in zip(told, ranked, strict=True)
-        ]
+        asked = {"candidates": as_texts(candidates), "choose": choose, "count": count, "method": method, **settings}
+        return captions(self.loaded, self.open(images, _CLOSE), **asked)
 
     def prompt(
         self, images: Iterable[AnyPicture], *, how: How = "retrieve", count: int = 1, library: Any = None
@@ -179,32 +154,7 @@ class Service:
             ImageError: a picture cannot be decoded.
             ModelError: there is no prompter, or none that can do it like that.
         """
-        pictures = self.open(images, _CLOSE)
-        writes = how != "retrieve" and self.has("captioner")
-        with (
-            self.loaded.using("prompter") as prompter,
-            self.loaded.using("captioner") if writes else nullcontext() as captioner,
-        ):
-            said = prompter.say(pictures, how=how, count=count, library=library, captioner=captioner)
-        return [[Said(prompt.text, float(prompt.score)) for prompt in prompts] for prompts in said]
-
-    def _confidences(self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
-        """What the matcher says of each picture's texts; None for all without a matcher, and for an empty text."""
-        if not self.has("matcher"):
-            return [[None] * len(each) for each in texts]
-        pairs = [(image, text) for image, each in zip(pictures, texts, strict=True) for text in each if text.strip()]
-        with self.loaded.using("matcher") as matcher:
-            found = iter(matcher.predict([image for image, _ in pairs], [text for _, text in pairs]))
-        return [[float(next(found)) if text.strip() else None for text in each] for each in texts]
-
-    def _ranked(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[tuple[Ranked, ...]]:
-        if not texts:
-            return [()] * len(pictures)
-        from diptych.captions.candidates import rank_candidates
-
-        with self.loaded.using("encoder") as encoder:
-            found = rank_candidates(pictures, list(texts), encoder)
-        return [tuple(Ranked(c.text, float(c.similarity), float(c.probability)) for c in each) for each in found]
+        return prompts(self.loaded, self.open(images, _CLOSE), how=how, count=count, library=library)
 
     # the index
 
@@ -298,9 +248,3 @@ class Service:
             DataError: it does not, or is not there.
         """
         return self._library.allowed(path)
-
-
-def _refuse_empty(texts: Sequence[str]) -> None:
-    for at, text in enumerate(texts):
-        if not text.strip():
-            raise ConfigError(f"text {at} is empty; say in words what the picture shows")
