@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import re
 import stat
 import struct
 import zlib
@@ -66,8 +67,23 @@ Picture = Path | Slice | bytes
 def describe(picture: Picture) -> str:
     """How messages name a picture."""
     if isinstance(picture, Slice):
-        return f"'{picture.path}' (bytes {picture.offset} to {picture.offset + picture.size})"
-    return f"a picture of {len(picture):,} bytes" if isinstance(picture, bytes) else f"'{picture}'"
+        return f"'{legible(str(picture.path))}' (bytes {picture.offset} to {picture.offset + picture.size})"
+    return f"a picture of {len(picture):,} bytes" if isinstance(picture, bytes) else f"'{legible(str(picture))}'"
+
+
+def legible(name: str) -> str:
+    """A file's name as text that can be kept and printed: what of it is not UTF-8 as `\\xe9`; any other as it is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # lone surrogates, by which Python names such bytes, or which JSON and Windows spell
+        try:
+            return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError:
+            return name.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    return name
+
+
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # what `legible` writes
 
 
 def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
@@ -91,6 +107,8 @@ def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
                 file.seek(offset)
                 data = file.read(min(size, max_bytes) if isinstance(picture, Slice) else max_bytes + 1)
         except FileNotFoundError:
+            if any(map(_ESCAPED.search, path.parts)):
+                raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
             raise ImageError(
                 "missing", f"{name} does not exist; check the path, or the folder given as images"
             ) from None

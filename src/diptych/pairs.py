@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.errors import DataError
-from diptych.images import Picture, Slice
+from diptych.images import Picture, Slice, legible
 
 SPLIT_ALIASES = {
     "dev": "val",
@@ -69,9 +69,10 @@ class _Gathered:
         self._late: dict[int, _Values] = {}  # rows of closed blocks which captions were added to
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._places
+        return legible(image_id) in self._places
 
     def add(self, image_id: str, image: Picture, captions: Sequence[str], split: str | None) -> None:
+        image_id = legible(image_id)
         if image_id in self._places:
             row = self._row(self._places[image_id])
             if split and row["split"] and split != row["split"]:
@@ -83,7 +84,8 @@ class _Gathered:
             row["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-        values = (_valid(image_id), _valid(os.fsdecode(path)), offset, size, list(captions), split)
+        # A name that no table can hold becomes that of no file, so that its picture is counted among the missing ones.
+        values = (image_id, legible(os.fsdecode(path)), offset, size, list(captions), split)
         self._places[image_id] = len(self._places)
         self._rows.append(dict(zip(_SCHEMA.names, values, strict=True)))
         if len(self._rows) == 2 * _BLOCK:  # the later half stays open: captions of one picture stand together
@@ -111,15 +113,6 @@ class _Gathered:
         return pa.concat_tables(self._blocks).combine_chunks()
 
 
-def _valid(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:  # lone surrogates: bytes of a name that are not UTF-8, which no table can hold
-        shown = name.encode("utf-8", "replace").decode()
-        raise DataError(f"the name of '{shown}' is not UTF-8 (it has ? for what is wrong); rename the file") from error
-    return name
-
-
 class Pairs(Sequence[Row]):
     """A data set of pictures with captions, held as an Arrow table: a row costs its text and a path, never its pixels.
 
@@ -137,8 +130,7 @@ class Pairs(Sequence[Row]):
         so that memory stays flat. Without `blobs`, bytes are refused.
 
         Raises:
-            DataError: a picture is bytes and there is no `blobs`, one id stands in two splits, or a file's name is not
-                UTF-8.
+            DataError: a picture is bytes and there is no `blobs`, or one id stands in two splits.
         """
         gathered = _Gathered()
         sink: BinaryIO | None = None
@@ -149,7 +141,7 @@ class Pairs(Sequence[Row]):
                     raise DataError(f"picture '{row.image_id}' comes as bytes; pass `blobs`, a file to keep them in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            gathered.add(row.image_id, image, row.captions, canonical_split(row.split) if row.split else None)
+            gathered.add(row.image_id, image, row.captions, legible(canonical_split(row.split)) if row.split else None)
         if sink is not None:
             sink.flush()
         return cls(gathered.table())

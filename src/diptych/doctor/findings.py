@@ -15,7 +15,7 @@ import pyarrow as pa
 from diptych.doctor.report import Example
 from diptych.formats import wrong_encoding
 from diptych.formats.pictures import walk_pictures
-from diptych.images import describe
+from diptych.images import describe, legible
 from diptych.near_duplicates import DISTANCE, near_groups, telling
 from diptych.pairs import Pairs
 
@@ -127,15 +127,17 @@ def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Ite
 def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
     """Picture files in a folder that are the picture of no row."""
     named = set(pairs.values("path"))
-    files = walk_pictures(Path(os.path.abspath(folder)))  # noqa: PTH100 (as the readers make theirs)
-    return {"uncaptioned_files": [Example(str(path), "no caption") for path in files if str(path) not in named]}
+    files = map(legible, map(str, walk_pictures(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
+    return {"uncaptioned_files": [Example(file, "no caption") for file in files if file not in named]}
 
 
 def wrong_lines(caption_files: Iterable[str | Path]) -> Found:
     """Lines of caption files in text form that are not UTF-8."""
     files = [path for path in map(Path, caption_files) if path.is_file() and path.suffix.lower() in _TEXT_FILES]
     return {
-        "wrong_encoding": [Example(str(path), f"line {number}") for path in files for number in wrong_encoding(path)]
+        "wrong_encoding": [
+            Example(legible(str(path)), f"line {number}") for path in files for number in wrong_encoding(path)
+        ]
     }
 
 

@@ -36,10 +36,7 @@ def read_pairs(source: str | Path, format: str | None = None, *, images: Path | 
     """
     found = detect(source, format)
     rows = _rows(found, images)
-    try:
-        pairs = _read_kept(rows, found, images) if FORMATS[found.format].has_pictures else Pairs.from_rows(rows)
-    except UnicodeEncodeError as error:
-        raise DataError(f"'{source}': the name {error.object!a} is not valid text; rename the file") from error
+    pairs = _read_kept(rows, found, images) if FORMATS[found.format].has_pictures else Pairs.from_rows(rows)
     if not len(pairs):
         raise DataError(f"'{source}' holds no picture (read as format '{found.format}'); check the file or the format")
     return pairs
