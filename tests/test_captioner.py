@@ -17,6 +17,7 @@ from torch import Tensor
 from diptych import dual
 from diptych.captions.candidates import choose, rank_candidates
 from diptych.captions.captioner import Captioner, load_captioner
+from diptych.captions.pictures import describe_pictures
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import GridWriter, load_grid_writer, save_captioner
 from diptych.decoding.strategies import Wish, draw, nucleus, read, repeats, write
@@ -112,7 +113,7 @@ def test_draws_come_as_often_as_they_are_probable() -> None:
     logits = torch.log(torch.tensor([[[1e-9, 0.2, 0.5, 0.3, 1e-9]] * WORDS]))
     wish = Wish("nucleus", count=4000, top_p=1.0, max_tokens=2, no_repeat=0)
     spelling = Table(logits, wish.width)
-    first = [each.tokens[:1] for each in draw(spelling, read(spelling, 4000, (0,)), 1, wish, 1)[0]]
+    first = [each.tokens[:1] for each in draw(spelling, read(spelling, 4000, (0,)), [0], wish, 1)[0]]
     shares = [sum(each == wanted for each in first) / 4000 for wanted in ((), (2,), (3,))]
     assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
@@ -123,7 +124,7 @@ def test_no_draw_is_of_a_word_that_is_not_to_be_written(chance: float, monkeypat
     logits = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)).expand(1, 5000, 5000)
     wish = Wish("nucleus", max_tokens=2, no_repeat=0, top_p=1.0)
     never = (0, 4999)
-    (drawn,) = draw(Table(logits, 1), logits[0, :1], 1, wish, 1, never)
+    (drawn,) = draw(Table(logits, 1), logits[0, :1], [0], wish, 1, never)
     assert not set(drawn[0].tokens) & set(never)
     assert math.isfinite(drawn[0].score)
 
@@ -140,7 +141,7 @@ def test_draws_do_not_depend_on_who_else_is_in_the_batch() -> None:
     logits, wish = table(4, seed=3), Wish("nucleus", count=2, max_tokens=6, seed=11)
     told = {"start": 0, "end": 1, "never": (0,)}
     together = write(Table(logits, 2), 4, wish, **told)
-    apart = [write(Table(logits[at : at + 1], 2), 1, wish, first=at, **told)[0] for at in range(len(logits))]
+    apart = [write(Table(logits[at : at + 1], 2), 1, wish, numbers=[at], **told)[0] for at in range(len(logits))]
     assert [[each.tokens for each in of_one] for of_one in together] == [[e.tokens for e in of_one] for of_one in apart]
 
 
@@ -329,6 +330,18 @@ def test_a_caption_begins_with_the_prefix_as_it_was_given(writer: GridWriter, pi
 def test_equal_seeds_draw_equal_captions_and_others_do_not(writer: GridWriter, pictures: list) -> None:
     draws = [Captioner("tiny", writer).caption(pictures, method="nucleus", seed=seed) for seed in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_pictures_draws_depend_on_no_other_picture(writer: GridWriter, scenes: Path) -> None:
+    drawn = {"method": "nucleus", "count": 2, "seed": 7}
+    captioner, files = Captioner("tiny", writer), sorted((scenes / "images").iterdir())[:5]
+    alone = [captioner.caption([decode(file)], **drawn)[0] for file in files]
+    assert len({each[0].text for each in alone}) > 1
+    named = [(file.name, file) for file in [*files[::-1], *files]]
+    texts = [[each.text for each in of_one] for of_one in [*alone[::-1], *alone]]
+    for batch_size in (1, 3, 16):
+        described = describe_pictures(named, lambda images: captioner.caption(images, **drawn), batch_size=batch_size)
+        assert [[each.text for each in of_one.texts] for of_one in described] == texts
 
 
 def test_no_pictures_have_no_captions(writer: GridWriter) -> None:

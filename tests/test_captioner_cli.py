@@ -47,16 +47,17 @@ def test_a_folders_captions_are_shown_line_by_line(run: Run, photos: Path, saved
     assert [line.split("\t")[0].rpartition("/")[2] for line in told] == [f"{number}.png" for number in range(6)]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize(("suffix", "method"), [(".jsonl", "nucleus"), (".csv", "beam")])
 def test_a_run_that_was_cut_off_goes_on_and_ends_as_a_whole_one(
     run: Run,  # noqa: F811
     photos: Path,
     saved: Path,  # noqa: F811
     tmp_path: Path,
     suffix: str,
+    method: str,
 ) -> None:
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    words = ("caption", photos, "--model", saved, "--batch-size", 2, "--out")
+    words = ("caption", photos, "--model", saved, "--method", method, "--batch-size", 2, "--out")
     assert "6 pictures captioned" in run(*words, whole).out
     text = whole.read_bytes()
     cut.write_bytes(text[: len(text) // 2])  # in the middle of a line

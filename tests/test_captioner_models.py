@@ -152,10 +152,17 @@ def test_every_method_writes_different_captions_of_each_picture(captioner: Capti
     assert captioner.caption(pictures(), max_tokens=8, **settings) == told
 
 
-def test_batches_write_what_is_written_one_by_one(captioner: Captioner) -> None:
-    together = captioner.caption(pictures(), max_tokens=8)
-    apart = captioner.caption(pictures(), max_tokens=8, batch_size=1)
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+def test_batches_write_what_is_written_one_by_one(captioner: Captioner, settings: dict) -> None:
+    together = captioner.caption(pictures(), max_tokens=8, **settings)
+    apart = captioner.caption(pictures(), max_tokens=8, batch_size=1, **settings)
     assert [[each.text for each in of_one] for of_one in together] == [[e.text for e in of_one] for of_one in apart]
+
+
+def test_a_low_temperature_draws_what_greedy_writes(captioner: Captioner) -> None:
+    drawn = captioner.caption(pictures(), method="nucleus", temperature=1e-3, max_tokens=8)
+    greedy = captioner.caption(pictures(), method="greedy", max_tokens=8)
+    assert [of_one[0].text for of_one in drawn] == [of_one[0].text for of_one in greedy]
 
 
 def test_a_caption_begins_with_the_prefix(captioner: Captioner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from diptych.decoding.strategies import Caption, Wish
 from diptych.dual import CARD
 from diptych.errors import ConfigError
 from diptych.export.captioner import has_graphs, load_graph_writer
+from diptych.images import content_hash
 
 __all__ = ["Caption", "Captioner", "Writer", "load_captioner"]
 
@@ -25,8 +27,8 @@ class Writer(Protocol):
     def prepare(self, images: Sequence[Image.Image]) -> Any:
         """Pictures as the model takes them; threads may call it."""
 
-    def write(self, prepared: Any, wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
-        """Captions of prepared pictures; `first` is the number of the first among all, on which draws depend."""
+    def write(self, prepared: Any, wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
+        """Captions of prepared pictures; the draws of each depend on its number."""
 
 
 class Captioner:
@@ -54,7 +56,8 @@ class Captioner:
         `method` is `beam` (the likeliest of `beams` ways to go on), `greedy` (the likeliest word each time) or
         `nucleus` (words drawn at `temperature` from the fewest that have `top_p` of the probability; drawn twice, a
         caption stands once, so there may be fewer). Captions begin with `prefix`, which is not scored, and go on for
-        `max_tokens` words or tokens at most. Equal seeds draw equal captions.
+        `max_tokens` words or tokens at most. Equal seeds draw equal captions of a picture, in whatever batch and beside
+        whatever others it is.
 
         Raises:
             ConfigError: a setting is out of its range, or greedy was asked for several captions.
@@ -72,9 +75,10 @@ class Captioner:
         """Settings of `caption` with the habits that the model was chosen with."""
         return Wish(**{**getattr(self.writer, "habits", {}), **settings})
 
-    def _write(self, batch: tuple[int, list[Image.Image]], wish: Wish, prefix: str) -> list[list[Caption]]:
-        first, images = batch
-        return self.writer.write(self.writer.prepare(images), wish, prefix, first)
+    def _write(self, images: list[Image.Image], wish: Wish, prefix: str) -> list[list[Caption]]:
+        draws = wish.method == "nucleus"
+        numbers = [_number(image) for image in images] if draws else range(len(images))
+        return self.writer.write(self.writer.prepare(images), wish, prefix, numbers)
 
 
 def load_captioner(name: str | Path, device: str = "auto") -> Captioner:
@@ -93,20 +97,19 @@ def load_captioner(name: str | Path, device: str = "auto") -> Captioner:
     return Captioner(str(name), load_whole_writer(path, device) if is_whole(path) else load_chat_writer(path, device))
 
 
-def batches_of(items: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
-    """Lists of `size` items, the last one shorter, each with the number of its first.
+def _number(image: Image.Image) -> int:
+    """A number of 48 bits that is the picture's own."""
+    return int(content_hash(image.tobytes())[:12], 16)
+
+
+def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter.
 
     Raises:
         ConfigError: `size` is below 1.
     """
     if size < 1:
         raise ConfigError(f"batch_size is {size}; it must be at least 1")
-    batch: list[Any] = []
-    start = 0
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield start, batch
-            start, batch = start + size, []
-    if batch:
-        yield start, batch
+    left = iter(items)
+    while batch := list(itertools.islice(left, size)):
+        yield batch

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.checkpoints import refuse_unsafe
-from diptych.decoding.strategies import Caption, Wish
+from diptych.decoding.strategies import Caption, Draws, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
 from diptych.quiet import quiet
@@ -46,20 +46,20 @@ class WholeWriter:
         return {"pixel_values": self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]}
 
     @torch.inference_mode()
-    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
+    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
         pixels = prepared["pixel_values"].to(self.device)
         begun = torch.tensor([[self.start, *self.encode(prefix)]], device=self.device).repeat(len(pixels), 1)
         if self.is_blip:  # it cuts off the last token, which a tokenizer puts there to end the text
             inputs = {"input_ids": torch.cat([begun, begun.new_full((len(pixels), 1), self.end)], dim=1)}
-            return self._generate(self.model.text_decoder, pixels, inputs, begun.shape[1], wish, first)
+            return self._generate(self.model.text_decoder, pixels, inputs, begun.shape[1], wish, numbers)
         marks: dict[str, Any] = {"eos_token_id": self.end, "pad_token_id": _pad(self.model, self.end)}
         inputs = {"decoder_input_ids": begun, **marks}
-        return self._generate(self.model, pixels, inputs, begun.shape[1], wish, first)
+        return self._generate(self.model, pixels, inputs, begun.shape[1], wish, numbers)
 
     def _generate(
-        self, speaker: Any, pixels: Tensor, inputs: dict[str, Any], begun: int, wish: Wish, first: int
+        self, speaker: Any, pixels: Tensor, inputs: dict[str, Any], begun: int, wish: Wish, numbers: Sequence[int]
     ) -> list[list[Caption]]:
-        output = generate(self.model, wish, first, pixel_values=pixels, **inputs)
+        output = generate(self.model, wish, numbers, pixel_values=pixels, **inputs)
         decode = partial(self.tokenizer.batch_decode, skip_special_tokens=True)
         return captions_of(speaker, output, begun, len(pixels), [self.end], decode)
 
@@ -100,12 +100,12 @@ class ChatWriter:
         return {"images": list(images)}
 
     @torch.inference_mode()
-    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
+    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
         images = prepared["images"]
         text = self._question() + prefix
         inputs = self.processor(images=[[image] for image in images], text=[text] * len(images), return_tensors="pt")
         inputs = inputs.to(self.device)
-        output = generate(self.model, wish, first, **inputs)
+        output = generate(self.model, wish, numbers, **inputs)
         begun = inputs["input_ids"].shape[1]
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
@@ -122,19 +122,31 @@ class ChatWriter:
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def generate(model: Any, wish: Wish, first: int, **inputs: Any) -> Any:
-    """transformers' `generate` as the wish asks for it; draws depend on the seed and the first picture's number."""
+def generate(model: Any, wish: Wish, numbers: Sequence[int], **inputs: Any) -> Any:
+    """transformers' `generate` as the wish asks for it; the draws of each picture depend on its number."""
     asked: dict[str, Any] = {"max_new_tokens": wish.max_tokens, "no_repeat_ngram_size": wish.no_repeat}
     if wish.method == "nucleus":
-        asked |= {"do_sample": True, "top_p": wish.top_p, "top_k": 0, "temperature": wish.temperature, "num_beams": 1}
+        # of what it draws for a whole batch at once, it is left no choice: `_Drawn` draws for each picture
+        asked |= {"do_sample": True, "top_p": 1.0, "top_k": 0, "temperature": 1.0, "num_beams": 1}
+        asked["logits_processor"] = [_Drawn(Draws(wish, numbers))]
     else:
         asked |= {"do_sample": False, "num_beams": wish.width}
         if wish.width > 1:
             asked |= {"length_penalty": wish.length_penalty, "early_stopping": False}
     told = {"return_dict_in_generate": True, "output_logits": True, "num_return_sequences": wish.count}
     with quiet(), torch.random.fork_rng():
-        torch.manual_seed(wish.seed * 1_000_003 + first)
         return model.generate(**inputs, **asked, **told)
+
+
+class _Drawn:
+    """A logits processor of transformers: 0 for the token that is drawn for each caption, -inf for all others."""
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
+        drawn = self.draws(logits.float().log_softmax(-1).cpu()).to(logits.device)
+        return torch.full_like(logits, -torch.inf).scatter(1, drawn[:, None], 0.0)
 
 
 def captions_of(

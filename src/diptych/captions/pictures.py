@@ -35,8 +35,8 @@ def describe_pictures(
 ) -> Iterator[Described]:
     """The texts of each picture, in order. JPEGs are decoded at a scale that `image_size` pixels are enough for."""
 
-    def load(batch: tuple[int, list[tuple[str, Picture]]]) -> list[tuple[str, Image.Image | ImageError]]:
-        return [(path, _decoded(picture, image_size)) for path, picture in batch[1]]
+    def load(batch: list[tuple[str, Picture]]) -> list[tuple[str, Image.Image | ImageError]]:
+        return [(path, _decoded(picture, image_size)) for path, picture in batch]
 
     for loaded in prefetch(batches_of(pictures, batch_size), load):
         images = [image for _, image in loaded if isinstance(image, Image.Image)]

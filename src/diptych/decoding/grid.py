@@ -52,18 +52,20 @@ class GridWriter:
         return self.encoder.preprocess(images)
 
     @torch.inference_mode()
-    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
+    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
         memory = self.decoder.look(embed_states(self.encoder, prepared))
-        return self.from_memory(memory, wish, prefix, first)
+        return self.from_memory(memory, wish, prefix, numbers)
 
-    def from_memory(self, memory: Tensor, wish: Wish, prefix: str = "", first: int = 0) -> list[list[Caption]]:
+    def from_memory(
+        self, memory: Tensor, wish: Wish, prefix: str = "", numbers: Sequence[int] | None = None
+    ) -> list[list[Caption]]:
         """Captions of pictures that the decoder has looked at, (pictures, 1 + places, dim)."""
         begun = tuple(self.words.encode(prefix))
         room = self.decoder.max_tokens + 1 - len(begun)
         if room < 1:
             raise ConfigError(f"the prefix has {len(begun)} words; this model writes {self.decoder.max_tokens} at most")
         wish = Wish(**{**vars(wish), "max_tokens": min(wish.max_tokens, room)})
-        place = {"start": START, "end": END, "never": NEVER, "prefix": begun, "first": first}
+        place = {"start": START, "end": END, "never": NEVER, "prefix": begun, "numbers": numbers}
         found = write(_OnDevice(self.decoder, memory), len(memory), wish, **place)  # type: ignore[arg-type]
         return [[self._caption(written, prefix) for written in of_one] for of_one in found]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,7 +91,7 @@ def write(
     end: int,
     never: tuple[int, ...] = (),
     prefix: tuple[int, ...] = (),
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Written]]:
     """`wish.count` captions of each picture, best first; fewer where a nucleus drew the same one twice.
 
@@ -99,12 +99,12 @@ def write(
         start, end: the words that begin and end a caption.
         never: words that are not to be written.
         prefix: words that every caption begins with; they are not scored.
-        first: the number of the first picture among all, on which draws depend, so that batches change nothing.
+        numbers: one for each picture, on which its draws depend; its place here when not given.
     """
     logits = read(spelling, pictures * wish.width, (start, *prefix))
     if wish.method != "nucleus":
         return _search(spelling, logits, pictures, wish, end, never, prefix)
-    drawn = draw(spelling, logits, pictures, wish, end, never, prefix, first)
+    drawn = draw(spelling, logits, numbers or range(pictures), wish, end, never, prefix)
     return [sorted(dict.fromkeys(found), key=lambda written: -written.score) for found in drawn]
 
 
@@ -190,27 +190,22 @@ class _Beams:
 def draw(
     spelling: Spelling,
     logits: Tensor,
-    pictures: int,
+    numbers: Sequence[int],
     wish: Wish,
     end: int,
     never: tuple[int, ...] = (),
     prefix: tuple[int, ...] = (),
-    first: int = 0,
 ) -> list[list[Written]]:
     """`wish.count` captions of each picture, in no order, the same one perhaps more than once.
 
-    Each word is drawn from the fewest that together have `top_p` of the probability (Holtzman et al. 2020).
+    Each picture has one of the `numbers`, on which its draws depend.
     """
-    rows = pictures * wish.width
-    noise = [torch.Generator().manual_seed(wish.seed * 1_000_003 + first + picture) for picture in range(pictures)]
+    rows, draws = len(numbers) * wish.width, Draws(wish, numbers)
     said: list[tuple[int, ...]] = [prefix] * rows
     totals, lengths, open_ = torch.zeros(rows), torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
     for length in range(1, wish.max_tokens + 1):
         known = _allowed(logits, said, wish, never, end, length)
-        likely = nucleus((known / wish.temperature).softmax(-1), wish.top_p)
-        chances = torch.cat([torch.rand(wish.width, 1, generator=each) for each in noise])
-        reached = likely.double().cumsum(-1)  # float32 rounds: now and then a word of no probability would be drawn
-        chosen = (reached <= chances * reached[:, -1:]).sum(-1)
+        chosen = draws(known)
         totals += torch.where(open_, known.gather(1, chosen[:, None]).squeeze(1), 0.0)
         lengths += open_
         open_ &= chosen != end
@@ -224,6 +219,25 @@ def draw(
     scores = (totals / lengths).tolist()
     drawn = [Written(words[len(prefix) :], score) for words, score in zip(said, scores, strict=True)]
     return [drawn[at : at + wish.width] for at in range(0, rows, wish.width)]
+
+
+class Draws:
+    """Words drawn from the fewest that together have `top_p` of the probability (Holtzman et al. 2020).
+
+    The chances of each picture come from the seed and a number of its own, whichever others it is drawn beside.
+    """
+
+    def __init__(self, wish: Wish, numbers: Sequence[int]) -> None:
+        self.wish = wish
+        seeds = [(wish.seed * 1_000_003 + number) % 2**63 for number in numbers]
+        self._chances = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, known: Tensor) -> Tensor:
+        """The next word of each caption: (captions,), from their log-probabilities on the CPU, (captions, words)."""
+        likely = nucleus((known / self.wish.temperature).softmax(-1), self.wish.top_p)
+        chances = torch.cat([torch.rand(self.wish.width, 1, generator=each) for each in self._chances])
+        reached = likely.double().cumsum(-1)  # float32 rounds: now and then a word of no probability would be drawn
+        return (reached <= chances * reached[:, -1:]).sum(-1)
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -80,8 +80,8 @@ class GraphWriter(GridWriter):
         self.habits = told.get("habits") or {}
         self.decoder: Any = graphs
 
-    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, first: int) -> list[list[Caption]]:
-        return self.from_memory(self.decoder.look(prepared), wish, prefix, first)
+    def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
+        return self.from_memory(self.decoder.look(prepared), wish, prefix, numbers)
 
 
 class GraphDecoder:
@@ -159,8 +159,8 @@ def measure_captioner(
     pairs = list(zip(pictures, begun, strict=False))
     old, new = (np.stack([_logits(writer, *pair) for pair in pairs]) for writer in (before, after))
     some = before.prepare(pictures[:_TIMED])
-    first, second = in_turn(*(lambda w=w: w.write(dict(some), Wish(beams=3), "", 0) for w in (before, after)))
-    seen = len(pictures[:_TIMED])
+    seen, wish = len(pictures[:_TIMED]), Wish(beams=3)
+    first, second = in_turn(*(lambda w=w: w.write(dict(some), wish, "", range(seen)) for w in (before, after)))
     return of_vectors("captioner", old, new, (seen / first, seen / second))
 
 

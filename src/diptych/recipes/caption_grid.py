@@ -124,7 +124,7 @@ def captions_of_part(writer: GridWriter, part: Part, wish: Wish) -> Iterator[lis
     for start in range(0, len(part.pairs), _BLOCK):
         states = part.images(np.arange(start, min(start + _BLOCK, len(part.pairs))))
         memory = writer.decoder.look(states.to(writer.encoder.device))
-        yield from writer.from_memory(memory, wish, first=start)
+        yield from writer.from_memory(memory, wish)
 
 
 def _save(recipe: CaptionRecipe, writer: GridWriter, scores: dict[str, float], sizes: dict[str, int]) -> None:
@@ -205,7 +205,7 @@ class Lessons:
             memory = self.decoder.look(states)
             spelling = self.decoder.spell(memory)
             logits = strategies.read(spelling, len(memory) * wish.width, (START,))
-            found = strategies.draw(spelling, logits, len(memory), wish, END, NEVER, first=first)
+            found = strategies.draw(spelling, logits, range(first, first + len(memory)), wish, END, NEVER)
         self.decoder.train()
         return [[written.tokens for written in of_one] for of_one in found]
 

@@ -113,7 +113,7 @@ def captions_of_pairs(writer: WholeWriter, pairs: Pairs, wish: Wish) -> Iterator
         return start, writer.prepare([view(row, None, 0, 0, 0) for row in rows])
 
     for start, prepared in prefetch(range(0, len(pairs), _BLOCK), prepare):
-        yield from writer.write(prepared, wish, "", start)
+        yield from writer.write(prepared, wish, "", range(start, start + len(prepared["pixel_values"])))
 
 
 @quiet()
