@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from diptych.decoding.grid import GridWriter, save_captioner
 from diptych.decoding.words import Words
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.export import Export, export_model
+from diptych.export.engines import open_onnx
+from diptych.export.graphs import traced_as
 from diptych.export.parity import Parity, Tolerance, refuse_if_off
 from diptych.export.tower import ExportedTower
 from diptych.formats import read_pairs
@@ -285,3 +288,21 @@ def test_what_cannot_be_asked_for_is_said_before_any_work(trained: Path, pairs: 
         export_model(trained, tmp_path, data=pairs)
     with pytest.raises(DataError, match="at least 4"):
         export_model(trained, tmp_path / "out", data=pairs[:3])
+
+
+class Difference(torch.nn.Module):
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return tensors[0] - tensors[1]
+
+
+def test_a_kept_graph_is_not_used_for_other_inputs_nor_by_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = torch.ones(2, 3), torch.ones(2, 3)
+    first = traced_as("difference", Difference(), {"left": left, "right": right})
+    assert traced_as("difference", Difference(), {"left": left, "right": right}) == first
+    other = traced_as("difference", Difference(), {"right": right, "left": left})
+    inputs = {"left": left.numpy() * 5, "right": right.numpy()}
+    for graph, answer in ((first, 4.0), (other, -4.0)):
+        np.testing.assert_array_equal(open_onnx(graph)(inputs), answer)
+    real = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1" if name == "diptych" else real(name))
+    assert traced_as("difference", Difference(), {"left": left, "right": right}) != first

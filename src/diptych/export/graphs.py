@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,8 +53,12 @@ def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: s
 
 
 def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
-    """A network as a graph in the cache folder, under `key`; raises as `traced`."""
-    entry = cache_dir() / "graphs" / f"{key}-torch{torch.__version__}"
+    """A network as a graph in the cache folder, under `key`; raises as `traced`.
+
+    A graph is used again by the versions of diptych and torch that made it, for inputs of the same names in that order.
+    """
+    versions = f"diptych{importlib.metadata.version('diptych')}-torch{torch.__version__}"
+    entry = cache_dir() / "graphs" / f"{key}-{'-'.join(inputs)}-{versions}"
     if not entry.exists():
         with staged(entry) as folder:
             write_graph(network, inputs, folder / "graph.onnx")
