@@ -303,6 +303,46 @@ def test_an_index_of_another_model_is_searched_by_that_model_and_compared(
     assert names(run(compare)) == ["red.png", "red.png"]
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_an_index_without_pictures_leads_to_the_page_that_fills_it(
+    page: Callable[..., AppTest], root: Path, served: dict, tmp_path: Path, made: bool
+) -> None:
+    place, photos = tmp_path / "index", root / f"mine-{made}"
+    if made:
+        place.mkdir()
+    photos.mkdir()
+    (photos / "red.png").write_bytes(png())
+    settings = {**served, "index": str(place)}
+    for name in ("caption", "search", "match", "compare"):
+        opened = page(name, **settings)
+        assert not opened.error
+        assert "holds no pictures yet: index a folder" in opened.info[0].value.replace("\\", "")
+        assert opened.page_link[0].label == "Index a folder"
+    index = page("library", **settings)
+    assert "holds no pictures yet" in index.markdown[0].value
+    index.text_input(key="index-path").set_value(str(photos))
+    press(index, "Index")
+    assert "1 new" in index.success[0].value
+    assert "**index**: 1 picture, indexed by **mini**" in index.markdown[0].value
+    (photos / "blue.png").write_bytes(png("blue"))
+    press(index, "Index")
+    assert "1 new" in index.success[0].value
+    assert names(run(page_called("search"))) == ["blue.png", "red.png"]
+    assert not (photos / ".diptych").exists()
+
+
+def test_a_library_that_is_no_folder_is_said(page: Callable[..., AppTest], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert "Not a directory" in page("search", index=str(tmp_path / "file")).error[0].value
+
+
+def test_a_library_that_is_gone_is_left_by_a_button(page: Callable[..., AppTest], tmp_path: Path) -> None:
+    search = page("search")
+    search.session_state["diptych-library"] = str(tmp_path / "gone")
+    assert "holds no pictures" in run(search).info[0].value
+    assert "15 pictures" in shown(press(search, "Back to the sample library"))
+
+
 def test_visitors_share_one_service() -> None:
     script = "import streamlit as st\nfrom diptych.app.services import service_here\nst.text(id(service_here()))"
     first, second = (run(AppTest.from_string(script, default_timeout=120)).text[0].value for _ in range(2))

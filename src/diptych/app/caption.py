@@ -8,6 +8,7 @@ import streamlit as st
 
 from diptych.answers import Alternative
 from diptych.app.frame import bar, escaped, note, timed, told
+from diptych.app.library import lead_to_index
 from diptych.app.match import meaning
 from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
 from diptych.app.services import library_paths, missing, service_here
@@ -24,6 +25,7 @@ def caption_page() -> None:
     chooser, answer = st.columns([2, 3], gap="large")
     with chooser:
         picked = pick_picture("caption", library_paths(service))
+        lead_to_index(service)
     with answer:
         if picked is None:
             show_empty()

@@ -10,6 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from diptych.app.caption import show_captions
 from diptych.app.frame import note, pictures, plain, timed, told
 from diptych.app.grid import hit_grid
+from diptych.app.library import lead_to_index
 from diptych.app.match import show_match, text_lines
 from diptych.app.picture import pick_picture, show_picture
 from diptych.app.services import (
@@ -41,6 +42,8 @@ def compare_page() -> None:
     kind = st.segmented_control(
         "Compare by", list(_KINDS), format_func=_KINDS.__getitem__, default="encoder", required=True, key="compare-kind"
     )
+    if kind == "encoder" and lead_to_index(service):
+        return
     show = _question(service, kind)
     for place, name in zip(st.columns(2, gap="large"), names, strict=True):
         with place, told():

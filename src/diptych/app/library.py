@@ -8,13 +8,15 @@ import streamlit as st
 
 from diptych.app.frame import note, pictures, plain, told
 from diptych.app.services import (
+    add_folder,
     index_library,
+    is_gathering,
     library_here,
     library_name,
     look_at,
-    sample_library,
     service_here,
     shared_service,
+    show_way_back,
 )
 from diptych.app.settings import Settings
 from diptych.errors import ConfigError
@@ -22,6 +24,7 @@ from diptych.index.report import Added
 from diptych.service import Service
 
 _LISTED = 1_000  # skipped files
+_PATIENCE = 5.0  # seconds for whoever else writes to an index
 
 
 def library_page() -> None:
@@ -34,22 +37,35 @@ def library_page() -> None:
     index_part(service)
 
 
+def lead_to_index(service: Service) -> bool:
+    """Where the library holds no pictures yet, say so and lead to the page where that changes; whether it is so."""
+    if service.index:
+        return False
+    note(f"'{library_here()}' holds no pictures yet: index a folder of yours, and they can be searched.")
+    st.page_link(
+        st.Page(library_page, title="Index", url_path="index"), label="Index a folder", icon=":material/photo_library:"
+    )
+    show_way_back()
+    return True
+
+
 def show_library(service: Service) -> None:
     """Which library the visitor looks at, how many pictures it has, by which model; and a way back to the first."""
     library, status = library_here(), service.status()
     with st.container(horizontal=True, vertical_alignment="center"):
-        made = f"{pictures(status['pictures'])}, indexed by **{plain(Path(status['model']).name)}**"
-        st.markdown(f"You look at **{plain(library_name(library))}**: {made}.", width="content")
-        home = Settings.current().index or sample_library()
-        if library != home:
-            name = plain(library_name(home))
-            st.button(f"Back to {name}", on_click=look_at, args=(home,), icon=":material/undo:", type="tertiary")
+        if status["pictures"]:
+            made = f"{pictures(status['pictures'])}, indexed by **{plain(Path(status['model']).name)}**"
+            st.markdown(f"You look at **{plain(library_name(library))}**: {made}.", width="content")
+        else:
+            st.markdown(f"**{plain(library)}** holds no pictures yet.", width="content")
+        show_way_back()
 
 
 def index_part(service: Service, *, key: str = "index") -> None:
     """A field for a folder, and what indexing it did; the visitor then looks at that library.
 
-    A folder that was indexed before is brought up to date: what is new comes in, what is gone goes out.
+    An index that gathers folders from elsewhere takes it in. A folder that was indexed before is brought up to date:
+    what is new comes in, what is gone goes out.
     """
     settings, report = Settings.current(), f"{key}-report"
     if not settings.roots:
@@ -83,9 +99,12 @@ def show_added(added: Added) -> None:
 
 
 def _index(service: Service, path: str) -> Added:
+    """Index a folder as a library of its own, or into the page's own index if that gathers folders."""
     if not path.strip():
         raise ConfigError("no folder is named; write where the pictures lie")
-    library = str(service.allowed(path.strip()))
-    added = index_library(shared_service(Settings.current(), library), library)
-    look_at(library)
+    folder = str(service.allowed(path.strip()))
+    if (library := library_here()) == Settings.current().index and is_gathering(library):
+        return add_folder(service, folder, wait=_PATIENCE)
+    added = index_library(shared_service(Settings.current(), folder), folder, wait=_PATIENCE)
+    look_at(folder)
     return added

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from diptych.app.frame import bar, escaped, note, timed, told
+from diptych.app.library import lead_to_index
 from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
 from diptych.app.services import library_paths, missing, service_here
 from diptych.service import Service
@@ -29,6 +30,7 @@ def match_page() -> None:
     chooser, answer = st.columns([2, 3], gap="large")
     with chooser:
         picked = pick_picture("match", library_paths(service))
+        lead_to_index(service)
     with answer:
         match_part(service, picked)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diptych.app.frame import pictures, plain, timed, told
 from diptych.app.grid import hit_grid
+from diptych.app.library import lead_to_index
 from diptych.app.picture import Picked, forget_picture, pick_picture
 from diptych.app.services import library_here, library_name, library_paths, library_pictures, service_here
 from diptych.app.thumbnails import thumbnail_of
@@ -29,7 +30,9 @@ _SORTS: dict[Sort, str] = {"score": "Best first", "newest": "Newest first", "old
 def search_page() -> None:
     st.title("Search")
     st.html('<p class="d-lead">Say what a picture should show, or show one that it should be like.</p>')
-    search_part(service_here())
+    service = service_here()
+    if not lead_to_index(service):
+        search_part(service)
 
 
 def search_part(service: Service, *, key: str = "q") -> None:

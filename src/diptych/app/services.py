@@ -8,10 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from diptych.app.frame import show_error, watched
+from diptych.app.frame import plain, told, watched
 from diptych.app.settings import Settings
 from diptych.cache import cache_dir
-from diptych.errors import DataError, DiptychError
+from diptych.errors import DataError
 from diptych.images import content_hash
 from diptych.index import HIDDEN, Store, index_folder
 from diptych.index.report import Added
@@ -25,21 +25,27 @@ _LIBRARY = "diptych-library"  # in the visitor's session: the library that is sh
 
 
 def service_here(model: str | None = None) -> Service:
-    """The service over the library that this visitor looks at; its index is made the first time.
+    """The service over the library that this visitor looks at; a folder of pictures is indexed the first time.
 
     Where it cannot be had, the page says why and ends.
     """
-    try:
-        with st.spinner("Loading the model …", show_time=True):
-            library = library_here()
-            service = shared_service(Settings.current(), library, model)
-            index = service.index  # opening it loads the model
-        if not index and not Store.is_one(Path(library)):
-            index_library(service, library)
-        return service
-    except DiptychError as error:
-        show_error(str(error))
+    service = None
+    with told():
+        service = _ready(model)
+    if service is None:
+        show_way_back()
         st.stop()
+    return service
+
+
+def _ready(model: str | None) -> Service:
+    with st.spinner("Loading the model …", show_time=True):
+        library = library_here()
+        service = shared_service(Settings.current(), library, model)
+        index = service.index  # opening it loads the model
+    if not index and pictures_of(library) == library:
+        index_library(service, library)
+    return service
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -89,22 +95,34 @@ def index_home(library: str, model: str) -> Path:
 def pictures_of(library: str) -> str | None:
     """The folder that a library's pictures lie in: itself, or what an index folder was made for; None if not known."""
     if not Store.is_one(Path(library)):
-        return library
+        return None if is_gathering(library) else library
     root = Store.open(library).root
     return str(root) if root else None
 
 
-def index_library(service: Service, library: str) -> Added:
+def is_gathering(library: str) -> bool:
+    """Whether it is an index folder, there or not yet, that gathers folders from elsewhere."""
+    path = Path(library)
+    return path.name != HIDDEN and index_folder(path) == path.expanduser().resolve()
+
+
+def index_library(service: Service, library: str, *, wait: float | None = None) -> Added:
     """Index a library, or bring its index up to date, with the progress on the page.
 
     Raises:
         DataError: it is an index that does not say which folder it was made for.
+        IndexBusy: something else still writes to it after `wait` seconds.
     """
     pictures = pictures_of(library)
     if pictures is None:
         raise DataError(f"'{library}' does not say which folder it was made for; name the folder itself")
+    return add_folder(service, pictures, wait=wait)
+
+
+def add_folder(service: Service, folder: str, *, wait: float | None = None) -> Added:
+    """Bring the service's index up to date with a folder, with the progress on the page; raises as `Service.add`."""
     with watched() as progress:
-        return service.add(pictures, prune=True, progress=progress)
+        return service.add(folder, prune=True, progress=progress, wait=wait)
 
 
 def missing(service: Service, kind: Kind) -> str:
@@ -119,13 +137,26 @@ def missing(service: Service, kind: Kind) -> str:
 
 
 def library_here() -> str:
-    """The library that this visitor looks at: the one last chosen, else the settings' own, else the sample library."""
-    return st.session_state.get(_LIBRARY) or Settings.current().index or sample_library()
+    """The library that this visitor looks at: the one last chosen, else the first."""
+    return st.session_state.get(_LIBRARY) or first_library()
+
+
+def first_library() -> str:
+    """The library that every visitor looks at first: the settings' own, else the sample library."""
+    return Settings.current().index or sample_library()
 
 
 def look_at(library: str) -> None:
     """Have this visitor look at another library."""
     st.session_state[_LIBRARY] = library
+
+
+def show_way_back() -> None:
+    """A button that leads back to the first library, for a visitor who looks at another."""
+    chosen = st.session_state.get(_LIBRARY)
+    if chosen and chosen != (first := first_library()):
+        label = f"Back to {plain(library_name(first))}"
+        st.button(label, on_click=look_at, args=(first,), icon=":material/undo:", type="tertiary")
 
 
 @st.cache_resource(show_spinner=False)
