@@ -173,6 +173,9 @@ JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "an id that is none": ("/v1/search", {"like": ["x"]}, (422, "invalid_request")),
     "an unknown id": ("/v1/search", {"like": ["0" * 32]}, (422, "data_error")),
     "nothing wanted": ("/v1/search", {}, (400, "config_error")),
+    "a long path": ("/v1/index/add", {"path": "a" * 5_000}, (422, "invalid_request")),
+    "a long word": ("/v1/search", {"texts": ["a"], "camera": "a" * 1_001}, (422, "invalid_request")),
+    "a great many values": ("/v1/embed", b'{"texts":[' + b"0," * 60_000, (413, "too_many_rows")),
     "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "count": 200}, (400, "config_error")),
     "a day out of time": ("/v1/search", {"texts": ["a"], "until": "9999-12-31"}, (422, "invalid_request")),
     "a prior": ("/v1/match", {"images": ["AAAA"], "texts": ["a"], "prior": 1}, (422, "invalid_request")),
@@ -392,12 +395,16 @@ def test_an_add_ends_with_the_server_and_keeps_what_it_has(service: Service, tmp
 # health and figures
 
 
-def test_a_server_is_ready_when_its_model_is_loaded_and_says_why_it_is_not(service: Service, tmp_path: Path) -> None:
+def test_a_server_is_ready_when_its_model_is_loaded_and_tells_its_log_alone_why_it_is_not(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert told_error(client_of(make_app(service)).get("/readyz")) == (503, "not_ready")
     with client_of(make_app(service)) as api:
         assert until(lambda: api.get("/readyz").status_code == 200)
     with client_of(make_app(Service(tmp_path))) as api:
-        assert until(lambda: "is not a model" in api.get("/readyz").text)
+        assert until(lambda: "cannot be loaded" in api.get("/readyz").text)
+        assert str(tmp_path) not in api.get("/readyz").text
+        assert "is not a model" in caplog.text
         assert api.get("/healthz").status_code == 200
 
 

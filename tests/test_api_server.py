@@ -20,6 +20,7 @@ import httpx2
 import psutil
 import pytest
 
+from diptych.cli import main
 from tests.broken import BROKEN, encoded
 from tests.serving import free_port
 
@@ -216,6 +217,16 @@ def test_it_does_not_listen_elsewhere_without_a_key() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
     assert "everybody in the network could use this server" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit):
+            main(["serve", "--port", str(port)])
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
 
 
 def test_a_server_that_is_told_to_end_finishes_what_it_has(server: tuple[str, subprocess.Popen]) -> None:

@@ -77,18 +77,18 @@ def _add_layers(app: FastAPI, settings: Settings, keys: Sequence[str], figures: 
 
 
 class Readiness:
-    """Whether the model is loaded, or why it cannot be."""
+    """Whether the model is loaded, or cannot be; why is for the log, since everybody may ask whether."""
 
     def __init__(self) -> None:
-        self.loaded, self.fault = False, ""
+        self.loaded = self.failed = False
 
     async def load(self, service: Service) -> None:
         try:
             await asyncio.to_thread(service.warm)
             self.loaded = True
-        except Exception as error:
+        except Exception:
             log.exception("the model cannot be loaded")
-            self.fault = str(error)
+            self.failed = True
 
 
 def _add_health(app: FastAPI, ready: Readiness, figures: Figures) -> None:
@@ -103,7 +103,8 @@ def _add_health(app: FastAPI, ready: Readiness, figures: Figures) -> None:
     async def readyz() -> dict[str, str]:
         """The model is loaded and requests are answered at once."""
         if not ready.loaded:
-            message = f"the model cannot be loaded: {ready.fault}" if ready.fault else "the model is being loaded"
+            failed = "the model cannot be loaded; the server's log says why"
+            message = failed if ready.failed else "the model is being loaded; ask again soon"
             raise refusals.Refused(503, "not_ready", message, {"Retry-After": "2"})
         return {"status": "ready"}
 

@@ -18,6 +18,8 @@ Pictures = Annotated[
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[str, Field(min_length=1, max_length=4_096)]
+Words = Annotated[str, Field(max_length=1_000)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]  # or a body of a million faults would be told in a million objects
 
 
@@ -63,7 +65,7 @@ class SearchAsked(Asked):
     keep: Annotated[float | None, Field(ge=0, le=1)] = KEEP
     fold: bool = True
     rerank: Annotated[int, Field(ge=0, le=200)] = 0
-    folder: str | None = None
+    folder: Place | None = None
     since: Day | None = None
     until: Day | None = None
     min_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
@@ -71,8 +73,8 @@ class SearchAsked(Asked):
     min_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
     max_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
     shape: Literal["landscape", "portrait", "square"] | None = None
-    camera: str | None = None
-    caption: str | None = None
+    camera: Words | None = None
+    caption: Words | None = None
 
 
 class CaptionAsked(Asked):
@@ -110,7 +112,7 @@ class PromptAsked(Asked):
 class AddAsked(Asked):
     """A folder inside the server's roots."""
 
-    path: Text
+    path: Place
     prune: Annotated[bool, Field(description="also take out pictures of the folder that are gone")] = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +35,23 @@ def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> No
         )
 
 
+def check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises:
+        ConfigError: something else listens there, or it is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"cannot listen on {host}, port {port} ({error}); name another with --port, or end what uses it"
+            ) from error
+
+
 def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30, queue: int = 64) -> None:
     """Serve until SIGTERM or Ctrl-C; then take no new requests, and give those in hand `grace` seconds to end.
 
@@ -41,6 +59,7 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30,
     is how many requests the app has in hand at most; connections are a few more, and may not be silent: `Connection`.
     """
     uvicorn = require("uvicorn", extra="api")
+    check_free(host, port)
     limits = uvicorn_options(most=queue + _WAITING)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **limits)
 

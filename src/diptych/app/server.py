@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import socket
 import threading
 from pathlib import Path
 
-from diptych.api.run import is_loopback
+from diptych.api.run import check_free, is_loopback
 from diptych.api.settings import LOOPBACK
 from diptych.app.settings import Settings
-from diptych.errors import ConfigError, require
+from diptych.errors import require
 from diptych.images import MAX_BYTES
 
 SCRIPT = Path(__file__).with_name("main.py")
@@ -43,7 +42,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8501, brow
     require("streamlit", "app")
     from streamlit.web import bootstrap
 
-    _check_free(host, port)
+    check_free(host, port)
     settings.publish()
     # The first visitor need not wait for what takes seconds to import.
     threading.Thread(target=importlib.import_module, args=("diptych.dual",), daemon=True).start()
@@ -74,15 +73,3 @@ def streamlit_options(host: str, port: int, browser: bool = False) -> dict[str, 
         **{f"theme.light.{name}": value for name, value in _LIGHT.items()},
         **{f"theme.dark.{name}": value for name, value in _DARK.items()},
     }
-
-
-def _check_free(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"cannot listen on {host}, port {port} ({error}); name another with --port, or end what uses it"
-            ) from error
