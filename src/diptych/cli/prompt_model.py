@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from diptych.cli.recipe import Config, Given, Resume, say_outcome, settled
 from diptych.cli.show import print_table, progress, say, say_left_out
-from diptych.recipes.config import make, read_yaml
 from diptych.recipes.prompt import PromptRecipe
 
 if TYPE_CHECKING:
@@ -21,31 +20,19 @@ if TYPE_CHECKING:
 def train(
     *,
     recipe: Annotated[PromptRecipe, Parameter(name="*")] = PromptRecipe(),  # noqa: B008 - a flag's default
-    config: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
-    given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
+    config: Config = None,
+    resume: Resume = False,
+    given: Given = (),
 ) -> None:
-    """Train a prompter on pictures with prompts: from a picture to its prompt's embedding.
-
-    Parameters
-    ----------
-    config
-        YAML file of settings; flags on the command line win over it.
-    resume
-        Go on with an interrupted run, exactly where its last checkpoint was.
-    """
+    """Train a prompter on pictures with prompts: from a picture to its prompt's embedding."""
     from diptych.recipes.prompt import train_prompter
 
-    if config:
-        flags = {name: value for name, value in asdict(recipe).items() if name in given}
-        recipe = make(PromptRecipe, {**read_yaml(config), **flags})
+    recipe = settled(recipe, config, given)
     result = train_prompter(recipe, resume=resume, progress=progress)
     say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} for validation")
     say_left_out(result.left_out)
-    outcome = result.outcome
-    early = ", stopped early" if outcome.stopped_early else ""
-    say(f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch: {outcome.best_epoch + 1}")
-    best = outcome.best
+    say_outcome(result.outcome)
+    best = result.outcome.best
     say(f"validation: cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
     say(f"model: {result.model}")
 
