@@ -1,11 +1,9 @@
-"""Indexing a folder of pictures, a second run over it unchanged, and text queries; against rclip and clip-retrieval.
+"""Indexing a folder of pictures, a second run over it unchanged, and text queries.
 
-    python benchmarks/index_folder.py --data flickr8k [--model mini] [--others]
+    python benchmarks/index_folder.py --data flickr8k [--model mini]
 
 Every step runs in a process of its own, whose peak memory is its own. "Start" is a process that imports what `diptych
-index` imports and opens the index; a second run is reported with and without it. With --others, rclip and
-clip-retrieval are installed by uv in environments of their own in a temporary folder and given the same pictures; each
-needs weights from the network, and what a tool says that cannot have them is reported. Linux and macOS.
+index` imports and opens the index; a second run is reported with and without it. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -114,67 +111,10 @@ def measure(pictures: Path, model: str, folder: Path) -> None:
     print("| diptych | |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows), flush=True)
 
 
-# the others: what to install, a command that indexes, and the folder to run it in
-OTHERS = {
-    "rclip": (["rclip"], ["rclip", "-f", "a dog"], "{pictures}"),
-    "clip-retrieval": (
-        ["clip-retrieval", "setuptools<81"],  # it still asks for pkg_resources
-        ["clip-retrieval", "inference", "--input_dataset", "{pictures}", "--output_folder", "{out}"],
-        "{out}",
-    ),
-}
-
-
-def others(pictures: Path, folder: Path) -> None:
-    print("\n| tool | installs | index + one query, s | peak memory, MB | what it said |\n|---|---|---:|---:|---|")
-    for name, (packages, command, where) in OTHERS.items():
-        home, out = folder / name, folder / name / "out"
-        out.mkdir(parents=True)
-        python = home / "venv" / "bin" / "python"
-        subprocess.run(["uv", "venv", "-q", str(home / "venv"), "--python", sys.executable], check=True)
-        made = subprocess.run(
-            ["uv", "pip", "install", "-q", "--python", str(python), *packages], capture_output=True, text=True
-        )
-        if made.returncode:
-            print(f"| {name} | no | | | {last_line(made.stderr)} |", flush=True)
-            continue
-        linked = home / "pictures"
-        shutil.copytree(pictures, linked, copy_function=os.link if same_disk(pictures, home) else shutil.copy)
-        words = [word.format(pictures=linked, out=out) for word in command]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        began = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [str(python.parent / words[0]), *words[1:]],
-                cwd=where.format(pictures=linked, out=out),
-                env={**os.environ, "HOME": str(home), "PATH": f"{python.parent}:{os.environ['PATH']}"},
-                capture_output=True,
-                text=True,
-                timeout=3_600,
-                stdin=subprocess.DEVNULL,
-            )
-            code, said = done.returncode, last_line(done.stderr or done.stdout)
-        except subprocess.TimeoutExpired:
-            code, said = 1, "not done after an hour"
-        peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
-        figures = f"{time.perf_counter() - began:.1f} | {peak:,.0f}" if code == 0 else "could not run | "
-        print(f"| {name} | yes | {figures} | {said} |", flush=True)
-
-
-def same_disk(first: Path, second: Path) -> bool:
-    return first.stat().st_dev == second.stat().st_dev and os.access(first, os.W_OK)
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].replace("|", "/")[:160] if lines else ""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--others", action="store_true")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -186,8 +126,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="diptych-index-") as folder:
         pictures = arguments.data / "images" if (arguments.data / "images").is_dir() else arguments.data
         measure(pictures.resolve(), arguments.model, Path(folder))
-        if arguments.others:
-            others(pictures.resolve(), Path(folder))
 
 
 if __name__ == "__main__":

