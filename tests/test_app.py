@@ -23,6 +23,7 @@ from diptych.app.server import SCRIPT, streamlit_options
 from diptych.app.settings import VARIABLE, Settings
 from diptych.cli import main
 from diptych.index import Index
+from diptych.service import Service
 from tests.page_models import mini_with_matcher, plain_model, vit_gpt2
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -166,6 +167,29 @@ def test_a_caption_is_written_with_its_confidence_and_alternatives(page: Callabl
     ranked = told[told.index("Your captions, ranked") :]
     assert ranked.count("a red car") == 1
     assert "written in" in told
+
+
+def test_what_was_written_stays_while_the_rest_of_the_page_is_touched(
+    page: Callable[..., AppTest], served: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    caption_of = Service.caption
+
+    def counted(self: Service, images: object, **settings: object) -> object:
+        written.append(str(settings["method"]))
+        return caption_of(self, images, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Service, "caption", counted)
+    caption = page("caption", **served)
+    press(caption, f"Take {plain('coffee.png')}")
+    press(caption, "Generate caption")
+    before = shown(caption).split("Prompt")[0]
+    caption.segmented_control(key="caption-how").set_value("compose")
+    assert shown(run(caption)).split("Prompt")[0] == before
+    assert written == ["beam"]
+    caption.slider(key="caption-count").set_value(2)
+    run(caption)
+    assert written == ["beam", "beam"]
 
 
 def test_an_upload_is_captioned_and_another_picture_takes_the_caption_away(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from diptych.answers import Alternative
-from diptych.app.frame import bar, escaped, note, timed, told
+from diptych.answers import Alternative, Captioned, Said
+from diptych.app.frame import bar, escaped, kept, note, timed, told
 from diptych.app.library import lead_to_index
 from diptych.app.match import meaning
 from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
@@ -64,12 +64,22 @@ def caption_part(service: Service, picked: Picked, *, key: str = "caption") -> N
 def show_captions(
     service: Service, picked: Picked, method: str = "beam", count: int = 3, candidates: Sequence[str] = ()
 ) -> None:
-    """The caption with its confidence, what else it might be, and the candidates ranked."""
+    """The caption with its confidence, what else it might be, and the candidates ranked.
+
+    Where there is a matcher, captioner and matcher choose together.
+    """
     if not service.has("captioner"):
         note(missing(service, "captioner"))
         return
-    with timed("Writing …") as timing:
-        found = service.caption([picked.image], count=count, method=method, candidates=candidates)[0]
+    choose = service.has("matcher")
+
+    def written() -> tuple[Captioned, str]:
+        with timed("Writing …") as timing:
+            said = service.caption([picked.image], method=method, count=count, candidates=candidates, choose=choose)
+        return said[0], str(timing)
+
+    asked = (picked.content, method, count, tuple(candidates))
+    found, timing = kept(f"captions-{_names(service)}", asked, written)
     st.html(f'<p class="d-caption">{escaped(found.best)}</p>')
     if found.confidence is not None:
         words = f"{found.confidence:.0%} · {meaning(found.confidence)}"
@@ -78,7 +88,7 @@ def show_captions(
     if found.alternatives[1:]:
         st.subheader("Alternatives")
         st.html("".join(_alternative(each) for each in found.alternatives[1:]))
-        st.caption("in the captioner's order" + (", with the matcher's confidence" if found.confidence else ""))
+        st.caption("in the order of captioner and matcher together" if choose else "in the captioner's order")
     if found.candidates:
         st.subheader("Your captions, ranked")
         st.html("".join(_row(each.text, f"{each.probability:.0%}", each.probability) for each in found.candidates))
@@ -99,10 +109,18 @@ def show_prompt(service: Service, picked: Picked, key: str = "prompt") -> None:
         key=f"{key}-how",
         label_visibility="collapsed",
     )
-    with timed("Looking for words …"):
-        prompts = service.prompt([picked.image], how=how, count=1)[0]
-    for prompt in prompts:
+
+    def said() -> list[Said]:
+        with timed("Looking for words …"):
+            return service.prompt([picked.image], how=how, count=1)[0]
+
+    for prompt in kept(f"prompts-{_names(service)}", (picked.content, how), said):
         st.code(prompt.text, language=None, wrap_lines=True)
+
+
+def _names(service: Service) -> str:
+    """All models of the service, as one key."""
+    return " ".join(f"{model['name']}" for model in service.models())
 
 
 def _alternative(each: Alternative) -> str:

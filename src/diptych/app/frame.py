@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from diptych.errors import DiptychError
 from diptych.index.report import Skipped
 from diptych.progress import Progress
+
+Made = TypeVar("Made")
 
 _HERE = Path(__file__).parent
 _DRAW_SECONDS = 0.1
@@ -99,6 +101,14 @@ def _how_far(done: int, total: int | None, seconds: float, skipped: int) -> str:
     left = f", {(total - done) * seconds / done:,.0f} s left" if total and done < total else ""
     told = f"{f'{done:,} of {pictures(total)}' if total else pictures(done)}, {done / seconds:,.0f} a second{left}"
     return f"{told}, {skipped:,} skipped" if skipped else told
+
+
+def kept(key: str, token: object, make: Callable[[], Made]) -> Made:
+    """What was made for this visitor, as long as `token` is the same: a touch of the page makes nothing anew."""
+    held: tuple[object, Made] | None = st.session_state.get(key)
+    if held is None or held[0] != token:
+        held = st.session_state[key] = (token, make())
+    return held[1]
 
 
 @dataclass

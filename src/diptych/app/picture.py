@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image
 
-from diptych.app.frame import plain, told
+from diptych.app.frame import kept, plain, told
 from diptych.app.thumbnails import thumbnail_of
 from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, read_bytes, thumbnail
 from diptych.paths import from_text, picture_at
@@ -48,18 +47,10 @@ def pick_picture(key: str, library: list[str] | None = None, *, label: str = "Yo
         _offer(key, library)
     with told():
         if upload is not None:
-            return _kept(key, upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
+            return kept(f"{key}-picked", upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
         if path := state.get(taken):
-            return _kept(key, path, lambda: _picked(from_text(path).name, read_bytes(picture_at(path))))
+            return kept(f"{key}-picked", path, lambda: _picked(from_text(path).name, read_bytes(picture_at(path))))
     return None
-
-
-def _kept(key: str, token: str, decoded: Callable[[], Picked]) -> Picked:
-    """The picture that the visitor chose, decoded once and not at every touch of the page."""
-    held: tuple[str, Picked] | None = st.session_state.get(f"{key}-picked")
-    if held is None or held[0] != token:
-        held = st.session_state[f"{key}-picked"] = (token, decoded())
-    return held[1]
 
 
 def _offer(key: str, library: list[str]) -> None:
