@@ -692,7 +692,7 @@ def test_captions_of_one_picture_come_together_however_far_apart_they_stand(rows
         together.setdefault(number, []).append(caption)
         splits[number] = splits.get(number) or split
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.pairs._BLOCK", block)
+        patch.setattr("diptych.row_table.BLOCK", block)
         pairs = Pairs.from_rows(Row(f"{n}.jpg", Path(f"{n}.jpg"), (caption,), split) for n, caption, split in rows)
     assert [(row.image_id, row.captions, row.split) for row in pairs] == [
         (f"{number}.jpg", tuple(captions), splits[number]) for number, captions in together.items()
@@ -732,7 +732,7 @@ def test_an_id_that_no_table_can_hold_is_escaped_and_its_captions_stay_together(
 
 
 def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diptych.pairs._BLOCK", 1)
+    monkeypatch.setattr("diptych.row_table.BLOCK", 1)
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
     with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
         Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -25,6 +26,7 @@ from diptych.recipes.contrastive_task import contrastive_task, trainable_groups
 from diptych.recipes.match import MatchRecipe
 from diptych.recipes.prompt import PromptRecipe
 from diptych.recipes.sweep import run_sweep
+from diptych.row_table import Captions
 from diptych.trainer import learning_rate_factor
 from tests.broken import BROKEN, break_files
 from tests.test_dual import tiny_clip  # noqa: F401 - a fixture
@@ -198,7 +200,7 @@ def test_a_resumed_epoch_goes_on_with_the_batches_that_are_left(scenes: Path) ->
 
 def test_captions_that_differ_in_case_and_spaces_alone_are_the_same_caption(scenes: Path) -> None:
     epochs = Epochs(read_pairs(scenes), 10, seed=3)
-    epochs.captions = ["A dog.", "a  dog.", "a cat."]
+    epochs.captions = Captions(pa.array(["A dog.", "a  dog.", "a cat."]))
     ids = epochs.caption_ids(np.array([0, 1, 2])).tolist()
     assert ids[0] == ids[1] != ids[2]
 

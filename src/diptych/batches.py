@@ -24,6 +24,7 @@ from diptych.errors import DataError
 from diptych.identity import modules_identity
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
+from diptych.row_table import Captions
 
 
 class Epochs:
@@ -32,11 +33,11 @@ class Epochs:
     def __init__(self, pairs: Pairs, batch_size: int, seed: int) -> None:
         self.pairs, self.seed = pairs, seed
         self.batch_size = min(batch_size, len(pairs))
-        self.captions, owner = pairs.flat_captions()
-        self.counts = np.bincount(owner, minlength=len(pairs))
+        self.captions, self.counts = pairs.captions(), pairs.caption_counts()
         self.firsts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         # Adding the epoch to a picture's own offset takes another caption every epoch, and all of them in turn.
-        self.offsets = np.array([draw(seed, image_id).randrange(2**31) for image_id in pairs.image_ids])
+        offsets = (draw(seed, image_id).randrange(2**31) for image_id in pairs.values("image_id"))
+        self.offsets = np.fromiter(offsets, np.int64, len(pairs))
 
     @property
     def steps(self) -> int:
@@ -52,7 +53,7 @@ class Epochs:
 
     def caption_ids(self, captions: np.ndarray) -> Tensor:
         """(batch,) integers that are equal where the captions' texts are, but for case and spaces."""
-        texts = (" ".join(self.captions[index].lower().split()) for index in captions)
+        texts = (" ".join(caption.lower().split()) for caption in self.captions.take(captions))
         hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
         return torch.tensor([int.from_bytes(value, signed=True) for value in hashes])
 
@@ -94,10 +95,10 @@ class LiveTexts:
 
     def __init__(self, model: DualEncoder, epochs: Epochs, val: Pairs) -> None:
         self.model, self.epochs = model, epochs
-        self.val_captions = val.flat_captions()[0]
+        self.val_captions = val.captions()
 
     def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
-        return self.model.preprocess([self.epochs.captions[index] for index in captions])
+        return self.model.preprocess(self.epochs.captions.take(captions))
 
     def embed(self, loaded: dict[str, Any]) -> Tensor:
         return self.model.embed(loaded)
@@ -172,16 +173,43 @@ def stored_pictures(
 def stored_texts(model: DualEncoder, epochs: Epochs, val: Pairs, progress: Progress = silent) -> Stored:
     """Features of the frozen text tower for every caption."""
 
-    def features(captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort([len(caption) for caption in captions], kind="stable")  # batches of one length pad little
-        by_length = [captions[index] for index in order]
-        name = hashlib.sha256("\0".join(by_length).encode()).hexdigest()[:16]
-        return _tower_features(model, "text", name, by_length, model.preprocess, progress)[:, None], np.argsort(order)
+    def features(captions: Captions) -> tuple[np.ndarray, np.ndarray]:
+        by_length = _ByLength(captions)
+        stored = _tower_features(model, "text", by_length.hash(), by_length, model.preprocess, progress)
+        return stored[:, None], by_length.places()
 
     train, places = features(epochs.captions)
-    val_sorted, val_places = features(val.flat_captions()[0])
+    val_sorted, val_places = features(val.captions())
     head = nn.Sequential(*model.head("text"))
     return Stored(train, val_sorted[val_places], head, model.device, of_pictures=False, places=places)
+
+
+class _ByLength(Sequence[Any]):
+    """Captions in order of their length, since batches of one length pad little; sliced, never held as strings."""
+
+    def __init__(self, captions: Captions) -> None:
+        self.captions = captions
+        self.order = np.argsort(captions.lengths(), kind="stable")  # (captions,)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.captions.take(self.order[index])
+
+    def hash(self) -> str:
+        """A hash of the captions in this order."""
+        digest, between = hashlib.sha256(), b""
+        for start in range(0, len(self), 1024):
+            digest.update(between + "\0".join(self[start : start + 1024]).encode())
+            between = b"\0"
+        return digest.hexdigest()[:16]
+
+    def places(self) -> np.ndarray:
+        """Where each caption stands in this order: (captions,)."""
+        places = np.empty(len(self), np.min_scalar_type(len(self)))
+        places[self.order] = np.arange(len(self))
+        return places
 
 
 def _tower_features(

@@ -130,7 +130,8 @@ class DualEncoder:
         vector of the tower's start and end tokens alone, which describes nothing: callers that search refuse it.
         """
         warn_of_cut_texts(self.route("text")[0], texts, stacklevel=2)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of one length pad little
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        order = np.argsort(lengths, kind="stable")  # batches of one length pad little
         vectors = np.empty((len(texts), self.dim), np.float32)
         with torch.inference_mode():
             for batch in _batched(order, batch_size):

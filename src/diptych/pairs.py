@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diptych.errors import DataError
 from diptych.images import Picture, Slice, legible
+from diptych.row_table import BLOCK, SCHEMA, Captions, Gathered
 
 SPLIT_ALIASES = {
     "dev": "val",
@@ -23,20 +24,6 @@ SPLIT_ALIASES = {
     "training": "train",
     "eval": "val",
 }
-
-_SCHEMA = pa.schema(
-    {
-        "image_id": pa.string(),
-        "path": pa.string(),
-        "offset": pa.int64(),
-        "size": pa.int64(),  # -1: the picture is the whole file at `path`
-        "captions": pa.list_(pa.string()),
-        "split": pa.string(),  # null: the source names none
-    }
-)
-_BLOCK = 1024  # rows that are read before they become Arrow
-
-_Values = dict[str, Any]  # a row by the names of the schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,60 +46,6 @@ def split_position(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
 
 
-class _Gathered:
-    """Rows on their way into a table, those of one id as one; only the last few thousand are held as Python objects."""
-
-    def __init__(self) -> None:
-        self._blocks: list[pa.Table] = []
-        self._rows: list[_Values] = []  # those of the block that is not closed yet
-        self._places: dict[str, int] = {}  # id -> row
-        self._late: dict[int, _Values] = {}  # rows of closed blocks which captions were added to
-
-    def __contains__(self, image_id: str) -> bool:
-        return legible(image_id) in self._places
-
-    def add(self, image_id: str, image: Picture, captions: Sequence[str], split: str | None) -> None:
-        image_id = legible(image_id)
-        if image_id in self._places:
-            row = self._row(self._places[image_id])
-            if split and row["split"] and split != row["split"]:
-                raise DataError(
-                    f"picture '{image_id}' stands in split '{row['split']}' and in '{split}'; "
-                    "keep each picture in one split"
-                )
-            row["split"] = row["split"] or split
-            row["captions"].extend(captions)
-            return
-        path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-        # A name that no table can hold becomes that of no file, so that its picture is counted among the missing ones.
-        values = (image_id, legible(os.fsdecode(path)), offset, size, list(captions), split)
-        self._places[image_id] = len(self._places)
-        self._rows.append(dict(zip(_SCHEMA.names, values, strict=True)))
-        if len(self._rows) == 2 * _BLOCK:  # the later half stays open: captions of one picture stand together
-            self._close(_BLOCK)
-
-    def _row(self, at: int) -> _Values:
-        """The row to change, whether its block is open or closed."""
-        closed = len(self._blocks) * _BLOCK
-        if at >= closed:
-            return self._rows[at - closed]
-        if at not in self._late:
-            self._late[at] = self._blocks[at // _BLOCK].slice(at % _BLOCK, 1).to_pylist()[0]
-        return self._late[at]
-
-    def _close(self, count: int) -> None:
-        self._blocks.append(pa.Table.from_pylist(self._rows[:count], schema=_SCHEMA))
-        del self._rows[:count]
-
-    def table(self) -> pa.Table:
-        self._close(len(self._rows))
-        for number in {at // _BLOCK for at in self._late}:
-            rows = self._blocks[number].to_pylist()
-            rows = [self._late.get(number * _BLOCK + at, row) for at, row in enumerate(rows)]
-            self._blocks[number] = pa.Table.from_pylist(rows, schema=_SCHEMA)
-        return pa.concat_tables(self._blocks).combine_chunks()
-
-
 class Pairs(Sequence[Row]):
     """A data set of pictures with captions, held as an Arrow table: a row costs its text and a path, never its pixels.
 
@@ -132,7 +65,7 @@ class Pairs(Sequence[Row]):
         Raises:
             DataError: a picture is bytes and there is no `blobs`, or one id stands in two splits.
         """
-        gathered = _Gathered()
+        gathered = Gathered()
         sink: BinaryIO | None = None
         for row in rows:
             image = row.image
@@ -168,7 +101,7 @@ class Pairs(Sequence[Row]):
 
     def values(self, column: str) -> Iterator[Any]:
         """A column's values in row order, made Python objects some at a time."""
-        for block in self.table.select([column]).to_batches(_BLOCK):
+        for block in self.table.select([column]).to_batches(BLOCK):
             yield from block.column(0).to_pylist()
 
     @property
@@ -177,9 +110,20 @@ class Pairs(Sequence[Row]):
 
     def flat_captions(self) -> tuple[list[str], np.ndarray]:
         """All captions in row order, and for each the index of its picture's row: (captions,) int64."""
-        column = self.table.column("captions").combine_chunks()
-        counts = np.asarray(column.value_lengths().fill_null(0))
-        return column.flatten().to_pylist(), np.repeat(np.arange(len(self)), counts)
+        return list(self.captions()), np.repeat(np.arange(len(self)), self.caption_counts())
+
+    def captions(self) -> Captions:
+        """All captions in row order, without a Python string for each."""
+        return Captions(self._lists().flatten())
+
+    def caption_counts(self) -> np.ndarray:
+        """How many captions each picture has: (pictures,) int64."""
+        return np.asarray(self._lists().value_lengths().fill_null(0)).astype(np.int64)
+
+    def _lists(self) -> pa.ListArray:
+        """The column of captions as one array; what is one already is not copied."""
+        column = self.table.column("captions")
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
     def select(self, indices: Iterable[int]) -> Pairs:
         """The rows at `indices`, in that order."""
@@ -187,7 +131,8 @@ class Pairs(Sequence[Row]):
 
     def where(self, keep: Iterable[bool]) -> Pairs:
         """The rows for which `keep` is true."""
-        return Pairs(self.table.filter(pa.array(list(keep), pa.bool_())))
+        kept = np.fromiter(keep, bool, len(self))
+        return self if kept.all() else Pairs(self.table.filter(pa.array(kept)))
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -206,7 +151,7 @@ class Pairs(Sequence[Row]):
         if name == "all":
             return self
         wanted = canonical_split(name)
-        chosen = self.where(split == wanted for split in self.table.column("split").to_pylist())
+        chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
             there = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
             raise DataError(
@@ -228,9 +173,10 @@ class Pairs(Sequence[Row]):
             position = split_position(image_id)
             return "test" if position < test else "val" if position < test + val else "train"
 
-        splits = [assign(*pair) for pair in zip(self.image_ids, self.table.column("split").to_pylist(), strict=True)]
+        splits = (assign(*pair) for pair in zip(self.values("image_id"), self.values("split"), strict=True))
         at = self.table.schema.get_field_index("split")
-        return Pairs(self.table.set_column(at, _SCHEMA.field("split"), pa.array(splits, pa.string())))
+        column = pa.array(splits, pa.string(), size=len(self))
+        return Pairs(self.table.set_column(at, SCHEMA.field("split"), column))
 
     def with_val(self, share: float = 0.1) -> Pairs:
         """The data set with a validation split: its own, or `share` of the training pictures by the hash of their ids.
@@ -246,9 +192,9 @@ class Pairs(Sequence[Row]):
         for name in ("image_id", "path", "offset", "size"):
             for value in self.values(name):
                 digest.update(f"{value}\0".encode("utf-8", "surrogatepass"))
-        for path in dict.fromkeys(self.values("path")):
+        for path in pc.unique(self.table.column("path")):  # in order, as Arrow text
             try:
-                stat = Path(path).stat()
+                stat = Path(path.as_py()).stat()
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
             except OSError:
                 digest.update(b"missing\0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from diptych.pairs import Pairs
 Found = dict[str, list[Example]]
 
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
+_BLOCK = 1024  # rows that are Python objects at once
 _SHOWN = 6  # members of a group, or pictures of a caption, that a detail names
 
 
@@ -46,7 +47,7 @@ def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
 def missing_captions(pairs: Pairs) -> Found:
     """Empty captions, and pictures without any that is not."""
     found: Found = {"empty_captions": [], "without_captions": []}
-    for image_id, captions in zip(pairs.image_ids, pairs.values("captions"), strict=True):
+    for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
         written = sum(1 for caption in captions if caption.strip())
         found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
         if not written:
@@ -58,7 +59,7 @@ def caption_faults(pairs: Pairs) -> Found:
     """Missing captions, lost characters, mojibake, and captions of several pictures."""
     found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
-    for image_id, captions in zip(pairs.image_ids, pairs.values("captions"), strict=True):
+    for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
         written = [caption for caption in captions if caption.strip()]
         for caption in written:
             if "\ufffd" in caption:
@@ -150,8 +151,9 @@ def merged(*parts: Found) -> Found:
     return whole
 
 
-def _columns(table: pa.Table, *names: str) -> Iterable[tuple[str, ...]]:
-    return zip(*(table.column(name).to_pylist() for name in names), strict=True)
+def _columns(table: pa.Table, *names: str) -> Iterator[tuple[str, ...]]:
+    for block in table.select(names).to_batches(_BLOCK):
+        yield from zip(*(column.to_pylist() for column in block.columns), strict=True)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from diptych.pairs import Pairs
 
@@ -150,18 +151,19 @@ def describe_pairs(
     pairs: Pairs, usable: Sequence[bool], found: Mapping[str, Sequence[Example]], examples: int
 ) -> Report:
     """The report of a data set: its figures, and of each kind of `found` the number and the first `examples`."""
-    captions, owners = pairs.flat_captions()
-    per_picture = [0] * len(pairs)
-    for owner in owners.tolist():
-        per_picture[owner] += 1
     findings = tuple(
         Finding(kind, len(found[kind]), tuple(found[kind][:examples])) for kind in KINDS if found.get(kind)
     )
-    words = _spread(len(caption.split()) for caption in captions)
-    bad = len(pairs) - sum(usable)
-    return Report(len(pairs), bad, len(captions), pairs.split_sizes, _spread(per_picture), words, findings)
+    captions = pairs.captions()
+    words = _spread(np.fromiter((len(caption.split()) for caption in captions), np.int64, len(captions)))
+    bad, counts = len(pairs) - sum(usable), _spread(pairs.caption_counts())
+    return Report(len(pairs), bad, len(captions), pairs.split_sizes, counts, words, findings)
 
 
-def _spread(numbers: Iterable[int]) -> Spread:
-    ordered = sorted(numbers)
-    return Spread(ordered[0], statistics.median(ordered), ordered[-1]) if ordered else Spread(0, 0, 0)
+def _spread(numbers: np.ndarray) -> Spread:
+    """Of (n,) integers."""
+    if not len(numbers):
+        return Spread(0, 0, 0)
+    middle = np.sort(numbers)[(len(numbers) - 1) // 2 : len(numbers) // 2 + 1]  # one, or two
+    median = middle.mean() if len(middle) == 2 else middle[0]
+    return Spread(numbers.min().item(), median.item(), numbers.max().item())

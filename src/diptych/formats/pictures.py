@@ -16,6 +16,7 @@ PICTURE_FOLDERS = (
 )
 _CAPTION_FOLDERS = ("annotations", "captions", "flickr8k_text", "metadata", "text")
 _SEARCH_DEPTH = 3
+_REMEMBERED = 1024  # names whose paths are known: the captions of a picture mostly stand together
 
 
 class Pictures:
@@ -56,6 +57,8 @@ class Pictures:
         """
         if (found := self._found.get(name)) is None:
             found = self._found[name] = self._find(name.strip().replace("\\", "/"), where)
+            if len(self._found) > _REMEMBERED:
+                del self._found[next(iter(self._found))]
         return found
 
     def _find(self, name: str, where: str) -> Path:

@@ -153,6 +153,7 @@ def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress
         read_pairs(recipe.data, recipe.format), max_bad_share=recipe.max_bad_share, progress=progress
     )
     train_pairs, val_pairs = split_for_training(pairs, recipe.val_fraction)
+    del pairs  # both parts are copies of its text
     if recipe.head_epochs:
         recipe = _train_heads_first(recipe, resume, progress)
     out.mkdir(parents=True, exist_ok=True)
