@@ -234,6 +234,33 @@ def test_an_archive_that_is_too_large_damaged_or_ambiguous_is_refused(tmp_path: 
         list(unpack(archive, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_told_whatever_the_compression(tmp_path: Path, kind: int) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", kind) as packed:
+        packed.writestr("a.json", os.urandom(300))
+    data = bytearray(archive.read_bytes())
+    data[55:100] = b"\xff" * 45
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.zip' cannot be unpacked"):
+        list(unpack(archive, tmp_path / "out"))
+
+
+def test_names_that_no_file_system_takes_or_tells_apart_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped({"ü.png": picture(1)}).replace("ü.png".encode(), b"\xff\xfe.png"))
+    with pytest.raises(DataError, match=r"cannot be unpacked .*utf-8"):
+        list(unpack(archive, tmp_path / "out"))
+    archive.write_bytes(zipped({"a" * 300 + ".png": picture(1)}))
+    with pytest.raises(DataError, match="longer than a name can be"):
+        list(unpack(archive, tmp_path / "out"))
+    archive.write_bytes(zipped({"a.png": picture(1), "A.PNG": picture(2)}))
+    with pytest.raises(DataError, match=r"two files called 'A\.PNG'"):
+        list(unpack(archive, tmp_path / "out"))
+    archive.write_bytes(zipped({"a.png:stream.png": picture(1)}))
+    assert list(unpack(archive, tmp_path / "out")) == []
+
+
 # published sets, as the hub lists them
 
 

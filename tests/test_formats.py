@@ -11,6 +11,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -736,3 +737,127 @@ def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeyp
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
     with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
         Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])
+
+
+# hostile and odd files
+
+
+def karpathy(image: object) -> str:
+    return json.dumps({"images": [image]})
+
+
+HOSTILE = {
+    "a number of thousands of digits": ("dataset.json", '{"images": [{"filename": 1%s}]}' % ("1" * 5000)),
+    "one in JSON lines": ("t.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image": 1%s}\n' % ("1" * 5000)),
+    "a first line nested deeply": ("t.jsonl", '{"a":' * 9000),
+    "sentences that are none": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": 5})),
+    "a picture without a name": ("captions_x.json", '{"images": [{"id": 1, "file_name": null}], "annotations": []}'),
+    "a quote that is never closed": ("t.csv", 'image,caption,split\na.jpg,"A dog,train\nb.jpg,A cat,val\n'),
+    "a quote that another closes": ("t.csv", 'image,caption,split\na.jpg,"A dog,train\nb.jpg,"A cat",val\n'),
+    "two columns of one name": ("t.csv", "image,caption,caption\na.jpg,x,y\n"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, kind: str) -> None:
+    name, content = HOSTILE[kind]
+    (folder / name).write_text(content)
+    with pytest.raises(DataError):
+        read_pairs(folder / name)
+
+
+def test_an_unclosed_quote_is_told_by_the_line_that_opens_it(folder: Path) -> None:
+    (folder / "t.csv").write_text('image,caption,split\na.jpg,"two\nlines",train\nb.jpg,"A dog,val\nc.jpg,A cat,val\n')
+    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is opened and not closed"):
+        read_pairs(folder / "t.csv")
+
+
+ODD = {  # what was written, and the captions and split of a.jpg
+    "sentences as plain text": (
+        "dataset.json",
+        karpathy({"filename": "a.jpg", "sentences": ["x", {"raw": 5}]}),
+        ("x", "5"),
+        None,
+    ),
+    "a split that is a number": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": [], "split": 5}), (), "5"),
+    "no sentences": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": None, "split": "train"}), (), "train"),
+    "ids that are lists": (
+        "captions_train.json",
+        '{"images": [{"id": [1], "file_name": "a.jpg"}], "annotations": [{"image_id": [1], "caption": "x"}]}',
+        ("x",),
+        "train",
+    ),
+    "a quoted header": ("t.csv", '"image","caption","split"\n"a.jpg","x, y","train"\n', ("x, y",), "train"),
+    "a quoted header and semicolons": ("t.csv", '\ufeff"File Name";"Caption"\r\n"A.JPG";"x; y"\r\n', ("x; y",), None),
+    "a line that ends early": ("t.csv", "image,caption,split\na.jpg\nb.jpg,y,val\n", ("",), None),
+    "lines that end as on old Macs": ("t.csv", "image,caption,split\ra.jpg,x,train\rb.jpg,y,val\r", ("x",), "train"),
+    "a caption of several lines": (
+        "t.csv",
+        'image,caption,split\r\na.jpg,"A ""big""\r\ndog",train\r\n',
+        ('A "big"\r\ndog',),
+        "train",
+    ),
+    "a path of Windows": ("t.csv", "image,caption,split\nC:\\me\\a.jpg,x,train\n", ("x",), "train"),
+    "captions nested deeply": (
+        "t.jsonl",
+        '{"image": "a", "caption": ' + "[" * 400 + '"x"' + "]" * 400 + "}\n",
+        ("x",),
+        None,
+    ),
+    "a line separator in a caption": (
+        "t.csv",
+        "image,caption,split\na.jpg,one\u2028two\x0bthree,train\n",
+        ("one\u2028two\x0bthree",),
+        "train",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_but_clear_files_are_read(folder: Path, kind: str) -> None:
+    name, content, captions, split = ODD[kind]
+    (folder / name).write_text(content, encoding="utf-8", newline="")
+    first = read_pairs(folder)[0]
+    assert first.image == folder / "images" / "a.jpg"
+    assert (first.captions, first.split) == (captions, split)
+
+
+def test_a_gap_among_the_pictures_of_a_table_is_one_missing_picture(folder: Path) -> None:
+    pq.write_table(pa.table({"image": [picture("a.jpg"), None], "caption": ["x", "y"]}), folder / "p.parquet")
+    kept, report = sound(read_pairs(folder / "p.parquet"), max_bad_share=0.5)
+    assert [row.captions for row in kept] == [("x",)]
+    assert "p.parquet, row 1" in report.findings[0].examples[0].file
+
+
+def test_parquet_whose_text_is_not_utf8_is_refused_by_name(folder: Path) -> None:
+    offsets, text = pa.py_buffer(np.array([0, 2], np.int32).tobytes()), pa.py_buffer(b"\xff\xfe")
+    captions = pa.StringArray.from_buffers(1, offsets, text)
+    pq.write_table(pa.table({"image": [picture("a.jpg")], "caption": captions}), folder / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet' is not readable Parquet \('utf-8' codec"):
+        read_pairs(folder / "p.parquet")
+
+
+def test_a_name_with_a_nul_is_one_unreadable_picture(folder: Path) -> None:
+    table = [{"image": name, "caption": "x"} for name in ("a\0.jpg", "b.jpg", "c.jpg")]
+    (folder / "t.json").write_text(json.dumps(table))
+    kept, report = sound(read_pairs(folder), max_bad_share=0.5)
+    assert (len(kept), report.count("unreadable")) == (2, 1)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.size": "z"}, {"GNU.sparse.map": "a,b"}, {"size": "9" * 25}])
+def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, headers: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.size, member.pax_headers = 4, headers
+        tar.addfile(member, io.BytesIO(b"0123"))
+    with pytest.raises(DataError, match=r"s\.tar' is not a whole tar file"):
+        read_pairs(tmp_path / "s.tar")
+
+
+def test_metadata_with_a_number_of_thousands_of_digits_is_no_caption(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, content in (("a.jpg", picture("a.jpg")), ("a.json", b'{"caption": %s}' % (b"1" * 5000))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert [row.captions for row in read_pairs(tmp_path / "s.tar")] == [()]

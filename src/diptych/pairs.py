@@ -196,6 +196,6 @@ class Pairs(Sequence[Row]):
             try:
                 stat = Path(path.as_py()).stat()
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name with a NUL
                 digest.update(b"missing\0")
         return digest.hexdigest()[:16]

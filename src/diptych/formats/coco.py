@@ -17,7 +17,7 @@ def load_json(path: Path) -> Any:
     with open_text(path) as file:
         try:
             return json.load(file)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise DataError(f"'{path}' is not valid JSON ({error}); fetch it again") from error
 
 
@@ -25,11 +25,20 @@ def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
     """`dataset_coco.json`, `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
     for at, image in enumerate(_entries(path, "images")):
         where = f"'{path}', images[{at}]"
-        name = _value(image, "filename", where)
-        inside = f"{image['filepath']}/{name}" if image.get("filepath") else name
-        sentences = image.get("sentences", [])
-        captions = tuple(clean(each.get("raw") or " ".join(each.get("tokens", ()))) for each in sentences)
-        yield Row(name, pictures.find(inside, where), captions, image.get("split"))
+        name, folder = clean(_value(image, "filename", where)), clean(image.get("filepath"))
+        sentences = image.get("sentences") or []
+        if not isinstance(sentences, list):
+            raise DataError(f"{where} has no list 'sentences'; is it a caption file of this format?")
+        found = pictures.find(f"{folder}/{name}" if folder else name, where)
+        yield Row(name, found, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
+
+
+def _sentence(told: Any) -> str:
+    """A caption as Karpathy's files have it: as it was written, else its tokens."""
+    if not isinstance(told, dict):
+        return clean(told)
+    tokens = told.get("tokens")
+    return clean(told.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
 
 
 def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
@@ -38,11 +47,11 @@ def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
     data = load_json(path)
     for at, annotation in enumerate(_entries(path, "annotations", data)):
         where = f"'{path}', annotations[{at}]"
-        captions.setdefault(_value(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+        captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
     for at, image in enumerate(_entries(path, "images", data)):
         where = f"'{path}', images[{at}]"
-        name = _value(image, "file_name", where)
-        described = tuple(map(clean, captions.get(_value(image, "id", where), ())))
+        name = clean(_value(image, "file_name", where))
+        described = tuple(map(clean, captions.get(_id(image, "id", where), ())))
         yield Row(name, pictures.find(name, where), described, split_of(path, pictures.base))
 
 
@@ -52,6 +61,11 @@ def _entries(path: Path, key: str, data: Any = None) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
     return entries
+
+
+def _id(entry: dict[str, Any], key: str, where: str) -> int | float | str:
+    value = _value(entry, key, where)
+    return value if isinstance(value, int | float) else clean(value)  # a list would be no key
 
 
 def _value(entry: dict[str, Any], key: str, where: str) -> Any:

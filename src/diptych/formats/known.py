@@ -13,7 +13,7 @@ from diptych.formats.coco import read_coco, read_karpathy
 from diptych.formats.flickr import read_captions, read_results, read_token
 from diptych.formats.pictures import Pictures
 from diptych.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecars
-from diptych.formats.tables import Columns, delimiter_of, read_hub, read_imagefolder, read_parquet, read_table
+from diptych.formats.tables import Columns, column_names, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.pairs import Row
 
 Reader = Callable[[Path, Pictures], Iterator[Row]]
@@ -45,8 +45,8 @@ def _is_token(head: str) -> bool:
 def _is_table(head: str) -> bool:
     header = head.partition("\n")[0]
     try:
-        Columns.find(json.loads(header) if header.startswith("{") else header.split(delimiter_of(header)), "")
-    except (DataError, json.JSONDecodeError):
+        Columns.find(json.loads(header) if header.startswith("{") else column_names(header), "")
+    except (DataError, ValueError, RecursionError):
         return re.match(r"\s*\[\s*\{", head) is not None
     return True
 

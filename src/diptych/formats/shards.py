@@ -35,7 +35,7 @@ def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
             members = (member for member in tar if member.isfile() and "." in Path(member.name).name)
             for key, sample in groupby(members, _key):
                 yield from _sample_rows(f"{shard}/{key}", sample, tar, path if not packed else None, split)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:  # the last two: hostile headers
         raise DataError(f"'{path}' is not a whole tar file ({error}); fetch it again") from error
 
 
@@ -74,7 +74,7 @@ def _sample_captions(texts: dict[str, bytes], where: str) -> tuple[str, ...]:
         try:
             record = json.loads(text)
             columns = Columns.find([*record, "image"], where) if isinstance(record, dict) else None
-        except (json.JSONDecodeError, RecursionError, DataError):
+        except (ValueError, RecursionError, DataError):
             continue  # metadata without a caption
         return tuple(each for name in columns.captions for each in caption_list(record[name])) if columns else ()
     return ()

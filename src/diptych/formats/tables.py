@@ -147,7 +147,10 @@ def _picture(record: Mapping[str, Any], columns: Columns, pictures: Pictures, wh
     if isinstance(value, bytes):
         named = record.get(columns.image_id) if columns.image_id and columns.image_id != columns.image else None
         return (content_hash(value) if named is None else clean(named)), value
-    name = "" if value is None else str(value).strip().replace("\\", "/")
+    if value is None:  # a gap in somebody's table: its picture is missing, and the other rows are not
+        missing = where.replace("'", "")
+        return missing, Path(missing)
+    name = str(value).strip().replace("\\", "/")
     return name, pictures.find(name, where)
 
 
@@ -170,27 +173,63 @@ def delimiter_of(header: str) -> str:
     return max("\t,;|", key=header.count)
 
 
+def column_names(header: str) -> list[str]:
+    """The names in a table's header line, quoted or not."""
+    try:
+        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter_of(header)), [])]
+    except csv.Error as error:
+        raise DataError(f"the first line is no header of a table ({error})") from error
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         header = file.readline()
     delimiter = delimiter_of(header)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    names = column_names(header)
     columns = Columns.find(names, f"'{path}'")
+    if twice := next((name for name in columns.captions if names.count(name) > 1), None):
+        raise DataError(f"'{path}' has several columns '{twice}'; call them {twice}_1, {twice}_2 and so on")
     if names == [columns.image, *columns.captions]:
         for number, name, caption in two_fields(path, delimiter):
             if number > 1:
                 yield f"'{path}', line {number}", dict(zip(names, (name, caption), strict=True))
         return
+    for number, fields in _csv_fields(path, delimiter):
+        if number > 1 and any(field.strip() for field in fields):
+            if len(fields) > len(names):  # a last column with unquoted delimiters in it
+                fields[len(names) - 1 :] = [delimiter.join(fields[len(names) - 1 :])]
+            fields += [""] * (len(names) - len(fields))
+            yield f"'{path}', line {number}", dict(zip(names, fields, strict=True))
+
+
+def _csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record, with the number of its first line.
+
+    A quote that is never closed would take the records after it into one field without a word: a record of several
+    lines with an odd number of quotes is refused.
+    """
+    lines: list[str] = []  # of the record that is being read
     with open_text(path, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            for fields in reader:
-                if reader.line_num > 1 and any(field.strip() for field in fields):
-                    if len(fields) > len(names):  # a last column with unquoted delimiters in it
-                        fields[len(names) - 1 :] = [delimiter.join(fields[len(names) - 1 :])]
-                    yield f"'{path}', line {reader.line_num}", dict(zip(names, fields, strict=False))
-        except csv.Error as error:
-            raise DataError(f"'{path}', line {reader.line_num}: {error}; is a quote not closed?") from error
+        reader = csv.reader(_noted(file, lines), delimiter=delimiter)
+        while True:
+            first = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f"'{path}', line {first}: {error}; is a quote not closed?") from error
+            if fields is None:
+                return
+            if len(lines) > 1 and sum(line.count('"') for line in lines) % 2:
+                raise DataError(f"'{path}', line {first}: a quote is opened and not closed; close it, or double it")
+            lines.clear()
+            yield first, fields
+
+
+def _noted(file: Iterable[str], lines: list[str]) -> Iterator[str]:
+    """The lines of a file, each also added to `lines`."""
+    for line in file:
+        lines.append(line)
+        yield line
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -200,7 +239,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"'{path}', line {number}"
                 try:
                     yield where, _object(json.loads(line), where)
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{where} is not valid JSON ({error}); mend or remove it") from error
 
 
@@ -230,5 +269,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for record in batch.to_pylist():
                     yield f"'{path}', row {number}", record
                     number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
