@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diptych.errors import DataError
+from diptych.formats.delimited import two_fields
 from diptych.formats.pictures import Pictures
-from diptych.formats.text import clean, open_text, split_of, two_fields
+from diptych.formats.text import clean, open_text, split_of
 from diptych.pairs import Row
 
 

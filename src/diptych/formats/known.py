@@ -10,10 +10,11 @@ from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.formats.coco import read_coco, read_karpathy
+from diptych.formats.delimited import column_names
 from diptych.formats.flickr import read_captions, read_results, read_token
 from diptych.formats.pictures import Pictures
 from diptych.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecars
-from diptych.formats.tables import Columns, column_names, read_hub, read_imagefolder, read_parquet, read_table
+from diptych.formats.tables import Columns, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.pairs import Row
 
 Reader = Callable[[Path, Pictures], Iterator[Row]]

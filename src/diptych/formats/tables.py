@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +15,9 @@ import pyarrow.parquet as pq
 
 from diptych.errors import DataError, require
 from diptych.formats.coco import load_json
+from diptych.formats.delimited import column_names, csv_fields, delimiter_of, two_fields
 from diptych.formats.pictures import Pictures
-from diptych.formats.text import SPLIT_NAMES, clean, folder_split, open_text, split_of, two_fields
+from diptych.formats.text import SPLIT_NAMES, clean, folder_split, open_text, split_of
 from diptych.images import MAX_BYTES, Picture, content_hash
 from diptych.pairs import Row
 
@@ -168,19 +168,6 @@ def caption_list(value: Any) -> list[str]:
     return [clean(value)]
 
 
-def delimiter_of(header: str) -> str:
-    """The delimiter of a table, by its header line."""
-    return max("\t,;|", key=header.count)
-
-
-def column_names(header: str) -> list[str]:
-    """The names in a table's header line, quoted or not."""
-    try:
-        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter_of(header)), [])]
-    except csv.Error as error:
-        raise DataError(f"the first line is no header of a table ({error})") from error
-
-
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         header = file.readline()
@@ -194,42 +181,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if number > 1:
                 yield f"'{path}', line {number}", dict(zip(names, (name, caption), strict=True))
         return
-    for number, fields in _csv_fields(path, delimiter):
+    for number, fields in csv_fields(path, delimiter):
         if number > 1 and any(field.strip() for field in fields):
             if len(fields) > len(names):  # a last column with unquoted delimiters in it
                 fields[len(names) - 1 :] = [delimiter.join(fields[len(names) - 1 :])]
             fields += [""] * (len(names) - len(fields))
             yield f"'{path}', line {number}", dict(zip(names, fields, strict=True))
-
-
-def _csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each record, with the number of its first line.
-
-    A quote that is never closed would take the records after it into one field without a word: a record of several
-    lines with an odd number of quotes is refused.
-    """
-    lines: list[str] = []  # of the record that is being read
-    with open_text(path, newline="") as file:
-        reader = csv.reader(_noted(file, lines), delimiter=delimiter)
-        while True:
-            first = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                raise DataError(f"'{path}', line {first}: {error}; is a quote not closed?") from error
-            if fields is None:
-                return
-            if len(lines) > 1 and sum(line.count('"') for line in lines) % 2:
-                raise DataError(f"'{path}', line {first}: a quote is opened and not closed; close it, or double it")
-            lines.clear()
-            yield first, fields
-
-
-def _noted(file: Iterable[str], lines: list[str]) -> Iterator[str]:
-    """The lines of a file, each also added to `lines`."""
-    for line in file:
-        lines.append(line)
-        yield line
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,12 +1,9 @@
-"""Caption files as text: UTF-8 if they are, readable if they are not; and the lines of a delimited file."""
+"""Caption files as text: UTF-8 if they are, readable if they are not."""
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections import deque
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -71,52 +68,3 @@ def split_of(path: Path, base: Path) -> str | None:
 def folder_split(path: Path, base: Path) -> str | None:
     folder = path.absolute().parent
     return folder.name.lower() if folder != base and folder.name.lower() in SPLIT_NAMES else None
-
-
-def two_fields(path: Path, delimiter: str = ",") -> Iterator[tuple[int, str, str]]:
-    """The lines of a file of two columns: line number, first field, and *everything* after the first delimiter.
-
-    Found in the wild, and all read here: captions with commas, quoted as CSV wants or not at all; quoted captions that
-    go on over several lines; a caption that opens a quote and never closes it, which would make `csv` swallow the
-    lines after it. A quoted field ends where its closing quote ends a line; if that does not come within 50 lines,
-    the quote is text.
-    """
-    mark = re.escape(delimiter)
-    record = re.compile(rf'("(?:[^"]|"")*"|[^{mark}]*)(?:{mark}(.*))?', re.DOTALL)
-    number = 0
-    with open_text(path) as file:
-        lines = deque(islice(file, _QUOTED_LINES))
-        while lines:
-            line = lines.popleft().rstrip("\n")
-            taken = 1
-            if line.strip():
-                found = record.fullmatch(line)
-                name, text = (found[1], found[2] or "") if found else (line, "")
-                if text.startswith('"') and not _is_quoted(text):
-                    text, taken = _continued(text, lines)
-                yield number + 1, _unquoted(name), _unquoted(text)
-            number += taken
-            lines.extend(islice(file, taken))
-
-
-_QUOTED_LINES = 50
-
-
-def _continued(text: str, following: deque[str]) -> tuple[str, int]:
-    """A field whose quote is still open, with the lines it goes on over taken from `following`; their number."""
-    whole = text
-    for more, line in enumerate(following, 1):
-        whole += "\n" + line.rstrip("\n")
-        if whole.endswith('"') and _is_quoted(whole):
-            for _ in range(more):
-                following.popleft()
-            return whole, more + 1
-    return text, 1
-
-
-def _is_quoted(field: str) -> bool:
-    return re.fullmatch('"(?:[^"]|"")*"', field) is not None
-
-
-def _unquoted(field: str) -> str:
-    return field[1:-1].replace('""', '"') if _is_quoted(field) else field

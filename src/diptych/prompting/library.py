@@ -11,7 +11,8 @@ import numpy as np
 
 from diptych.errors import ConfigError, DataError
 from diptych.formats import read_pairs
-from diptych.formats.tables import CAPTION_COLUMNS, delimiter_of
+from diptych.formats.delimited import delimiter_of
+from diptych.formats.tables import CAPTION_COLUMNS
 from diptych.formats.text import clean, open_text
 from diptych.progress import Progress, silent
 from diptych.prompting.text_space import TextSpace
