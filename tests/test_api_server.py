@@ -199,12 +199,12 @@ def test_a_hundred_clients_at_once_get_an_answer_each_200_or_429(server: tuple[s
         async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
             return await asyncio.gather(*(ask(client) for _ in range(100)))
 
-    codes = [code for _ in range(3) for code in asyncio.run(ask_all())]
+    codes = [code for _ in range(6) for code in asyncio.run(ask_all())]
     before = psutil.Process(process.pid).memory_info().rss  # torch keeps memory for each size of batch it has seen
-    codes += [code for _ in range(6) for code in asyncio.run(ask_all())]
+    codes += [code for _ in range(5) for code in asyncio.run(ask_all())]
     assert set(codes) == {200, 429}
-    assert codes.count(200) >= 9 * QUEUE
-    assert psutil.Process(process.pid).memory_info().rss - before < 100e6  # of 300e6 that were sent
+    assert codes.count(200) >= 11 * QUEUE
+    assert psutil.Process(process.pid).memory_info().rss - before < 100e6  # of 250e6 that were sent
     assert httpx2.post(f"{url}/v1/embed", files=[("images", PICTURE)], trust_env=False).status_code == 200
 
 

@@ -342,6 +342,7 @@ def test_an_index_without_pictures_leads_to_the_page_that_fills_it(
         assert not opened.error
         assert "holds no pictures yet: index a folder" in opened.info[0].value.replace("\\", "")
         assert opened.page_link[0].label == "Index a folder"
+        assert "from the library" not in shown(opened)
     index = page("library", **settings)
     assert "holds no pictures yet" in index.markdown[0].value
     index.text_input(key="index-path").set_value(str(photos))

@@ -213,6 +213,21 @@ def test_a_folder_is_indexed_and_searched(visit: Callable[..., Page], folder: Pa
     expect(cards(page)).to_have_text(["blue.png", "red.png"])
 
 
+def test_a_page_without_an_index_leads_to_one(browser: Browser, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    shutil.copy(photos / "cat.png", tmp_path / "mine")
+    with serving(tmp_path, "--index", tmp_path / "index", "--root", tmp_path / "mine") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/search")
+        expect(page.get_by_text("holds no pictures yet")).to_be_visible()
+        page.get_by_role("link", name="Index a folder").click()
+        page.get_by_label("A folder of pictures").fill(str(tmp_path / "mine"))
+        page.get_by_role("button", name="Index", exact=True).click()
+        expect(page.get_by_text("1 new")).to_be_visible()
+        page.get_by_role("link", name="Search").click()
+        expect(cards(page)).to_have_text(["cat.png"])
+
+
 def test_what_is_no_picture_is_refused_by_a_sentence(visit: Callable[..., Page], tmp_path: Path, photos: Path) -> None:
     page = visit()
     (tmp_path / "notes.png").write_text("these are words")

@@ -28,7 +28,7 @@ def caption_page() -> None:
         lead_to_index(service)
     with answer:
         if picked is None:
-            show_empty()
+            show_empty(bool(service.index))
         else:
             caption_part(service, picked)
 

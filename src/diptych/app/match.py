@@ -38,7 +38,7 @@ def match_page() -> None:
 def match_part(service: Service, picked: Picked | None, *, key: str = "match") -> None:
     """A field for texts, and the probability that each belongs to the picture that was picked."""
     if picked is None:
-        show_empty()
+        show_empty(bool(service.index))
         return
     show_picture(picked, key)
     if texts := text_lines(key):

@@ -67,9 +67,10 @@ def _offer(key: str, library: list[str]) -> None:
                 st.button(f"Take {plain(name)}", key=f"take-{key}-{at}-button", on_click=_take, args=(key, path))
 
 
-def show_empty() -> None:
-    """What stands where a picture will."""
-    st.html('<div class="d-empty">Upload a picture, drop it, paste it,<br>or take one from the library.</div>')
+def show_empty(library: bool = True) -> None:
+    """What stands where a picture will; `library` is whether there are some to take."""
+    ways = "paste it,<br>or take one from the library" if library else "or paste it"
+    st.html(f'<div class="d-empty">Upload a picture, drop it, {ways}.</div>')
 
 
 def show_picture(picked: Picked, key: str) -> None:
