@@ -35,7 +35,7 @@ FLOW = (
     *("batches", "adapters", "trainer", "card", "recipes"),
     *("search", "index", "audit", "classify", "compare"),
     *("any_picture", "answers", "loaded", "served_index", "served_words", "service", "client", "api", "tools", "mcp"),
-    *("smolagents_tools", "pipelines", "endpoint", "hub_card", "hub"),
+    *("smolagents_tools", "pipeline_models", "pipelines", "endpoint", "hub_card", "hub"),
     *("app",),
     *("__init__", "cli", "__main__"),
 )

@@ -10,13 +10,10 @@ name itself now leads to `image-text-to-text`, which wants a text beside the pic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import BatchEncoding, BatchFeature, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_utils import load_image
 from transformers.pipelines import (
     PIPELINE_REGISTRY,
@@ -24,16 +21,14 @@ from transformers.pipelines import (
     Pipeline,
     ZeroShotImageClassificationPipeline,
 )
-from transformers.utils import ModelOutput
 
-from diptych.captions.captioner import Captioner, load_captioner
+from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import model_directory, refuse_unsafe
-from diptych.dual import DualEncoder, load
+from diptych.dual import load
 from diptych.errors import ConfigError, did_you_mean
+from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels, SigmoidDualModel, Texts, Tokens
 
 TASKS = ("zero-shot-image-classification", "image-feature-extraction", "image-to-text", "image-text-to-text")
-
-_OF_A_PICTURE = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 def pipeline(task: str, model: str | Path, device: str = "auto") -> Pipeline:
@@ -51,12 +46,12 @@ def pipeline(task: str, model: str | Path, device: str = "auto") -> Pipeline:
         raise ConfigError(f"there is no pipeline '{task}'; {did_you_mean(task, TASKS)}")
     if task == "image-to-text":
         captioner = CaptionerModel(load_captioner(model, device))
-        return ImageToTextPipeline(captioner, tokenizer=_Texts(), image_processor=_Pictures(), **_task(task, captioner))
+        return ImageToTextPipeline(captioner, tokenizer=Texts(), image_processor=Pictures(), **_task(task, captioner))
     if task == "image-text-to-text":
         return _image_text_to_text(model, device)
     encoder = load(model, device)
     dual = (DualModel if not encoder.logit_bias else SigmoidDualModel)(encoder)
-    parts: dict[str, Any] = {"tokenizer": _Tokens(encoder), "image_processor": _Pixels(encoder)}
+    parts: dict[str, Any] = {"tokenizer": Tokens(encoder), "image_processor": Pixels(encoder)}
     kind = DualZeroShotPipeline if task.startswith("zero-shot") else ImageFeatureExtractionPipeline
     return kind(model=dual, **parts, **_task(task, dual))
 
@@ -131,131 +126,6 @@ class DualZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     def check_model_type(self, supported_models: Any) -> None:
         pass
-
-
-class DualConfig(PreTrainedConfig):
-    model_type = "diptych"
-
-
-class SigmoidDualConfig(PreTrainedConfig):
-    model_type = "diptych-siglip"  # by `siglip` the pipeline knows that each label has a probability of its own
-
-
-class DualModel(PreTrainedModel):
-    """A dual encoder as the pipelines see a model: logits of pictures and texts, or the vectors of pictures alone."""
-
-    config_class = DualConfig
-    main_input_name = "pixel_values"
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        super().__init__(self.config_class())
-        self.model, self.encoder = encoder.model, encoder
-
-    def forward(self, **inputs: Any) -> ModelOutput:
-        """`logits_per_image` (pictures, texts) and both vectors; without texts the pictures' unit vectors (n, dim)."""
-        texts = {name: value for name, value in inputs.items() if name not in _OF_A_PICTURE}
-        pictures = {name: value for name, value in inputs.items() if name in _OF_A_PICTURE}
-        images = self.encoder.embed({**pictures, "modality": "image"})
-        if not texts:
-            return ModelOutput(image_embeds=images, pooler_output=images)
-        vectors = self.encoder.embed({**texts, "modality": "text"})
-        logits = images @ vectors.T * self.encoder.logit_scale + self.encoder.logit_bias
-        return ModelOutput(logits_per_image=logits, image_embeds=images, text_embeds=vectors)
-
-
-class SigmoidDualModel(DualModel):
-    config_class = SigmoidDualConfig
-
-
-class CaptionerModel(PreTrainedModel):
-    """A captioner as the pipelines see a model that generates."""
-
-    config_class = DualConfig
-
-    def __init__(self, captioner: Captioner) -> None:
-        super().__init__(self.config_class())
-        self.captioner = captioner
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")  # decoded pictures go in; the captioner brings them to its own
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    def generate(self, pictures: Sequence[Any], prompt: str = "", **settings: Any) -> list[str]:
-        """The captions of one picture, by `generate`'s names for the captioner's settings.
-
-        Raises:
-            ConfigError: a setting has no counterpart.
-        """
-        wanted = {_SETTINGS.get(name, ""): value for name, value in settings.items() if name != "do_sample"}
-        if "" in wanted:
-            known = [*_SETTINGS, "do_sample"]
-            wrong = next(name for name in settings if name not in known)
-            raise ConfigError(f"this captioner has no setting '{wrong}'; {did_you_mean(wrong, known)}")
-        if settings.get("do_sample"):
-            wanted["method"] = "nucleus"
-        elif settings.get("num_beams") == 1:
-            wanted["method"] = "greedy"
-        wanted["beams"] = max(wanted.get("beams", 3), wanted.get("count", 1))
-        return [caption.text for caption in self.captioner.caption(pictures, prefix=prompt, **wanted)[0]]
-
-
-_SETTINGS = {
-    "max_new_tokens": "max_tokens",
-    "num_beams": "beams",
-    "num_return_sequences": "count",
-    "temperature": "temperature",
-    "top_p": "top_p",
-}
-
-
-class _Pixels:
-    """The image tower's own preprocessing, called as an image processor is."""
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        self.encoder = encoder
-
-    def __call__(self, images: Any, **_: Any) -> BatchFeature:
-        pictures = images if isinstance(images, list) else [images]
-        return BatchFeature(_tensors(self.encoder.preprocess([picture.convert("RGB") for picture in pictures])))
-
-
-class _Tokens:
-    """The text tower's own tokenizer and padding, whatever padding is asked for: it was trained with no other."""
-
-    pad_token_id, padding_side = 0, "right"
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        self.encoder = encoder
-
-    def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
-        return BatchEncoding(_tensors(self.encoder.preprocess(list(texts))))
-
-
-class _Pictures:
-    """Pictures as they are."""
-
-    def __call__(self, images: Any, **_: Any) -> BatchFeature:
-        return BatchFeature({"pictures": [images.convert("RGB")]})
-
-
-class _Texts:
-    """Texts as they are."""
-
-    pad_token_id, padding_side = None, "right"
-
-    def __call__(self, text: str, **_: Any) -> dict[str, str]:
-        return {"prompt": text}
-
-    def decode(self, text: str, **_: Any) -> str:
-        return text
-
-
-def _tensors(features: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in features.items() if isinstance(value, Tensor)}
 
 
 def _task(task: str, model: PreTrainedModel) -> dict[str, Any]:
