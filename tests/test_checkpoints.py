@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from diptych import dual
+from diptych import dual, towers
 from diptych.checkpoints import BOX, has_our_modules, refuse_unsafe
 from diptych.errors import ModelError
 from diptych.model_configs import OUR_MODULES, module_types
@@ -181,6 +181,20 @@ def test_a_damaged_file_ends_in_a_sentence(folder: Path, name: str, content: str
     (folder / name).write_text(content, "utf-8")
     with pytest.raises(ModelError):
         dual.load(folder)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_towers_directory_is_held_to_the_same(encoder: dual.DualEncoder, tmp_path: Path, modality: str) -> None:
+    trunk: Any = encoder.route(modality)[0]
+    for part in (trunk.model, trunk.processor):
+        part.save_pretrained(tmp_path)
+    make = {"image": towers.image_tower, "text": towers.text_tower}[modality]
+    make(str(tmp_path))[0].save(str(tmp_path / "saved"))
+    refuse_unsafe(tmp_path / "saved")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(trunk.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickle"):
+        make(str(tmp_path))
 
 
 def test_what_diptych_writes_passes(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from sentence_transformers.base.modules import Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from diptych.checkpoints import refuse_unsafe
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.heads import EMBEDDING, ResidualHead  # noqa: F401 - the first saved models name the head here
 from diptych.quiet import quiet
@@ -43,6 +44,7 @@ def image_tower(
     if name.startswith("pypi/"):
         return _timm_tower(carried(PYPI_IMAGE_TOWERS, name), image_size, crop)
     if Path(name).is_dir():
+        refuse_unsafe(Path(name))
         return _image_transformer(name, pooling)
     if name.startswith("timm/"):
         timm = require("timm", "train")
@@ -58,7 +60,7 @@ def image_tower(
     with tempfile.TemporaryDirectory() as folder:
         try:
             if pretrained:
-                AutoModel.from_pretrained(name).save_pretrained(folder)
+                AutoModel.from_pretrained(name, use_safetensors=True).save_pretrained(folder)
                 AutoImageProcessor.from_pretrained(name).save_pretrained(folder)
             else:
                 config = config_alone(name, arguments)
@@ -91,6 +93,8 @@ def text_tower(
     if name.startswith("pypi/"):
         with quiet():
             return _text_transformer(carried(PYPI_TEXT_TOWERS, name), pooling, max_length)
+    if Path(name).is_dir():
+        refuse_unsafe(Path(name))
     if Path(name).is_dir() or pretrained:
         try:
             return _text_transformer(name, pooling, max_length)
@@ -183,7 +187,7 @@ def _image_transformer(path: str, pooling: str | None) -> list[Module]:
 
 
 def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[Module]:
-    trunk = Transformer(path, max_seq_length=max_length)
+    trunk = Transformer(path, max_seq_length=max_length, model_kwargs={"use_safetensors": True})
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 
