@@ -309,6 +309,14 @@ def test_diffusiondb_becomes_pictures_and_prompts_that_are_read(server: Server, 
     assert "CC0" in (tmp_path / "db" / "LICENCE.txt").read_text()
 
 
+@pytest.mark.parametrize("answer", ["[1]", "5", '[{"type": "file"}]', '[{"type": "file", "path": "x", "oid": null}]'])
+def test_a_server_that_is_no_hub_is_told(server: Server, answer: str) -> None:
+    publish(server, "diffusiondb", {"images/part-000001.zip": b""})
+    server.files["api/datasets/poloclub/diffusiondb/tree/main/images"] = answer.encode()
+    with pytest.raises(DataError, match="does not answer as the hub does"):
+        offer("diffusiondb", endpoint=server.url)
+
+
 def test_fewer_parts_fetched_after_more_lose_nothing(server: Server, tmp_path: Path) -> None:
     parts = {f"images/part-{n:06}.zip": diffusiondb_part(range(3 * n, 3 * n + 3)) for n in (1, 2)}
     publish(server, "diffusiondb", parts)

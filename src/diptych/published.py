@@ -116,15 +116,17 @@ def _listed(base: str, published: Published, folder: str) -> list[RemoteFile]:
             with open_url(page) as answer:
                 entries = json.load(answer)
                 page = _next_page(answer.headers.get("Link"), base)
-        except (OSError, ValueError) as error:
+            files += [_remote(base, published, entry) for entry in entries if entry.get("type") == "file"]
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"the hub does not answer at '{where}' ({error}); check the network") from error
-        files += [_remote(base, published, entry) for entry in entries if entry.get("type") == "file"]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise DataError(f"'{where}' does not answer as the hub does; check HF_ENDPOINT") from error
     return files
 
 
 def _next_page(link: str | None, base: str) -> str | None:
     found = re.search(r'<([^>]+)>;\s*rel="next"', link or "")
-    return found[1] if found and found[1].startswith(base) else None
+    return found[1] if found and found[1].startswith(f"{base}/") else None
 
 
 def _remote(base: str, published: Published, entry: dict) -> RemoteFile:
