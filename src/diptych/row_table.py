@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         "split": pa.string(),  # null: the source names none
     }
 )
-BLOCK = 1024  # rows that are read before they become Arrow
+BLOCK = 256  # rows that are read before they become Arrow
 
 _Values = dict[str, Any]  # a row by the names of the schema
 
@@ -79,7 +79,10 @@ class Gathered:
             rows = self._blocks[number].to_pylist()
             rows = [self._late.get(number * BLOCK + at, row) for at, row in enumerate(rows)]
             self._blocks[number] = pa.Table.from_pylist(rows, schema=SCHEMA)
-        return pa.concat_tables(self._blocks).combine_chunks()
+        table = pa.concat_tables(self._blocks).combine_chunks()
+        self._blocks.clear()
+        pa.default_memory_pool().release_unused()  # or Arrow keeps as much again for rows to come
+        return table
 
 
 class Captions(Sequence[str]):
