@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from diptych.errors import ModelError
 from diptych.model_configs import OUR_MODULES, module_types, refuse_config
 
@@ -15,6 +17,17 @@ _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
 FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
+
+# What sentence-transformers, transformers, timm and open_clip raise on files that are damaged or not what they expect.
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError),
+    *(ImportError, SafetensorError),
+)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def model_directory(name: str | Path) -> Path:

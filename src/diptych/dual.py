@@ -11,14 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module, Router
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diptych import heads, towers
-from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import UNREADABLE, first_line, has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
@@ -29,12 +28,6 @@ from diptych.quiet import quiet
 from diptych.truncation import warn_of_cut_texts
 
 CARD = "diptych.json"
-
-# What sentence-transformers, transformers, timm and open_clip raise on files that are damaged or not what they expect.
-_UNREADABLE = (
-    *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError),
-    *(ImportError, SafetensorError),
-)
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
 
 
@@ -232,8 +225,8 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     try:
         with quiet():
             model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
-    except _UNREADABLE as error:
-        raise ModelError(f"cannot load model '{name}': {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load model '{name}': {first_line(error)}") from error
     card = _read_card(path / CARD)
     encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
     for modality in MODALITIES:
@@ -255,15 +248,11 @@ def _read_card(path: Path) -> dict[str, Any]:
     raise ModelError(f"'{path}' is damaged: it is no JSON object with numbers as logit_scale and logit_bias")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _load_open_clip(source: str | Path, device: str) -> DualEncoder:
     try:
         image, text, logit_scale, logit_bias = open_clip_towers(source)
-    except _UNREADABLE as error:
-        raise ModelError(f"cannot load model '{source}': {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load model '{source}': {first_line(error)}") from error
     router = Router({"image": [image], "text": [text]}, default_route="text")
     model = SentenceTransformer(modules=[router], device=str(pick_device(device)))
     return DualEncoder(model, logit_scale=logit_scale, logit_bias=logit_bias)
