@@ -90,7 +90,7 @@ def test_reading_a_table_holds_an_id_for_each_picture_and_no_path(tmp_path: Path
     assert peak < 320  # a dict's entry, the id and a number
 
 
-def test_captions_are_those_of_the_rows_whatever_the_view(tmp_path: Path) -> None:
+def test_captions_are_those_of_the_rows_whatever_the_view() -> None:
     pairs = drawn(FEW)[5:1500].where(at % 3 > 0 for at in range(1495))
     captions, owner = pairs.flat_captions()
     assert captions == [caption for row in pairs for caption in row.captions]
