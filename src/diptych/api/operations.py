@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,8 +26,6 @@ from diptych.service import Service
 _CLOSE = 512  # pixels of the shorter side at which a JPEG is decoded for models that look closely
 _KEPT = 1_024  # pixels of the longer side of a picture that waits for its batch
 
-_ALONE = "(alone)"  # keeps a request's pictures apart from those of others
-
 Setting = tuple[tuple[str, Any], ...]
 Pool = Literal["decode", "ask", "show", "write"]
 
@@ -39,7 +36,6 @@ class Operations:
     def __init__(self, service: Service, settings: Settings, figures: Figures) -> None:
         self.service, self.settings, self.figures = service, settings, figures
         self.rows = Room(max(8 * settings.batch, 4 * settings.max_rows), "pictures and texts")
-        self._numbers = itertools.count()
         self._pools: dict[Pool, ThreadPoolExecutor] = {}
         self._ending = threading.Event()
 
@@ -122,8 +118,6 @@ class Operations:
         self, name: str, images: Sequence[bytes], settings: dict[str, Any], texts: Sequence[str] = ()
     ) -> list[Any]:
         """Every picture with the same settings; `texts` are those that the model reads beside them."""
-        if settings.get("method") == "nucleus":  # drawn by a picture's place among those that come with it
-            settings = {**settings, _ALONE: next(self._numbers)}
         setting: Setting = tuple(sorted(settings.items()))
         with self.rows.take(len(images) + len(texts)):
             return await self._batchers[name].submit([(image, setting) for image in images])
@@ -194,8 +188,7 @@ def _by_setting(
         places.setdefault(setting, []).append(at)
     results: list[Any] = [None] * len(items)
     for setting, rows in places.items():
-        asked = {name: value for name, value in setting if name != _ALONE}
-        found = work([items[at][0] for at in rows], asked)
+        found = work([items[at][0] for at in rows], dict(setting))
         for at, result in zip(rows, found, strict=True):
             results[at] = result
     return results
