@@ -29,7 +29,7 @@ _Values = dict[str, Any]  # a row by the names of the schema
 
 
 class Gathered:
-    """Rows on their way into a table, those of one id as one; only the last few thousand are held as Python objects."""
+    """Rows on their way into a table, those of one id as one; only the last few hundred are held as Python objects."""
 
     def __init__(self) -> None:
         self._blocks: list[pa.Table] = []
