@@ -26,6 +26,7 @@ from diptych.decoding.grid import GridWriter, save_captioner
 from diptych.decoding.words import Words
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.export import Export, export_model
+from diptych.export.captioner import load_graph_writer
 from diptych.export.engines import open_onnx
 from diptych.export.graphs import traced_as
 from diptych.export.parity import Parity, Tolerance, refuse_if_off
@@ -289,6 +290,14 @@ def test_what_cannot_be_asked_for_is_said_before_any_work(trained: Path, pairs: 
         export_model(trained, tmp_path, data=pairs)
     with pytest.raises(DataError, match="at least 4"):
         export_model(trained, tmp_path / "out", data=pairs[:3])
+
+
+@pytest.mark.parametrize("told", [[], {}, {"captioner": []}, {"captioner": {"settings": {}, "graphs": {"sha256": 3}}}])
+def test_a_damaged_card_of_an_exported_captioner_ends_in_a_sentence(tmp_path: Path, told: Any) -> None:
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "diptych.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="cannot load the captioner"):
+        load_graph_writer(tmp_path, "cpu")
 
 
 class Difference(torch.nn.Module):

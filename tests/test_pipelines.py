@@ -12,7 +12,7 @@ from PIL import Image
 
 import diptych
 from diptych.captions.captioner import load_captioner
-from diptych.errors import ConfigError
+from diptych.errors import ConfigError, ModelError
 from diptych.pipelines import pipeline, register
 from tests.test_captioner_models import make_blip, make_vit_gpt2
 from tests.test_families import save_clip, save_siglip
@@ -131,3 +131,10 @@ def test_image_text_to_text_is_transformers_own_where_the_architecture_allows(bl
 def test_an_unknown_task_is_told_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'image-to-text'"):
         pipeline("image2text", "mini")
+
+
+def test_a_model_that_transformers_cannot_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nothing-of-the-kind"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="cannot load model"):
+        pipeline("image-text-to-text", tmp_path, "cpu")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych import dual
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import UNREADABLE, first_line, model_directory
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import WORDS, GridWriter
 from diptych.decoding.strategies import Caption, Wish
@@ -185,8 +185,8 @@ def load_graph_writer(name: str | Path, device: str = "auto") -> GraphWriter:
                 raise ModelError(f"'{path / FOLDER / part}' holds no graph that was checked; export it again")
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = GraphDecoder(path / FOLDER, graphs["engine"], graphs["inputs"], settings.get("max_tokens", 40))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the captioner of '{name}': {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load the captioner of '{name}': {first_line(error)}") from error
     return GraphWriter(dual.load(name, device), decoder, words, told)
 
 
