@@ -3,11 +3,11 @@
     python benchmarks/index_tools.py --data flickr8k [--pictures 1000] [--rounds 3] [--home FOLDER]
 
 The network is rclip's, ViT-B/32 at 256 pixels, with random weights, since speed does not depend on them and no hub is
-asked: made once by open_clip, read by diptych and by clip-retrieval, and exported to ONNX for rclip and for diptych's
-own ONNX Runtime. uv installs the two others into environments of their own. The tools take turns; every
-command is a process of its own, and its peak memory that of its largest process; medians of the rounds. A warm query
-goes over HTTP to the tool's own server, where it has one. Needs the extras `open-clip`, `export`, `search` and `api`.
-Linux and macOS.
+asked; it is made once, in the form that each tool reads: open_clip's for clip-retrieval, transformers' for diptych,
+ONNX for rclip and for diptych's own ONNX Runtime. uv installs the two others into environments of their own. The tools
+take turns; every command is a process of its own, and its peak memory that of its largest process; medians of the
+rounds. A warm query goes over HTTP to the tool's own server, where it has one. Needs the extras `open-clip`, `export`,
+`search` and `api`. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NETWORK = "ViT-B-32-256"
+WEIGHTS = "open_clip.safetensors"
 QUERY = "a dog runs on the beach"
 _WARM = 30
 # Runs a command and says, on the last line, how long it took and the most memory that one of its processes held.
@@ -120,23 +121,16 @@ def post(path: str, body: dict[str, object]) -> Callable[[int], urllib.request.R
 
 
 def network(folder: Path) -> None:
-    """Random weights, as open_clip's folder, as ONNX graphs under rclip's names, and as diptych's ONNX model."""
+    """Random weights: open_clip's, ONNX graphs under rclip's names, transformers' CLIP, and diptych's ONNX of that."""
     import open_clip
     import torch
     from safetensors.torch import save_file
-
-    import diptych
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     torch.manual_seed(0)
     model = open_clip.create_model(NETWORK).eval()
-    source = folder / "open_clip"
-    source.mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()}, source / "open_clip_model.safetensors"
-    )
-    preprocess = open_clip.get_model_preprocess_cfg(model)
-    config = {"model_cfg": open_clip.get_model_config(NETWORK), "preprocess_cfg": preprocess}
-    (source / "open_clip_config.json").write_text(json.dumps(config, default=list))
+    folder.mkdir()
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
     graphs = folder / "rclip" / f"{NETWORK}-datacomp_s34b_b86k"
     graphs.mkdir(parents=True)
 
@@ -160,7 +154,17 @@ def network(folder: Path) -> None:
     (folder / "rclip" / "tokenizer").mkdir()
     vocabulary = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
     shutil.copy(vocabulary, folder / "rclip" / "tokenizer")
-    diptych.load(str(source)).save(folder / "diptych")
+    tokens = open_clip.tokenizer.SimpleTokenizer()
+    marks = {"bos_token": "<start_of_text>", **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<end_of_text>")}
+    tokenizer = CLIPTokenizer(vocab=tokens.encoder, merges=list(tokens.bpe_ranks), model_max_length=77, **marks)
+    ids = {
+        "bos_token_id": tokens.sot_token_id,
+        "eos_token_id": tokens.eot_token_id,
+        "pad_token_id": tokens.eot_token_id,
+    }
+    CLIPModel(CLIPConfig(text_config=ids, vision_config={"image_size": 256})).save_pretrained(folder / "diptych")
+    images = CLIPImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 256, "width": 256})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder / "diptych")
     export = ["export", "onnx", str(folder / "diptych"), "--out", str(folder / "diptych-onnx")]
     subprocess.run([sys.executable, "-m", "diptych", *export], check=True, stdout=sys.stderr)
 
@@ -170,7 +174,7 @@ def tools(home: Path, pictures: Path) -> list[Tool]:
         installed(home, "rclip", "rclip"),
         installed(home, "clip-retrieval", "clip-retrieval", "setuptools<81"),
     )
-    weights = home / "network" / "open_clip" / "open_clip_model.safetensors"
+    weights = home / "network" / WEIGHTS
     clip = f"open_clip:{NETWORK}/{weights}"
 
     def diptych(name: str, model: Path) -> Tool:

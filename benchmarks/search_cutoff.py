@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from _concepts import CONCEPTS, far_queries, words
 
-from diptych.checkpoints import model_directory
-from diptych.dual import CARD, DualEncoder, load
+from diptych.checkpoints import CARD, model_directory
+from diptych.dual import DualEncoder, load
 from diptych.embed import picture_vectors
 from diptych.formats import read_pairs
 from diptych.index.cutoff import CARD_KEY, KEEP, Cutoff, figures, fit_cutoff
@@ -43,7 +43,7 @@ class Asked:
 
 
 def ask_all(model: DualEncoder, pairs: Pairs) -> list[Asked]:
-    vectors, background = np.asarray(picture_vectors(model, pairs)), vocabulary_vectors(lambda: model)
+    vectors, background = np.asarray(picture_vectors(model, pairs)), vocabulary_vectors(lambda: model, model.identity())
     generator = np.random.default_rng(0)
 
     def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> Asked:

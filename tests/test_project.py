@@ -33,7 +33,7 @@ FLOW = (
     *("classes", "prompts", "metrics", "evaluate", "compositional", "probe"),
     *("decoding", "export", "captions", "prompting"),
     *("batches", "adapters", "trainer", "card", "recipes"),
-    *("search", "index", "audit", "classify", "compare"),
+    *("text_graph", "search", "index", "audit", "classify", "compare"),
     *("any_picture", "answers", "loaded", "served_index", "served_words", "service", "client", "api", "tools", "mcp"),
     *("smolagents_tools", "pipeline_models", "pipelines", "endpoint", "hub_card", "hub"),
     *("app",),

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from diptych.errors import ModelError
 from diptych.model_configs import OUR_MODULES, module_types, refuse_config
 
+CARD = "diptych.json"  # what sentence-transformers' format has no place for, beside its `modules.json`
 BOX = Path(__file__).parent / "box"
 """The models that are part of the package, each a directory by its name."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diptych import heads, towers
-from diptych.checkpoints import UNREADABLE, first_line, has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import CARD, UNREADABLE, first_line, has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
@@ -27,7 +27,6 @@ from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
 from diptych.truncation import warn_of_cut_texts
 
-CARD = "diptych.json"
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
 
 

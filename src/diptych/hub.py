@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.checkpoints import boxed, model_directory, refuse_unsafe
-from diptych.dual import CARD
+from diptych.checkpoints import CARD, boxed, model_directory, refuse_unsafe
 from diptych.errors import MissingExtra, ModelError
 from diptych.hub_card import PICTURE, full_card, results_picture
 

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from diptych.captions.models import is_whole
-from diptych.dual import CARD, load
+from diptych.checkpoints import CARD
+from diptych.dual import load
 from diptych.endpoint import split_metadata
 from diptych.errors import ModelError
 from diptych.grids import Tile, picture_grid

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sentence_transformers.base.modules import Module
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Module
 
 _BLOCK = 1024  # texts tokenised at once: a tokenizer keeps kilobytes for each
 
@@ -37,9 +39,12 @@ def token_counts(trunk: Module, texts: Sequence[str]) -> list[int]:
 def warn_of_cut_texts(trunk: Module, texts: Sequence[str], stacklevel: int = 2) -> None:
     """Warn, once a call, if any text is longer than the tower reads: how many, and how long the longest is."""
     limit = token_limit(trunk)
-    if limit is None or not texts:
-        return
-    counts = token_counts(trunk, texts)  # takes less than a hundredth of what embedding them takes
+    if limit is not None and texts:  # counting takes less than a hundredth of what embedding them takes
+        warn_of_cut(texts, token_counts(trunk, texts), limit, stacklevel + 1)
+
+
+def warn_of_cut(texts: Sequence[str], counts: Sequence[int], limit: int, stacklevel: int = 2) -> None:
+    """Warn, once, if any of the texts, at least one, has more tokens than the limit."""
     longest = max(range(len(texts)), key=counts.__getitem__)
     if (cut := sum(count > limit for count in counts)) == 0:
         return

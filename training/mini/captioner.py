@@ -12,9 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from diptych.checkpoints import BOX
+from diptych.checkpoints import BOX, CARD
 from diptych.decoding.grid import WEIGHTS, load_grid_writer, save_captioner
-from diptych.dual import CARD
 from diptych.recipes.caption import CaptionRecipe, train_captioner
 from diptych.recipes.config import make, read_yaml
 

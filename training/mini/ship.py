@@ -16,7 +16,7 @@ def ship(source: Path, target: Path) -> None:
     """Write the model at `source` to `target` with float16 weights, which every loader reads as float32 again."""
     shutil.rmtree(target, ignore_errors=True)
     model = dual.load(source, device="cpu")
-    card = json.loads((source / dual.CARD).read_text("utf-8"))
+    card = json.loads((source / checkpoints.CARD).read_text("utf-8"))
     model.save(target, card)
     for file in target.rglob("*.safetensors"):
         weights = {name: t.half() if t.is_floating_point() else t for name, t in load_file(file).items()}

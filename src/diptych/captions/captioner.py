@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from PIL import Image
 
 from diptych.captions.models import is_whole, load_chat_writer, load_whole_writer
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import CARD, model_directory
 from diptych.decoding.grid import load_grid_writer
 from diptych.decoding.strategies import Caption, Wish
-from diptych.dual import CARD
 from diptych.errors import ConfigError
 from diptych.export.captioner import has_graphs, load_graph_writer
 from diptych.images import content_hash

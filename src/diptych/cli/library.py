@@ -80,7 +80,10 @@ def index(
             for added in library.watch(source, **settings, **pruning):
                 _report(library, added, as_json, brief=True)
         else:
-            _report(library, library.add(source, **settings, **pruning), as_json)
+            added = library.add(source, **settings, **pruning)
+            _report(library, added, as_json)
+            if added.embedded:  # the model is loaded
+                _prepare(library)
     except KeyboardInterrupt:
         _warn("interrupted; what was indexed is kept, and `diptych index` goes on from there")
         sys.exit(130)
@@ -121,6 +124,13 @@ def _report(library: Index, added: Added, as_json: bool, brief: bool = False) ->
         say(f"{added.gone:,} pictures are no longer there; --prune takes them out")
     if not brief:
         say(f"index: {library.folder} ({len(library):,} pictures)")
+
+
+def _prepare(library: Index) -> None:
+    from rich.console import Console
+
+    with Console(stderr=True).status("preparing text queries, once for this model"):
+        library.keep_texts()
 
 
 def _warn(message: str) -> None:

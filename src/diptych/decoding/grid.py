@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych import dual
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import CARD, model_directory
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.strategies import Caption, Wish, Written, write
 from diptych.decoding.words import END, PAD, START, UNKNOWN, Words
-from diptych.dual import CARD, DualEncoder
+from diptych.dual import DualEncoder
 from diptych.errors import ConfigError, ModelError
 from diptych.states import embed_states
 

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych import dual
-from diptych.checkpoints import UNREADABLE, first_line, model_directory
+from diptych.checkpoints import CARD, UNREADABLE, first_line, model_directory
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import WORDS, GridWriter
 from diptych.decoding.strategies import Caption, Wish
 from diptych.decoding.words import START, Words
-from diptych.dual import CARD, DualEncoder
+from diptych.dual import DualEncoder
 from diptych.errors import ModelError
 from diptych.export.engines import GRAPHS, open_graph
 from diptych.export.graphs import tensors_of, traced_as

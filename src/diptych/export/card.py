@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diptych.checkpoints import model_directory
-from diptych.dual import CARD, DualEncoder
+from diptych.checkpoints import CARD, model_directory
+from diptych.dual import DualEncoder
 from diptych.open_clip_names import is_named
 
 _NOT_CARRIED = ("matcher", "captioner", "prompter")

@@ -21,6 +21,7 @@ from diptych.index.vectors import add_vectors, dimension, is_vectors
 from diptych.index.watch import changes
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
+from diptych.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
@@ -139,6 +140,38 @@ class Index:
                 self.store.identity.check(made, self.folder)
                 self._model = model
             return self._model
+
+    @property
+    def model_hash(self) -> str:
+        """`DualEncoder.identity()` of the model that made the index."""
+        return self.store.identity.hash or self.model.identity()
+
+    @cached_property
+    def _kept_texts(self) -> TextEncoder | None:
+        made_by = self.store.identity.hash
+        return kept_text_graph(made_by) if made_by else None
+
+    @property
+    def texts(self) -> TextEncoder:
+        """What embeds texts as the model that made the index does: its kept graph until the model is loaded.
+
+        Raises:
+            ModelError: there is no graph, and the model cannot be loaded or has changed since the index was made.
+        """
+        return self._model or self._kept_texts or self.model
+
+    def keep_texts(self) -> bool:
+        """Keep what a later process needs to embed a text without loading the model; False where that cannot be.
+
+        That takes some seconds, once for each model.
+
+        Raises:
+            ModelError: the model cannot be loaded, or has changed since the index was made.
+        """
+        from diptych.index.vocabulary import vocabulary_vectors
+
+        vocabulary_vectors(lambda: self.texts, self.model_hash)
+        return self._kept_texts is not None or keep_text_graph(self.model, self.model_hash)
 
     @cached_property
     def matcher(self) -> Matcher:

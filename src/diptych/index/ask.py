@@ -102,7 +102,7 @@ def _gate(index: Index, query: Query, vector: np.ndarray, keep: float | None) ->
     if not query.asks_by("text"):
         return _Gate("no cutoff: the nearest to a picture, best first")
     cutoff = cutoff_of(index.store.identity.name)
-    background = vocabulary_vectors(lambda: index.model, index.store.identity.hash)
+    background = vocabulary_vectors(lambda: index.texts, index.model_hash)
     if query.wanted != query:  # what is unwanted turns the order; what is wanted must be there all the same
         vector = _vector(index, query.wanted)
     return _Gate(
@@ -164,7 +164,7 @@ def _vector(index: Index, query: Query) -> np.ndarray:
         found = dict(zip(table["id"].to_pylist(), matrix(table).astype(np.float32), strict=True))
         return np.stack([found[each] for each in ids])
 
-    return query_vector(query, lambda: index.model, row_vectors)
+    return query_vector(query, lambda: index.texts, lambda: index.model, row_vectors)
 
 
 def _with_row_ids(store: Store, query: Query) -> Query:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.checkpoints import model_directory
-from diptych.dual import CARD
+from diptych.checkpoints import CARD, model_directory
 from diptych.errors import ConfigError, ModelError
 
 KEEP = 0.95

@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
 from diptych.images import Picture, Slice, decode, describe
+from diptych.text_graph import TextEncoder
+
+if TYPE_CHECKING:
+    from diptych.dual import DualEncoder
 
 Kind = Literal["text", "picture", "row"]
 
@@ -115,11 +118,15 @@ def compose(vectors: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 
 
 def query_vector(
-    query: Query, model: Callable[[], DualEncoder], row_vectors: Callable[[Sequence[str]], np.ndarray]
+    query: Query,
+    texts: Callable[[], TextEncoder],
+    model: Callable[[], DualEncoder],
+    row_vectors: Callable[[Sequence[str]], np.ndarray],
 ) -> np.ndarray:
     """The query as a unit vector: (dim,) float32.
 
-    `model` is called only if there is something to embed. `row_vectors` gives the vectors of rows by id: (rows, dim).
+    `texts` is called only if there is a text to embed, `model` only if there is a picture. `row_vectors` gives the
+    vectors of rows by id: (rows, dim).
 
     Raises:
         ImageError: a picture of the query cannot be decoded.
@@ -127,7 +134,7 @@ def query_vector(
     vectors: dict[int, np.ndarray] = {}
     by_kind = {kind: [at for at, part in enumerate(query.parts) if part.kind == kind] for kind in _KINDS}
     if at := by_kind["text"]:
-        vectors |= zip(at, model().encode_texts([str(query.parts[index].value) for index in at]), strict=True)
+        vectors |= zip(at, texts().encode_texts([str(query.parts[index].value) for index in at]), strict=True)
     if at := by_kind["picture"]:
         vectors |= zip(at, _picture_vectors([query.parts[index].value for index in at], model()), strict=True)
     if at := by_kind["row"]:

@@ -52,7 +52,7 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     wanted = min(groups or _usual(table.num_rows), table.num_rows)
     middles = _middles(vectors, wanted, seed)
     nearest = _nearest_middle(vectors, middles)
-    names = _names(middles, vectors, vocabulary_vectors(lambda: index.model, index.store.identity.hash))
+    names = _names(middles, vectors, vocabulary_vectors(lambda: index.texts, index.model_hash))
     paths = np.array(table["path"].to_pylist(), object)
     found = []
     for at, name in enumerate(names):

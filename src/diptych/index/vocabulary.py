@@ -9,8 +9,8 @@ from importlib import resources
 import numpy as np
 
 from diptych.cache import cache_dir, staged
-from diptych.dual import DualEncoder
 from diptych.images import content_hash
+from diptych.text_graph import TextEncoder
 
 _FILE = "vocabulary.txt"
 
@@ -22,14 +22,14 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
-def vocabulary_vectors(model: Callable[[], DualEncoder], identity: str | None = None) -> np.ndarray:
+def vocabulary_vectors(texts: Callable[[], TextEncoder], identity: str) -> np.ndarray:
     """The unit vectors of `vocabulary()` by a model: (phrases, dim) float32, kept on disk for the next time.
 
-    `identity` is the model's, where it is known: hashing the weights of a large model takes a second.
+    `identity` is the model's, by which they are kept.
     """
     words = content_hash("\n".join(vocabulary()).encode())[:8]
-    folder = cache_dir() / "vocabulary" / f"{identity or model().identity()}-{words}"
+    folder = cache_dir() / "vocabulary" / f"{identity}-{words}"
     if not folder.exists():
         with staged(folder) as new:
-            np.save(new / "vectors.npy", model().encode_texts(vocabulary()))
+            np.save(new / "vectors.npy", texts().encode_texts(vocabulary()))
     return np.load(folder / "vectors.npy")

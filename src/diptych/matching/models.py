@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
-from diptych.checkpoints import model_directory
-from diptych.dual import CARD
+from diptych.checkpoints import CARD, model_directory
 from diptych.errors import ModelError, did_you_mean
 from diptych.matching.blip import is_blip, load_blip
 from diptych.matching.calibration import Calibration

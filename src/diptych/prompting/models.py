@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from diptych import dual
-from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import CARD, has_our_modules, model_directory, refuse_unsafe
 from diptych.device import pick_device
-from diptych.dual import CARD
 from diptych.errors import ModelError
 from diptych.prompting.features import PictureFeatures
 from diptych.prompting.library import PromptLibrary
