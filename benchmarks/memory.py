@@ -1,7 +1,7 @@
 """Does memory grow with the number of pictures? Peaks of training and of evaluation at two sizes, each in its process.
 
     python benchmarks/memory.py --data flickr8k
-    python benchmarks/memory.py --data flickr8k --pictures 500 2000
+    python benchmarks/memory.py --data flickr8k --pictures 1000 7000 28000
 
 The model is small and the same at every size. What is counted is anonymous memory (Linux's RssAnon, sampled every 5 ms)
 above what the process held when everything was imported: stored features are files mapped into memory, and not in it.
@@ -41,14 +41,16 @@ def anonymous() -> float:
 
 
 def write_subset(pairs: Pairs, count: int, folder: Path) -> None:
-    """A data set of the first pictures."""
+    """A data set of the first pictures; of more than there are, the same ones come again under other names."""
     (folder / "images").mkdir(parents=True)
     with (folder / "captions.txt").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "caption"])
-        for row in pairs[:count]:
-            link(row.image, folder / "images" / row.image_id)
-            writer.writerows((row.image_id, caption) for caption in row.captions)
+        for number in range(count):
+            row = pairs[number % len(pairs)]
+            image_id = f"{number // len(pairs)}-{row.image_id}"
+            link(row.image, folder / "images" / image_id)
+            writer.writerows((image_id, caption) for caption in row.captions)
 
 
 def build_model(data: Path, out: Path) -> None:

@@ -491,3 +491,12 @@ def test_watching_follows_what_comes_moves_and_goes(index: Index, library: Path)
         reports.append(report)
         threading.Timer(0.5, steps[len(reports) - 1]).start()
     assert [(each.new, each.renamed, each.pruned) for each in reports] == [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+@pytest.mark.parametrize("made_by", ["../../elsewhere", "/tmp/graph", "", 7, ["0"]])
+def test_an_index_whose_card_names_a_model_as_a_path_is_refused(index: Index, made_by: object) -> None:
+    card = json.loads((index.folder / "index.json").read_text())
+    card["model"]["hash"] = made_by
+    (index.folder / "index.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match=r"index.json' does not say which model made the index"):
+        Index(index.folder)

@@ -31,7 +31,7 @@ class Settings:
     queue: int = 64
     """Requests that may be read, wait or be worked on at once; what comes then gets 429."""
     memory: int = 256 * MIB
-    """Bytes of bodies that may be held at once; what comes then gets 429."""
+    """Bytes of bodies and fetched pictures that may be held at once; what comes then gets 429."""
     batch: int = 32
     """Pictures or texts that go through a model at once."""
     wait: float = 0.02

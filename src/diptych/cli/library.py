@@ -39,7 +39,8 @@ def index(
     """Index the pictures of a folder, so that they can be searched; run again, it reads only what changed.
 
     The index of `~/Photos` is the hidden folder `~/Photos/.diptych`; inside a library, its own index is found as git
-    finds a repository. Renamed and copied pictures keep their vectors. Broken files are skipped and listed.
+    finds a repository. Renamed and copied pictures keep their vectors. Broken files are skipped and listed. The first
+    run with a model also keeps what a text query needs, so that `diptych search` starts quickly.
 
     Parameters
     ----------

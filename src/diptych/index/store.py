@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ class Store:
 
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
         self.folder = folder
-        self.identity = ModelIdentity(**card["model"])
+        self.identity = _identity(self.folder / _CARD, card)
         self.root = Path(card["root"]) if card.get("root") else None  # the library that the index was made for
 
     @classmethod
@@ -241,6 +242,17 @@ def _read_card(folder: Path) -> dict[str, Any]:
     if card.get("format") != _FORMAT:
         raise DataError(f"'{folder}' has index format {card.get('format')}; this diptych reads {_FORMAT}: update it")
     return card
+
+
+def _identity(file: Path, card: dict[str, Any]) -> ModelIdentity:
+    """The model that an index's card names; its hash names files of the cache folder, so it is held to its form."""
+    try:
+        identity = ModelIdentity(**card["model"])
+        if identity.hash is None or re.fullmatch("[0-9a-f]+", identity.hash):
+            return identity
+    except (LookupError, TypeError):
+        pass
+    raise DataError(f"'{file}' does not say which model made the index; index the pictures again")
 
 
 def _connect(folder: Path) -> Any:
