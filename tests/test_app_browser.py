@@ -264,13 +264,13 @@ def memory(address: str) -> int:
 
 
 def test_two_visitors_at_once_each_get_their_own_answer(visit: Callable[..., Page]) -> None:
-    visitors = {"clock.png": visit(), "rocket.jpg": visit()}
+    visitors = {"clock.png": visit(), "motorcycle.png": visit()}
     for name, page in visitors.items():
         take(page, name)
     for page in visitors.values():
         page.get_by_role("button", name="Generate caption").click()
     expect(visitors["clock.png"].locator(".d-caption")).to_have_text("a clock")
-    expect(visitors["rocket.jpg"].locator(".d-caption")).to_have_text("a rocket on a launch pad")
+    expect(visitors["motorcycle.png"].locator(".d-caption")).to_have_text("a red motorcycle")
 
 
 def test_a_narrow_screen_scrolls_down_and_never_sideways(visit: Callable[..., Page]) -> None:
