@@ -105,8 +105,8 @@ def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
             size = picture.size if isinstance(picture, Slice) else found.st_size
             with path.open("rb") as file:
                 file.seek(offset)
-                # No more than is there: memory for as much as is asked would be taken, for every picture anew.
-                data = file.read(min(size, max_bytes) + (not isinstance(picture, Slice)))
+                most = min(size, max_bytes)  # reading takes memory for as much as is asked, whatever is there
+                data = file.read(most if isinstance(picture, Slice) else most + 1)
         except FileNotFoundError:
             if any(map(_ESCAPED.search, path.parts)):
                 raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
