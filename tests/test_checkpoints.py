@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from diptych import dual, towers
+from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import BOX, has_our_modules, refuse_unsafe
 from diptych.errors import ModelError
+from diptych.matching.models import load_matcher
 from diptych.model_configs import OUR_MODULES, module_types
+from diptych.prompting.models import load_prompter
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 
@@ -181,6 +184,17 @@ def test_a_damaged_file_ends_in_a_sentence(folder: Path, name: str, content: str
     (folder / name).write_text(content, "utf-8")
     with pytest.raises(ModelError):
         dual.load(folder)
+
+
+@pytest.mark.parametrize("load", [load_matcher, load_captioner, load_prompter])
+@pytest.mark.parametrize("content", ["[]", "{", '{"KIND": 3}', '{"KIND": [1]}', '{"KIND": {"pair": 3}}'])
+def test_a_damaged_card_ends_in_a_sentence_for_what_stands_beside_the_encoder(
+    folder: Path, load: Callable[..., Any], content: str
+) -> None:
+    kind = load.__name__.removeprefix("load_")
+    (folder / "diptych.json").write_text(content.replace("KIND", kind), "utf-8")
+    with pytest.raises(ModelError):
+        load(folder, device="cpu")
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -29,6 +33,40 @@ UNREADABLE = (
 def first_line(error: Exception) -> str:
     """What an error says, in one line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn what the libraries raise on files that are damaged, or not what they expect, into a `ModelError`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {what}: {first_line(error)}") from error
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What the `diptych.json` of a model's directory says; nothing where there is none.
+
+    Raises:
+        ModelError: it is no JSON object.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{path}' is damaged: {first_line(error)}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"'{path}' is damaged: it is no JSON object")
+    return card
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write the `diptych.json` of a model's directory, whole or not at all."""
+    temporary = folder / f"{CARD}.tmp"
+    temporary.write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    temporary.replace(folder / CARD)
 
 
 def model_directory(name: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diptych import heads, towers
-from diptych.checkpoints import CARD, UNREADABLE, first_line, has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import (
+    CARD,
+    has_our_modules,
+    loading,
+    model_directory,
+    read_card,
+    refuse_unsafe,
+    write_card,
+)
 from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
@@ -143,7 +150,7 @@ class DualEncoder:
         path.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(str(path), create_model_card=False, safe_serialization=True)
         numbers = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        (path / CARD).write_text(json.dumps({"kind": "dual", **numbers, **(card or {})}, indent=2) + "\n", "utf-8")
+        write_card(path, {"kind": "dual", **numbers, **(card or {})})
         if readme is not None:
             (path / "README.md").write_text(readme, "utf-8")
 
@@ -221,37 +228,27 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     if is_open_clip(path):
         return _load_open_clip(path, device)
     trusted = has_our_modules(path)
-    try:
-        with quiet():
-            model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
-    except UNREADABLE as error:
-        raise ModelError(f"cannot load model '{name}': {first_line(error)}") from error
-    card = _read_card(path / CARD)
+    with loading(f"model '{name}'"), quiet():
+        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
+    card = _numbered(path)
     encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
     for modality in MODALITIES:
         settle(encoder.route(modality)[0])
     return encoder
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    """What `diptych.json` says; nothing where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        card = json.loads(path.read_text("utf-8"))
-        numbers = [card.get(name) for name in ("logit_scale", "logit_bias")]
-        if all(number is None or isinstance(number, int | float) for number in numbers):
-            return card
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    raise ModelError(f"'{path}' is damaged: it is no JSON object with numbers as logit_scale and logit_bias")
+def _numbered(path: Path) -> dict[str, Any]:
+    """What a model's card says."""
+    card = read_card(path)
+    for name in ("logit_scale", "logit_bias"):
+        if not isinstance(card.get(name), int | float | None):
+            raise ModelError(f"'{path / CARD}' is damaged: its {name} is no number")
+    return card
 
 
 def _load_open_clip(source: str | Path, device: str) -> DualEncoder:
-    try:
+    with loading(f"model '{source}'"):
         image, text, logit_scale, logit_bias = open_clip_towers(source)
-    except UNREADABLE as error:
-        raise ModelError(f"cannot load model '{source}': {first_line(error)}") from error
     router = Router({"image": [image], "text": [text]}, default_route="text")
     model = SentenceTransformer(modules=[router], device=str(pick_device(device)))
     return DualEncoder(model, logit_scale=logit_scale, logit_bias=logit_bias)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from PIL import Image
 
 from diptych.captions.models import is_whole
-from diptych.checkpoints import CARD
+from diptych.checkpoints import CARD, read_card
 from diptych.dual import load
 from diptych.endpoint import split_metadata
 from diptych.errors import ModelError
@@ -65,7 +64,7 @@ def kinds_of(folder: Path) -> list[str]:
         return ["matcher"]
     if is_whole(folder):
         return ["captioner"]
-    card = _told(folder)
+    card = read_card(folder)
     dual = ["dual"] * ((folder / "modules.json").exists() or not card)
     found = [*dual, *(kind for kind in ("matcher", "captioner", "prompter") if card.get(kind))]
     if not found:
@@ -134,7 +133,7 @@ def results_picture(folder: Path) -> Image.Image:
 
 
 def _sections(folder: Path, repo: str, licence: str) -> dict[str, str]:
-    told, kinds = _told(folder), kinds_of(folder)
+    told, kinds = read_card(folder), kinds_of(folder)
     recipe = told.get("recipe") or told.get("training")
     return {
         "Use": _use(kinds, repo),
@@ -190,7 +189,3 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _own_card(folder: Path) -> str:
     path = folder / "README.md"
     return path.read_text("utf-8") if path.exists() else ""
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CARD).read_text("utf-8")) if (folder / CARD).exists() else {}

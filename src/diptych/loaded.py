@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import model_directory, read_card
 from diptych.errors import ModelError
 from diptych.open_clip_names import is_named
 
 Kind = Literal["encoder", "captioner", "matcher", "prompter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_CARD = "diptych.json"
 _TRAIN = {"captioner": "caption", "matcher": "match", "prompter": "prompt"}  # the recipe that trains one
 
 
@@ -51,8 +49,7 @@ class Loaded:
         own = self.names["encoder"]
         if not isinstance(own, str | Path) or is_named(own):
             return False
-        card = model_directory(own) / _CARD
-        return card.exists() and bool(json.loads(card.read_text("utf-8")).get(kind))
+        return bool(read_card(model_directory(own)).get(kind))
 
     def is_loaded(self, kind: Kind) -> bool:
         return kind in self._models

@@ -23,9 +23,9 @@ from transformers.pipelines import (
 )
 
 from diptych.captions.captioner import load_captioner
-from diptych.checkpoints import UNREADABLE, first_line, model_directory, refuse_unsafe
+from diptych.checkpoints import loading, model_directory, refuse_unsafe
 from diptych.dual import load
-from diptych.errors import ConfigError, ModelError, did_you_mean
+from diptych.errors import ConfigError, did_you_mean
 from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels, SigmoidDualModel, Texts, Tokens
 
 TASKS = ("zero-shot-image-classification", "image-feature-extraction", "image-to-text", "image-text-to-text")
@@ -142,7 +142,5 @@ def _image_text_to_text(model: str | Path, device: str) -> Pipeline:
     if not (path / "config.json").exists():
         raise ConfigError(f"'{model}' is no model of the image-text-to-text kind; for its captions take image-to-text")
     safe = {"use_safetensors": True}
-    try:
+    with loading(f"model '{model}'"):
         return of_transformers("image-text-to-text", model=str(path), device=pick_device(device), model_kwargs=safe)
-    except UNREADABLE as error:
-        raise ModelError(f"cannot load model '{model}': {first_line(error)}") from error

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.checkpoints import refuse_unsafe
+from diptych.checkpoints import UNREADABLE, first_line, loading, refuse_unsafe
 from diptych.decoding.strategies import Caption, Draws, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
@@ -193,12 +193,10 @@ def load_whole_writer(path: Path, device: str = "auto") -> WholeWriter:
     import transformers
 
     refuse_unsafe(path)
-    try:
+    with loading(f"the captioner '{path}'"):
         model = getattr(transformers, architecture(path)).from_pretrained(path, use_safetensors=True)
         processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the captioner '{path}': {str(error).splitlines()[0]}") from error
     return WholeWriter(model, processor, tokenizer, pick_device(device))
 
 
@@ -215,9 +213,9 @@ def load_chat_writer(path: Path, device: str = "auto") -> ChatWriter:
     try:
         model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True)
         processor = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ModelError(
-            f"'{path}' is no captioner that can be loaded: {str(error).splitlines()[0]}; take mini, a run of `diptych "
+            f"'{path}' is no captioner that can be loaded: {first_line(error)}; take mini, a run of `diptych "
             "train caption`, a VisionEncoderDecoder, a BLIP for captions or an image-text-to-text model"
         ) from error
     return ChatWriter(model, processor, pick_device(device))

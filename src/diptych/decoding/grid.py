@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych import dual
-from diptych.checkpoints import CARD, model_directory
+from diptych.checkpoints import CARD, loading, model_directory, read_card, write_card
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.strategies import Caption, Wish, Written, write
 from diptych.decoding.words import END, PAD, START, UNKNOWN, Words
@@ -106,16 +104,13 @@ def save_captioner(
     kept = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
     save_file(kept, path / WEIGHTS, metadata={"format": "pt"})
     (path / WORDS).write_text("\n".join(writer.words.words) + "\n", "utf-8")
-    card = json.loads((path / CARD).read_text("utf-8"))
-    card["captioner"] = {"settings": writer.settings, "habits": writer.habits, **(told or {})}
-    temporary = path / f"{CARD}.tmp"
-    temporary.write_text(json.dumps(card, indent=2) + "\n", "utf-8")
-    temporary.replace(path / CARD)
+    own = {"settings": writer.settings, "habits": writer.habits, **(told or {})}
+    write_card(path, {**read_card(path), "captioner": own})
 
 
 def has_captioner(path: Path) -> bool:
     """Whether a model's directory holds such a captioner."""
-    return (path / CARD).exists() and "captioner" in json.loads((path / CARD).read_text("utf-8"))
+    return "captioner" in read_card(path)
 
 
 def load_grid_writer(name: str | Path, device: str = "auto") -> GridWriter:
@@ -130,12 +125,10 @@ def load_grid_writer(name: str | Path, device: str = "auto") -> GridWriter:
             f"'{name}' has no captioner; train one on it: "
             f"diptych train caption --model {name} --data PATH --out runs/caption"
         )
-    told = json.loads((path / CARD).read_text("utf-8"))["captioner"]
+    told = read_card(path)["captioner"]
     encoder = dual.load(name, device)
-    try:
+    with loading(f"the captioner of '{name}'"):
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = CaptionDecoder(len(words), **told["settings"])
         decoder.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load the captioner of '{name}': {str(error).splitlines()[0]}") from error
-    return GridWriter(encoder, decoder, words, told["settings"], told.get("habits"))
+        return GridWriter(encoder, decoder, words, told["settings"], told.get("habits"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych import dual
-from diptych.checkpoints import CARD, UNREADABLE, first_line, model_directory
+from diptych.checkpoints import loading, model_directory, read_card
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import WORDS, GridWriter
 from diptych.decoding.strategies import Caption, Wish
@@ -147,7 +146,7 @@ def write_captioner(
         save(graph, folder / name / GRAPHS[told["engine"]], calibration)
     shutil.copyfile(source / WORDS, out / WORDS)
     hashes = {name: graph_hash(folder / name, told["engine"]) for name in graphs}
-    card = json.loads((source / CARD).read_text("utf-8"))["captioner"]
+    card = read_card(source)["captioner"]
     return {**card, "graphs": {"engine": told["engine"], "inputs": list(prepared), "sha256": hashes}}
 
 
@@ -177,16 +176,14 @@ def load_graph_writer(name: str | Path, device: str = "auto") -> GraphWriter:
         MissingExtra: the engine is not installed.
     """
     path = model_directory(name)
-    try:
-        told = json.loads((path / CARD).read_text("utf-8"))["captioner"]
+    with loading(f"the captioner of '{name}'"):
+        told = read_card(path)["captioner"]
         graphs, settings = told["graphs"], told["settings"]
         for part, expected in graphs["sha256"].items():
             if graph_hash(path / FOLDER / part, graphs["engine"]) != expected:
                 raise ModelError(f"'{path / FOLDER / part}' holds no graph that was checked; export it again")
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = GraphDecoder(path / FOLDER, graphs["engine"], graphs["inputs"], settings.get("max_tokens", 40))
-    except UNREADABLE as error:
-        raise ModelError(f"cannot load the captioner of '{name}': {first_line(error)}") from error
     return GraphWriter(dual.load(name, device), decoder, words, told)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from diptych.checkpoints import CARD, model_directory
+from diptych.checkpoints import model_directory, read_card
+from diptych.checkpoints import write_card as save_card
 from diptych.dual import DualEncoder
 from diptych.open_clip_names import is_named
 
@@ -22,9 +22,7 @@ def write_card(
     told of one that was exported too.
     """
     source = None if is_named(name) else model_directory(name)
-    card, readme = {}, "# An exported dual encoder\n"
-    if source and (source / CARD).exists():
-        card = json.loads((source / CARD).read_text("utf-8"))
+    card, readme = read_card(source) if source else {}, "# An exported dual encoder\n"
     if source and (source / "README.md").exists():
         readme = (source / "README.md").read_text("utf-8")
     card = {key: value for key, value in card.items() if key not in _NOT_CARRIED} | {"kind": "dual"}
@@ -32,7 +30,7 @@ def write_card(
     card["exported"] = told
     if captioner:
         card["captioner"] = captioner
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    save_card(out, card)
     (out / "README.md").write_text(readme.rstrip() + "\n\n" + _section(told), "utf-8")
 
 

@@ -10,14 +10,13 @@ cutoff holds in large and small libraries, and in one that has a single subject.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from diptych.checkpoints import CARD, model_directory
+from diptych.checkpoints import model_directory, read_card
 from diptych.errors import ConfigError, ModelError
 
 KEEP = 0.95
@@ -117,7 +116,7 @@ UNCALIBRATED = Cutoff((0.0, 0.0, 1.0), 0.0, _RIVAL_ALONE, calibrated=False)
 def cutoff_of(model_name: str) -> Cutoff:
     """The calibration on a model's card (`diptych.json`), or `UNCALIBRATED`; looked up once in a process."""
     try:
-        card = json.loads((model_directory(model_name) / CARD).read_text("utf-8"))
-    except (ModelError, OSError, ValueError):  # a model in memory, a hub's checkpoint without a card
+        card = read_card(model_directory(model_name))
+    except ModelError:  # a model in memory, a hub's checkpoint without a card
         return UNCALIBRATED
     return Cutoff.from_dict(card[CARD_KEY]) if CARD_KEY in card else UNCALIBRATED

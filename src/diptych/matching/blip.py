@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.checkpoints import refuse_unsafe
+from diptych.checkpoints import loading, refuse_unsafe
 from diptych.device import pick_device
-from diptych.errors import ModelError
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
 from diptych.matching.matcher import Encoded, Matcher
@@ -102,11 +101,9 @@ def load_blip(path: Path, device: str = "auto") -> BlipMatcher:
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
     refuse_unsafe(path)
-    try:
+    with loading(f"BLIP '{path}'"):
         model = BlipForImageTextRetrieval.from_pretrained(path, use_safetensors=True)
         processor = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load BLIP '{path}': {str(error).splitlines()[0]}") from error
     return BlipMatcher(model, processor, pick_device(device))
 
 

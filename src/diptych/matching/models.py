@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
-from diptych.checkpoints import CARD, model_directory
+from diptych.checkpoints import CARD, loading, model_directory, read_card, write_card
 from diptych.errors import ModelError, did_you_mean
 from diptych.matching.blip import is_blip, load_blip
 from diptych.matching.calibration import Calibration
@@ -34,7 +32,6 @@ def save_matchers(matchers: Sequence[Matcher], path: str | Path, *, half: bool =
     path = Path(path)
     if not (path / CARD).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
-    card = json.loads((path / CARD).read_text("utf-8"))
     banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
         f"{matcher.name}.{name}": (tensor.half() if half else tensor).contiguous()
@@ -52,16 +49,14 @@ def save_matchers(matchers: Sequence[Matcher], path: str | Path, *, half: bool =
         for m in matchers
     }
     save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps({**card, "kind": "matcher", "matcher": told}, indent=2) + "\n"
-    temporary = path / f"{CARD}.tmp"
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path / CARD)
+    write_card(path, {**read_card(path), "kind": "matcher", "matcher": told})
 
 
 def heads_of(name: str | Path) -> list[str]:
     """The heads that a matcher's directory holds; empty for a dual encoder without a matcher."""
-    path = model_directory(name)
-    return list(json.loads((path / CARD).read_text("utf-8")).get("matcher", {})) if (path / CARD).exists() else []
+    card = read_card(model_directory(name))
+    with loading(f"the matcher of '{name}'"):
+        return list(card.get("matcher", {}))
 
 
 def load_matcher(name: str | Path, head: str | None = None, device: str = "auto") -> Matcher:
@@ -88,14 +83,12 @@ def load_matcher(name: str | Path, head: str | None = None, device: str = "auto"
     if chosen not in there:
         raise ModelError(f"'{name}' has no head '{chosen}'; {did_you_mean(chosen, there)}")
     encoder = dual.load(name, device)
-    told = json.loads((path / CARD).read_text("utf-8"))["matcher"][chosen]
-    try:
+    with loading(f"matcher '{name}'"):
+        told = read_card(path)["matcher"][chosen]
         weights = {key: value.float() for key, value in load_file(path / WEIGHTS).items()}
         module = CosineHead() if chosen == "cosine" else HEADS[chosen](**told["settings"])
         own = {key: value for key, value in weights.items() if key.startswith(f"{chosen}.")}
         module.load_state_dict({key.removeprefix(f"{chosen}."): value for key, value in own.items()})
         banks = Banks(weights["bank.image"], weights["bank.text"], told["sharpness"]) if told["sharpness"] else None
         calibration = Calibration(**told["calibration"])
-    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load matcher '{name}': {str(error).splitlines()[0]}") from error
-    return Matcher(encoder, module, calibration, name=chosen, settings=told["settings"], banks=banks)
+        return Matcher(encoder, module, calibration, name=chosen, settings=told["settings"], banks=banks)

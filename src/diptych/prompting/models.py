@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from diptych import dual
-from diptych.checkpoints import CARD, has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import has_our_modules, loading, model_directory, read_card, refuse_unsafe, write_card
 from diptych.device import pick_device
 from diptych.errors import ModelError
 from diptych.prompting.features import PictureFeatures
@@ -39,7 +38,7 @@ def save_prompter(
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    told = json.loads((path / CARD).read_text("utf-8")) if (path / CARD).exists() else {"kind": _KEY}
+    told = read_card(path) or {"kind": _KEY}
     weights = {
         name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
     }
@@ -55,7 +54,7 @@ def save_prompter(
             space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
     known = {"name": None if Path(space.name).is_dir() else space.name, "identity": space.identity, "dim": space.dim}
     told |= {_KEY: {"settings": prompter.settings, "text_encoder": known, **(card or {})}}
-    _write_whole(path / CARD, json.dumps(told, indent=2) + "\n")
+    write_card(path, told)
 
 
 def save_library(library: PromptLibrary, path: str | Path) -> None:
@@ -78,7 +77,7 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
         ModelError: there is no such model, it has no prompter, or its files do not fit together.
     """
     path = _directory(name)
-    card = json.loads((path / CARD).read_text("utf-8")) if (path / CARD).exists() else {}
+    card = read_card(path)
     if _KEY not in card:
         raise ModelError(
             f"'{name}' has no prompter; train one on it: "
@@ -86,11 +85,9 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
         )
     pictures = _pictures(name, path, device)
     told = card[_KEY]
-    try:
+    with loading(f"prompter '{name}'"):
         head = PromptHead(**told["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
-    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load prompter '{name}': {str(error).splitlines()[0]}") from error
     return Prompter(
         pictures,
         head,
@@ -115,13 +112,10 @@ def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
     if not tower.is_dir():
         return PictureFeatures.of_encoder(dual.load(name, device))
     refuse_unsafe(tower)
-    try:
-        with quiet():
-            model = SentenceTransformer(
-                str(tower), device=str(pick_device(device)), trust_remote_code=has_our_modules(tower)
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load prompter '{name}': {str(error).splitlines()[0]}") from error
+    with loading(f"prompter '{name}'"), quiet():
+        model = SentenceTransformer(
+            str(tower), device=str(pick_device(device)), trust_remote_code=has_our_modules(tower)
+        )
     modules: list[Any] = list(model)
     return PictureFeatures.of_tower(modules, device)
 
@@ -138,9 +132,10 @@ def _space(told: dict[str, Any], path: Path, device: str) -> TextSpace:
 
 
 def _library(path: Path) -> PromptLibrary:
-    texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
-    vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
-    return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    with loading(f"the prompts of '{path}'"):
+        texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
+        vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+        return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from diptych.cache import cache_dir
-from diptych.checkpoints import has_our_modules, model_directory, refuse_unsafe
+from diptych.checkpoints import has_our_modules, loading, model_directory, refuse_unsafe
 from diptych.device import pick_device
 from diptych.embed import VectorFile, write_vectors
 from diptych.errors import ModelError
@@ -67,14 +67,9 @@ def load_text_space(name: str = MINILM, device: str = "auto") -> TextSpace:
     """
     path = Path(carried(PYPI_TEXT_TOWERS, name)) if name.startswith("pypi/") else model_directory(name)
     refuse_unsafe(path)
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
-            model = SentenceTransformer(
-                str(path), device=str(pick_device(device)), trust_remote_code=has_our_modules(path)
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load text encoder '{name}': {str(error).splitlines()[0]}") from error
+    with loading(f"text encoder '{name}'"), quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
+        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=has_our_modules(path))
     if not model.supports("text") or not model.get_embedding_dimension():
         raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
     return TextSpace(model, name)
