@@ -3,27 +3,30 @@
     python benchmarks/memory.py --data flickr8k
     python benchmarks/memory.py --data flickr8k --pictures 1000 7000 28000
 
-The model is small and the same at every size. What is counted is anonymous memory (Linux's RssAnon, sampled every 5 ms)
-above what the process held when everything was imported: stored features are files mapped into memory, and not in it.
-Evaluation holds the vectors that it compares; they stand in a column of their own, and `rest` is what is left. Each
-figure is the median of several processes, since threads make peaks that differ from run to run. Linux only.
+The model is small and the same at every size. Two things are counted every 5 ms, above what there was when everything
+was imported: `held`, what the program has allocated and not freed (glibc's mallinfo2, with Python's and Arrow's own
+memory in it), and `resident`, its anonymous memory (Linux's RssAnon), which has also what the allocator keeps of
+freed memory and how threads happen to break it up, so that it differs from run to run. Stored features are files
+mapped into memory, and in neither. Evaluation holds the captions' vectors: they stand in a column of their own, and
+are taken off both. Each figure is the median of several processes. Linux with glibc only.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import multiprocessing
 import os
 import re
 import shutil
-import statistics
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from _links import link
 
 from diptych import dual
@@ -35,9 +38,22 @@ from diptych.recipes.contrastive import ContrastiveRecipe, train
 DIM = 256
 
 
-def anonymous() -> float:
-    """MiB of memory of this process that are no file's."""
-    return int(re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+MALLINFO2 = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO2.split()]
+
+
+LIBC = ctypes.CDLL(None)
+LIBC.mallinfo2.restype = Mallinfo2
+
+
+def used() -> np.ndarray:
+    """MiB of this process that are allocated and not freed, and that are resident and no file's."""
+    told = LIBC.mallinfo2()
+    resident = int(re.findall(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+    return np.array([(told.uordblks + told.hblkhd) / 2**20, resident])
 
 
 def write_subset(pairs: Pairs, count: int, folder: Path) -> None:
@@ -85,15 +101,15 @@ def evaluate(data: Path, folder: Path) -> None:
 
 
 def measure(job: Callable[[Path, Path], None], data: Path, folder: Path, queue: multiprocessing.Queue) -> None:
-    """Put the peak MiB above the start of one job."""
+    """Put the peaks of `used` above the start of one job."""
     os.environ["DIPTYCH_CACHE"] = str(folder / "cache")
-    start = peak = anonymous()
+    start = peak = used()
     done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.005):
-            peak = max(peak, anonymous())
+            peak = np.maximum(peak, used())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -111,8 +127,8 @@ def in_own_process(function: Callable, *arguments: object) -> None:
         sys.exit(f"{function.__name__} ended with exit code {process.exitcode}")
 
 
-def peak_of(job: Callable[[Path, Path], None], data: Path, folder: Path) -> float:
-    """The peak of one job in a fresh process, with nothing kept from an earlier one."""
+def peak_of(job: Callable[[Path, Path], None], data: Path, folder: Path) -> np.ndarray:
+    """The peaks of one job in a fresh process, with nothing kept from an earlier one."""
     for left in (folder / "run", folder / "cache"):
         shutil.rmtree(left, ignore_errors=True)
     queue = multiprocessing.get_context("spawn").Queue()
@@ -127,7 +143,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     pairs = read_pairs(arguments.data)
-    print(f"{'job':<14}{'pictures':>10}{'captions':>10}{'peak MiB':>10}{'vectors':>10}{'rest':>10}")
+    # of the processes to come, so that mallinfo2 sees all of it
+    os.environ |= {"PYTHONMALLOC": "malloc", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    print("MiB           ", *(f"{name:>10}" for name in ("pictures", "captions", "vectors", "held", "resident")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sets = {count: folder / str(count) for count in sorted(arguments.pictures)}
@@ -136,11 +154,12 @@ def main() -> None:
         in_own_process(build_model, max(sets.items())[1], folder / "model")
         for job in (train_stored, train_live, evaluate):
             for data in sets.values():
-                peak = statistics.median(peak_of(job, data, folder) for _ in range(arguments.repeats))
+                peaks = np.median([peak_of(job, data, folder) for _ in range(arguments.repeats)], axis=0)
                 pictures, captions = len(read_pairs(data)), len(read_pairs(data).flat_captions()[0])
-                held = (pictures + captions) * DIM * 4 / 2**20 if job is evaluate else 0.0
-                row = f"{job.__name__:<14}{pictures:>10,}{captions:>10,}{peak:>10.0f}{held:>10.0f}{peak - held:>10.0f}"
-                print(row, flush=True)
+                # a picture's vectors lie in a file, a caption's in memory
+                vectors = captions * DIM * 4 / 2**20 if job is evaluate else 0.0
+                numbers = (pictures, captions, vectors, *(peaks - vectors))
+                print(f"{job.__name__:<14}", *(f"{number:>10,.0f}" for number in numbers), flush=True)
 
 
 if __name__ == "__main__":
