@@ -1,9 +1,9 @@
 """Train `mini`, the dual encoder that diptych ships: `python training/mini/train.py --data PATH/flickr8k`.
 
-EfficientNet-Lite0 (ImageNet) and a small MiniLM, in two phases: heads and text tower on stored picture features, then
-the image tower's later blocks with them. `--taught` adds a third, taught by the second's model, and the mean of both
-models' weights. Everything is chosen on a validation part hashed out of Flickr8k's training split. Run again with the
-same `--out`, it goes on where it was. README.md beside it says what each idea brought, and which weights ship.
+EfficientNet-Lite0 (ImageNet) and a small MiniLM: first heads and text tower on stored picture features, then the image
+tower's later blocks with them; that second phase three times, each taught by what came before it, and the mean of the
+three models' weights ships. Everything is chosen on a validation part hashed out of Flickr8k's training split. Run
+again with the same `--out`, it goes on where it was. README.md beside it says what each idea brought.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Settings:
 WARM_UP = Settings(epochs=7, lr_head=1e-3, lr_text=2e-4, batch_size=128)
 FINE_TUNE = Settings(epochs=10, lr_head=1e-3, lr_text=2e-4, lr_image=3e-4, feature_dropout=0.2)
 TAUGHT = replace(FINE_TUNE, epochs=12, agree_with_teacher=1.0, agree_with_classifier=0.2, seed=1)
-MEAN = {"fine_tune": 0.3, "taught": 0.7}  # shares of the phases' weights
+BROAD = replace(TAUGHT, epochs=10, classes=128, seed=2)  # knows more of ImageNet's classes, and less of Flickr8k
+TEACHER = {"fine_tune": 0.3, "taught": 0.7}  # shares of the phases' weights
+SHIPPED = {"fine_tune": 0.15, "taught": 0.35, "broad": 0.5}
 AUGMENT = "light"
 LEARNING = tuple(f"image.{part}" for part in ("blocks.3", "blocks.4", "blocks.5", "blocks.6", "conv_head", "bn2"))
 
@@ -70,17 +72,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of Flickr8k")
     parser.add_argument("--out", type=Path, default=Path("runs/mini"))
-    parser.add_argument("--taught", action="store_true", help="a third phase, and the mean of two: an hour more")
     arguments = parser.parse_args()
     train_pairs, val_pairs = split(read_pairs(arguments.data))
     print(f"{len(train_pairs)} pictures to learn from, {len(val_pairs)} to choose by", flush=True)
     study = Study(train_pairs, val_pairs, arguments.out)
-    folders = {name: arguments.out / name for name in ("warm_up", "fine_tune", "taught")}
-    warm = fit(study, build(arguments.out), WARM_UP, folders["warm_up"])
-    teacher = fit(study, warm, FINE_TUNE, folders["fine_tune"])
-    if arguments.taught:
-        fit(study, dual.load(folders["warm_up"] / "model"), TAUGHT, folders["taught"], teacher)
-        mean_of({folders[name] / "model": share for name, share in MEAN.items()}, study, arguments.out / "mean")
+    out = arguments.out
+    warm = fit(study, build(out), WARM_UP, out / "warm_up")
+    teacher = fit(study, warm, FINE_TUNE, out / "fine_tune")
+    fit(study, dual.load(out / "warm_up"), TAUGHT, out / "taught", teacher)
+    teacher = mean_of(TEACHER, study, out, "teacher")
+    fit(study, dual.load(out / "warm_up"), BROAD, out / "broad", teacher)
+    mean_of(SHIPPED, study, out, "mini")
 
 
 def fit(
@@ -98,19 +100,20 @@ def fit(
     return dual.load(folder / "model")
 
 
-def mean_of(shares: dict[Path, float], study: Study, target: Path) -> None:
-    """Save the weighted mean of models that were fine-tuned from the same weights (Wortsman et al. 2022)."""
-    weights = [(share, dual.load(source).model.state_dict()) for source, share in shares.items()]
-    model = dual.load(list(shares)[-1])
+def mean_of(shares: dict[str, float], study: Study, out: Path, name: str) -> DualEncoder:
+    """Save the weighted mean of phases that were fine-tuned from the same weights (Wortsman et al. 2022)."""
+    weights = [(share, dual.load(out / phase).model.state_dict()) for phase, share in shares.items()]
+    model = dual.load(out / list(shares)[-1])
     mean = {
-        name: sum(share * each[name] for share, each in weights) if value.is_floating_point() else value
-        for name, value in model.model.state_dict().items()
+        key: sum(share * each[key] for share, each in weights) if value.is_floating_point() else value
+        for key, value in model.model.state_dict().items()
     }
     model.model.load_state_dict(mean)
     images = picture_vectors(model, study.val, cache=False)
     scores = RetrievalEvaluator(study.val)(images, model.encode_texts(study.val.flat_captions()[0])).as_dict()
-    model.save(target, {"training": {"mean of weights": MEAN}, "validation": scores})
-    print(f"{target}: validation rsum {scores['rsum']:.1f}", flush=True)
+    model.save(out / name, {"training": {"mean of weights": shares}, "validation": scores})
+    print(f"{name}: validation rsum {scores['rsum']:.1f}", flush=True)
+    return model
 
 
 def build(out: Path) -> DualEncoder:

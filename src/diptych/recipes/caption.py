@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.errors import ConfigError
 from diptych.progress import Progress, silent
@@ -63,8 +63,10 @@ class CaptionRecipe:
     """Dropout on the patches that it reads."""
     min_count: int = 5
     """The small decoder's words stand at least so many times in the training captions."""
-    mirror: bool = True
-    """Learn from every other epoch's pictures mirrored, unless a caption speaks of left or right."""
+    augment: Literal["none", "light", "strong"] = "light"
+    """Picture augmentation: `light` crops and mirrors, `strong` changes colours too."""
+    views: int = 3
+    """Stored views of each picture, as it is and augmented, for the small decoder; epochs take turns."""
 
     max_tokens: int = 24
     """Longest caption to learn, in words or tokens; longer ones are cut."""
@@ -167,7 +169,7 @@ def _check(recipe: CaptionRecipe) -> None:
         raise ConfigError(
             "set either model (a dual encoder, a BLIP or a VisionEncoderDecoder) or encoder and decoder (vit and gpt2)"
         )
-    for name in ("captions", "epochs", "batch_size", "max_tokens", "beams", "heads"):
+    for name in ("captions", "epochs", "batch_size", "max_tokens", "beams", "heads", "views"):
         if getattr(recipe, name) < 1:
             raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be at least 1")
     if recipe.dim % recipe.heads:

@@ -46,8 +46,9 @@ def train_grid(
     """Train and save a decoder: its phases' outcomes, and the validation scores of what was saved."""
     encoder = dual.load(recipe.model, recipe.device)
     words = Words.learn(train.flat_captions()[0], recipe.min_count)
-    lesson = store_part(encoder, train, mirror=recipe.mirror, progress=progress)
-    exam = store_part(encoder, val, mirror=False, progress=progress)
+    views = recipe.views if recipe.augment != "none" else 1
+    lesson = store_part(encoder, train, augment=recipe.augment, views=views, seed=recipe.seed, progress=progress)
+    exam = store_part(encoder, val, progress=progress)
     torch.manual_seed(recipe.seed)
     settings = decoder_settings(recipe, exam)
     writer = GridWriter(encoder, CaptionDecoder(len(words), **settings), words, settings)

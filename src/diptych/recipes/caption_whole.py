@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.augment import draw, names_a_side
+from diptych.augment import augmentation
 from diptych.batches import view
 from diptych.captions.models import WholeWriter, load_whole_writer
 from diptych.checkpoints import model_directory, refuse_unsafe
@@ -67,6 +67,7 @@ class Lessons:
 
     def __init__(self, recipe: CaptionRecipe, writer: WholeWriter, train: Pairs) -> None:
         self.recipe, self.writer, self.train = recipe, writer, train
+        self.augment = augmentation(recipe.augment)
         self.half = partial(
             torch.autocast, writer.device.type, torch.bfloat16, enabled=computes_in_bfloat16(writer.device)
         )
@@ -77,9 +78,7 @@ class Lessons:
         return self.writer.prepare(images)["pixel_values"], *token_rows(self.writer, captions, self.recipe.max_tokens)
 
     def _picture(self, row: Row, epoch: int) -> Image.Image:
-        image = view(row, None, 0, 0, 0)
-        mirrored = draw(self.recipe.seed, epoch, row.image_id).random() < 0.5 and not names_a_side(row.captions)
-        return ImageOps.mirror(image) if self.recipe.mirror and mirrored else image
+        return view(row, self.augment, self.writer.image_size or 224, self.recipe.seed, epoch)
 
     def teach(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         pixels, tokens, spoken = (tensor.to(self.writer.device) for tensor in batch)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,27 +81,44 @@ def store_part(
     texts, rows = (labelled.texts, labelled.rows) if labelled else pairs.flat_captions()
     kept = widths(encoder) if with_states else {"image": (0, 0), "text": (0, 0)}
     length = min(max_tokens, _longest(encoder, texts)) if with_states else 0
-    folder = cache_dir() / "states" / f"{encoder.identity()}-{'states' if with_states else 'vectors'}"
-    sides = sides_key(pairs.values("captions"))  # which pictures are mirrored depends on what their captions say
-    pictures = []
-    for number in range(views):
-        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{sides}-{number}' if number else 'clean'}"
-        store = StoredStates(folder / name, len(pairs), encoder.dim, *kept["image"])
-        change = augmentation(augment) if number else None
-        store.write(
-            encoder,
-            range(len(pairs)),
-            partial(_views, encoder, pairs, change, seed, number),
-            progress=progress,
-            label="encoding pictures, once",
-        )
-        pictures.append(store)
+    pictures = store_pictures(encoder, pairs, kept["image"], augment=augment, views=views, seed=seed, progress=progress)
+    folder = _folder(encoder, with_states)
     order = np.argsort([len(text) for text in texts], kind="stable")  # batches of one length pad little
     by_length = [texts[at] for at in order]
     name = hashlib.sha256("\0".join(by_length).encode()).hexdigest()[:16]
     stored = StoredStates(folder / f"{name}-{length}", len(texts), encoder.dim, length, kept["text"][1])
     stored.write(encoder, by_length, encoder.preprocess, progress=progress, label="encoding texts, once")
     return Part(pairs, texts, rows, labelled.labels if labelled else None, pictures, stored, np.argsort(order))
+
+
+def store_pictures(
+    encoder: DualEncoder,
+    pairs: Pairs,
+    kept: tuple[int, int],
+    *,
+    augment: str,
+    views: int,
+    seed: int,
+    progress: Progress,
+) -> list[StoredStates]:
+    """Encode `views` of each picture, the first as it is, or find them encoded by an earlier run.
+
+    `kept` is what of a picture's states is kept beside its vector: places and width, or (0, 0).
+    """
+    folder = _folder(encoder, kept != (0, 0))
+    sides = sides_key(pairs.values("captions"))  # which pictures are mirrored depends on what their captions say
+    pictures = []
+    for number in range(views):
+        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{sides}-{number}' if number else 'clean'}"
+        store = StoredStates(folder / name, len(pairs), encoder.dim, *kept)
+        prepare = partial(_views, encoder, pairs, augmentation(augment) if number else None, seed, number)
+        store.write(encoder, range(len(pairs)), prepare, progress=progress, label="encoding pictures, once")
+        pictures.append(store)
+    return pictures
+
+
+def _folder(encoder: DualEncoder, with_states: bool) -> Path:
+    return cache_dir() / "states" / f"{encoder.identity()}-{'states' if with_states else 'vectors'}"
 
 
 def _views(encoder: DualEncoder, pairs: Pairs, change: Any, seed: int, number: int, rows: Sequence[int]) -> dict:
