@@ -84,6 +84,22 @@ def test_a_graph_that_differs_from_its_model_is_not_kept(
     assert kept_text_graph("wrong") is None
 
 
+def test_no_texts_give_no_vectors(model: diptych.DualEncoder) -> None:  # noqa: F811
+    assert keep_text_graph(model, "tiny")
+    graph = kept_text_graph("tiny")
+    assert graph is not None
+    assert graph.encode_texts([]).shape == (0, model.dim)
+
+
+@pytest.mark.parametrize("damaged", ["graph.onnx", "tokenizer.json", "settings.json"])
+def test_a_damaged_graph_is_written_anew(damaged: str, model: diptych.DualEncoder, tmp_path: Path) -> None:  # noqa: F811
+    assert keep_text_graph(model, "tiny")
+    next(tmp_path.glob(f"cache/text_graphs/*/{damaged}")).write_bytes(b"{}")
+    assert kept_text_graph("tiny") is None
+    assert keep_text_graph(model, "tiny")
+    assert kept_text_graph("tiny") is not None
+
+
 ASK = """
 import json, sys
 from diptych.index import Index

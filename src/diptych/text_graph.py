@@ -56,7 +56,8 @@ class TextGraph:
             counts = [len(each.ids) for each in self._uncut.encode_batch(list(texts))]
             warn_of_cut(texts, counts, self.limit, stacklevel=2)
         blocks = [texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
-        return np.concatenate([self._encode(block) for block in blocks])
+        nothing = np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
+        return np.concatenate([nothing, *(self._encode(block) for block in blocks)])
 
     @cached_property
     def _uncut(self) -> Any:
@@ -75,13 +76,19 @@ class TextGraph:
 
 
 def kept_text_graph(identity: str) -> TextGraph | None:
-    """The graph of the model with this `DualEncoder.identity()`; None where there is none, or no ONNX Runtime."""
+    """The graph of the model with this `DualEncoder.identity()`; None where there is none, or no ONNX Runtime.
+
+    One that is damaged is removed, so that it is written anew.
+    """
     folder = _folder(identity)
     if not folder.exists():
         return None
     try:
         return TextGraph(folder)
     except ImportError:
+        return None
+    except Exception:  # ONNX Runtime and tokenizers raise nothing narrower on damaged files
+        shutil.rmtree(folder, ignore_errors=True)
         return None
 
 

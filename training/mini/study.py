@@ -48,6 +48,10 @@ def class_names() -> list[str]:
 
 
 def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `make` made in an earlier run, or makes now."""
     if not path.exists():
-        np.save(path, make())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"new.{path.name}")
+        np.save(temporary, make())
+        temporary.replace(path)
     return np.load(path)
