@@ -1,6 +1,6 @@
 """Do the caption scores reproduce published figures, to the last digit?
 
-    python benchmarks/caption_metrics_golden.py PATH [--clip openai/clip-vit-base-patch32]
+    python benchmarks/caption_metrics_golden.py PATH [--clip open_clip/ViT-B-32]
 
 PATH (or the environment variable DIPTYCH_CAPTION_GOLDEN) holds `clipscore_example`, the example of
 github.com/jmhessel/clipscore, and `nlg_eval`, that of github.com/Maluuba/nlg-eval. METEOR needs Java and the extra
@@ -49,7 +49,7 @@ def read(folder: Path, case: str) -> tuple[dict[str, str], Pairs]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("golden", nargs="?", default=os.environ.get("DIPTYCH_CAPTION_GOLDEN"))
-    parser.add_argument("--clip", default="openai/clip-vit-base-patch32")
+    parser.add_argument("--clip", default="open_clip/ViT-B-32")
     arguments = parser.parse_args()
     if not arguments.golden:
         print("skipped: name the folder of the golden captions")

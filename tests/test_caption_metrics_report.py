@@ -101,9 +101,10 @@ def test_a_broken_picture_is_left_out_and_told(pairs: Pairs, writer, tmp_path: P
     report, left_out = evaluate_captioner(Captioner("tiny", writer), rows, max_bad_share=0.5)
     assert left_out.bad_pictures == 1
     assert len(report.captions) == len(pairs)
-    report, left_out = evaluate_captions(said(pairs) | {"broken.jpg": "a dog"}, rows, max_bad_share=0.5)
-    assert left_out.bad_pictures == 1
-    assert len(report.captions) == len(pairs)
+    for captions in (said(pairs), said(pairs) | {"broken.jpg": "a dog"}):
+        report, left_out = evaluate_captions(captions, rows, max_bad_share=0.5)
+        assert left_out.bad_pictures == 1
+        assert len(report.captions) == len(pairs)
 
 
 def test_captions_of_other_pictures_are_refused(pairs: Pairs) -> None:
@@ -187,6 +188,25 @@ def test_what_diptych_caption_writes_is_read(run: Run, scenes: Path, saved: Path
         assert done.code == 0, done.err
         found = one_each(read_caption_file(out), read_pairs(scenes).image_ids, out)
         assert sorted(found) == sorted(read_pairs(scenes).image_ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_id"),
+    [
+        ("/data/flickr/images/1.jpg", "images/1.jpg"),
+        ("C:\\data\\images\\1.jpg", "images/1.jpg"),
+        ("1.jpg", "1.jpg"),
+        ("139", "COCO_val2014_000000000139.jpg"),
+        ("7", "7"),
+    ],
+)
+def test_a_path_or_a_number_stands_for_the_id_that_it_ends_with(name: str, image_id: str) -> None:
+    ids = ["1.jpg", "images/1.jpg", "COCO_val2014_000000000139.jpg", "000000000007.jpg", "7"]
+    assert one_each({name: ["a dog"]}, ids, "x") == {image_id: "a dog"}
+
+
+def test_a_number_that_two_names_end_with_stands_for_neither() -> None:
+    assert one_each({"1": ["a dog"]}, ["a/1.jpg", "b/1.jpg"], "x") == {"1": "a dog"}
 
 
 def test_several_captions_of_a_picture_are_refused(tmp_path: Path) -> None:

@@ -166,6 +166,37 @@ def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_
         assert torch.equal(value, killed[name]), name
 
 
+@pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
+def test_a_whole_model_that_was_killed_in_training_goes_on_exactly(
+    lesson: Path, checkpoints: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "lr": 8e-3, "save_steps": 5, "augment": "light", "ema": 0.9}
+    told = {**EXACTLY, "model": str(checkpoints[name]), **settings, "data": str(lesson)}
+    train_captioner(CaptionRecipe(**told, out=str(tmp_path / "whole")))
+    recipe = CaptionRecipe(**told, out=str(tmp_path / "killed"))
+    with pytest.raises(InterruptedHereError):
+        train_captioner(recipe, progress=interrupting(8))
+    train_captioner(recipe, resume=True)
+    whole, killed = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for key, value in whole.items():
+        assert torch.equal(value, killed[key]), key
+
+
+def test_a_run_is_not_gone_on_with_in_another_size(lesson: Path, encoder: Path, tmp_path: Path) -> None:
+    train_captioner(small(lesson, encoder, tmp_path, epochs=1))
+    with pytest.raises(ConfigError, match="of another recipe"):
+        train_captioner(small(lesson, encoder, tmp_path, epochs=2, dim=64), resume=True)
+
+
+def test_whole_models_have_no_self_critical_training(
+    lesson: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = CaptionRecipe(model=str(checkpoints["blip"]), data=str(lesson), out=str(tmp_path), reward_epochs=1)
+    with pytest.raises(ConfigError, match="reward_epochs"):
+        train_captioner(recipe)
+
+
 def test_views_are_kept_by_which_captions_speak_of_a_side(lesson: Path, encoder: Path) -> None:
     from diptych import dual
     from diptych.pairs import Pairs, Row

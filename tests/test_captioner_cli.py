@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from diptych.captions.pictures import Described
-from diptych.captions.sinks import CaptionFile
+from diptych.captions.sinks import CaptionFile, Sidecars
 from diptych.decoding.strategies import Caption
+from diptych.errors import DataError
 from diptych.images import MAX_PIXELS
 from tests.broken import BROKEN, break_file, picture
 from tests.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
@@ -77,6 +78,37 @@ def test_a_run_goes_on_whatever_ends_a_line_in_a_name_or_a_caption(tmp_path: Pat
     assert [again.done(path) for path in ("a\u2028b.png", "c.png", "d.png")] == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.jsonl", '{"image": "a.jpg", "caption": "a dog"}'),
+        ("c.jsonl", '{"image": "a.jpg", "caption": "a dog"}\n'),
+        ("c.jsonl", "[1]\n"),
+        ("c.jsonl", "some notes"),
+        ("c.csv", "image,caption"),
+        ("c.csv", "image,caption\na.jpg,a dog\n"),
+    ],
+)
+def test_a_file_of_somebody_else_is_refused_and_stays(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="no captions of an earlier run"):
+        CaptionFile(tmp_path / name)
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_wherever_a_run_was_cut_off_its_file_is_gone_on_with(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c{suffix}"
+    written = [Described(f"{name}.png", [Caption("a {dog}", -1.0)]) for name in "ab"]
+    CaptionFile(path).write(written)
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        sink = CaptionFile(path)
+        sink.write(each for each in written if not sink.done(each.path))
+        assert path.read_bytes() == whole, cut
+
+
 def test_files_tell_path_caption_and_score(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
     run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.jsonl")
     run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.csv")
@@ -102,6 +134,22 @@ def test_text_files_lie_beside_the_pictures_and_those_that_are_there_stay(
     assert (photos / "1.txt").read_text() == "my own words\n"
     assert (photos / "sub" / "5.txt").read_text().strip()
     assert {path.suffix for path in photos.rglob("*") if path.is_file()} == {".png", ".txt"}
+
+
+def test_of_two_pictures_with_one_text_file_the_first_has_it(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
+    picture(9).save(photos / "0.jpg")
+    run("caption", photos / "0.png", "--model", saved, "--sidecar", "--prefix", "a zeppelin")
+    written = (photos / "0.txt").read_text()
+    Sidecars().write([Described(str(photos / "0.jpg"), [Caption("another", -1.0)])])
+    assert (photos / "0.txt").read_text() == written
+
+
+def test_a_text_file_that_cannot_be_written_is_named(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
+    (photos / ".0.txt.tmp").mkdir()
+    told = run("caption", photos, "--model", saved, "--sidecar")
+    assert told.code == 1
+    assert "0.txt'" in told.err
+    assert "use --out" in told.err
 
 
 def test_the_pictures_of_a_tar_are_captioned(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -160,6 +208,18 @@ def test_broken_pictures_are_named_with_their_reason_and_the_others_are_captione
     assert "broken0.jpg" in one.err
 
 
+def test_pictures_that_a_data_set_names_but_lacks_are_told(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
+    (photos / "captions.csv").write_text("image,caption\n0.png,a star\nnowhere.png,a ship\n")
+    words = ("caption", photos / "captions.csv", "--model", saved)
+    for _ in range(2):
+        told = run(*words, "--out", tmp_path / "c.jsonl")
+        assert told.code == 0, told.err
+        found = {line["image"].rpartition("/")[2]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
+        assert found == {"0.png": None, "nowhere.png": "missing"}
+        assert len(lines(tmp_path / "c.jsonl")) == 2
+    assert "1 pictures without a caption: missing 1" in run(*words).out
+
+
 def unusual() -> dict[str, Image.Image]:
     colours = picture(1, (64, 48))
     return {
@@ -206,6 +266,18 @@ def test_given_captions_are_ranked_with_probabilities(run: Run, photos: Path, sa
         assert sum(each["probability"] for each in line["captions"]) == pytest.approx(1, abs=1e-3)
 
 
+def test_beside_a_picture_the_likeliest_candidate_alone_is_written(
+    run: Run,  # noqa: F811
+    photos: Path,
+    saved: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "candidates.txt").write_text("a red star\na dog\nblue boats\n")
+    words = ("caption", photos, "--model", saved, "--candidates", tmp_path / "candidates.txt", "--sidecar")
+    assert run(*words).code == 0
+    assert len((photos / "0.txt").read_text().splitlines()) == 1
+
+
 def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "c.jsonl"
     told = run("caption", scenes, "--split", "val", "--model", saved, "--count", 3, "--keep", 1, "--out", out)
@@ -228,11 +300,16 @@ def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, s
         (("photos", "--choose"), "matcher"),
         (("photos", "--keep", "0"), "keep is 0"),
         (("photos", "--sidecar", "--out", "c.jsonl"), "one place"),
+        (("--index", "photos", "--split", "val"), "--split cannot be had with --index"),
+        (("photos", "--again"), "--again cannot be had with a source"),
+        (("photos", "--template", "a {}"), "--template cannot be had"),
+        (("photos", "--candidates", "c.txt", "--choose", "--prefix", "a"), "--choose and --prefix cannot be had"),
+        (("photo", "--split", "val"), "--split cannot be had with a picture"),
     ],
     ids=str,
 )
 def test_what_cannot_be_done_is_said(run: Run, photos: Path, saved: Path, words: tuple, said: str) -> None:  # noqa: F811
-    named = [photos if word == "photos" else word for word in words]
+    named = [{"photos": photos, "photo": photos / "0.png"}.get(word, word) for word in words]
     told = run("caption", *named, "--model", saved)
     assert told.code == 1
     assert said in told.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ VISION = {**SMALL, "image_size": 32, "patch_size": 8}
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
-    random = np.random.default_rng(0)
-    return [Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(count)]
+    """Of different shapes, which some models cut into different numbers of tiles."""
+    random, shapes = np.random.default_rng(0), [(40, 50, 3), (80, 30, 3), (30, 80, 3)]
+    return [Image.fromarray(random.integers(0, 255, shape, np.uint8)) for shape in shapes[:count]]
 
 
 def scatter(model: nn.Module, std: float) -> None:
@@ -83,8 +85,36 @@ def make_vit_gpt2(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
-def make_llava(folder: Path) -> None:
+CHAT = (
+    "{% for message in messages %}USER {% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+    "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}ANSWER "
+)
+
+
+def chat_tokenizer(signs: Sequence[str] = ("<image>",)) -> Any:
+    """Words and signs, the first of which is token 4."""
     from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *signs, "describe", "picture", "USER", "ANSWER", *WORDS]
+    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=plain, additional_special_tokens=list(signs), **marks)
+
+
+def save_chat(model: Any, folder: Path) -> None:
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    scatter(model, 0.35)
+    model.save_pretrained(folder)
+
+
+def language(tokenizer: Any) -> dict[str, Any]:
+    marks = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return {**SMALL, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **marks}
+
+
+def make_llava(folder: Path) -> None:
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -92,34 +122,57 @@ def make_llava(folder: Path) -> None:
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
-        PreTrainedTokenizerFast,
     )
 
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "describe", "picture", "USER", "ANSWER", *WORDS]
-    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, additional_special_tokens=["<image>"], **marks)
-    text = LlamaConfig(
-        **SMALL, num_key_value_heads=2, vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0
-    )
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=4, vision_feature_layer=-1
-    )
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
-    scatter(model, 0.35)
-    model.save_pretrained(folder)
-    template = (
-        "{% for message in messages %}USER {% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
-        "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}ANSWER "
-    )
+    tokenizer = chat_tokenizer()
+    text, vision = LlamaConfig(**language(tokenizer)), CLIPVisionConfig(**VISION)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, vision_feature_layer=-1)
+    save_chat(LlavaForConditionalGeneration(config), folder)
     images = CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32})
     told = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    LlavaProcessor(images, tokenizer, chat_template=template, **told).save_pretrained(folder)
+    LlavaProcessor(images, tokenizer, chat_template=CHAT, **told).save_pretrained(folder)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"blip": make_blip, "vit-gpt2": make_vit_gpt2, "llava": make_llava}
+def make_smolvlm(folder: Path) -> None:
+    """As HuggingFaceTB/SmolVLM-256M-Instruct, an Idefics 3: pictures are cut into tiles."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, LlamaConfig
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    places = [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
+    tokenizer = chat_tokenizer(["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places])
+    text = LlamaConfig(**language(tokenizer))
+    config = Idefics3Config(vision_config=VISION, text_config=text, image_token_id=4, scale_factor=2, pad_token_id=0)
+    save_chat(Idefics3ForConditionalGeneration(config), folder)
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=CHAT).save_pretrained(folder)
+
+
+def make_paligemma(folder: Path) -> None:
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+    )
+
+    tokenizer = chat_tokenizer()
+    text = {**language(tokenizer), "model_type": "gemma", "head_dim": 8}
+    vision = {**VISION, "model_type": "siglip_vision_model"}
+    sizes = {"projection_dim": 16, "hidden_size": 16}
+    config = PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=4, **sizes)
+    save_chat(PaliGemmaForConditionalGeneration(config), folder)
+    images = SiglipImageProcessor(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    PaliGemmaProcessor(images, tokenizer).save_pretrained(folder)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "blip": make_blip,
+    "vit-gpt2": make_vit_gpt2,
+    "llava": make_llava,
+    "smolvlm": make_smolvlm,
+    "paligemma": make_paligemma,
+}
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +218,11 @@ def test_a_low_temperature_draws_what_greedy_writes(captioner: Captioner) -> Non
     assert [of_one[0].text for of_one in drawn] == [of_one[0].text for of_one in greedy]
 
 
-def test_a_caption_begins_with_the_prefix(captioner: Captioner) -> None:
-    for (caption,), *_ in [captioner.caption(pictures(1), prefix="a red", max_tokens=8)]:
-        assert caption.text.startswith("a red")
+def test_the_captions_of_a_batch_begin_with_the_prefix(captioner: Captioner) -> None:
+    told = captioner.caption(pictures(), prefix="a red", max_tokens=8)
+    assert all(caption.text.startswith("a red") for (caption,) in told)
+    alone = captioner.caption(pictures()[1:2], prefix="a red", max_tokens=8)
+    assert told[1][0].text == alone[0][0].text
 
 
 class Numbers:
@@ -214,6 +269,13 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[str, Path]
         load_captioner(tmp_path)
     with pytest.raises(ModelError, match="is not a model"):
         load_captioner(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"architectures": 3}'])
+def test_a_damaged_configuration_is_named(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_captioner(tmp_path)
 
 
 def test_weights_as_a_pickle_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -79,7 +79,10 @@ def embed_states(model: DualEncoder, features: dict[str, Any]) -> States:
         states = features["token_embeddings"]
     else:
         kind = type(trunk).__name__
-        raise ModelError(f"a {kind} does not show the states of its {modality} tower; train the head 'pair' alone")
+        raise ModelError(
+            f"a {kind} does not show the states of its {modality} tower; take another model, "
+            "or, for a matcher, train the head 'pair' alone"
+        )
     for module in rest:
         features = module(features)
     if states.ndim == 4:  # a convolutional grid: (batch, width, rows, columns)

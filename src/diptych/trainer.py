@@ -210,7 +210,7 @@ class Trainer:
             return  # killed before the first checkpoint: begin again
         saved = torch.load(path, map_location="cpu", weights_only=True)
         state = self._state()
-        if state.keys() != saved["state"].keys():
+        if _shapes(state) != _shapes(saved["state"]):
             raise ConfigError(
                 f"'{path}' is of another recipe: its weights differ; resume with the recipe it began with"
             )
@@ -238,6 +238,10 @@ class Trainer:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 @torch.no_grad()

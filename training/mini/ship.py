@@ -1,10 +1,10 @@
-"""Put a trained model into the package in half precision: `python training/mini/ship.py runs/mini/fine_tune/model`."""
+"""Put a trained model into the package in half precision: `python training/mini/ship.py runs/mini/mini`."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -28,8 +28,10 @@ def ship(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    source, target = Path(sys.argv[1]), checkpoints.BOX / "mini"
-    ship(source, target)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="folder of the model")
+    target = checkpoints.BOX / "mini"
+    ship(parser.parse_args().source, target)
     shutil.copy(Path(__file__).with_name("CARD.md"), target / "README.md")
     megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
     print(f"{target}: {megabytes:.1f} MB")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from diptych import dual
 from diptych.augment import augmentation
 from diptych.batches import Epochs, stored_pictures, view
+from diptych.cache import staged
 from diptych.cli.show import progress
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
@@ -122,7 +123,8 @@ def build(out: Path) -> DualEncoder:
     small = out / "text_tower"
     if not small.exists():
         source = Path(PYPI_TEXT_TOWERS["pypi/all-minilm-l6-v2"]())
-        small_text_tower(source, small, names, layers=(0, 1, 3, 5), tokens=9500, positions=64)
+        with staged(small) as new:
+            small_text_tower(source, new, names, layers=(0, 1, 3, 5), tokens=9500, positions=64)
     torch.manual_seed(0)
     return dual.build(
         "pypi/efficientnet-lite0", str(small), projection="mlp", dim=256, dropout=0.3, image_size=224, crop="squash"

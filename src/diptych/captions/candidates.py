@@ -34,6 +34,40 @@ class Chosen:
     confidence: float
 
 
+class Ranker:
+    """Given texts, encoded once, for pictures that come in batches; settings are those of `rank_candidates`."""
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        encoder: DualEncoder,
+        *,
+        templates: Sequence[str] = ("{}",),
+        temperature: float | None = None,
+    ) -> None:
+        if not texts or not all(text.strip() for text in texts):
+            raise ConfigError("candidates must be texts, at least one and none of them empty")
+        if not templates or not all("{}" in template for template in templates):
+            raise ConfigError(f"templates are {list(templates)}; give at least one, each with {{}} where the text goes")
+        if temperature is not None and temperature <= 0:
+            raise ConfigError(f"temperature is {temperature}; it must be above 0")
+        self.texts, self.encoder = texts, encoder
+        self.scale = 1 / temperature if temperature else encoder.logit_scale
+        filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
+        means = filled.mean(1)  # (texts, dim)
+        self.vectors = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[Candidate]]:
+        cosines = self.encoder.encode_images(images) @ self.vectors.T  # (pictures, texts)
+        logits = cosines * self.scale
+        chances = np.exp(logits - logits.max(1, keepdims=True))
+        chances /= chances.sum(1, keepdims=True)
+        return [
+            [Candidate(self.texts[at], float(row[at]), float(chance[at])) for at in np.argsort(-row, kind="stable")]
+            for row, chance in zip(cosines, chances, strict=True)
+        ]
+
+
 def rank_candidates(
     images: Sequence[Image.Image],
     texts: Sequence[str],
@@ -51,23 +85,7 @@ def rank_candidates(
     Raises:
         ConfigError: no text, an empty one, a template without `{}`, or a temperature that is not above 0.
     """
-    if not texts or not all(text.strip() for text in texts):
-        raise ConfigError("candidates must be texts, at least one and none of them empty")
-    if not templates or not all("{}" in template for template in templates):
-        raise ConfigError(f"templates are {list(templates)}; give at least one, each with {{}} where the text goes")
-    if temperature is not None and temperature <= 0:
-        raise ConfigError(f"temperature is {temperature}; it must be above 0")
-    filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
-    means = filled.mean(1)  # (texts, dim)
-    means /= np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
-    cosines = encoder.encode_images(images) @ means.T  # (pictures, texts)
-    logits = cosines / temperature if temperature else cosines * encoder.logit_scale
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    chances /= chances.sum(1, keepdims=True)
-    return [
-        [Candidate(texts[at], float(row[at]), float(chance[at])) for at in np.argsort(-row, kind="stable")]
-        for row, chance in zip(cosines, chances, strict=True)
-    ]
+    return Ranker(texts, encoder, templates=templates, temperature=temperature)(images)
 
 
 def choose(

@@ -145,10 +145,13 @@ def evaluate_captions(
     Raises:
         DataError: a picture has no caption or a caption no picture; nothing is left, or too many cannot be used.
     """
-    check_ids(captions, dict.fromkeys(pairs.image_ids, ("",)))
+    ids = pairs.image_ids
+    # captions of other pictures are told before all pictures are read, missing ones when it is known which are usable
+    check_ids({**dict.fromkeys(ids, ""), **captions}, dict.fromkeys(ids, ("",)))
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    unusable = set(ids) - set(usable.image_ids)
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)
-    return evaluator({image_id: captions[image_id] for image_id in usable.image_ids}), left_out
+    return evaluator({name: caption for name, caption in captions.items() if name not in unusable}), left_out
 
 
 def evaluate_captioner(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.formats.coco import load_json
@@ -47,16 +48,25 @@ def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
 
 
 def one_each(captions: dict[str, list[str]], image_ids: Iterable[str], source: str | Path) -> dict[str, str]:
-    """One caption for each id; a path stands for the picture of that name where its whole is no id.
+    """One caption for each id.
+
+    What a file calls a picture need not be its id: of a path, the longest end that is an id counts, and a number, as
+    COCO's results have it, stands for the one id whose name ends with it (`COCO_val2014_000000000139.jpg`).
 
     Raises:
         DataError: a picture has several captions.
     """
-    ids = set(image_ids)
+    ids = dict.fromkeys(image_ids)
+    numbers: dict[int, str | None] = {}
+    for image_id in ids:
+        if digits := re.search(r"(\d+)(\.\w+)?$", image_id):
+            numbers[int(digits[1])] = None if int(digits[1]) in numbers else image_id
     found: dict[str, str] = {}
     for name, texts in captions.items():
-        short = PurePosixPath(name.replace("\\", "/")).name
-        image_id = name if name in ids or short not in ids else short
+        parts = name.replace("\\", "/").split("/")
+        ends = (end for end in (name, *("/".join(parts[at:]) for at in range(len(parts)))) if end in ids)
+        of_number = numbers.get(int(name)) if name.isdecimal() else None
+        image_id = next(ends, of_number or name)
         if len(texts) != 1 or image_id in found:
             raise DataError(f"'{source}' has several captions for '{image_id}'; keep the one that is to be scored")
         found[image_id] = texts[0]

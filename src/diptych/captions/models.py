@@ -19,6 +19,7 @@ from diptych.errors import ModelError
 from diptych.quiet import quiet
 
 _QUESTION = "Describe the picture in one short sentence."  # to models that hold a conversation
+_FINE = 1024  # pixels of a picture's shorter side: what sees larger ones cuts them into tiles of 300 to 500
 
 
 class WholeWriter:
@@ -94,6 +95,7 @@ class ChatWriter:
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self.model, self.processor = model.eval().to(device), processor
         self.device = device
+        self.image_size = _FINE
         processor.tokenizer.padding_side = "left"  # what is written stands behind the question
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
@@ -103,12 +105,13 @@ class ChatWriter:
     def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
         images = prepared["images"]
         text = self._question() + prefix
-        inputs = self.processor(images=[[image] for image in images], text=[text] * len(images), return_tensors="pt")
+        nested = [[image] for image in images]
+        inputs = self.processor(images=nested, text=[text] * len(images), padding=True, return_tensors="pt")
         inputs = inputs.to(self.device)
         output = generate(self.model, wish, numbers, **inputs)
         begun = inputs["input_ids"].shape[1]
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
+        told_ends = self.model.generation_config.eos_token_id
+        ends = told_ends if isinstance(told_ends, list) else [] if told_ends is None else [told_ends]
         decode = self.processor.tokenizer.batch_decode
         told = captions_of(
             self.model, output, begun, len(images), ends, lambda rows: decode(rows[:, begun:], skip_special_tokens=True)
@@ -173,9 +176,16 @@ def captions_of(
 
 
 def architecture(path: Path) -> str:
-    """The class that a checkpoint's `config.json` names; empty where there is none."""
+    """The class that a checkpoint's `config.json` names; empty where there is none.
+
+    Raises:
+        ModelError: that file is damaged.
+    """
     config = path / "config.json"
-    return (json.loads(config.read_text("utf-8")).get("architectures") or [""])[0] if config.exists() else ""
+    if not config.exists():
+        return ""
+    with loading(f"'{config}'"):
+        return str((json.loads(config.read_text("utf-8")).get("architectures") or [""])[0])
 
 
 def is_whole(path: Path) -> bool:

@@ -16,13 +16,17 @@ from diptych.images import Picture, decode
 from diptych.prefetch import prefetch
 
 Text = Caption | Candidate | Chosen
+_WORDLESS = "the model wrote no word for it; try another method or more beams"
 Describe = Callable[[list[Image.Image]], list[list[Any]]]
 """Texts for each of some pictures, best first: of a captioner, of `choose`, or of `rank_candidates`."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A picture by its path, with its texts, best first; or the reason (`ImageError.reason`) why it has none."""
+    """A picture by its path, with its texts, best first; or the reason why it has none.
+
+    That is one of `ImageError`'s, or `no_words`.
+    """
 
     path: str
     texts: Sequence[Text] = ()
@@ -33,7 +37,11 @@ class Described:
 def describe_pictures(
     pictures: Iterable[tuple[str, Picture]], describe: Describe, *, image_size: int | None = None, batch_size: int = 16
 ) -> Iterator[Described]:
-    """The texts of each picture, in order. JPEGs are decoded at a scale that `image_size` pixels are enough for."""
+    """The texts of each picture, in order.
+
+    Some batches of pictures wait for the model. They are made smaller as far as `image_size` pixels are enough for it,
+    which decodes a JPEG several times faster.
+    """
 
     def load(batch: list[tuple[str, Picture]]) -> list[tuple[str, Image.Image | ImageError]]:
         return [(path, _decoded(picture, image_size)) for path, picture in batch]
@@ -45,11 +53,14 @@ def describe_pictures(
             if isinstance(image, ImageError):
                 yield Described(path, reason=image.reason, message=str(image))
             else:
-                yield Described(path, next(found))
+                texts = next(found)
+                yield Described(path, texts) if texts else Described(path, reason="no_words", message=_WORDLESS)
 
 
 def _decoded(picture: Picture, image_size: int | None) -> Image.Image | ImageError:
     try:
-        return decode(picture, min_side=image_size)
+        image = decode(picture, min_side=image_size)
     except ImageError as error:
         return error
+    spare = min(image.size) // (2 * image_size) if image_size else 1  # a resizing to come is then still a fine one
+    return image.reduce(spare) if spare > 1 else image

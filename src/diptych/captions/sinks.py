@@ -16,6 +16,8 @@ from diptych.paths import from_text
 
 SCORES = ("score", "confidence", "similarity", "probability")
 COLUMNS = ("image", "rank", "caption", *SCORES, "error")
+_HEADER = ",".join(COLUMNS) + "\n"
+_BEGINNING = '{"image": "'  # of a JSON line
 
 
 class CaptionSink(Protocol):
@@ -44,7 +46,7 @@ class CaptionFile:
         there = path.read_bytes() if path.exists() else b""
         whole = there[: there.rfind(b"\n") + 1]
         try:
-            self._there = paths(whole.decode("utf-8"))
+            self._there = paths(whole.decode("utf-8"), there[len(whole) :].decode("utf-8", "ignore"))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
         if len(whole) < len(there):
@@ -56,15 +58,17 @@ class CaptionFile:
     def write(self, described: Iterable[Described]) -> None:
         is_new = not self.path.exists() or not self.path.stat().st_size
         text = "".join(self._lines(each) for each in described)
-        header = ",".join(COLUMNS) + "\n" if is_new and self.path.suffix.lower() == ".csv" else ""
+        left = (_HEADER + text if is_new and self.path.suffix.lower() == ".csv" else text).encode()
         with self.path.open("ab", buffering=0) as file:  # one call, which a kill does not cut in two
-            file.write((header + text).encode())
+            while left:  # a disk that is nearly full takes a part, and refuses the rest
+                left = left[file.write(left) :]
 
 
 class Sidecars:
     """A text file beside each picture, `photo.txt` for `photo.jpg`, a line a caption; pictures in a tar have none.
 
-    One that is there already is left alone, whoever wrote it. Pictures without captions get none.
+    One that is there already is left alone, whoever wrote it: of `photo.jpg` and `photo.png` the first has it. Pictures
+    without captions get none.
     """
 
     def done(self, path: str) -> bool:
@@ -72,11 +76,15 @@ class Sidecars:
 
     def write(self, described: Iterable[Described]) -> None:
         for each in described:
-            if each.texts:
-                target = self._beside(each.path)
-                temporary = target.with_name(f".{target.name}.tmp")
+            target = self._beside(each.path)
+            if not each.texts or target.exists():
+                continue
+            temporary = target.with_name(f".{target.name}.tmp")
+            try:
                 temporary.write_text("".join(f"{text.text}\n" for text in each.texts), "utf-8")
                 temporary.replace(target)
+            except OSError as error:
+                raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --out") from error
 
     def _beside(self, path: str) -> Path:
         picture = from_text(path)
@@ -97,9 +105,20 @@ def _json_lines(described: Described) -> str:
     return json.dumps(as_dict(described), ensure_ascii=False) + "\n"
 
 
-def _json_paths(text: str) -> set[str]:
+def _json_paths(text: str, cut: str) -> set[str]:
+    """The pictures of an earlier run's lines; `cut` is what stands behind the last whole line."""
+    if not cut.startswith(_BEGINNING[: len(cut)]):
+        raise ValueError(f"its last line begins with {cut[:20]}")
     # Not `splitlines`: a caption or a name may hold what it takes for the end of a line, such as U+2028.
-    return {json.loads(line)["image"] for line in text.split("\n") if line}
+    records = [json.loads(line) for line in text.split("\n") if line]
+    try:
+        last = [json.loads(cut)]
+    except ValueError:  # cut off, as a killed run leaves it
+        last = []
+    for record in (*records, *last):
+        if not {"captions", "error"} & set(record):
+            raise ValueError(f"a line of it has only {', '.join(record)}")
+    return {record["image"] for record in records}
 
 
 def _csv_lines(described: Described) -> str:
@@ -113,11 +132,11 @@ def _csv_lines(described: Described) -> str:
     return file.getvalue()
 
 
-def _csv_paths(text: str) -> set[str]:
+def _csv_paths(text: str, cut: str) -> set[str]:
     lines = csv.reader(io.StringIO(text))
-    header = next(lines, list(COLUMNS))
-    if header != list(COLUMNS):
-        raise ValueError(f"its columns are {', '.join(header)}")
+    header = next(lines, None)
+    if header != list(COLUMNS) if header else not _HEADER.startswith(cut):
+        raise ValueError(f"its columns are {', '.join(header or cut.split(','))}")
     return {line[0] for line in lines if line}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -89,7 +90,8 @@ def caption(
     template
         With --candidates, a sentence around each, such as "a photo of {}"; given several times, their mean counts.
     keep
-        Of --count captions, or of all candidates, write only the best so many.
+        Of --count captions, or of all candidates, write only the best so many; of candidates into an index or text
+        files 1 if not told.
     split
         Of a data set, only this split: train, val (also called dev) or test.
     again
@@ -108,6 +110,16 @@ def caption(
         raise ConfigError("give --out or --sidecar, not both: captions are written to one place")
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}; keep at least 1 caption, or leave it out to keep all")
+    if index is not None:
+        _refuse("--index", {"--out": out, "--sidecar": sidecar, "--split": split})
+    else:
+        _refuse("a source; it is for --index", {"--again": again})
+    if candidates is not None:
+        written = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "--count": count != 1}
+        _refuse("--candidates", written)
+        keep = 1 if keep is None and (index is not None or sidecar) else keep
+    else:
+        _refuse("captions that are written; it is for --candidates", {"--template": template})
     if candidates is not None:
         describe, size = _ranker(model, candidates, template, temperature, device)
     else:
@@ -127,13 +139,21 @@ def caption(
         _into_index(index, again, described)
         return
     assert source is not None
-    pictures = _pictures_of(source, split)
+    pictures, lost = _pictures_of(source, split)
     if out is not None or sidecar:
-        _into_files(pictures, out, described)
-    elif source.is_file() and len(pictures) == 1:
+        _into_files(pictures, lost, out, described)
+    elif source.is_file() and len(pictures) == 1 and not lost:
         _show_one(pictures, described)
     else:
-        _show(pictures, described)
+        _show(itertools.chain(lost, described(pictures)))
+
+
+def _refuse(what: str, told: dict[str, Any]) -> None:
+    """Refuse flags that do nothing."""
+    from diptych.errors import ConfigError
+
+    if names := [name for name, value in told.items() if value]:
+        raise ConfigError(f"{' and '.join(names)} cannot be had with {what}; leave out one of them")
 
 
 def _writer(
@@ -148,29 +168,28 @@ def _writer(
     if matcher is None:
         return lambda images: captioner.caption(images, count=count, **settings), captioner.image_size
     judge, several = load_matcher(matcher, device=device), count if count > 1 else 5
-    return lambda images: choose(images, captioner, judge, count=several, **settings), None
+    sizes = (captioner.image_size, judge.encoder.image_size)
+    size = max(filter(None, sizes), default=None) if all(sizes) else None
+    return lambda images: choose(images, captioner, judge, count=several, **settings), size
 
 
 def _ranker(
     model: str, candidates: Path, templates: tuple[str, ...], temperature: float | None, device: str
 ) -> tuple[Describe, int | None]:
     """Given captions, ranked by a dual encoder."""
-    from diptych.captions.candidates import rank_candidates
+    from diptych.captions.candidates import Ranker
     from diptych.dual import load
     from diptych.formats.text import open_text
 
     with open_text(candidates) as file:
         texts = [line.strip() for line in file if line.strip()]
-    encoder, sentences = load(model, device), templates or ("{}",)
-
-    def describe(images: list[Any]) -> list[list[Any]]:
-        return rank_candidates(images, texts, encoder, templates=sentences, temperature=temperature)
-
-    return describe, encoder.image_size
+    encoder = load(model, device)
+    return Ranker(texts, encoder, templates=templates or ("{}",), temperature=temperature), encoder.image_size
 
 
-def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
-    """(path, picture) of a picture file, or of all that a folder, a tar or a data set holds."""
+def _pictures_of(source: Path, split: str | None) -> tuple[list[tuple[str, Picture]], list[Described]]:
+    """(path, picture) of a picture file, or of all in a folder, a tar or a data set, and those that cannot be read."""
+    from diptych.captions.pictures import Described
     from diptych.formats import read_pairs
     from diptych.formats.pictures import is_picture
     from diptych.index.report import Skipped
@@ -178,9 +197,16 @@ def _pictures_of(source: Path, split: str | None) -> list[tuple[str, Picture]]:
     from diptych.paths import to_text
 
     if source.is_file() and is_picture(source.name):
-        return [(to_text(source), source)]
-    found = source_of(read_pairs(source).with_val().split(split) if split else source)
-    return [(item.path, item.picture) for item in found.items() if not isinstance(item, Skipped)]
+        _refuse("a picture; it is for data sets", {"--split": split})
+        return [(to_text(source), source)], []
+    pictures: list[tuple[str, Picture]] = []
+    lost: list[Described] = []
+    for item in source_of(read_pairs(source).with_val().split(split) if split else source).items():
+        if isinstance(item, Skipped):
+            lost.append(Described(item.path, reason=item.reason, message=item.detail))
+        else:
+            pictures.append((item.path, item.picture))
+    return pictures, lost
 
 
 def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
@@ -196,17 +222,19 @@ def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
         print_table(described.path, rows)
 
 
-def _show(pictures: Pictures, describe_all: DescribeAll) -> None:
+def _show(found: Iterable[Described]) -> None:
     """A line a caption, as they come."""
     without: Counter[str] = Counter()
-    for described in describe_all(pictures):
+    for described in found:
         without.update([described.reason] if described.reason else [])
         for text in described.texts:
             say(f"{described.path}\t{text.text}")
     _say_without(without)
 
 
-def _into_files(pictures: list[tuple[str, Picture]], out: Path | None, describe_all: DescribeAll) -> None:
+def _into_files(
+    pictures: list[tuple[str, Picture]], lost: list[Described], out: Path | None, describe_all: DescribeAll
+) -> None:
     """Into one file, or beside the pictures, those that an earlier run wrote left out."""
     from diptych.captions.sinks import CaptionFile, Sidecars
 
@@ -214,9 +242,11 @@ def _into_files(pictures: list[tuple[str, Picture]], out: Path | None, describe_
     left = [(path, picture) for path, picture in pictures if not sink.done(path)]
     if len(left) < len(pictures):
         say(f"{len(pictures) - len(left):,} pictures have captions already")
-    told = _write(describe_all(left), len(left), sink.write)
-    say(f"{told[0]:,} pictures captioned: {out if out is not None else 'in text files beside them'}")
-    _say_without(told[1])
+    untold = [each for each in lost if out is None or not sink.done(each.path)]
+    found = itertools.chain(untold, describe_all(left))
+    count, without = _write(found, len(untold) + len(left), sink.write)
+    say(f"{count:,} pictures captioned: {out if out is not None else 'in text files beside them'}")
+    _say_without(without)
 
 
 def _into_index(folder: Path, again: bool, describe_all: DescribeAll) -> None:

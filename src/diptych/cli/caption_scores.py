@@ -60,7 +60,7 @@ def caption(
         Words or tokens of a caption at most.
     clip
         Dual encoder for CLIPScore and RefCLIPScore; none to leave them out. Published ones are of
-        openai/clip-vit-base-patch32.
+        open_clip/ViT-B-32.
     tokenizer
         ptb, fallback, or auto: ptb where Java is.
     page

@@ -20,7 +20,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
         for each image generator.
     model
         Dual encoder that judges. Scores of different ones cannot be compared; published CLIPScores are of
-        openai/clip-vit-base-patch32.
+        open_clip/ViT-B-32.
     out
         CSV file for the score of every line.
     device

@@ -174,6 +174,8 @@ def _check(recipe: CaptionRecipe) -> None:
             raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be at least 1")
     if recipe.dim % recipe.heads:
         raise ConfigError(f"dim is {recipe.dim}, which {recipe.heads} heads do not divide; set heads to a divisor")
+    if recipe.reward_epochs and _is_whole(recipe):
+        raise ConfigError("only a small decoder on a dual encoder is trained on CIDEr itself; leave out reward_epochs")
     if recipe.reward_epochs and recipe.reward_samples < 2:
         raise ConfigError("reward_samples must be at least 2: each caption is judged against the picture's others")
 
