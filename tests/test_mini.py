@@ -14,6 +14,7 @@ from safetensors import safe_open
 import diptych
 from diptych import checkpoints, photographs
 from diptych.embed import picture_vectors
+from diptych.truncation import TextCutWarning
 
 MINI = checkpoints.BOX / "mini"
 
@@ -90,3 +91,13 @@ def test_most_sample_photographs_come_first_for_their_query(mini, photos):
     best = [photos.image_ids[index] for index in (texts @ vectors.T).argmax(axis=1)]
     hits = sum(found == name for found, name in zip(best, first, strict=True))
     assert hits >= 12, [(n, b) for n, b in zip(first, best, strict=True) if n != b]
+
+
+def test_long_and_foreign_and_empty_texts_are_what_its_card_says(mini):
+    with pytest.warns(TextCutWarning):
+        cut, longer = mini.encode_texts(["a dog " * 40, "a dog " * 50])
+    np.testing.assert_array_equal(cut, longer)
+    emoji, script, other = mini.encode_texts(["🐕", "犬", "кот"])
+    np.testing.assert_allclose(emoji, script, atol=1e-6)
+    np.testing.assert_allclose(emoji, other, atol=1e-6)
+    assert np.isfinite(mini.encode_texts([""])).all()
