@@ -79,13 +79,14 @@ def _phases(
     def validate() -> dict[str, float]:
         return judge(captions_of_part(writer, exam, Wish(beams=recipe.beams, max_tokens=recipe.max_tokens + 1)))
 
-    def run(name: str, backward: Any, epochs: int, lr: float) -> Outcome:
-        phase = Phase(name, writer.decoder, lessons.load, backward, epochs, lr)
-        return run_phase(recipe, phase, turns, validate, progress)
+    def run(name: str, backward: Any, epochs: int, lr: float, epochs_before: int) -> Outcome:
+        load = partial(lessons.load, epochs_before=epochs_before)
+        return run_phase(recipe, Phase(name, writer.decoder, load, backward, epochs, lr), turns, validate, progress)
 
-    outcomes = {WORDS_PHASE: run(WORDS_PHASE, lessons.teach, recipe.epochs, recipe.lr)}
+    outcomes = {WORDS_PHASE: run(WORDS_PHASE, lessons.teach, recipe.epochs, recipe.lr, 0)}
     if recipe.reward_epochs:
-        outcomes[REWARD_PHASE] = run(REWARD_PHASE, lessons.reward, recipe.reward_epochs, recipe.reward_lr)
+        told = recipe.reward_epochs, recipe.reward_lr, recipe.epochs
+        outcomes[REWARD_PHASE] = run(REWARD_PHASE, lessons.reward, *told)
         _mix(Path(recipe.out), writer.decoder, validate)
     return outcomes
 
@@ -157,9 +158,11 @@ class Lessons:
         self.half = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=computes_in_bfloat16(self.device))
         self.cider: CiderD | None = None
 
-    def load(self, turn: tuple[int, np.ndarray, list[str]]) -> Batch:
+    def load(self, turn: tuple[int, np.ndarray, list[str]], epochs_before: int = 0) -> Batch:
+        """A batch of a phase before which the pictures' views took so many turns."""
         epoch, rows, captions = turn
-        return Batch(epoch, rows, self.part.images(rows, epoch), self.words.batch(captions, self.recipe.max_tokens))
+        states = self.part.images(rows, epochs_before + epoch)
+        return Batch(epoch, rows, states, self.words.batch(captions, self.recipe.max_tokens))
 
     def teach(self, batch: Batch) -> Tensor:
         """Cross-entropy of each next word, with label smoothing."""
