@@ -218,6 +218,7 @@ def test_pictures_that_a_data_set_names_but_lacks_are_told(run: Run, photos: Pat
         assert found == {"0.png": None, "nowhere.png": "missing"}
         assert len(lines(tmp_path / "c.jsonl")) == 2
     assert "1 pictures without a caption: missing 1" in run(*words).out
+    assert "1 pictures without a caption: missing 1" in run(*words, "--sidecar").out
 
 
 def unusual() -> dict[str, Image.Image]:

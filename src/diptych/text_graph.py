@@ -52,12 +52,13 @@ class TextGraph:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32. One `TextCutWarning` a call says what was cut."""
-        if self.limit is not None and texts:
+        if not texts:
+            return np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
+        if self.limit is not None:
             counts = [len(each.ids) for each in self._uncut.encode_batch(list(texts))]
             warn_of_cut(texts, counts, self.limit, stacklevel=2)
         blocks = [texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
-        nothing = np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
-        return np.concatenate([nothing, *(self._encode(block) for block in blocks)])
+        return np.concatenate([self._encode(block) for block in blocks])
 
     @cached_property
     def _uncut(self) -> Any:

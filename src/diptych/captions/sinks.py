@@ -76,8 +76,7 @@ class Sidecars:
 
     def write(self, described: Iterable[Described]) -> None:
         for each in described:
-            target = self._beside(each.path)
-            if not each.texts or target.exists():
+            if not each.texts or (target := self._beside(each.path)).exists():
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
             try:
