@@ -364,6 +364,39 @@ def test_a_java_that_does_not_start_is_none(monkeypatch: pytest.MonkeyPatch, tmp
     java.java.cache_clear()
 
 
+SPICE_PROGRAM = """#!{python}
+import json, sys
+if "-version" in sys.argv:
+    sys.exit()
+at = sys.argv.index("-jar")
+asked = json.load(open(sys.argv[at + 2]))
+said = {{each["image_id"]: (each["test"], each["refs"]) for each in asked}}
+assert said == {{0: ("a dog", ["a dog runs", "a hound"]), 1: ("", ["a cat"])}}, said
+found = [{{"image_id": 1, "scores": {{"All": {{"f": float("nan")}}}}}}, {{"image_id": 0, "scores": {{"All": {{"f": 0.5}}}}}}]
+json.dump(found, open(sys.argv[sys.argv.index("-out") + 1], "w"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for Java")
+def test_spice_asks_its_program_and_reads_its_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The parser's model is not to be had here: a script stands in the program's place."""
+    (tmp_path / "java").write_text(SPICE_PROGRAM.format(python=sys.executable))
+    (tmp_path / "java").chmod(0o755)
+    (tmp_path / "pycocoevalcap" / "spice" / "lib").mkdir(parents=True)
+    for parts in (("__init__.py",), spice_module._JAR, *spice_module._MODEL):
+        tmp_path.joinpath("pycocoevalcap", *parts).touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pycocoevalcap", raising=False)
+    java.java.cache_clear()
+    try:
+        scores = spice_module.spice([["a", "dog"], []], [[["a", "dog", "runs"], ["a", "hound"]], [["a", "cat"]]])
+    finally:
+        java.java.cache_clear()
+    assert scores.tolist() == [0.5, 0.0]
+
+
 @pytest.mark.timeout(900)  # the program reads a table of paraphrases for ten seconds of a core that is its own
 @pytest.mark.skipif(bool(meteor.meteor_missing()), reason="no Java, or no pycocoevalcap")
 def test_meteor_is_that_of_coco_caption_and_answers_for_captions_without_words() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from diptych.errors import DataError
 from diptych.images import MAX_PIXELS
 from tests.broken import BROKEN, break_file, picture
 from tests.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
+from tests.test_captioner_models import make_blip, make_vit_gpt2
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
 
 
@@ -219,6 +221,36 @@ def test_pictures_that_a_data_set_names_but_lacks_are_told(run: Run, photos: Pat
         assert len(lines(tmp_path / "c.jsonl")) == 2
     assert "1 pictures without a caption: missing 1" in run(*words).out
     assert "1 pictures without a caption: missing 1" in run(*words, "--sidecar").out
+
+
+@pytest.mark.parametrize("make", [make_blip, make_vit_gpt2])
+def test_models_of_transformers_write_to_every_place(
+    run: Run,  # noqa: F811
+    photos: Path,
+    saved: Path,  # noqa: F811
+    tmp_path: Path,
+    make: Callable[[Path], None],
+) -> None:
+    pytest.importorskip("lancedb")
+    make(tmp_path / "model")
+    words = ("--model", tmp_path / "model", "--max-tokens", 6)
+    (photos / "captions.csv").write_text("image,caption\n" + "".join(f"{at}.png,a red dog\n" for at in range(5)))
+    shard, out = tmp_path / "shard-0.tar", tmp_path / "c.jsonl"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(photos / "0.png", "0.png")
+    assert "6 pictures captioned" in run("caption", photos, *words, "--out", out).out
+    assert "0.png\t" in run("caption", shard, photos / "captions.csv", *words).out or run("caption", shard, *words).out
+    assert "6 pictures captioned" in run("caption", photos, *words, "--sidecar").out
+    assert run("index", photos, "--model", saved).code == 0
+    assert "6 pictures captioned" in run("caption", "--index", photos, *words).out
+    chosen = run("caption", photos / "0.png", *words, "--choose", "--matcher", "mini")
+    assert chosen.code == 0, chosen.err
+    assert "confidence" in chosen.out
+    told = run(
+        "eval", "caption", tmp_path / "model", "--data", photos / "captions.csv", "--split", "all", "--clip", "none"
+    )
+    assert told.code == 0, told.err
+    assert "CIDEr-D" in told.out
 
 
 def unusual() -> dict[str, Image.Image]:
