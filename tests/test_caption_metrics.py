@@ -372,7 +372,8 @@ at = sys.argv.index("-jar")
 asked = json.load(open(sys.argv[at + 2]))
 said = {{each["image_id"]: (each["test"], each["refs"]) for each in asked}}
 assert said == {{0: ("a dog", ["a dog runs", "a hound"]), 1: ("", ["a cat"])}}, said
-found = [{{"image_id": 1, "scores": {{"All": {{"f": float("nan")}}}}}}, {{"image_id": 0, "scores": {{"All": {{"f": 0.5}}}}}}]
+scores = ((1, float("nan")), (0, 0.5))
+found = [{{"image_id": row, "scores": {{"All": {{"f": value}}}}}} for row, value in scores]
 json.dump(found, open(sys.argv[sys.argv.index("-out") + 1], "w"))
 """
 

@@ -234,23 +234,17 @@ def test_models_of_transformers_write_to_every_place(
     pytest.importorskip("lancedb")
     make(tmp_path / "model")
     words = ("--model", tmp_path / "model", "--max-tokens", 6)
-    (photos / "captions.csv").write_text("image,caption\n" + "".join(f"{at}.png,a red dog\n" for at in range(5)))
     shard, out = tmp_path / "shard-0.tar", tmp_path / "c.jsonl"
     with tarfile.open(shard, "w") as tar:
         tar.add(photos / "0.png", "0.png")
     assert "6 pictures captioned" in run("caption", photos, *words, "--out", out).out
-    assert "0.png\t" in run("caption", shard, photos / "captions.csv", *words).out or run("caption", shard, *words).out
+    assert "a " in run("caption", shard, *words, "--prefix", "a").out
     assert "6 pictures captioned" in run("caption", photos, *words, "--sidecar").out
     assert run("index", photos, "--model", saved).code == 0
     assert "6 pictures captioned" in run("caption", "--index", photos, *words).out
     chosen = run("caption", photos / "0.png", *words, "--choose", "--matcher", "mini")
     assert chosen.code == 0, chosen.err
     assert "confidence" in chosen.out
-    told = run(
-        "eval", "caption", tmp_path / "model", "--data", photos / "captions.csv", "--split", "all", "--clip", "none"
-    )
-    assert told.code == 0, told.err
-    assert "CIDEr-D" in told.out
 
 
 def unusual() -> dict[str, Image.Image]:
