@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
 
 from diptych import dual
-from diptych.checkpoints import has_our_modules, loading, model_directory, read_card, refuse_unsafe, write_card
-from diptych.device import pick_device
+from diptych.checkpoints import loading, model_directory, read_card, write_card
 from diptych.errors import ModelError
+from diptych.module_loading import load_modules
 from diptych.prompting.features import PictureFeatures
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.prompter import Captioner, Prompter, PromptHead
@@ -111,12 +110,7 @@ def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
     tower = path / _TOWER
     if not tower.is_dir():
         return PictureFeatures.of_encoder(dual.load(name, device))
-    refuse_unsafe(tower)
-    with loading(f"prompter '{name}'"), quiet():
-        model = SentenceTransformer(
-            str(tower), device=str(pick_device(device)), trust_remote_code=has_our_modules(tower)
-        )
-    modules: list[Any] = list(model)
+    modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
     return PictureFeatures.of_tower(modules, device)
 
 
