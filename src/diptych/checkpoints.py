@@ -76,12 +76,15 @@ def model_directory(name: str | Path) -> Path:
     A name that is in the box means that one; a directory of the same name is `./NAME`.
 
     Raises:
-        ModelError: it is none of these, or cannot be fetched.
+        ModelError: it is none of these, cannot be fetched, or has a link that leads out of it.
     """
     if isinstance(name, str) and name in boxed():
         return BOX / name
     path = Path(name)
     if (found := _model_in(path)) is not None:
+        if found != path:
+            _refuse_outside(found, _roots(path))
+        files_in(found)  # before anything in it is opened
         return found
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(

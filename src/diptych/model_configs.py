@@ -69,8 +69,10 @@ _TEXT_ENDS = ("_token", "_tokens", "_prompt", "_template", "_text")
 # What `sentence_bert_config.json` may hand to the loaders of transformers.
 _LOADER_SETTINGS = {
     "model": ("dtype", "torch_dtype", "add_pooling_layer", "use_cache", "attn_implementation"),
-    "processor": ("model_max_length", "max_length", "padding_side", "truncation_side", "use_fast", "do_lower_case")
-    + ("min_pixels", "max_pixels", "clean_up_tokenization_spaces"),
+    "processor": (
+        *("model_max_length", "max_length", "padding_side", "truncation_side", "use_fast", "do_lower_case"),
+        *("min_pixels", "max_pixels", "clean_up_tokenization_spaces"),
+    ),
     "config": ("use_cache", "num_labels", "output_hidden_states", "max_position_embeddings"),
 }
 _LOADERS = {
@@ -93,13 +95,26 @@ _TIMM_NAME = re.compile(r"\w+(\.[\w-]+)?")
 # Architectures whose own loaders fetch or unpickle more than the checkpoint, whatever it says.
 _FETCHING = ("rag", "rwkv", "yoso", "mra", "sam3_video", "oneformer", "pix2struct", "qwen2_5_omni")
 
+_NAMES = frozenset(
+    {
+        *("modules.json", "router_config.json", "config_sentence_transformers.json", "wordembedding_config.json"),
+        *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+        *("video_preprocessor_config.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "audio_tokenizer_config.json", "adapter_config.json", "open_clip_config.json"),
+        "exported.json",
+    }
+)
+_NAMES_LIKE = re.compile(r"sentence_[\w-]+_config\.json|.*\.safetensors\.index\.json")
+
 Setting = tuple[tuple[str, ...], Any]
 
 
 def is_checked(name: str) -> bool:
-    """Whether a file of this name (lower case) is one whose settings a library obeys."""
-    named = ("modules.json", "special_tokens_map.json", "exported.json")
-    return name.endswith(".json") and ("config" in name or name in named or name.endswith(".safetensors.index.json"))
+    """Whether a file of this name (lower case) is one whose settings a library obeys.
+
+    There are no others: a configuration that names another file is refused.
+    """
+    return name in _NAMES or bool(_NAMES_LIKE.fullmatch(name))
 
 
 def refuse_config(file: Path) -> None:

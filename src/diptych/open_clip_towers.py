@@ -25,7 +25,14 @@ from diptych.open_clip_names import CONFIG, PREFIX, WEIGHTS, fetch_named
 TEXT_CONFIG = "text_config"
 """The folder, in a model's own, of the configuration of a text tower that transformers builds."""
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 

@@ -76,10 +76,11 @@ def _tensors(message: Any) -> Iterator[Any]:
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
-        for inner in value if field.is_repeated else [value]:
+        for inner in [value] if hasattr(value, "ListFields") else value:
             if field.message_type.name == "TensorProto":
                 yield inner
-            yield from _tensors(inner)
+            else:
+                yield from _tensors(inner)
 
 
 def _refuse_other_formats(path: Path) -> None:
