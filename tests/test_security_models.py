@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,9 @@ TRICKS: dict[str, Callable[[Attack], Any]] = {
     "another configuration": lambda a: a.change("config.json", configuration_files=["config.4.0.0.json"]),
     "unknown type": lambda a: a.change("config.json", model_type="evil"),
     "retriever": lambda a: a.change("config.json", model_type="rag", index_path=str(a.beside)),
+    "experts of the hub": lambda a: a.change("config.json", experts_implementation="somebody/kernel"),
+    "class that fetches": lambda a: a.change("tokenizer_config.json", tokenizer_class="RagRetriever"),
+    "another class": lambda a: a.change("preprocessor_config.json", processor_class="AutoModel"),
     "backbone of the hub": lambda a: a.change("config.json", backbone="somebody/evil", use_pretrained_backbone=True),
     "architecture of the hub": lambda a: a.change("config.json", architecture="hf_hub:somebody/evil"),
     "architecture of a folder": lambda a: a.change("config.json", architecture="local-dir:evil"),
@@ -210,6 +215,13 @@ def test_a_model_with_python_in_and_beside_it_loads_without_running_it(
     assert LOADERS[kind](attack.folder) is not None
     assert not attack.ran()
     assert not asked
+
+
+def test_transformers_fetches_no_kernels_for_an_architecture() -> None:
+    code = "import diptych, transformers.integrations.hub_kernels as k; print(k._TRANSFORMERS_USE_HUB_KERNELS)"
+    environment = {name: value for name, value in os.environ.items() if name != "USE_HUB_KERNELS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "NO"
 
 
 def test_the_recorder_sees_what_is_asked_of_the_hub(asked: list[Any]) -> None:

@@ -45,10 +45,21 @@ _FORBIDDEN = frozenset(
         *("base_model_name_or_path", "tokenizer_name_or_path", "pretrained_model_name_or_path", "adapter_kwargs"),
         *("audio_tokenizer", "audio_tokenizer_class", "audio_tokenizer_name_or_path", "_adapter_model_path"),
         *("quantization_config", "compression_config", "allow_all_kernels", "use_kernels", "kernel_config"),
-        *("use_pretrained_backbone", "repo_path", "index_path", "passages_path", "pretrained_cfg_overlay"),
+        *("use_pretrained_backbone", "backbone", "repo_path", "index_path", "passages_path"),
+        "pretrained_cfg_overlay",
     }
 )
-_ATTENTION = ("eager", "sdpa")  # of torch itself; any other may be fetched as native code
+# Implementations of attention, experts and caches that are part of torch and transformers; any other may be fetched as
+# native code.
+_IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm", "static", "dynamic", "hybrid", "sliding_window")
+# What the keys that name classes of transformers may name.
+_CLASSES = {
+    "tokenizer_class": re.compile(r"\w*(Tokenizer|TokenizerFast|Backend)"),
+    "processor_class": re.compile(r"\w*Processor"),
+    "image_processor_type": re.compile(r"\w*(ImageProcessor|FeatureExtractor)(Fast|Pil)?"),
+    "feature_extractor_type": re.compile(r"\w*(ImageProcessor|FeatureExtractor)(Fast|Pil)?"),
+    "video_processor_type": re.compile(r"\w*VideoProcessor"),
+}
 
 # Keys whose values nothing opens: where a model came from, and texts.
 _NOTES = frozenset(
@@ -167,7 +178,7 @@ def _settings(settings: Any) -> Iterator[Setting]:
     waiting: list[Setting] = [((), settings)]
     while waiting:
         path, value = waiting.pop()
-        if path and (path[-1] in _FORBIDDEN or path[-1].endswith("attn_implementation")):
+        if path and (path[-1] in _FORBIDDEN or path[-1].endswith("_implementation")):
             yield path, value
         elif isinstance(value, dict):
             waiting += [((*path, str(key)), inner) for key, inner in value.items()]
@@ -182,18 +193,21 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
     key, name = path[-1], ".".join(path)
     if key in _FORBIDDEN:
         return f"sets {name}, {_HARM}" if value else None
-    if key.endswith("attn_implementation"):
+    if key.endswith("_implementation"):
         words = value.values() if isinstance(value, dict) else [value]
-        if all(word in (*_ATTENTION, "", None) for word in words):
+        if all(word in (*_IMPLEMENTATIONS, "", None) for word in words):
             return None
-        return f"sets {name} to {value!r}; of attention, {' and '.join(_ATTENTION)} need no code from elsewhere"
+        return f"sets {name} to {value!r}; {', '.join(_IMPLEMENTATIONS)} alone need no code from elsewhere"
+    if "model_args" in path and any(part in _TIMM_LOADING for part in path):
+        return f"sets {name}, {_HARM}"
     if not isinstance(value, str) or not value or _is_text(path):
         return None
     if key == "activation_function":
         return _activation_reason(value)
-    if key in ("tokenizer_class", "tokenizer_type") and _POINTER.search(value):
-        return f"names the tokenizer '{value}', which is of another package; not imported"
-    if key in ("architecture", "timm_model_name", "backbone") and not _TIMM_NAME.fullmatch(value):
+    if key in _CLASSES and not _CLASSES[key].fullmatch(value):
+        kind = key.partition("_")[0]
+        return f"names the {kind} '{value}', which is of another package or of another kind; not imported"
+    if key in ("architecture", "timm_model_name") and not _TIMM_NAME.fullmatch(value):
         return f"names the architecture '{value}', which lies elsewhere; name one of timm's own"
     if key == "transformers_weights" and not _is_safetensors(value):
         return f"names the weights '{value}', which are no safetensors of its folder; convert them to model.safetensors"
@@ -206,7 +220,7 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
 
 # Checked where they stand, by rules of their own.
 _CHECKED = (
-    *("architecture", "timm_model_name", "backbone", "transformers_weights", "hf_model_name", "hf_tokenizer_name"),
+    *("architecture", "timm_model_name", "transformers_weights", "hf_model_name", "hf_tokenizer_name"),
     "activation_function",
 )
 _HARM = (
@@ -268,8 +282,6 @@ def _refuse_open_clip(file: Path, settings: dict[str, Any]) -> None:
 
 def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
     """The rules of `config.json`, by which transformers (timm through it) chooses its classes."""
-    model_args = _object(file, settings, "model_args")
-    _refuse_unless(file, model_args, lambda key: key not in _TIMM_LOADING, "model_args.")
     kind = settings.get("model_type")
     if kind is None:
         return
