@@ -278,6 +278,10 @@ def test_a_run_whose_model_is_a_link_elsewhere_is_refused(made: dict[str, Path],
     (tmp_path / "model").symlink_to(made["clip"], target_is_directory=True)
     with pytest.raises(ModelError, match="outside the model's folder"):
         dual.load(tmp_path, "cpu")
+    (tmp_path / "model").unlink()
+    (tmp_path / "model").symlink_to(made["prompter"], target_is_directory=True)
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load_prompter(tmp_path, "cpu")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

@@ -82,10 +82,7 @@ def model_directory(name: str | Path) -> Path:
         return BOX / name
     path = Path(name)
     if (found := _model_in(path)) is not None:
-        if found != path:
-            _refuse_outside(found, _roots(path))
-        files_in(found)  # before anything in it is opened
-        return found
+        return closed_folder(found, path)
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
             f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
@@ -183,6 +180,18 @@ def files_in(path: Path) -> list[Path]:
             _refuse_outside(Path(parent, name), roots)
         found += [Path(parent, name) for name in names]
     return sorted(found)
+
+
+def closed_folder(folder: Path, named: Path) -> Path:
+    """The model's folder in the one that the user named, or that itself, before anything in it is opened.
+
+    Raises:
+        ModelError: it, or a link in it, leads out of the named one.
+    """
+    if folder != named:
+        _refuse_outside(folder, _roots(named))
+    files_in(folder)
+    return folder
 
 
 def _roots(path: Path) -> tuple[Path, ...]:

@@ -12,7 +12,16 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
-from diptych.checkpoints import CARD, boxed, files_in, loading, model_directory, read_card, refuse_unsafe, write_card
+from diptych.checkpoints import (
+    CARD,
+    boxed,
+    closed_folder,
+    loading,
+    model_directory,
+    read_card,
+    refuse_unsafe,
+    write_card,
+)
 from diptych.errors import ModelError
 from diptych.module_loading import load_modules
 from diptych.prompting.features import PictureFeatures
@@ -105,8 +114,7 @@ def _directory(name: str | Path) -> Path:
     """As `model_directory`, which does not know a directory that holds a prompter alone."""
     for candidate in (Path(name), Path(name) / "model"):
         if (candidate / WEIGHTS).exists():
-            files_in(candidate)  # before anything in it is opened
-            return candidate
+            return closed_folder(candidate, Path(name))
     return model_directory(name)
 
 
