@@ -6,6 +6,7 @@ attacker's Python writes must not appear, and nothing may be asked of the hub.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -82,18 +83,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 class Attack:
-    """A copy of a model with the attacker's code in it and beside it; `ran` says whether any of it was run."""
+    """A copy of a model with the attacker's code beside it, and in it if `inside`; `ran`: whether any of it was run."""
 
-    def __init__(self, source: Path, root: Path) -> None:
+    def __init__(self, source: Path, root: Path, inside: bool = True) -> None:
         self.root, self.marker = root, root / "ran"
         self.folder = Path(shutil.copytree(source, root / "model"))
         self.code = f"open({str(self.marker)!r}, 'w').close()\nclass Evil: pass\n"
         self.beside = root / "beside"
-        for folder in {self.folder, self.beside, *self.folder.rglob("*_*_*/")}:
+        for folder in {self.beside, *((self.folder, *self.folder.rglob("*_*_*/")) if inside else ())}:
             if folder.is_dir() or folder == self.beside:
-                folder.mkdir(exist_ok=True)
+                (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
                 (folder / "evil.py").write_text(self.code)
-                (folder / "custom_generate").mkdir(exist_ok=True)
                 (folder / "custom_generate" / "generate.py").write_text(self.code + "generate = Evil\n")
         remote = dict.fromkeys(
             ("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor", "AutoTokenizer"), "evil.Evil"
@@ -190,8 +190,8 @@ def test_no_trick_in_a_model_runs_its_code_or_asks_the_hub(
     made: dict[str, Path], kind: str, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, messages = [], {}
-    for trick, play in TRICKS.items():
-        attack = Attack(made[kind], tmp_path / trick)
+    for (trick, play), inside in itertools.product(TRICKS.items(), (False, True)):
+        attack = Attack(made[kind], tmp_path / trick, inside)
         attack.name_a_class_of_ours()
         play(attack)
         monkeypatch.chdir(attack.beside)  # where a name without a folder would be looked for
