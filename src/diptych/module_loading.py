@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +40,23 @@ def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransfo
     return model
 
 
-def _modules(path: Path) -> tuple[OrderedDict[str, Any], dict[str, list[str]]]:
-    """The modules that a directory's `modules.json` lists, and which arguments of `encode` each takes, by name."""
+def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
+    """The modules that a directory's `modules.json` lists, and which arguments of `encode` each takes, by position."""
     classes = {
         name: module_class(name)
         for file in files_in(path)
         if file.name.lower() in ("modules.json", "router_config.json", "config.json")
         for name in module_types(file)
     }
-    modules: OrderedDict[str, Any] = OrderedDict()
+    modules: list[Any] = []
     kwargs = {}
     for entry in json.loads((path / "modules.json").read_text("utf-8")):
         kind = classes[entry["type"]]
         known = {"module_classes": classes} if issubclass(kind, Router) else {}
-        modules[entry["name"]] = kind.load(
-            str(path), subfolder=entry["path"], model_kwargs={"use_safetensors": True}, **LOCAL, **known
+        kwargs[str(len(modules))] = entry.get("kwargs", [])
+        modules.append(
+            kind.load(str(path), subfolder=entry["path"], model_kwargs={"use_safetensors": True}, **LOCAL, **known)
         )
-        kwargs[entry["name"]] = entry.get("kwargs", [])
     return modules, kwargs
 
 
