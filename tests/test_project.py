@@ -27,7 +27,7 @@ FLOW = (
     *("near_duplicates", "grids", "document", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
     *("downloads", "unpacking", "published"),
-    *("device", "quiet", "heads", "weights", "model_configs", "checkpoints", "towers"),
+    *("device", "quiet", "heads", "weights", "model_configs", "checkpoints", "module_loading", "towers"),
     *("open_clip_names", "open_clip_towers", "families", "identity", "truncation", "dual", "embed", "states"),
     *("objectives", "matching"),
     *("classes", "prompts", "metrics", "evaluate", "compositional", "probe"),

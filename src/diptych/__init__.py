@@ -6,7 +6,12 @@ The names below are loaded when they are first used, so that `import diptych` co
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Where the package `kernels` is installed, transformers fetches native code from the hub for some architectures, which
+# nobody asked for. It reads this when it is imported; set it to YES before to allow that.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
     from diptych.captions.candidates import choose, rank_candidates

@@ -1,9 +1,10 @@
-"""A model's directory: where it lies, and what in it is refused because it could run code."""
+"""A model's directory: where it lies, and what in it is refused: code, pickles, and whatever leads outside."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from diptych.errors import ModelError
-from diptych.model_configs import OUR_MODULES, module_types, refuse_config
+from diptych.model_configs import is_checked, refuse_config
 
 CARD = "diptych.json"  # what sentence-transformers' format has no place for, beside its `modules.json`
 BOX = Path(__file__).parent / "box"
@@ -75,30 +76,39 @@ def model_directory(name: str | Path) -> Path:
     A name that is in the box means that one; a directory of the same name is `./NAME`.
 
     Raises:
-        ModelError: it is none of these, or cannot be fetched.
+        ModelError: it is none of these, cannot be fetched, or has a link that leads out of it.
     """
     if isinstance(name, str) and name in boxed():
         return BOX / name
     path = Path(name)
     if (found := _model_in(path)) is not None:
-        return found
+        return closed_folder(found, path)
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
             f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
             f"Pass {', '.join(map(repr, boxed()))}, the folder of a training run, a model directory, or "
             "a hub name such as google/siglip2-base-patch16-224"
         )
+    fetched = fetched_directory(str(name))
+    return _model_in(fetched) or fetched
+
+
+def fetched_directory(name: str) -> Path:
+    """What the hub has of a model that the user named, in its cache: configurations, words and safetensors alone.
+
+    Raises:
+        ModelError: there is no such name, or it cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        fetched = Path(snapshot_download(str(name), allow_patterns=list(FETCHED)))
+        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: it cannot be a name there
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"
         ) from error
-    return _model_in(fetched) or fetched
 
 
 def _model_in(path: Path) -> Path | None:
@@ -113,12 +123,14 @@ def boxed() -> list[str]:
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Stop at weights that would be unpickled, and at configurations that ask for code, pickles or another model.
+    """Stop at what leads out of a model's directory, at weights that would be unpickled, and at configurations.
+
+    Of configurations, `model_configs` says what they may hold.
 
     Raises:
         ModelError: there is one of them, or no safetensors; the message names the file or folder.
     """
-    files = _files(path)
+    files = files_in(path)
     for folder in sorted({file.parent for file in files}):
         _refuse_pickles(folder)
     if not any(file.suffix == ".safetensors" or file.name in _GRAPHS for file in files):
@@ -127,13 +139,7 @@ def refuse_unsafe(path: Path) -> None:
             "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
         )
     for file in files:
-        name = file.name.lower()  # some file systems do not tell Config.json from config.json
-        if name == "adapter_config.json":
-            raise ModelError(
-                f"'{file}' makes this an adapter of another model, which would be fetched unseen; merge the two "
-                "(peft: model.merge_and_unload().save_pretrained(folder)) and load the result"
-            )
-        if name.endswith(".json") and ("config" in name or name.endswith(".safetensors.index.json")):
+        if is_checked(file.name.lower()):  # some file systems do not tell Config.json from config.json
             refuse_config(file)
 
 
@@ -156,32 +162,52 @@ def _is_openvino(weights: Path) -> bool:
     return weights.name == "graph.bin" and weights.with_suffix(".xml").exists()
 
 
-def _files(path: Path) -> list[Path]:
-    """Every file below a folder, those behind links to folders too: the libraries follow them."""
+def files_in(path: Path) -> list[Path]:
+    """Every file below a folder.
+
+    Raises:
+        ModelError: a link leads out of the folder, or something is neither a file nor a folder.
+    """
     found, seen = [], set()
+    roots = _roots(path)
     for parent, folders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
+        for name in (*folders, *names):
+            _refuse_outside(Path(parent, name), roots)
         found += [Path(parent, name) for name in names]
     return sorted(found)
 
 
-def has_our_modules(path: Path) -> bool:
-    """Whether a checkpoint names module classes of diptych, and of nobody else.
-
-    sentence-transformers imports a class outside itself only with `trust_remote_code`, and would then also run Python
-    files that lie in the checkpoint; so their presence is refused.
+def closed_folder(folder: Path, named: Path) -> Path:
+    """The model's folder in the one that the user named, or that itself, before anything in it is opened.
 
     Raises:
-        ModelError: a class of somebody else is named, or ours beside Python files.
+        ModelError: it, or a link in it, leads out of the named one.
     """
-    files = _files(path)
-    named = [file for file in files if file.name.lower() == "modules.json" or file.name.lower().endswith("config.json")]
-    ours = any(name in OUR_MODULES for file in named for name in module_types(file))
-    code = next((file for file in files if file.suffix.lower() == ".py"), None)
-    if ours and code:
-        raise ModelError(f"'{code}' is code, which diptych does not run; remove it from the model's folder")
-    return ours
+    if folder != named:
+        _refuse_outside(folder, _roots(named))
+    files_in(folder)
+    return folder
+
+
+def _roots(path: Path) -> tuple[Path, ...]:
+    """Where the files of a model may lie: its folder, and in the hub's cache the blobs of the same repository."""
+    real = Path(os.path.realpath(path))
+    for snapshot in (real, *real.parents):
+        repository = snapshot.parent.parent
+        if snapshot.parent.name == "snapshots" and repository.name.startswith("models--"):
+            return real, repository / "blobs"
+    return (real,)
+
+
+def _refuse_outside(file: Path, roots: tuple[Path, ...]) -> None:
+    """Stop at a link that leads out of a model's folder, and at pipes and devices, whose reading need not end."""
+    real = Path(os.path.realpath(file))
+    if not any(real.is_relative_to(root) for root in roots):
+        raise ModelError(f"'{file}' is a link to '{real}', which lies outside the model's folder; put a copy there")
+    if real.exists() and not (stat.S_ISREG(mode := real.stat().st_mode) or stat.S_ISDIR(mode)):
+        raise ModelError(f"'{file}' is neither a file nor a folder; remove it from the model's folder")

@@ -18,7 +18,6 @@ from torch.nn import functional
 from diptych import heads, towers
 from diptych.checkpoints import (
     CARD,
-    has_our_modules,
     loading,
     model_directory,
     read_card,
@@ -29,6 +28,7 @@ from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
 from diptych.identity import modules_identity
+from diptych.module_loading import load_modules
 from diptych.open_clip_names import is_named
 from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
@@ -227,9 +227,7 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     refuse_unsafe(path)
     if is_open_clip(path):
         return _load_open_clip(path, device)
-    trusted = has_our_modules(path)
-    with loading(f"model '{name}'"), quiet():
-        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=trusted)
+    model = load_modules(path, f"model '{name}'", device)
     card = _numbered(path)
     encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
     for modality in MODALITIES:

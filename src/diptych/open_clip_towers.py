@@ -19,8 +19,20 @@ from sentence_transformers.base.modules import InputModule
 from torch import nn
 
 from diptych.errors import ModelError, require
+from diptych.module_loading import LOCAL
 from diptych.open_clip_names import CONFIG, PREFIX, WEIGHTS, fetch_named
 
+TEXT_CONFIG = "text_config"
+"""The folder, in a model's own, of the configuration of a text tower that transformers builds."""
+
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 
@@ -75,7 +87,7 @@ class OpenClipImage(OpenClipModule):
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipImage:
         folder, config = _saved(cls, model_name_or_path, kwargs)
-        tower = cls(_network(config["model_cfg"]).visual, **config)
+        tower = cls(_network(_without_text(config["model_cfg"]), folder).visual, **config)
         return _with_weights(tower, folder)
 
 
@@ -118,11 +130,17 @@ class OpenClipText(OpenClipModule):
         super().save(output_path)
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(output_path)
+        self.save_text_config(Path(output_path))
+
+    def save_text_config(self, folder: Path) -> None:
+        """Write the configuration of a text tower that transformers builds: open_clip would fetch it from the hub."""
+        if self.model_cfg["text_cfg"].get("hf_model_name"):
+            self.network.text.config.save_pretrained(folder / TEXT_CONFIG)
 
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipText:
         folder, config = _saved(cls, model_name_or_path, kwargs)
-        network = _network(config["model_cfg"])
+        network = _network(config["model_cfg"], folder)
         _take_off(network)
         return _with_weights(cls(network, **config, tokenizer=read_tokenizer(folder)), folder)
 
@@ -148,20 +166,21 @@ def open_clip_towers(source: str | Path) -> tuple[OpenClipImage, OpenClipText, f
     require("open_clip", "open-clip")
     if str(source).startswith(PREFIX):
         model_cfg, preprocess_cfg, weights, tokenizer = fetch_named(str(source).removeprefix(PREFIX))
+        folder = None  # open_clip's own configuration, which may name a text model of the hub
     else:
+        folder = Path(source)
         config = json.loads((Path(source) / CONFIG).read_text("utf-8"))
         model_cfg, preprocess_cfg = config["model_cfg"], config.get("preprocess_cfg", {})
         weights, tokenizer = _weights_in(Path(source)), read_tokenizer(Path(source))
-    return _towers(model_cfg, preprocess_cfg, weights, tokenizer)
+    return _towers(_network(model_cfg, folder), model_cfg, preprocess_cfg, weights, tokenizer)
 
 
 def _towers(
-    model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], weights: Path, tokenizer: Any
+    network: Any, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], weights: Path, tokenizer: Any
 ) -> tuple[OpenClipImage, OpenClipText, float, float]:
     import open_clip
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    network = _network(model_cfg)
     open_clip.load_checkpoint(network, str(weights), strict=True)
     size = {"size": network.visual.image_size} if hasattr(network.visual, "image_size") else {}
     preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), {**preprocess_cfg, **size})
@@ -170,8 +189,12 @@ def _towers(
     return image, OpenClipText(network, model_cfg, preprocess_cfg, tokenizer), scale, bias
 
 
-def _network(model_cfg: dict[str, Any]) -> Any:
-    """The architecture with random weights, as open_clip's `create_model` builds it, but without a download."""
+def _network(model_cfg: dict[str, Any], folder: Path | None) -> Any:
+    """The architecture with random weights, as open_clip's `create_model` builds it, but without a download of weights.
+
+    The configuration of a text tower of transformers lies in the model's folder; where there is no folder, it is one of
+    open_clip's own models, which the user named, and comes from the hub.
+    """
     import open_clip
 
     config = deepcopy(model_cfg)
@@ -180,10 +203,30 @@ def _network(model_cfg: dict[str, Any]) -> Any:
         config["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in config["text_cfg"]:
         config["text_cfg"]["hf_model_pretrained"] = False
+        if folder is not None:
+            config["text_cfg"]["hf_model_name"] = _text_config(folder, config["text_cfg"]["hf_model_name"])
     if not custom:
         return open_clip.CLIP(**config).eval()
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     return kind(**config).eval()
+
+
+def _text_config(folder: Path, name: str) -> str:
+    """Where the configuration of a text tower lies that open_clip would fetch from the hub by its name."""
+    if not (folder / TEXT_CONFIG / "config.json").is_file():
+        raise ModelError(
+            f"'{folder / CONFIG}' builds its text tower like '{name}' (hf_model_name), which is not fetched, since the "
+            f"file says so and not you; if you trust '{name}', put its config.json into '{folder / TEXT_CONFIG}'"
+        )
+    return str(folder / TEXT_CONFIG)
+
+
+def _without_text(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the smallest text tower in the place of one of transformers, which images do not need."""
+    if not model_cfg["text_cfg"].get("hf_model_name"):
+        return model_cfg
+    small = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    return {**model_cfg, "custom_text": True, "text_cfg": small}
 
 
 def _take_off(network: Any) -> tuple[float, float]:
@@ -205,10 +248,22 @@ def _weights_in(folder: Path) -> Path:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """open_clip's tokenizer for the model in a folder."""
+    """open_clip's tokenizer for the model in a folder, from that folder alone.
+
+    Raises:
+        ModelError: its configuration names a tokenizer of the hub, of which the folder has no copy.
+    """
     import open_clip
 
-    return open_clip.get_tokenizer(f"local-dir:{folder}")
+    name = json.loads((folder / CONFIG).read_text("utf-8"))["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
+    if not name:
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(
+            f"'{folder / CONFIG}' uses the tokenizer of '{name}' (hf_tokenizer_name), which is not fetched, since the "
+            f"file says so and not you; if you trust '{name}', put its tokenizer files into '{folder}'"
+        )
+    return open_clip.get_tokenizer(f"local-dir:{folder}", **LOCAL)
 
 
 def _saved(kind: type[OpenClipModule], name: str, arguments: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -26,6 +26,7 @@ from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import loading, model_directory, refuse_unsafe
 from diptych.dual import load
 from diptych.errors import ConfigError, did_you_mean
+from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels, SigmoidDualModel, Texts, Tokens
 
 TASKS = ("zero-shot-image-classification", "image-feature-extraction", "image-to-text", "image-text-to-text")
@@ -133,6 +134,7 @@ def _task(task: str, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _image_text_to_text(model: str | Path, device: str) -> Pipeline:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers import pipeline as of_transformers
 
     from diptych.device import pick_device
@@ -141,6 +143,7 @@ def _image_text_to_text(model: str | Path, device: str) -> Pipeline:
     refuse_unsafe(path)
     if not (path / "config.json").exists():
         raise ConfigError(f"'{model}' is no model of the image-text-to-text kind; for its captions take image-to-text")
-    safe = {"use_safetensors": True}
     with loading(f"model '{model}'"):
-        return of_transformers("image-text-to-text", model=str(path), device=pick_device(device), model_kwargs=safe)
+        network = AutoModelForImageTextToText.from_pretrained(path, **WEIGHTS)
+        processor = AutoProcessor.from_pretrained(path, **LOCAL)
+        return of_transformers("image-text-to-text", model=network, processor=processor, device=pick_device(device))

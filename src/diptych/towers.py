@@ -16,9 +16,10 @@ from typing import Any
 from sentence_transformers.base.modules import Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from diptych.checkpoints import refuse_unsafe
+from diptych.checkpoints import fetched_directory, refuse_unsafe
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.heads import EMBEDDING, ResidualHead  # noqa: F401 - the first saved models name the head here
+from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
 from diptych.weights import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, carried
 
@@ -49,6 +50,8 @@ def image_tower(
     if name.startswith("timm/"):
         timm = require("timm", "train")
         try:
+            if not timm.is_model(name.removeprefix("timm/")):  # a source of timm's, such as `hf-hub:`
+                raise ValueError("timm has no such model of its own; give another's name on the hub without 'timm/'")
             network = timm.create_model(
                 name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
             )
@@ -60,8 +63,9 @@ def image_tower(
     with tempfile.TemporaryDirectory() as folder:
         try:
             if pretrained:
-                AutoModel.from_pretrained(name, use_safetensors=True).save_pretrained(folder)
-                AutoImageProcessor.from_pretrained(name).save_pretrained(folder)
+                path = _fetched(name)
+                AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
+                AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
             else:
                 config = config_alone(name, arguments)
                 with quiet():
@@ -96,8 +100,9 @@ def text_tower(
     if Path(name).is_dir():
         refuse_unsafe(Path(name))
     if Path(name).is_dir() or pretrained:
+        path = name if Path(name).is_dir() else _fetched(name)
         try:
-            return _text_transformer(name, pooling, max_length)
+            return _text_transformer(path, pooling, max_length)
         except (OSError, ValueError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
     if captions is None:
@@ -111,6 +116,16 @@ def text_tower(
         AutoModel.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return _text_transformer(folder, pooling, max_length)
+
+
+def _fetched(name: str) -> str:
+    """The local copy of a tower that the user named, held to the rules of every model's directory."""
+    try:
+        path = fetched_directory(name)
+    except ModelError as error:
+        raise ModelError(_no_tower(name, True, error)) from error
+    refuse_unsafe(path)
+    return str(path)
 
 
 def width_of(tower: list[Module]) -> int:
@@ -174,10 +189,13 @@ def _timm_tower(
 def _image_transformer(path: str, pooling: str | None) -> list[Module]:
     from transformers import AutoConfig
 
-    is_timm = AutoConfig.from_pretrained(path).model_type == "timm_wrapper"
+    is_timm = AutoConfig.from_pretrained(path, **LOCAL).model_type == "timm_wrapper"
     output = "pooler_output" if is_timm else "last_hidden_state"
     trunk = Transformer(
         path,
+        model_kwargs=dict(WEIGHTS),
+        processor_kwargs=dict(LOCAL),
+        config_kwargs=dict(LOCAL),
         modality_config={"image": {"method": "forward", "method_output_name": output}},
         module_output_name=EMBEDDING if is_timm else "token_embeddings",
     )
@@ -187,7 +205,8 @@ def _image_transformer(path: str, pooling: str | None) -> list[Module]:
 
 
 def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[Module]:
-    trunk = Transformer(path, max_seq_length=max_length, model_kwargs={"use_safetensors": True})
+    local = {"processor_kwargs": dict(LOCAL), "config_kwargs": dict(LOCAL)}
+    trunk = Transformer(path, max_seq_length=max_length, model_kwargs=dict(WEIGHTS), **local)
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 

@@ -16,6 +16,7 @@ from diptych.checkpoints import UNREADABLE, first_line, loading, refuse_unsafe
 from diptych.decoding.strategies import Caption, Draws, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
+from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
 
 _QUESTION = "Describe the picture in one short sentence."  # to models that hold a conversation
@@ -204,9 +205,9 @@ def load_whole_writer(path: Path, device: str = "auto") -> WholeWriter:
 
     refuse_unsafe(path)
     with loading(f"the captioner '{path}'"):
-        model = getattr(transformers, architecture(path)).from_pretrained(path, use_safetensors=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        model = getattr(transformers, architecture(path)).from_pretrained(path, **WEIGHTS)
+        processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil", **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **LOCAL)
     return WholeWriter(model, processor, tokenizer, pick_device(device))
 
 
@@ -221,8 +222,8 @@ def load_chat_writer(path: Path, device: str = "auto") -> ChatWriter:
 
     refuse_unsafe(path)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True)
-        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, **WEIGHTS)
+        processor = AutoProcessor.from_pretrained(path, **LOCAL)
     except UNREADABLE as error:
         raise ModelError(
             f"'{path}' is no captioner that can be loaded: {first_line(error)}; take mini, a run of `diptych "

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diptych import dual
-from diptych.checkpoints import loading, model_directory, read_card
+from diptych.checkpoints import loading, model_directory, read_card, refuse_unsafe
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import WORDS, GridWriter
 from diptych.decoding.strategies import Caption, Wish
@@ -176,6 +176,7 @@ def load_graph_writer(name: str | Path, device: str = "auto") -> GraphWriter:
         MissingExtra: the engine is not installed.
     """
     path = model_directory(name)
+    refuse_unsafe(path)
     with loading(f"the captioner of '{name}'"):
         told = read_card(path)["captioner"]
         graphs, settings = told["graphs"], told["settings"]

@@ -18,6 +18,7 @@ from diptych.errors import ModelError
 from diptych.export.engines import GRAPHS, open_graph
 from diptych.families import input_size
 from diptych.heads import EMBEDDING
+from diptych.module_loading import LOCAL
 from diptych.quiet import quiet
 
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
@@ -132,7 +133,7 @@ def read_front(folder: Path, modality: str) -> InputModule:
     from diptych.open_clip_names import CONFIG
 
     if not (folder / CONFIG).exists():
-        return WeightlessTransformer.load(str(folder))
+        return WeightlessTransformer.load(str(folder), **LOCAL)
     from diptych.open_clip_towers import OpenClipImage, OpenClipText, read_tokenizer
 
     config = OpenClipImage.load_config(str(folder))

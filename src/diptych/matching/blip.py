@@ -17,6 +17,7 @@ from diptych.device import pick_device
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
 from diptych.matching.matcher import Encoded, Matcher
+from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
 
 _ARCHITECTURE = "BlipForImageTextRetrieval"
@@ -102,8 +103,8 @@ def load_blip(path: Path, device: str = "auto") -> BlipMatcher:
 
     refuse_unsafe(path)
     with loading(f"BLIP '{path}'"):
-        model = BlipForImageTextRetrieval.from_pretrained(path, use_safetensors=True)
-        processor = AutoProcessor.from_pretrained(path)
+        model = BlipForImageTextRetrieval.from_pretrained(path, **WEIGHTS)
+        processor = AutoProcessor.from_pretrained(path, **LOCAL)
     return BlipMatcher(model, processor, pick_device(device))
 
 

