@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.atomic import is_temporary, write_text
 from diptych.errors import DataError, ModelError, require
 from diptych.index.lock import HOLDER, LOCK, writing
 
@@ -109,7 +110,8 @@ class Store:
         folder = Path(folder)
         if not (folder / _CARD).exists():
             ours = (LOCK, HOLDER, f"{_TABLE}.lance")  # left by a killed process
-            if folder.exists() and any(not entry.name.startswith((*ours, _CARD)) for entry in folder.iterdir()):
+            known = (*ours, _CARD)
+            if folder.exists() and any(not (e.name.startswith(known) or is_temporary(e)) for e in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
             _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
@@ -261,9 +263,7 @@ def _connect(folder: Path) -> Any:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(file)
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _first_line(error: Exception) -> str:

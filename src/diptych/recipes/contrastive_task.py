@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from diptych.prefetch import prefetch
 from diptych.progress import Progress
 from diptych.recipes.card import model_card
 from diptych.recipes.contrastive import ContrastiveRecipe
+from diptych.recipes.run import Run
 from diptych.trainer import Task
 
 MAX_SCALE = 100.0  # CLIP clips its logit scale there (Radford et al. 2021, section 2.5)
@@ -41,7 +40,9 @@ class Scale(nn.Module):
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
 
-def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: Pairs, progress: Progress) -> Task:
+def contrastive_task(
+    recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: Pairs, run: Run, progress: Progress
+) -> Task:
     """Build or load the model, and join it to its data and objective."""
     torch.manual_seed(recipe.seed)
     model = _start(recipe, train_pairs)
@@ -89,7 +90,8 @@ def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: P
     def save(scores: dict[str, float]) -> None:
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
         card = {"recipe": asdict(recipe), "pictures": sizes, "validation": scores}
-        _replace_model(Path(recipe.out) / "model", adapters.merged(model), card, model_card(recipe, sizes, scores))
+        with run.publishing() as fresh:
+            adapters.merged(model).save(fresh, card, model_card(recipe, sizes, scores))
 
     return Task(
         module=nn.ModuleDict({"model": model.model, "scale": scale}),
@@ -215,15 +217,3 @@ def _set_mode(recipe: ContrastiveRecipe, model: DualEncoder, training: bool) -> 
         for layer in model.model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.eval()
-
-
-def _replace_model(path: Path, model: DualEncoder, card: dict[str, Any], readme: str) -> None:
-    """Write a model beside the old one and put it in its place, so that there is always a whole one."""
-    fresh, old = path.with_name("model.new"), path.with_name("model.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save(fresh, card, readme)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
