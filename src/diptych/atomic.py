@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError
 
@@ -75,6 +76,13 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file, or leave the one that is there."""
     with new_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextmanager
+def new_text(path: str | Path, errors: str = "strict") -> Iterator[TextIO]:
+    """A text file in UTF-8 to write into, with line ends as they are; see `new_file`."""
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="", errors=errors) as file:
+        yield file
 
 
 @contextmanager
@@ -259,7 +267,6 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             _sync(Path(parent, name))
         _sync(Path(parent))
-    _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -24,8 +24,11 @@ def say(text: str) -> None:
 
 def write_picture(image: Image.Image, path: Path) -> None:
     """Save a picture, and make its folder first."""
+    from diptych.atomic import new_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    with new_file(path) as file:
+        image.save(file)
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:

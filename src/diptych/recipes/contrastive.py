@@ -165,7 +165,7 @@ def _train(run: Run, recipe: ContrastiveRecipe, resume: bool, progress: Progress
     if recipe.head_epochs:
         recipe = _train_heads_first(recipe, resume, progress)
         run = Run(run.out, recipe)
-    task = contrastive_task(recipe, train_pairs, val_pairs, run, progress)
+    task = contrastive_task(recipe, train_pairs, val_pairs, progress)
     shared = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
     outcome = Trainer(task, Schedule(**shared), run.out, progress, run.record).fit(resume)
     return Training(run.model, outcome, left_out, {"train": len(train_pairs), "val": len(val_pairs)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,7 @@ class Scale(nn.Module):
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
 
-def contrastive_task(
-    recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: Pairs, run: Run, progress: Progress
-) -> Task:
+def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: Pairs, progress: Progress) -> Task:
     """Build or load the model, and join it to its data and objective."""
     torch.manual_seed(recipe.seed)
     model = _start(recipe, train_pairs)
@@ -90,7 +89,7 @@ def contrastive_task(
     def save(scores: dict[str, float]) -> None:
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
         card = {"recipe": asdict(recipe), "pictures": sizes, "validation": scores}
-        with run.publishing() as fresh:
+        with Run(Path(recipe.out), recipe).publishing() as fresh:
             adapters.merged(model).save(fresh, card, model_card(recipe, sizes, scores))
 
     return Task(

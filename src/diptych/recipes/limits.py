@@ -90,4 +90,4 @@ def _check(name: str, value: Any, limits: tuple[Number, Number]) -> None:
         return  # None, or a setting of another type: a list of heads
     low, high = limits
     if not math.isfinite(value) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value}; it must be from {low:,} to {high:,}")
+        raise ConfigError(f"{name} is {value}; it must be at least {low:,} and at most {high:,}")
