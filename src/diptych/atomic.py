@@ -25,9 +25,9 @@ from diptych.errors import ConfigError, StorageError
 _ABANDONED_SECONDS = 24 * 3600
 _NAME_BYTES = 100  # of the target's name, in the names of temporary files: file systems take 255 bytes
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-# The same from libraries that write by themselves: safetensors and LanceDB (Rust), torch.
+# The same from libraries that write by themselves: safetensors and LanceDB (Rust), torch, numpy.
 _REFUSED_TEXT = ("os error 28", "os error 27", "os error 122", "No space left on device", "file write failed")
-_REFUSED_TEXT += ("unexpected pos", "File too large")
+_REFUSED_TEXT += ("unexpected pos", "File too large", "requested and")
 _WRITE_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 
 

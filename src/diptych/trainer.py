@@ -272,13 +272,19 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if not isinstance(saved, dict):
+            raise TypeError("it holds no run")
         numbers = json.loads(saved["numbers"])
         known = set(numbers) == set(_NUMBERS) and all(type(numbers[name]) is int for name in ("step", "log_size"))
         whole = all(isinstance(saved[name], dict) for name in ("state", "average", "optimizer"))
         whole = whole and all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values())
-        if not known or not whole or min(numbers["step"], numbers["log_size"]) < 0 or "random_cuda" not in saved:
+        if (
+            not known
+            or not whole
+            or min(numbers["step"], numbers["log_size"]) < 0
+            or not {"random", "random_cuda"} <= set(saved)
+        ):
             raise ValueError("it lacks what a run needs")
-        torch.is_tensor(saved["random"])
     except _DAMAGED as error:
         raise ConfigError(
             f"'{path}' is no checkpoint of diptych, or is damaged ({type(error).__name__}); put back a copy of it, or "

@@ -51,7 +51,8 @@ class Wish:
             )
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            kind = int if isinstance(low, int) else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
                 raise ConfigError(f"{name} is {value!r}; it must be at least {low:,} and at most {high:,}")
         if self.method == "greedy" and self.count > 1:
             raise ConfigError(f"greedy writes one caption, not {self.count}; for several take beam or nucleus")
