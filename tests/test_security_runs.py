@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from diptych.atomic import new_file, new_folder, replaced_folder, write_bytes, write_text
+from diptych.atomic import in_place, new_file, new_folder, replaced_folder, restore, write_bytes, write_text
+from diptych.checkpoints import model_directory
 from diptych.errors import Busy, ConfigError, DataError
+from diptych.grids import save_picture
 from diptych.locks import held
 from diptych.recipes.caption import CaptionRecipe, train_captioner
 from diptych.recipes.contrastive import ContrastiveRecipe, train
@@ -61,6 +64,21 @@ def test_a_folder_that_diptych_did_not_make_is_never_replaced(tmp_path: Path) ->
     assert names(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a\0b", "x" * 5_000])
+def test_a_name_that_can_have_nothing_beside_it_is_itself(name: str) -> None:
+    assert in_place(Path(name)) == Path(name)
+
+
+def test_a_model_that_a_kill_left_set_aside_is_loaded_from_there_and_put_back_by_the_next_run(tmp_path: Path) -> None:
+    publish(tmp_path / "run" / "model", "old")
+    write_text(tmp_path / "run" / "model" / "modules.json", "[]")
+    (tmp_path / "run" / "model").rename(tmp_path / "run" / ".model-old.diptych")
+    for name in ("run", "run/model"):
+        assert model_directory(tmp_path / name) == tmp_path / "run" / ".model-old.diptych"
+    restore(tmp_path / "run" / "model", is_ours)
+    assert model_directory(tmp_path / "run") == tmp_path / "run" / "model"
+
+
 def test_hidden_folders_of_the_user_stay_whatever_their_age(tmp_path: Path) -> None:
     for name in (".model-old", ".model-backup", "model.new", "model.old"):
         (tmp_path / name).mkdir()
@@ -101,6 +119,20 @@ def test_a_device_is_written_and_not_replaced_and_a_link_stays_one(tmp_path: Pat
     write_bytes(tmp_path / "link", b"x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_sheet_takes_the_place_of_a_sheet_and_never_of_a_photograph(tmp_path: Path, suffix: str) -> None:
+    photograph, sheet = tmp_path / f"photo.{suffix}", tmp_path / f"sheet.{suffix}"
+    Image.new("RGB", (8, 8), "red").save(photograph)
+    before = photograph.read_bytes()
+    with pytest.raises(ConfigError, match="is there and was not drawn by diptych"):
+        save_picture(Image.new("RGB", (4, 4)), photograph)
+    assert photograph.read_bytes() == before
+    for side in (4, 6):
+        save_picture(Image.new("RGB", (side, side)), sheet)
+        with Image.open(sheet) as image:
+            assert image.size == (side, side)
 
 
 # run folders

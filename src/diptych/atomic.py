@@ -26,7 +26,7 @@ _ABANDONED_SECONDS = 24 * 3600
 _NAME_BYTES = 100  # of the target's name, in the names of temporary files: file systems take 255 bytes
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # The same from libraries that write by themselves: safetensors and LanceDB (Rust), torch, numpy.
-_REFUSED_TEXT = ("os error 28", "os error 27", "os error 122", "No space left on device", "file write failed")
+_REFUSED_TEXT: tuple[str, ...] = ("os error 28", "os error 27", "os error 122", "No space left on device", "file write failed")
 _REFUSED_TEXT += ("unexpected pos", "File too large", "requested and")
 _WRITE_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 
@@ -195,6 +195,8 @@ def _recover(target: Path) -> None:
 
 def in_place(target: Path) -> Path:
     """The folder itself, or where an interrupted `replaced_folder` set the old one aside."""
+    if not target.name:  # the working folder, or the root
+        return target
     aside = _aside(target)
     return aside if aside.is_dir() and not os.path.lexists(target) else target
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from diptych.atomic import new_file, write_text
+from diptych.atomic import write_text
 from diptych.errors import ConfigError, ImageError
-from diptych.grids import Tile, picture_grid
+from diptych.grids import Tile, picture_grid, save_picture
 from diptych.images import decode, thumbnail
 from diptych.index.results import Hit, Results
 from diptych.paths import from_text, picture_at
@@ -105,6 +105,5 @@ def _save_sheets(gallery: Gallery, out: Path, tile_size: int) -> list[Path]:
         ]
         title = section.title or f"{gallery.title}: {gallery.note}"
         files.append(out.with_stem(f"{out.stem}-{number}") if len(sections) > 1 else out)
-        with new_file(files[-1]) as file:
-            picture_grid(tiles, title=title, tile_size=tile_size).save(file)
+        save_picture(picture_grid(tiles, title=title, tile_size=tile_size), files[-1])
     return files
