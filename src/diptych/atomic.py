@@ -26,8 +26,10 @@ _ABANDONED_SECONDS = 24 * 3600
 _NAME_BYTES = 100  # of the target's name, in the names of temporary files: file systems take 255 bytes
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # The same from libraries that write by themselves: safetensors and LanceDB (Rust), torch, numpy.
-_REFUSED_TEXT: tuple[str, ...] = ("os error 28", "os error 27", "os error 122", "No space left on device", "file write failed")
-_REFUSED_TEXT += ("unexpected pos", "File too large", "requested and")
+_REFUSED_TEXT = re.compile(
+    r"os error (27|28|122)\b|No space left on device|File too large|file write failed|unexpected pos \d+ vs \d+"
+    r"|\d+ requested and \d+ written"
+)
 _WRITE_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
@@ -36,7 +38,7 @@ def is_storage_failure(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return True
-        if isinstance(error, _WRITE_ERRORS) and any(text in str(error) for text in _REFUSED_TEXT):
+        if isinstance(error, _WRITE_ERRORS) and _REFUSED_TEXT.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
