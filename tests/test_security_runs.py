@@ -166,14 +166,14 @@ def test_a_run_that_never_began_leaves_no_trace_and_other_files_stay(tmp_path: P
 
 def test_a_run_of_another_recipe_is_refused_with_and_without_resume(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "run.json").write_text('{"recipe": "ContrastiveRecipe"}')
+    (tmp_path / "diptych-run.json").write_text('{"recipe": "ContrastiveRecipe"}')
     for resume in (False, True):
         with pytest.raises(ConfigError, match="holds a run of ContrastiveRecipe, not of MatchRecipe"):
             train_matcher(MatchRecipe(data="x", model="mini", out=str(tmp_path)), resume=resume)
 
 
 def test_a_finished_model_is_a_run_even_where_its_checkpoint_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"recipe": "ContrastiveRecipe"}')
+    (tmp_path / "diptych-run.json").write_text('{"recipe": "ContrastiveRecipe"}')
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "diptych.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a run already; resume it"):
@@ -184,14 +184,14 @@ def test_a_finished_model_is_a_run_even_where_its_checkpoint_is_gone(tmp_path: P
 def test_a_second_trainer_in_a_folder_is_refused_by_the_name_of_the_first(tmp_path: Path, kind: str) -> None:
     trainer, recipe = TRAINERS[kind]
     with (
-        held(tmp_path / "run.lock", tmp_path / "owner.json", "is training"),
+        held(tmp_path / "diptych-run.lock", tmp_path / "diptych-owner.json", "is training"),
         pytest.raises(Busy, match=rf"process {os.getpid()} on .* is training in '.*'; try again when it is done"),
     ):
         trainer(recipe(data="x", out=str(tmp_path)), resume=True)
 
 
 def _hold(folder: Path, began: Any) -> None:
-    with held(folder / "run.lock", folder / "owner.json", "is training"):
+    with held(folder / "diptych-run.lock", folder / "diptych-owner.json", "is training"):
         began.set()
         signal.pause()
 
@@ -212,13 +212,13 @@ def test_a_killed_owner_frees_its_lock(tmp_path: Path) -> None:
 
 
 def _lock(folder: Path) -> Any:
-    return held(folder / "run.lock", folder / "owner.json", "is training")
+    return held(folder / "diptych-run.lock", folder / "diptych-owner.json", "is training")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"x"', '{"pid": [], "host": 1}', "\x00" * 100])
 def test_a_damaged_note_of_the_owner_does_no_harm(tmp_path: Path, content: str) -> None:
     with _lock(tmp_path):
-        (tmp_path / "owner.json").write_text(content)
+        (tmp_path / "diptych-owner.json").write_text(content)
         with pytest.raises(Busy, match="another process is training"), _lock(tmp_path):
             pass
 

@@ -260,7 +260,7 @@ def test_a_recipe_is_not_overwritten_before_its_checkpoint_is_accepted(
     phase = {"match": tmp_path / "pair", "caption": tmp_path / "words"}.get(kind, tmp_path)
     phase.mkdir(exist_ok=True)
     (phase / "checkpoint.pt").write_bytes(content)
-    write_text(tmp_path / "run.json", json.dumps({"recipe": type(settings).__name__}))
+    write_text(tmp_path / "diptych-run.json", json.dumps({"recipe": type(settings).__name__}))
     write_text(tmp_path / "recipe.yaml", "lr: 1\n")
     with pytest.raises(ConfigError, match=r"checkpoint\.pt' is no checkpoint of diptych, or is damaged"):
         train(settings, resume=True)

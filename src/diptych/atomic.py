@@ -14,7 +14,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -107,7 +107,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
         try:
             yield temporary
             if mode is not None:
-                temporary.chmod(stat.S_IMODE(mode))
+                with suppress(PermissionError):  # of a file system that has none
+                    temporary.chmod(stat.S_IMODE(mode))
             _sync(temporary)
             temporary.replace(target)
         except BaseException as error:
@@ -274,11 +275,16 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # has no such thing
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    """Flush a file, or the names in a folder, to the disk; Windows and some network disks do not flush folders."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno in _REFUSED:
+            raise

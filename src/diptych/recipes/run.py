@@ -20,7 +20,7 @@ from diptych.recipes.config import to_yaml
 from diptych.trainer import CHECKPOINT, LOG, read_checkpoint
 
 MODEL, RECIPE = "model", "recipe.yaml"
-MARK, LOCK, OWNER = "run.json", "run.lock", "owner.json"
+MARK, LOCK, OWNER = "diptych-run.json", "diptych-run.lock", "diptych-owner.json"
 _PHASES = ("heads", "pair", "cross", "words", "reward", "whole")
 _NAMES = (MODEL, RECIPE, LOG, CHECKPOINT, "best.safetensors", "tensorboard", *_PHASES)
 """What a run of any recipe writes into its folder."""
@@ -63,21 +63,17 @@ def owned_run(recipe: Any, *, resume: bool) -> Iterator[Run]:
     _refuse_other_files(out, recipe)
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with held(out / LOCK, out / OWNER, f"is training in '{out}'"):
-            restore(out / MODEL, is_published)
-            for folder in (out, *(out / name for name in _PHASES)):
-                remove_leftovers(folder)
-            _refuse_finished(out, resume)
+    with held(out / LOCK, out / OWNER, f"is training in '{out}'"):
+        restore(out / MODEL, is_published)
+        for folder in (out, *(out / name for name in _PHASES)):
+            remove_leftovers(folder)
+        _refuse_finished(out, resume)
+        try:
             write_text(out / MARK, json.dumps({"recipe": _kind(recipe)}) + "\n")
-            try:
-                yield Run(out, recipe)
-            finally:
-                if not _holds_a_run(out):  # nothing was trained: leave no trace
-                    (out / MARK).unlink(missing_ok=True)
-    finally:
-        if not _holds_a_run(out) and not (out / MARK).exists():
-            _remove_lock(out, is_new)
+            yield Run(out, recipe)
+        finally:
+            if not any(os.path.lexists(out / name) for name in _NAMES):  # nothing was trained: leave no trace
+                _unmark(out, is_new)
 
 
 def is_published(model: Path) -> bool:
@@ -101,8 +97,10 @@ def _refuse_other_files(out: Path, recipe: Any) -> None:
 
 def _kind_of_run(out: Path) -> str | None:
     """The recipe of the run in a folder; None where no run is. Before it was marked, a run had its recipe and a log."""
-    with suppress(OSError, ValueError, RecursionError, AttributeError):
-        return str(json.loads((out / MARK).read_text("utf-8")).get("recipe"))
+    with suppress(OSError, ValueError, RecursionError, TypeError, LookupError):
+        kind = json.loads((out / MARK).read_text("utf-8"))["recipe"]
+        if kind in {recipe.__name__ for recipe in _recipes()}:
+            return str(kind)
     if not any(out.glob(LOG)) and not any(out.glob(f"*/{LOG}")):
         return None
     try:
@@ -115,10 +113,6 @@ def _kind_of_run(out: Path) -> str | None:
         if set(settings) <= {field.name for field in dataclasses.fields(recipe)}:
             return recipe.__name__
     return None
-
-
-def _holds_a_run(out: Path) -> bool:
-    return any(os.path.lexists(out / name) for name in _NAMES)
 
 
 def _recipes() -> list[Any]:
@@ -142,9 +136,10 @@ def _refuse_finished(out: Path, resume: bool) -> None:
         read_checkpoint(path, mapped=True)
 
 
-def _remove_lock(out: Path, is_new: bool) -> None:
+def _unmark(out: Path, is_new: bool) -> None:
+    """Remove what marks a run while its lock is held: whoever waits for the lock sees that its file is gone."""
     with suppress(OSError):
-        for path in (out / OWNER, out / LOCK):
+        for path in (out / MARK, out / OWNER, out / LOCK):
             path.unlink(missing_ok=True)
         if is_new and not any(not is_temporary(path) for path in out.iterdir()):
             out.rmdir()
