@@ -56,7 +56,12 @@ def held(
 
 
 def _holder(note: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         holder = json.loads(note.read_text("utf-8"))
-        return f"process {int(holder['pid'])} on {str(holder['host'])[:80]} (since {str(holder['since'])[:40]})"
+        return f"process {int(holder['pid'])} on {_short(holder['host'])} (since {_short(holder['since'])})"
     return "another process"
+
+
+def _short(value: object) -> str:
+    """What a stranger's note may bring to a terminal."""
+    return "".join(filter(str.isprintable, str(value)[:80]))
