@@ -215,7 +215,9 @@ def _lock(folder: Path) -> Any:
     return held(folder / "diptych-run.lock", folder / "diptych-owner.json", "is training")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"x"', '{"pid": [], "host": 1}', "\x00" * 100, "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '"x"', '{"pid": [], "host": 1}', "\x00" * 100, "[" * 100_000], ids=range(7)
+)
 def test_a_damaged_note_of_the_owner_does_no_harm(tmp_path: Path, content: str) -> None:
     with _lock(tmp_path):
         (tmp_path / "diptych-owner.json").write_text(content)
