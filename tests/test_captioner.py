@@ -158,7 +158,7 @@ def test_a_caption_is_written_to_its_end_within_the_longest() -> None:
         ({"method": "beems"}, "beam"),
         ({"beams": 0}, "at least 1"),
         ({"method": "greedy", "count": 2}, "one caption"),
-        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": 0.0}, "at least 0.001"),
         ({"top_p": 1.5}, "at most 1"),
     ],
 )

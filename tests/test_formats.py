@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.doctor import inspect, sound
 from diptych.errors import ConfigError, DataError
 from diptych.formats import FORMATS, READERS, Pictures, detect, read_pairs, wrong_encoding
@@ -486,11 +487,11 @@ def test_a_read_that_fails_leaves_nothing_in_the_cache(table: Path, monkeypatch:
     assert seen(read_pairs(table)) == expected(splits=None)
 
 
-def test_a_staged_folder_appears_whole_and_the_first_wins(tmp_path: Path):
+def test_a_new_folder_appears_whole_and_the_first_wins(tmp_path: Path):
     target = tmp_path / "kept"
-    with staged(target) as slow:
+    with new_folder(target) as slow:
         (slow / "a").write_text("slow")
-        with staged(target) as fast:
+        with new_folder(target) as fast:
             (fast / "a").write_text("fast")
             assert not target.exists()
     assert (target / "a").read_text() == "fast"
@@ -498,13 +499,14 @@ def test_a_staged_folder_appears_whole_and_the_first_wins(tmp_path: Path):
 
 
 def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path):
-    for name, age in (("old", 2 * 86400), ("new", 60)):
-        left = tmp_path / f".kept-{name}"
+    ages = {".kept-0123abcd.diptych": 2 * 86400, ".kept-4567cdef.diptych": 60, ".kept-old": 2 * 86400}
+    for name, age in ages.items():
+        left = tmp_path / name
         left.mkdir()
         os.utime(left, (time.time() - age,) * 2)
-    with staged(tmp_path / "kept"):
+    with new_folder(tmp_path / "kept"):
         pass
-    assert [path.name for path in tmp_path.glob(".kept-*")] == [".kept-new"]
+    assert sorted(path.name for path in tmp_path.glob(".kept-*")) == [".kept-4567cdef.diptych", ".kept-old"]
     assert not (tmp_path / "kept").exists()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.atomic import new_text
 from diptych.doctor import Report, sound
 from diptych.errors import ConfigError
 from diptych.images import Picture, Slice
@@ -70,7 +71,7 @@ def write_table(judged: Sequence[Judged], path: str | Path) -> None:
         ConfigError: the file cannot be written.
     """
     try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        with new_text(path) as file:
             table = csv.writer(file)
             table.writerow(("image", "caption", "probability"))
             table.writerows((each.image_id, each.caption, f"{each.probability:.4f}") for each in judged)

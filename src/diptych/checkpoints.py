@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from diptych.atomic import in_place, write_text
 from diptych.errors import ModelError
 from diptych.model_configs import is_checked, refuse_config
 
@@ -65,9 +66,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Write the `diptych.json` of a model's directory, whole or not at all."""
-    temporary = folder / f"{CARD}.tmp"
-    temporary.write_text(json.dumps(card, indent=2) + "\n", "utf-8")
-    temporary.replace(folder / CARD)
+    write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def model_directory(name: str | Path) -> Path:
@@ -112,8 +111,11 @@ def fetched_directory(name: str) -> Path:
 
 
 def _model_in(path: Path) -> Path | None:
-    """The folder itself or its `model`, as a run and an endpoint have it; None where neither is a model."""
-    candidates = (path, path / "model")
+    """The folder itself or its `model`, as a run and an endpoint have it; None where neither is a model.
+
+    A model that was set aside while a new one was put in its place, which a kill prevented, is still there.
+    """
+    candidates = (in_place(path), in_place(path / "model"))
     return next((folder for folder in candidates if any((folder / sign).exists() for sign in _SIGNS)), None)
 
 

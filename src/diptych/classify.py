@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.atomic import new_text
 from diptych.classes import Classes
 from diptych.dual import DualEncoder
 from diptych.embed import picture_vectors
@@ -158,7 +159,7 @@ def write_table(found: Sequence[Classified], path: str | Path) -> None:
         ConfigError: the file cannot be written.
     """
     try:
-        with Path(path).open("w", encoding="utf-8", newline="", errors="replace") as file:
+        with new_text(path, errors="replace") as file:
             table = csv.writer(file)
             table.writerow(("image", "class", "probability", "second", "second_probability"))
             for each in found:

@@ -22,6 +22,7 @@ from diptych.errors import (
     ImageError,
     MissingExtra,
     ModelError,
+    StorageError,
     require,
 )
 from diptych.images import read_bytes
@@ -32,7 +33,7 @@ from diptych.index.results import Hit, Results
 
 _ERRORS: dict[str, type[DiptychError]] = {
     **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
-    **{"missing_extra": MissingExtra, "index_busy": IndexBusy},
+    **{"missing_extra": MissingExtra, "index_busy": IndexBusy, "storage_error": StorageError},
 }
 _TOLD = ("pictures", "pictures_per_second", "reasons")  # what a report derives itself
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diptych.atomic import storing, write_text
 from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
 from diptych.errors import ImageError
@@ -40,21 +42,28 @@ class VectorFile:
         """Write the next rows and acknowledge them."""
         if self._mapped is None:
             fresh = not self._state.exists()
-            self._mapped = np.lib.format.open_memmap(
-                self._data, mode="w+" if fresh else "r+", dtype=self.dtype if fresh else None, shape=self.shape
-            )
+            with storing(self._data, "it is begun anew"):
+                self._mapped = np.lib.format.open_memmap(
+                    self._data, mode="w+" if fresh else "r+", dtype=self.dtype if fresh else None, shape=self.shape
+                )
+                _reserve(self._data)
         self._mapped[self.done : self.done + len(vectors)] = vectors
         self._mapped.flush()
         self.done += len(vectors)
-        temporary = self._state.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"done": self.done, "shape": self.shape}), "utf-8")
-        temporary.replace(self._state)
+        write_text(self._state, json.dumps({"done": self.done, "shape": self.shape}))
 
     def read(self) -> np.ndarray:
         """All rows, memory-mapped; what is written to them stays in memory."""
         if self.shape[0] == 0:
             return np.empty(self.shape, self.dtype)
         return np.load(self._data, mmap_mode="c")  # writable, which spares torch a copy; nothing reaches the file
+
+
+def _reserve(path: Path) -> None:
+    """Take the blocks of a mapped file from the disk: later there is no error where it is full, but a bus error."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def write_vectors(

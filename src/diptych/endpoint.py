@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from diptych.cache import staged
+from diptych.atomic import new_folder
 from diptych.checkpoints import boxed, model_directory
 from diptych.errors import ConfigError, did_you_mean
 from diptych.images import decode
@@ -149,7 +149,7 @@ def write_endpoint(name: str | Path, out: str | Path) -> Path:
     if out.exists():
         raise ConfigError(f"'{out}' exists already; choose a new folder")
     needed = _extras(source)
-    with staged(out) as folder:
+    with new_folder(out) as folder:
         shutil.copytree(source, folder / MODEL, ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
         (folder / "handler.py").write_text(_HANDLER, "utf-8")
         (folder / "requirements.txt").write_text(f"diptych{needed}=={version('diptych')}\n", "utf-8")

@@ -44,6 +44,18 @@ class ModelError(DiptychError):
     status = 422
 
 
+class StorageError(DiptychError):
+    """A file cannot be written: the disk is full, over its quota, or read-only."""
+
+    status = 507
+
+
+class Busy(DiptychError):  # noqa: N818 - it names what is the matter
+    """Another process holds what only one may write."""
+
+    status = 423
+
+
 class MissingExtra(DiptychError):  # noqa: N818 - it names what is missing
     """An optional dependency is not installed."""
 

@@ -7,8 +7,12 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from diptych.atomic import new_file
+from diptych.errors import ConfigError
 
 Colour = tuple[int, int, int]
 
@@ -18,6 +22,8 @@ MAT: Colour = (232, 234, 239)
 INK: Colour = (28, 32, 42)
 FAINT: Colour = (104, 111, 125)
 RIGHT: Colour = (34, 160, 84)
+
+_SOFTWARE, _NAME = 0x0131, "diptych"  # the EXIF tag by which a drawn picture is known
 
 _MARGIN, _GAP, _PAD, _RADIUS = 28, 18, 10, 10
 _TITLE, _HEADING, _TEXT = 24, 15, 14  # font sizes
@@ -202,3 +208,25 @@ def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
     """Whether the font has a glyph of its own for the letter; U+FFFF is no character, so it shows the stand-in."""
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Save a picture that was drawn, in the place of one that was drawn before, but never of a photograph.
+
+    Raises:
+        ConfigError: there is a file that diptych did not draw.
+    """
+    if path.is_file() and path.stat().st_size and not _was_drawn(path):
+        raise ConfigError(f"'{path}' is there and was not drawn by diptych; name another file")
+    marked = Image.Exif()
+    marked[_SOFTWARE] = _NAME
+    with new_file(path) as file:
+        image.save(file, exif=marked)
+
+
+def _was_drawn(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(_SOFTWARE) == _NAME
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

@@ -6,10 +6,10 @@ import csv
 import filecmp
 import importlib.util
 import io
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from diptych.atomic import write_bytes, write_text
 from diptych.errors import DataError, require
 from diptych.formats import read_pairs
 from diptych.pairs import Pairs
@@ -78,13 +78,16 @@ def photographs(out: str | Path) -> Pairs:
     captions = out / "captions.txt"
     if captions.exists() and captions.read_text("utf-8", errors="replace") != told:
         raise DataError(f"'{captions}' holds other captions than the sample library's; choose another folder")
+    is_ours = captions.exists()
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name, photograph in PHOTOGRAPHS.items():
         source, target = _source(photograph), out / "images" / name
+        if target.exists() and not is_ours and not filecmp.cmp(source, target, shallow=False):
+            raise DataError(f"'{target}' is another picture than the sample library's; choose another folder")
         if not target.exists() or not filecmp.cmp(source, target, shallow=False):
-            shutil.copyfile(source, target)
-    (out / "LICENCES.md").write_text(_licences(), "utf-8")
-    captions.write_text(told, "utf-8")
+            write_bytes(target, source.read_bytes())
+    write_text(out / "LICENCES.md", _licences())
+    write_text(captions, told)
     return read_pairs(out)
 
 

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
+from diptych.atomic import new_file, write_text
 from diptych.downloads import RemoteFile, fetch, open_url
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.progress import Progress, silent
@@ -89,7 +90,7 @@ def get(offered: Offer, out: str | Path, *, progress: Progress = silent) -> Path
     if offered.published.finish:
         offered.published.finish(out, fetched, progress)
     told = f"{offered.published.what}\n{offered.published.licence}\n{offered.published.terms}\n"
-    (out / _RECORD).write_text(told, "utf-8")
+    write_text(out / _RECORD, told)
     return out
 
 
@@ -155,12 +156,10 @@ def _diffusiondb(out: Path, fetched: list[Path], progress: Progress) -> None:
             if path.suffix == ".json":
                 prompts |= _prompts_of(path)
                 path.unlink()
-    fresh = table.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8", errors="replace", newline="") as file:
+    with new_file(table) as fresh, fresh.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("imgId", "prompt"))
         writer.writerows(sorted(prompts.items()))
-    fresh.replace(table)
 
 
 def _known_prompts(table: Path) -> dict[str, str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from PIL import Image
 
+from diptych.atomic import write_bytes
 from diptych.drawing import render
 from diptych.errors import ConfigError, DataError
 from diptych.photographs import QUERIES, photographs
@@ -50,9 +50,9 @@ def draw_scenes(out: Path, count: int = 600, size: int = 128, seed: int = 0, *, 
         if _mark_of(path) != mark:
             encoded = io.BytesIO()
             render(scene, size).save(encoded, "JPEG", quality=92, subsampling=0, comment=mark)
-            _write_whole(path, encoded.getvalue())
+            write_bytes(path, encoded.getvalue())
         writer.writerows((name, caption) for caption in captions(scene))
-    _write_whole(told, lines.getvalue().encode())
+    write_bytes(told, lines.getvalue().encode())
     return out
 
 
@@ -70,13 +70,3 @@ def _mark_of(path: Path) -> bytes | None:
             return image.info.get("comment")
     except OSError:
         return None
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that the file is whole or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.errors import DiptychError, ModelError
 from diptych.truncation import TextCutWarning, token_limit, warn_of_cut
 
@@ -105,7 +106,7 @@ def keep_text_graph(encoder: DualEncoder, identity: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextCutWarning)  # of the probes, one of which is too long on purpose
         try:
-            with staged(folder) as new:
+            with new_folder(folder) as new:
                 _write(encoder, new)
         except (DiptychError, ImportError):
             return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
+import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,14 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diptych.atomic import new_file, storing
 from diptych.errors import ConfigError
 from diptych.progress import Progress, silent
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 _NUMBERS = ("step", "best_epoch", "best", "history", "losses", "elapsed", "log_size")  # kept in a checkpoint
+
+# What torch was seen to raise on files that are damaged or not a checkpoint.
+_DAMAGED = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError),
+    pickle.UnpicklingError,
+)
 
 
 @dataclass
@@ -86,8 +95,16 @@ class Trainer:
     The log has a line for every 10 steps, with the mean of their losses, and one for each validation.
     """
 
-    def __init__(self, task: Task, schedule: Schedule, folder: Path, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        task: Task,
+        schedule: Schedule,
+        folder: Path,
+        progress: Progress = silent,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
         self.task, self.schedule, self.folder, self.progress = task, schedule, folder, progress
+        self.on_start = on_start  # called when the checkpoint, if there is one, was accepted
         self.total = task.steps_per_epoch * schedule.epochs
         if schedule.max_steps:
             self.total = min(self.total, schedule.max_steps)
@@ -105,11 +122,16 @@ class Trainer:
 
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the end, or until validation has not improved for `patience` epochs."""
+        with storing(self.folder, "the run goes on with resume from its last checkpoint"):
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> Outcome:
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._restore()
+        self.on_start()
         with (self.folder / LOG).open("a", encoding="utf-8", buffering=1) as log:
-            log.truncate(self.log_size)  # lines of steps that will be run again
+            log.truncate(min(self.log_size, log.tell()))  # lines of steps that will be run again
             self.log, started = log, time.monotonic() - self.elapsed
             self._open_tensorboard()
             while self.step < self.total and not self._is_stale():
@@ -197,30 +219,30 @@ class Trainer:
             "random_cuda": cuda,
             "numbers": json.dumps({name: getattr(self, name) for name in _NUMBERS}),
         }
-        temporary = self.folder / f"{CHECKPOINT}.tmp"
-        with temporary.open("wb") as file:
+        with new_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / CHECKPOINT)
 
     def _restore(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return  # killed before the first checkpoint: begin again
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_checkpoint(path)
         state = self._state()
-        if _shapes(state) != _shapes(saved["state"]):
+        if _shapes(state) != _shapes(saved["state"]) or _shapes(self.average) != _shapes(saved["average"]):
             raise ConfigError(
                 f"'{path}' is of another recipe: its weights differ; resume with the recipe it began with"
             )
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["random"])
+            if saved["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(saved["random_cuda"])
+        except _DAMAGED as error:
+            raise ConfigError(
+                f"'{path}' is of another recipe ({error}); resume with the recipe it began with"
+            ) from error
         _assign(state, saved["state"])
-        for name, average in saved["average"].items():
-            self.average[name].copy_(average)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        if saved["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["random_cuda"])
+        _assign(self.average, saved["average"])
         for key, value in json.loads(saved["numbers"]).items():
             setattr(self, key, value)
 
@@ -238,6 +260,51 @@ class Trainer:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+
+
+def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """A checkpoint that this trainer wrote; nothing is unpickled but tensors and plain values.
+
+    `mapped` leaves the tensors on the disk, which is enough to see whether it is one.
+
+    Raises:
+        ConfigError: it is damaged, or another program's.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if not isinstance(saved, dict):
+            raise TypeError("it holds no run")
+        numbers = json.loads(saved["numbers"])
+        known = set(numbers) == set(_NUMBERS) and all(type(numbers[name]) is int for name in ("step", "log_size"))
+        whole = all(isinstance(saved[name], dict) for name in ("state", "average", "optimizer"))
+        whole = whole and all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values())
+        if (
+            not known
+            or not whole
+            or min(numbers["step"], numbers["log_size"]) < 0
+            or not {"random", "random_cuda"} <= set(saved)
+        ):
+            raise ValueError("it lacks what a run needs")
+    except _DAMAGED as error:
+        raise ConfigError(
+            f"'{path}' is no checkpoint of diptych, or is damaged ({type(error).__name__}); put back a copy of it, or "
+            "begin again in another folder with out"
+        ) from error
+    return saved
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a phase that validated best, as safetensors.
+
+    Raises:
+        ConfigError: they are missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (*_DAMAGED, SafetensorError) as error:
+        raise ConfigError(
+            f"'{path}' is missing or damaged; remove the folder '{path.parent}' and resume: that part is trained again"
+        ) from error
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -6,22 +6,28 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from diptych import checkpoints, dual
+from diptych.atomic import replaced_folder
 
 
 def ship(source: Path, target: Path) -> None:
     """Write the model at `source` to `target` with float16 weights, which every loader reads as float32 again."""
-    shutil.rmtree(target, ignore_errors=True)
     model = dual.load(source, device="cpu")
     card = json.loads((source / checkpoints.CARD).read_text("utf-8"))
-    model.save(target, card)
-    for file in target.rglob("*.safetensors"):
+    with replaced_folder(target, lambda folder: (folder / checkpoints.CARD).is_file()) as fresh:
+        _write(model, card, fresh)
+
+
+def _write(model: dual.DualEncoder, card: dict[str, Any], folder: Path) -> None:
+    model.save(folder, card)
+    for file in folder.rglob("*.safetensors"):
         weights = {name: t.half() if t.is_floating_point() else t for name, t in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
-    for file in target.rglob("config.json"):
+    for file in folder.rglob("config.json"):
         config = json.loads(file.read_text("utf-8"))
         if "architectures" in config or "architecture" in config:  # a tower's: its weights are to be float32 in memory
             file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", "utf-8")

@@ -49,8 +49,8 @@ class Ranker:
             raise ConfigError("candidates must be texts, at least one and none of them empty")
         if not templates or not all("{}" in template for template in templates):
             raise ConfigError(f"templates are {list(templates)}; give at least one, each with {{}} where the text goes")
-        if temperature is not None and temperature <= 0:
-            raise ConfigError(f"temperature is {temperature}; it must be above 0")
+        if temperature is not None and not 1e-3 <= temperature <= 1e3:
+            raise ConfigError(f"temperature is {temperature}; it must be at least 0.001 and at most 1,000")
         self.texts, self.encoder = texts, encoder
         self.scale = 1 / temperature if temperature else encoder.logit_scale
         filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
@@ -83,7 +83,7 @@ def rank_candidates(
     et al. 2021). They say which of *these* texts fits best, not whether it fits: that is what a matcher is for.
 
     Raises:
-        ConfigError: no text, an empty one, a template without `{}`, or a temperature that is not above 0.
+        ConfigError: no text, an empty one, a template without `{}`, or a temperature out of range.
     """
     return Ranker(texts, encoder, templates=templates, temperature=temperature)(images)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from diptych.atomic import new_text, write_text
 from diptych.captions.evaluation import CaptionReport, ScoredCaption
 from diptych.document import CARDS, document, embedded, escaped
 from diptych.errors import ConfigError, ImageError
@@ -50,7 +51,7 @@ def save_page(report: CaptionReport, title: str, path: Path, *, shown: int = 24)
         ConfigError: it cannot be written.
     """
     try:
-        path.write_text(caption_page(report, title, shown=shown), "utf-8")
+        write_text(path, caption_page(report, title, shown=shown))
     except OSError as error:
         raise ConfigError(f"cannot write '{path}' ({error.strerror}); check the folder and its permissions") from error
 
@@ -63,7 +64,7 @@ def save_table(report: CaptionReport, path: Path) -> None:
     """
     keys = list(report.corpus)
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with new_text(path) as file:
             table = csv.writer(file)
             table.writerow(("image", "caption", *keys))
             for each in report.captions:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from diptych.atomic import storing, write_bytes, write_text
 from diptych.captions.pictures import Described
 from diptych.errors import ConfigError, DataError
 from diptych.paths import from_text
@@ -50,7 +51,7 @@ class CaptionFile:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
         if len(whole) < len(there):
-            path.write_bytes(whole)
+            write_bytes(path, whole)
 
     def done(self, path: str) -> bool:
         return path in self._there
@@ -59,7 +60,11 @@ class CaptionFile:
         is_new = not self.path.exists() or not self.path.stat().st_size
         text = "".join(self._lines(each) for each in described)
         left = (_HEADER + text if is_new and self.path.suffix.lower() == ".csv" else text).encode()
-        with self.path.open("ab", buffering=0) as file:  # one call, which a kill does not cut in two
+        kept = "the captions before these are kept, and the same command goes on behind them"
+        with (
+            storing(self.path, kept),
+            self.path.open("ab", buffering=0) as file,
+        ):  # one call, which a kill does not cut in two
             while left:  # a disk that is nearly full takes a part, and refuses the rest
                 left = left[file.write(left) :]
 
@@ -78,10 +83,8 @@ class Sidecars:
         for each in described:
             if not each.texts or (target := self._beside(each.path)).exists():
                 continue
-            temporary = target.with_name(f".{target.name}.tmp")
             try:
-                temporary.write_text("".join(f"{text.text}\n" for text in each.texts), "utf-8")
-                temporary.replace(target)
+                write_text(target, "".join(f"{text.text}\n" for text in each.texts))
             except OSError as error:
                 raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --out") from error
 

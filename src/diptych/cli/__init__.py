@@ -59,10 +59,16 @@ def main(words: Sequence[str] | None = None) -> None:
     except DiptychError as error:
         print(f"diptych: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"diptych: '{error.filename}': {error.strerror}", file=sys.stderr)
+            sys.exit(1)
+        from diptych.atomic import is_storage_failure
+
+        if not is_storage_failure(error):
             raise
-        print(f"diptych: '{error.filename}': {error.strerror}", file=sys.stderr)
+        step = "free some space on the disk, and run the command again"
+        print(f"diptych: the disk is full, or refuses to write; {step}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         step = "; --resume goes on from the last checkpoint" if "train" in words[:1] else ""

@@ -58,8 +58,9 @@ def card(model: str, repo: str, *, out: Path, licence: str | None = None) -> Non
     licence
         Under which licence, as the hub names it, when the model's card does not say so.
     """
+    from diptych.atomic import write_text
     from diptych.checkpoints import model_directory
     from diptych.hub_card import full_card
 
-    out.write_text(full_card(model_directory(model), repo, licence=licence), "utf-8")
+    write_text(out, full_card(model_directory(model), repo, licence=licence))
     say(f"card: {out}")

@@ -65,6 +65,7 @@ def match(
 
 def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, prior: float | None, device: str) -> None:
     """Each line of the table with its probability; a picture that cannot be decoded leaves its field empty."""
+    from diptych.atomic import new_text
     from diptych.matching.models import load_matcher
     from diptych.matching.table import match_table, read_match_table
 
@@ -74,7 +75,7 @@ def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, pr
         (name, text, "" if p != p else f"{p:.4f}")
         for name, text, p in zip(table.names, table.texts, probabilities, strict=True)
     ]
-    with out.open("w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout) as file:
+    with new_text(out) if out else nullcontext(sys.stdout) as file:
         writer = csv.writer(file)
         writer.writerow(("image", "caption", "probability"))
         writer.writerows(told)

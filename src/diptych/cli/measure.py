@@ -201,6 +201,7 @@ def _print_match(report: MatchReport, title: str, precision: float | None) -> No
 
 
 def _save_plots(report: MatchReport, head: str, folder: Path) -> list[Path]:
+    from diptych.atomic import new_file
     from diptych.metrics.match_plots import PLOTS
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,5 +209,6 @@ def _save_plots(report: MatchReport, head: str, folder: Path) -> list[Path]:
     for name, (title, plot) in PLOTS.items():
         files.append(folder / f"{name}.png")
         sets = {part: report.of(part) for part in report.scores}
-        plot(sets, f"{title}, head {head}").savefig(files[-1], dpi=150)
+        with new_file(files[-1]) as file:
+            plot(sets, f"{title}, head {head}").savefig(file, dpi=150)
     return files

@@ -51,6 +51,7 @@ def prompt(
     device
         auto, cpu, cuda or mps.
     """
+    from diptych.atomic import new_text
     from diptych.errors import DataError
     from diptych.formats.pictures import walk_pictures
     from diptych.paths import to_text
@@ -73,7 +74,7 @@ def prompt(
         print_table(str(pictures), rows)
         return
     bad = 0
-    with out.open("w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout) as file:
+    with new_text(out) if out else nullcontext(sys.stdout) as file:
         writer = csv.writer(file)
         writer.writerow(("imgId", "prompt", "score"))
         for at, said in found:

@@ -125,8 +125,10 @@ def _print(report: PromptReport, title: str) -> None:
 
 
 def _written(report: PromptReport, results: Path | None, histogram: Path | None, title: str) -> list[Path]:
+    from diptych.atomic import new_file, new_text
+
     if results:
-        with results.open("w", encoding="utf-8", newline="") as file:
+        with new_text(results) as file:
             writer = csv.writer(file)
             writer.writerow(("imgId", "prompt", "predicted", "cosine"))
             writer.writerows(report.lines())
@@ -134,5 +136,6 @@ def _written(report: PromptReport, results: Path | None, histogram: Path | None,
         from diptych.metrics.prompt_plots import cosine_histogram
 
         marks = {name: scores.mean for name, scores in report.scores.items()}
-        cosine_histogram(report.cosines, marks, title).savefig(histogram, dpi=150)
+        with new_file(histogram) as file:
+            cosine_histogram(report.cosines, marks, title).savefig(file, dpi=150)
     return [path for path in (results, histogram) if path]

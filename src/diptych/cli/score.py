@@ -26,6 +26,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     device
         auto, cpu, cuda or mps.
     """
+    from diptych.atomic import new_text
     from diptych.dual import load
     from diptych.errors import ConfigError
     from diptych.matching.table import read_match_table
@@ -39,7 +40,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     rows = [{"table": str(path), **_row(each)} for path, each in zip(tables, scores, strict=True)]
     print_table(f"CLIPScore by {model}", rows)
     if out:
-        with out.open("w", encoding="utf-8", newline="") as file:
+        with new_text(out) as file:
             writer = csv.writer(file)
             writer.writerow(("table", "imgId", "prompt", "score"))
             for path, table, each in zip(tables, read, scores, strict=True):

@@ -24,8 +24,10 @@ def say(text: str) -> None:
 
 def write_picture(image: Image.Image, path: Path) -> None:
     """Save a picture, and make its folder first."""
+    from diptych.grids import save_picture
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    save_picture(image, path)
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from diptych.atomic import new_text, write_text
 from diptych.compare import Comparison
 from diptych.compare.page import html_report
 from diptych.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
@@ -30,7 +31,7 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            (folder / name).write_text(content, "utf-8", errors="replace")
+            write_text(folder / name, content, errors="replace")
         _write_table(comparison, folder / "report.csv")
     except OSError as error:
         raise ConfigError(f"cannot write into '{out}' ({error}); check the folder and its permissions") from error
@@ -69,7 +70,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _write_table(comparison: Comparison, path: Path) -> None:
     """A line for each model and number: model, group, measure, value, low, high, best or tied."""
-    with path.open("w", encoding="utf-8", newline="", errors="replace") as file:
+    with new_text(path, errors="replace") as file:
         table = csv.writer(file)
         table.writerow(("model", "group", "measure", "value", "low", "high", "rank"))
         for measure in comparison.measures:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.cache import staged
+from diptych.atomic import new_folder
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Measured:
 
     def save(self, folder: Path) -> None:
         """Write it whole or not at all."""
-        with staged(folder) as new:
+        with new_folder(folder) as new:
             np.savez(new / "arrays.npz", **self.arrays)  # type: ignore[arg-type]
             told = {"model": self.model, **self.told}
             (new / "measured.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -13,6 +13,16 @@ from torch import Tensor
 from diptych.errors import ConfigError, did_you_mean
 
 METHODS = ("beam", "greedy", "nucleus")
+_LIMITS: dict[str, tuple[int | float, int | float]] = {  # setting -> smallest and largest value
+    "beams": (1, 256),
+    "count": (1, 10_000),
+    "max_tokens": (1, 4097),  # one more than a recipe's, for the end
+    "temperature": (1e-3, 1e3),
+    "top_p": (1e-6, 1.0),
+    "seed": (0, 2**63 - 1),
+    "length_penalty": (-10.0, 10.0),
+    "no_repeat": (0, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,13 @@ class Wish:
             raise ConfigError(
                 f"no way to write captions is called '{self.method}'; {did_you_mean(self.method, METHODS)}"
             )
-        for name in ("beams", "count", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            kind = int if isinstance(low, int) else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                raise ConfigError(f"{name} is {value!r}; it must be at least {low:,} and at most {high:,}")
         if self.method == "greedy" and self.count > 1:
             raise ConfigError(f"greedy writes one caption, not {self.count}; for several take beam or nucleus")
-        if not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"temperature {self.temperature} and top_p {self.top_p}: the first must be above 0, "
-                "the second above 0 and at most 1"
-            )
 
     @property
     def width(self) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.errors import ImageError
 from diptych.images import MAX_PIXELS, Picture, content_hash, decode, perceptual_hash, read_bytes
 from diptych.pairs import Pairs
@@ -57,7 +58,7 @@ def check_pictures(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Prog
 
 def _keep(table: pa.Table, entry: Path) -> None:
     with (
-        staged(entry) as folder,
+        new_folder(entry) as folder,
         pa.OSFile(str(folder / _FILE), "wb") as sink,
         pa.ipc.new_file(sink, table.schema) as writer,
     ):

@@ -16,7 +16,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 
-from diptych.cache import staged
+from diptych.atomic import new_folder
 from diptych.checkpoints import model_directory
 from diptych.decoding.grid import GridWriter, has_captioner, load_grid_writer
 from diptych.dual import MODALITIES, DualEncoder, load
@@ -83,7 +83,7 @@ def export_model(
         raise ModelError(f"'{name}' is an exported model already; export the model that it was made from")
     examples: dict[str, Sequence[Any]] = {"image": _pictures(encoder, data), "text": _texts(data)}
     writer = load_grid_writer(name, "cpu") if _has_captioner(name) else None
-    with staged(out) as folder:
+    with new_folder(out) as folder:
         _write(encoder, folder, examples, told)
         save = _WRITERS[engine, precision]
         source = model_directory(name) if writer else folder

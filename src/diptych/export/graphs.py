@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.dual import DualEncoder
 from diptych.errors import ModelError, require
 from diptych.heads import EMBEDDING
@@ -60,7 +61,7 @@ def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
     versions = f"diptych{importlib.metadata.version('diptych')}-torch{torch.__version__}"
     entry = cache_dir() / "graphs" / f"{key}-{'-'.join(inputs)}-{versions}"
     if not entry.exists():
-        with staged(entry) as folder:
+        with new_folder(entry) as folder:
             write_graph(network, inputs, folder / "graph.onnx")
     return entry / "graph.onnx"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.errors import DataError
 from diptych.formats.detection import Source, detect
 from diptych.formats.known import FORMATS, READERS, Format
@@ -60,7 +61,7 @@ def _read_kept(rows: Iterable[Row], found: Source, images: Path | None) -> Pairs
     entry = cache_dir() / "pairs" / _key(found, images)
     if (entry / _TABLE).exists():
         return _load(entry)
-    with staged(entry) as folder:
+    with new_folder(entry) as folder:
         blob = folder / _BLOB
         with ExitStack() as files:
             pairs = Pairs.from_rows(rows, blobs=lambda: files.enter_context(blob.open("wb")))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from diptych.atomic import write_text
 from diptych.errors import ConfigError, ImageError
-from diptych.grids import Tile, picture_grid
+from diptych.grids import Tile, picture_grid, save_picture
 from diptych.images import decode, thumbnail
 from diptych.index.results import Hit, Results
 from diptych.paths import from_text, picture_at
@@ -74,7 +75,7 @@ def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240) -> list[Path
         if suffix in PAGE:
             from diptych.index.page import html_page
 
-            out.write_text(html_page(gallery, 2 * tile_size), "utf-8")
+            write_text(out, html_page(gallery, 2 * tile_size))
             return [out]
         return _save_sheets(gallery, out, tile_size)
     except OSError as error:
@@ -104,5 +105,5 @@ def _save_sheets(gallery: Gallery, out: Path, tile_size: int) -> list[Path]:
         ]
         title = section.title or f"{gallery.title}: {gallery.note}"
         files.append(out.with_stem(f"{out.stem}-{number}") if len(sections) > 1 else out)
-        picture_grid(tiles, title=title, tile_size=tile_size).save(files[-1])
+        save_picture(picture_grid(tiles, title=title, tile_size=tile_size), files[-1])
     return files

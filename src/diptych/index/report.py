@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.atomic import write_text
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -73,6 +75,4 @@ class Added:
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:
     """Keep the list of skipped files in `file`, as JSON, replaced whole."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps([asdict(each) for each in skipped], indent=1, ensure_ascii=False) + "\n", "utf-8")
-    temporary.replace(file)
+    write_text(file, json.dumps([asdict(each) for each in skipped], indent=1, ensure_ascii=False) + "\n")

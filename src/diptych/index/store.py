@@ -6,8 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.atomic import is_temporary, storing, write_text
 from diptych.errors import DataError, ModelError, require
 from diptych.index.lock import HOLDER, LOCK, writing
 
@@ -109,10 +110,12 @@ class Store:
         folder = Path(folder)
         if not (folder / _CARD).exists():
             ours = (LOCK, HOLDER, f"{_TABLE}.lance")  # left by a killed process
-            if folder.exists() and any(not entry.name.startswith((*ours, _CARD)) for entry in folder.iterdir()):
+            known = (*ours, _CARD)
+            if folder.exists() and any(not (e.name.startswith(known) or is_temporary(e)) for e in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
-            _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
+            with storing(folder, "it is begun anew"):
+                _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
             card = {"format": _FORMAT, "model": asdict(model_identity), "root": root}
             _write_json(folder / _CARD, card)  # last: an index whose card is there is whole
         store = cls.open(folder)
@@ -136,11 +139,16 @@ class Store:
     def __len__(self) -> int:
         return self.table.count_rows()
 
-    def lock(
-        self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None
-    ) -> AbstractContextManager[None]:
-        """Be the one writer while the context lasts; see `lock.writing`."""
-        return writing(self.folder, wait, on_wait)
+    @contextmanager
+    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Be the one writer while the context lasts; see `lock.writing`.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+            StorageError: the disk is full; what was added before is kept.
+        """
+        with storing(self.folder, "what was added before is kept"), writing(self.folder, wait, on_wait):
+            yield
 
     # writing, under the lock
 
@@ -261,9 +269,7 @@ def _connect(folder: Path) -> Any:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(file)
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,8 @@ from importlib import resources
 
 import numpy as np
 
-from diptych.cache import cache_dir, staged
+from diptych.atomic import new_folder
+from diptych.cache import cache_dir
 from diptych.images import content_hash
 from diptych.text_graph import TextEncoder
 
@@ -30,6 +31,6 @@ def vocabulary_vectors(texts: Callable[[], TextEncoder], identity: str) -> np.nd
     words = content_hash("\n".join(vocabulary()).encode())[:8]
     folder = cache_dir() / "vocabulary" / f"{identity}-{words}"
     if not folder.exists():
-        with staged(folder) as new:
+        with new_folder(folder) as new:
             np.save(new / "vectors.npy", texts().encode_texts(vocabulary()))
     return np.load(folder / "vectors.npy")

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from diptych import dual
+from diptych.atomic import write_text
 from diptych.checkpoints import (
     CARD,
     boxed,
@@ -75,7 +76,7 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vectors = {"vectors": torch.from_numpy(library.vectors).half().contiguous()}
     save_file(vectors, folder / "vectors.safetensors", metadata={"format": "pt"})
-    _write_whole(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
+    write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
 def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
@@ -162,9 +163,3 @@ def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[
     from diptych.captions.captioner import load_captioner
 
     return partial(load_captioner, name, device)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

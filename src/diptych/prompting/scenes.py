@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from diptych.atomic import write_text
 from diptych.drawing import render
 from diptych.errors import ConfigError, DataError
 from diptych.progress import Progress, silent
@@ -40,7 +41,7 @@ def draw_prompts(
         scene, name = imagine(seed, index), f"scene-{seed}-{index:05}"
         render(scene, size).save(out / "images" / f"{name}.png", optimize=False)
         writer.writerow((name, _prompt(captions(scene, 1)[0], index)))
-    told.write_text(table.getvalue(), "utf-8")
+    write_text(told, table.getvalue())
     return out
 
 

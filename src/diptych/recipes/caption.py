@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.errors import ConfigError
 from diptych.progress import Progress, silent
-from diptych.recipes.config import to_yaml
 from diptych.recipes.contrastive import split_for_training
+from diptych.recipes.limits import check_limits
 
 if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.pairs import Pairs
+    from diptych.recipes.run import Run
     from diptych.trainer import Outcome
 
 
@@ -132,24 +133,26 @@ def train_captioner(recipe: CaptionRecipe, *, resume: bool = False, progress: Pr
 
     Raises:
         DataError: no usable picture, or too many that cannot be used.
-        ConfigError: settings contradict each other, or the run exists already and `resume` was not asked for.
+        ConfigError: settings contradict each other or are out of range, `out` holds other files, or a run already and
+            `resume` was not asked for.
+        Busy: another process trains in `out`.
         ModelError: the model cannot be loaded, or does not show its patches.
     """
-    from diptych.trainer import CHECKPOINT
+    from diptych.recipes.run import owned_run
 
     _check(recipe)
-    out = Path(recipe.out)
-    if any(out.glob(f"*/{CHECKPOINT}")) and not resume:
-        raise ConfigError(f"'{out}' holds a run already; resume it, or choose another folder with out")
+    with owned_run(recipe, resume=resume) as run:
+        return _train(run, recipe, progress)
+
+
+def _train(run: Run, recipe: CaptionRecipe, progress: Progress) -> CaptionTraining:
     train, val, left_out = _parts(recipe, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
     if _is_whole(recipe):
-        from diptych.recipes.caption_whole import train_whole as run
+        from diptych.recipes.caption_whole import train_whole as train_kind
     else:
-        from diptych.recipes.caption_grid import train_grid as run
-    outcomes, scores = run(recipe, train, val, progress)
-    return CaptionTraining(out / "model", outcomes, scores, left_out, {"train": len(train), "val": len(val)})
+        from diptych.recipes.caption_grid import train_grid as train_kind
+    outcomes, scores = train_kind(run, train, val, progress)
+    return CaptionTraining(run.model, outcomes, scores, left_out, {"train": len(train), "val": len(val)})
 
 
 def _is_whole(recipe: CaptionRecipe) -> bool:
@@ -169,9 +172,7 @@ def _check(recipe: CaptionRecipe) -> None:
         raise ConfigError(
             "set either model (a dual encoder, a BLIP or a VisionEncoderDecoder) or encoder and decoder (vit and gpt2)"
         )
-    for name in ("captions", "epochs", "batch_size", "max_tokens", "beams", "heads", "views"):
-        if getattr(recipe, name) < 1:
-            raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be at least 1")
+    check_limits(recipe)
     if recipe.dim % recipe.heads:
         raise ConfigError(f"dim is {recipe.dim}, which {recipe.heads} heads do not divide; set heads to a divisor")
     if recipe.reward_epochs and _is_whole(recipe):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from diptych import dual
+from diptych.atomic import write_text
 from diptych.decoding import strategies
 from diptych.decoding.decoder import CaptionDecoder
 from diptych.decoding.grid import NEVER, GridWriter, save_captioner
@@ -30,8 +29,9 @@ from diptych.progress import Progress
 from diptych.recipes.caption import CaptionRecipe
 from diptych.recipes.caption_data import Part, store_part
 from diptych.recipes.caption_phase import BEST, Judge, Phase, Turns, run_phase
+from diptych.recipes.run import Run
 from diptych.states import States
-from diptych.trainer import Outcome
+from diptych.trainer import Outcome, read_weights
 
 WORDS_PHASE, REWARD_PHASE = "words", "reward"
 _PENALTIES, _REPEATS = (0.0, 0.5, 1.0, 1.5), (2, 3)  # of beam search, tried when the weights are there
@@ -40,10 +40,9 @@ _BLOCK = 64  # pictures captioned at once in validation
 _STOP = "."  # a caption's end, as a word that CIDEr sees
 
 
-def train_grid(
-    recipe: CaptionRecipe, train: Pairs, val: Pairs, progress: Progress
-) -> tuple[dict[str, Outcome], dict[str, float]]:
+def train_grid(run: Run, train: Pairs, val: Pairs, progress: Progress) -> tuple[dict[str, Outcome], dict[str, float]]:
     """Train and save a decoder: its phases' outcomes, and the validation scores of what was saved."""
+    recipe: CaptionRecipe = run.recipe
     encoder = dual.load(recipe.model, recipe.device)
     words = Words.learn(train.flat_captions()[0], recipe.min_count)
     views = recipe.views if recipe.augment != "none" else 1
@@ -52,9 +51,9 @@ def train_grid(
     torch.manual_seed(recipe.seed)
     settings = decoder_settings(recipe, exam)
     writer = GridWriter(encoder, CaptionDecoder(len(words), **settings), words, settings)
-    outcomes = _phases(recipe, writer, lesson, exam, progress)
+    outcomes = _phases(run, writer, lesson, exam, progress)
     writer.habits, scores = chosen_habits(recipe, writer, exam)
-    _save(recipe, writer, scores, {"train": len(train), "val": len(val)})
+    _save(run, writer, scores, {"train": len(train), "val": len(val)})
     return outcomes, scores
 
 
@@ -71,23 +70,22 @@ def decoder_settings(recipe: CaptionRecipe, part: Part) -> dict[str, Any]:
     }
 
 
-def _phases(
-    recipe: CaptionRecipe, writer: GridWriter, lesson: Part, exam: Part, progress: Progress
-) -> dict[str, Outcome]:
+def _phases(run: Run, writer: GridWriter, lesson: Part, exam: Part, progress: Progress) -> dict[str, Outcome]:
+    recipe: CaptionRecipe = run.recipe
     judge, turns, lessons = Judge(exam.pairs), Turns(lesson.pairs, recipe), Lessons(recipe, writer, lesson)
 
     def validate() -> dict[str, float]:
         return judge(captions_of_part(writer, exam, Wish(beams=recipe.beams, max_tokens=recipe.max_tokens + 1)))
 
-    def run(name: str, backward: Any, epochs: int, lr: float, epochs_before: int) -> Outcome:
+    def train(name: str, backward: Any, epochs: int, lr: float, epochs_before: int) -> Outcome:
         load = partial(lessons.load, epochs_before=epochs_before)
-        return run_phase(recipe, Phase(name, writer.decoder, load, backward, epochs, lr), turns, validate, progress)
+        return run_phase(run, Phase(name, writer.decoder, load, backward, epochs, lr), turns, validate, progress)
 
-    outcomes = {WORDS_PHASE: run(WORDS_PHASE, lessons.teach, recipe.epochs, recipe.lr, 0)}
+    outcomes = {WORDS_PHASE: train(WORDS_PHASE, lessons.teach, recipe.epochs, recipe.lr, 0)}
     if recipe.reward_epochs:
         told = recipe.reward_epochs, recipe.reward_lr, recipe.epochs
-        outcomes[REWARD_PHASE] = run(REWARD_PHASE, lessons.reward, *told)
-        _mix(Path(recipe.out), writer.decoder, validate)
+        outcomes[REWARD_PHASE] = train(REWARD_PHASE, lessons.reward, *told)
+        _mix(run.out, writer.decoder, validate)
     return outcomes
 
 
@@ -97,7 +95,7 @@ def _mix(out: Path, decoder: CaptionDecoder, validate: Callable[[], dict[str, fl
     Between weights before and after a fine-tuning lie better ones than either (Wortsman et al. 2022): self-critical
     training makes captions that are surer and shorter, and knows the training pictures too well.
     """
-    before, after = (load_file(out / name / BEST) for name in (WORDS_PHASE, REWARD_PHASE))
+    before, after = (read_weights(out / name / BEST) for name in (WORDS_PHASE, REWARD_PHASE))
 
     def take(share: float) -> None:
         decoder.load_state_dict({name: weight.lerp(after[name], share) for name, weight in before.items()})
@@ -107,7 +105,7 @@ def _mix(out: Path, decoder: CaptionDecoder, validate: Callable[[], dict[str, fl
         take(share)
         ciders[share] = validate()["cider"]
     take(max(ciders, key=lambda share: ciders[share]))
-    (out / REWARD_PHASE / "shares.json").write_text(json.dumps(ciders, indent=2) + "\n", "utf-8")
+    write_text(out / REWARD_PHASE / "shares.json", json.dumps(ciders, indent=2) + "\n")
 
 
 def chosen_habits(recipe: CaptionRecipe, writer: GridWriter, exam: Part) -> tuple[dict[str, Any], dict[str, float]]:
@@ -129,14 +127,10 @@ def captions_of_part(writer: GridWriter, part: Part, wish: Wish) -> Iterator[lis
         yield from writer.from_memory(memory, wish)
 
 
-def _save(recipe: CaptionRecipe, writer: GridWriter, scores: dict[str, float], sizes: dict[str, int]) -> None:
-    out = Path(recipe.out)
-    fresh = out / "model.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    writer.encoder.save(fresh)
-    save_captioner(writer, fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
-    shutil.rmtree(out / "model", ignore_errors=True)
-    fresh.rename(out / "model")
+def _save(run: Run, writer: GridWriter, scores: dict[str, float], sizes: dict[str, int]) -> None:
+    with run.publishing() as fresh:
+        writer.encoder.save(fresh)
+        save_captioner(writer, fresh, {"recipe": asdict(run.recipe), "pictures": sizes, "validation": scores})
 
 
 @dataclass

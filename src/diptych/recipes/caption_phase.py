@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from diptych.atomic import new_file
 from diptych.decoding.strategies import Caption
 from diptych.decoding.words import words_of
 from diptych.metrics.cider import CiderD
@@ -18,7 +18,8 @@ from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
 from diptych.progress import Progress
 from diptych.recipes.caption import CaptionRecipe
-from diptych.trainer import Outcome, Schedule, Task, Trainer
+from diptych.recipes.run import Run
+from diptych.trainer import Outcome, Schedule, Task, Trainer, read_weights
 
 BEST = "best.safetensors"
 
@@ -59,18 +60,18 @@ class Phase:
 
 
 def run_phase(
-    recipe: CaptionRecipe, phase: Phase, turns: Turns, validate: Callable[[], dict[str, float]], progress: Progress
+    run: Run, phase: Phase, turns: Turns, validate: Callable[[], dict[str, float]], progress: Progress
 ) -> Outcome:
     """Train until the epochs are over, and leave the module with the weights that wrote the best captions."""
-    folder = Path(recipe.out) / phase.name
+    recipe: CaptionRecipe = run.recipe
+    folder = run.out / phase.name
 
     def batches(epoch: int, first: int) -> Iterable[Any]:
         return prefetch(turns(epoch, first), phase.load, recipe.workers)
 
     def save(scores: dict[str, float]) -> None:
-        temporary = folder / f"{BEST}.tmp"
-        save_model(phase.module, str(temporary))
-        temporary.replace(folder / BEST)
+        with new_file(folder / BEST) as temporary:
+            save_model(phase.module, str(temporary))
 
     def set_mode(training: bool) -> None:
         phase.module.train(training)
@@ -88,7 +89,8 @@ def run_phase(
     )
     told = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
     schedule = Schedule(**{**told, "epochs": phase.epochs, "metric": "cider"})
-    outcome = Trainer(task, schedule, folder, progress).fit(resume=True)
+    outcome = Trainer(task, schedule, folder, progress, run.record).fit(resume=True)
+    read_weights(folder / BEST)
     load_model(phase.module, folder / BEST)
     phase.module.eval()
     return outcome

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from diptych.atomic import write_text
 from diptych.augment import augmentation
 from diptych.batches import view
 from diptych.captions.models import WholeWriter, load_whole_writer
@@ -30,6 +29,7 @@ from diptych.progress import Progress
 from diptych.quiet import quiet
 from diptych.recipes.caption import CaptionRecipe
 from diptych.recipes.caption_phase import Judge, Phase, Turns, run_phase
+from diptych.recipes.run import Run
 from diptych.towers import config_alone, default_image_processor, learn_tokenizer
 from diptych.trainer import Outcome
 
@@ -37,10 +37,9 @@ PHASE = "whole"
 _BLOCK = 16  # pictures captioned at once in validation
 
 
-def train_whole(
-    recipe: CaptionRecipe, train: Pairs, val: Pairs, progress: Progress
-) -> tuple[dict[str, Outcome], dict[str, float]]:
+def train_whole(run: Run, train: Pairs, val: Pairs, progress: Progress) -> tuple[dict[str, Outcome], dict[str, float]]:
     """Train and save encoder, decoder and tokenizer: how it went, and the validation scores of what was saved."""
+    recipe: CaptionRecipe = run.recipe
     torch.manual_seed(recipe.seed)
     if recipe.encoder:
         writer = new_writer(recipe, train)
@@ -54,12 +53,11 @@ def train_whole(
     def validate() -> dict[str, float]:
         return judge(captions_of_pairs(writer, val, Wish(beams=recipe.beams, max_tokens=recipe.max_tokens + 1)))
 
-    outcome = run_phase(recipe, phase, Turns(train, recipe), validate, progress)
-    out = Path(recipe.out)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    writer.save(out / "model")
+    outcome = run_phase(run, phase, Turns(train, recipe), validate, progress)
     told = {"recipe": asdict(recipe), "pictures": {"train": len(train), "val": len(val)}, "validation": outcome.best}
-    (out / "model" / "training.json").write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    with run.publishing() as fresh:
+        writer.save(fresh)
+        write_text(fresh / "training.json", json.dumps(told, indent=2) + "\n")
     return {PHASE: outcome}, outcome.best
 
 

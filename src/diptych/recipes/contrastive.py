@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from diptych.errors import ConfigError, DataError
 from diptych.progress import Progress, silent
-from diptych.recipes.config import to_yaml
+from diptych.recipes.limits import check_limits
 
 if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.pairs import Pairs
+    from diptych.recipes.run import Run
     from diptych.trainer import Outcome
 
 Scalar = int | float | bool | str
@@ -137,18 +138,25 @@ def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress
 
     Raises:
         DataError: no usable picture, or more than `max_bad_share` cannot be used.
-        ConfigError: settings contradict each other, or the run exists already and `resume` was not asked for.
+        ConfigError: settings contradict each other or are out of range, `out` holds other files, or a run already and
+            `resume` was not asked for.
+        Busy: another process trains in `out`.
         ModelError: a tower or model cannot be loaded.
     """
+    from diptych.recipes.run import owned_run
+
+    _check(recipe)
+    with owned_run(recipe, resume=resume) as run:
+        return _train(run, recipe, resume, progress)
+
+
+def _train(run: Run, recipe: ContrastiveRecipe, resume: bool, progress: Progress) -> Training:
     from diptych.doctor import sound
     from diptych.formats import read_pairs
     from diptych.recipes.contrastive_task import contrastive_task
-    from diptych.trainer import CHECKPOINT, Schedule, Trainer
+    from diptych.recipes.run import Run
+    from diptych.trainer import Schedule, Trainer
 
-    _check(recipe)
-    out = Path(recipe.out)
-    if (out / CHECKPOINT).exists() and not resume:
-        raise ConfigError(f"'{out}' holds a run already; resume it, or choose another folder with out")
     pairs, left_out = sound(
         read_pairs(recipe.data, recipe.format), max_bad_share=recipe.max_bad_share, progress=progress
     )
@@ -156,12 +164,11 @@ def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress
     del pairs  # both parts are copies of its text
     if recipe.head_epochs:
         recipe = _train_heads_first(recipe, resume, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
+        run = Run(run.out, recipe)
     task = contrastive_task(recipe, train_pairs, val_pairs, progress)
     shared = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
-    outcome = Trainer(task, Schedule(**shared), out, progress).fit(resume)
-    return Training(out / "model", outcome, left_out, {"train": len(train_pairs), "val": len(val_pairs)})
+    outcome = Trainer(task, Schedule(**shared), run.out, progress, run.record).fit(resume)
+    return Training(run.model, outcome, left_out, {"train": len(train_pairs), "val": len(val_pairs)})
 
 
 def split_for_training(pairs: Pairs, val_fraction: float | None) -> tuple[Pairs, Pairs]:
@@ -184,6 +191,7 @@ def split_for_training(pairs: Pairs, val_fraction: float | None) -> tuple[Pairs,
 def _check(recipe: ContrastiveRecipe) -> None:
     if not recipe.data:
         raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
+    check_limits(recipe)
     if "image" in recipe.freeze and recipe.augment != "none" and recipe.views < 2:
         raise ConfigError(
             "the image tower is frozen, so its features are computed once and augmentation would never be seen; "

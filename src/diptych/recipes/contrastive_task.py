@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +23,7 @@ from diptych.prefetch import prefetch
 from diptych.progress import Progress
 from diptych.recipes.card import model_card
 from diptych.recipes.contrastive import ContrastiveRecipe
+from diptych.recipes.run import Run
 from diptych.trainer import Task
 
 MAX_SCALE = 100.0  # CLIP clips its logit scale there (Radford et al. 2021, section 2.5)
@@ -89,7 +89,8 @@ def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: P
     def save(scores: dict[str, float]) -> None:
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
         card = {"recipe": asdict(recipe), "pictures": sizes, "validation": scores}
-        _replace_model(Path(recipe.out) / "model", adapters.merged(model), card, model_card(recipe, sizes, scores))
+        with Run(Path(recipe.out), recipe).publishing() as fresh:
+            adapters.merged(model).save(fresh, card, model_card(recipe, sizes, scores))
 
     return Task(
         module=nn.ModuleDict({"model": model.model, "scale": scale}),
@@ -215,15 +216,3 @@ def _set_mode(recipe: ContrastiveRecipe, model: DualEncoder, training: bool) -> 
         for layer in model.model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.eval()
-
-
-def _replace_model(path: Path, model: DualEncoder, card: dict[str, Any], readme: str) -> None:
-    """Write a model beside the old one and put it in its place, so that there is always a whole one."""
-    fresh, old = path.with_name("model.new"), path.with_name("model.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save(fresh, card, readme)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.errors import ConfigError, did_you_mean
 from diptych.progress import Progress, silent
-from diptych.recipes.config import to_yaml
 from diptych.recipes.contrastive import split_for_training
+from diptych.recipes.limits import check_limits
 
 if TYPE_CHECKING:
     from diptych.doctor import Report
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
     from diptych.recipes.match_check import Check
     from diptych.recipes.match_data import Part
+    from diptych.recipes.run import Run
     from diptych.trainer import Outcome
 
 
@@ -116,35 +116,35 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
 
     Raises:
         DataError: no usable picture, too many that cannot be used, or labelled pairs of one label alone.
-        ConfigError: settings contradict each other, or the run exists already and `resume` was not asked for.
+        ConfigError: settings contradict each other or are out of range, `out` holds other files, or a run already and
+            `resume` was not asked for.
+        Busy: another process trains in `out`.
         ModelError: the dual encoder cannot be loaded, or does not show what a head needs.
     """
+    from diptych.recipes.run import owned_run
+
+    _check(recipe)
+    with owned_run(recipe, resume=resume) as run:
+        return _train(run, recipe, progress)
+
+
+def _train(run: Run, recipe: MatchRecipe, progress: Progress) -> MatchTraining:
     from diptych import dual
     from diptych.matching.hubness import SHARPNESS, Banks
     from diptych.matching.models import save_matchers
     from diptych.recipes.match_check import Check
-    from diptych.trainer import CHECKPOINT
 
-    _check(recipe)
-    out = Path(recipe.out)
-    if any((out / name / CHECKPOINT).exists() for name in recipe.heads) and not resume:
-        raise ConfigError(f"'{out}' holds a run already; resume it, or choose another folder with out")
     encoder = dual.load(recipe.model, recipe.device)
     train, val, left_out = _parts(recipe, encoder, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
     banks = Banks.sample(train.image_vectors, train.text_vectors, SHARPNESS * encoder.logit_scale, seed=recipe.seed)
     check = Check(recipe, encoder, val, banks)
-    outcomes, matchers = _heads(recipe, encoder, train, check, progress)
+    outcomes, matchers = _heads(run, encoder, train, check, progress)
     scores = {matcher.name: check(matcher.head) for matcher in matchers}
     sizes = {"train": len(train.pairs), "val": len(val.pairs)}
-    fresh = out / "model.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    encoder.save(fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
-    save_matchers(matchers, fresh)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    fresh.rename(out / "model")
-    return MatchTraining(out / "model", outcomes, scores, left_out, sizes)
+    with run.publishing() as fresh:
+        encoder.save(fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
+        save_matchers(matchers, fresh)
+    return MatchTraining(run.model, outcomes, scores, left_out, sizes)
 
 
 def _check(recipe: MatchRecipe) -> None:
@@ -154,6 +154,7 @@ def _check(recipe: MatchRecipe) -> None:
         raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
     if not recipe.model:
         raise ConfigError("no dual encoder is given; set model to a training run, a directory or a hub name")
+    check_limits(recipe)
     for name in recipe.heads:
         if name not in HEADS:
             raise ConfigError(f"heads: no head is called '{name}'; {did_you_mean(name, HEADS)}")
@@ -194,24 +195,25 @@ def _parts(recipe: MatchRecipe, encoder: DualEncoder, progress: Progress) -> tup
 
 
 def _heads(
-    recipe: MatchRecipe, encoder: DualEncoder, train: Part, check: Check, progress: Progress
+    run: Run, encoder: DualEncoder, train: Part, check: Check, progress: Progress
 ) -> tuple[dict[str, Outcome], list[Matcher]]:
     import torch
-    from safetensors.torch import load_file
 
     from diptych.matching.heads import CosineHead
     from diptych.recipes.match_task import BEST, match_task, new_head
-    from diptych.trainer import Schedule, Trainer
+    from diptych.trainer import Schedule, Trainer, read_weights
 
+    recipe: MatchRecipe = run.recipe
     outcomes = {}
     matchers = [check.matcher(CosineHead(), "cosine")]
     settings = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
     for name in recipe.heads:
         torch.manual_seed(recipe.seed)
         head, arguments = new_head(recipe, name, encoder)
-        folder = Path(recipe.out) / name
+        folder = run.out / name
         task = match_task(recipe, encoder, head, train, check, folder)
-        outcomes[name] = Trainer(task, Schedule(**settings, metric="score"), folder, progress).fit(resume=True)
-        head.load_state_dict(load_file(folder / BEST))
+        trainer = Trainer(task, Schedule(**settings, metric="score"), folder, progress, run.record)
+        outcomes[name] = trainer.fit(resume=True)
+        head.load_state_dict(read_weights(folder / BEST))
         matchers.append(check.matcher(head.eval(), name, arguments))
     return outcomes, matchers

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diptych.atomic import new_file
 from diptych.dual import DualEncoder
 from diptych.errors import DataError
 from diptych.matching.heads import HEADS
@@ -46,9 +47,8 @@ def match_task(
 
     def save(scores: dict[str, float]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{BEST}.tmp"
-        save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, temporary)
-        temporary.replace(folder / BEST)
+        with new_file(folder / BEST) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, temporary)
 
     def set_mode(training: bool) -> None:
         head.train(training)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.errors import ConfigError
 from diptych.progress import Progress, silent
-from diptych.recipes.config import to_yaml
 from diptych.recipes.contrastive import split_for_training
+from diptych.recipes.limits import check_limits
 
 if TYPE_CHECKING:
     from diptych.doctor import Report
     from diptych.pairs import Pairs
     from diptych.prompting.prompter import Prompter
+    from diptych.recipes.run import Run
     from diptych.trainer import Outcome
 
 
@@ -115,59 +115,59 @@ def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Prog
 
     Raises:
         DataError: no usable picture, or more than `max_bad_share` cannot be used.
-        ConfigError: settings contradict each other, or the run exists already and `resume` was not asked for.
+        ConfigError: settings contradict each other or are out of range, `out` holds other files, or a run already and
+            `resume` was not asked for.
+        Busy: another process trains in `out`.
         ModelError: a tower, a dual encoder or the text encoder cannot be loaded.
     """
+    from diptych.recipes.run import owned_run
+
+    _check(recipe)
+    with owned_run(recipe, resume=resume) as run:
+        return _train(run, recipe, resume, progress)
+
+
+def _train(run: Run, recipe: PromptRecipe, resume: bool, progress: Progress) -> PromptTraining:
     from diptych.doctor import sound
     from diptych.formats import read_pairs
     from diptych.recipes.prompt_task import BEST, new_prompter, prompt_task
-    from diptych.trainer import CHECKPOINT, Schedule, Trainer
+    from diptych.trainer import Schedule, Trainer
 
-    _check(recipe)
-    out = Path(recipe.out)
-    if (out / CHECKPOINT).exists() and not resume:
-        raise ConfigError(f"'{out}' holds a run already; resume it, or choose another folder with out")
     pairs, left_out = sound(
         read_pairs(recipe.data, recipe.format), max_bad_share=recipe.max_bad_share, progress=progress
     )
     train_pairs, val_pairs = split_for_training(pairs, recipe.val_fraction)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(to_yaml(recipe), "utf-8")
     prompter = new_prompter(recipe)
     task = prompt_task(recipe, prompter, train_pairs, val_pairs, progress)
     settings = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
-    outcome = Trainer(task, Schedule(**settings, metric="cosine"), out, progress).fit(resume)
+    outcome = Trainer(task, Schedule(**settings, metric="cosine"), run.out, progress, run.record).fit(resume)
     sizes = {"train": len(train_pairs), "val": len(val_pairs)}
-    _keep(recipe, prompter, out / BEST, train_pairs, {"pictures": sizes, "validation": outcome.best}, progress)
-    return PromptTraining(out / "model", outcome, left_out, sizes)
+    _keep(run, prompter, run.out / BEST, train_pairs, {"pictures": sizes, "validation": outcome.best}, progress)
+    return PromptTraining(run.model, outcome, left_out, sizes)
 
 
-def _keep(
-    recipe: PromptRecipe, prompter: Prompter, best: Path, train: Pairs, told: dict[str, Any], progress: Progress
-) -> None:
-    """Write the model with its best weights beside the old one, then put it in its place."""
+def _keep(run: Run, prompter: Prompter, best: Path, train: Pairs, told: dict[str, Any], progress: Progress) -> None:
+    """Publish the model with its best weights."""
     from diptych import dual
     from diptych.prompting.library import PromptLibrary
     from diptych.prompting.models import save_library, save_prompter
     from diptych.recipes.prompt_task import load_best
 
+    recipe: PromptRecipe = run.recipe
     load_best(prompter, recipe, best)
-    model = best.with_name("model")
-    fresh = best.with_name("model.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if recipe.model:
-        dual.load(recipe.model, recipe.device).save(fresh)
-    save_prompter(prompter, fresh, card={"recipe": asdict(recipe), **told})
-    if recipe.library:
-        prompts = list(dict.fromkeys(train.flat_captions()[0]))[: recipe.library]
-        save_library(PromptLibrary.of(prompts, prompter.space, progress), fresh)
-    shutil.rmtree(model, ignore_errors=True)
-    fresh.rename(model)
+    with run.publishing() as fresh:
+        if recipe.model:
+            dual.load(recipe.model, recipe.device).save(fresh)
+        save_prompter(prompter, fresh, card={"recipe": asdict(recipe), **told})
+        if recipe.library:
+            prompts = list(dict.fromkeys(train.flat_captions()[0]))[: recipe.library]
+            save_library(PromptLibrary.of(prompts, prompter.space, progress), fresh)
 
 
 def _check(recipe: PromptRecipe) -> None:
     if not recipe.data:
         raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
+    check_limits(recipe)
     if not recipe.train_tower and recipe.augment != "none" and recipe.views < 2:
         raise ConfigError(
             "the image tower is not trained, so its features are computed once and augmentation would never be seen; "

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from diptych import dual, towers
+from diptych.atomic import new_file
 from diptych.augment import augmentation, sides_key
 from diptych.batches import Epochs, view
 from diptych.errors import ModelError
@@ -25,7 +26,7 @@ from diptych.prompting.features import PictureFeatures
 from diptych.prompting.prompter import Prompter, PromptHead
 from diptych.prompting.text_space import load_text_space
 from diptych.recipes.prompt import PromptRecipe
-from diptych.trainer import Task
+from diptych.trainer import Task, read_weights
 
 BEST = "best.safetensors"
 _MEASURED = 1024  # pictures from which the spread of a live tower's features is taken
@@ -118,7 +119,7 @@ def trained_module(prompter: Prompter, recipe: PromptRecipe) -> nn.ModuleDict:
 
 def load_best(prompter: Prompter, recipe: PromptRecipe, path: Path) -> None:
     """Give the prompter the weights that validated best."""
-    trained_module(prompter, recipe).load_state_dict(load_file(path))
+    trained_module(prompter, recipe).load_state_dict(read_weights(path))
     prompter.head.eval()
     prompter.pictures.model.eval()
 
@@ -186,9 +187,8 @@ def _means(vectors: np.ndarray, owner: np.ndarray, pictures: int) -> np.ndarray:
 
 
 def _save(module: nn.Module, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
-    temporary.replace(path)
+    with new_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
 
 
 def _set_mode(recipe: PromptRecipe, prompter: Prompter, training: bool) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diptych.atomic import write_text
 from diptych.progress import Progress, silent
 from diptych.recipes.config import grid, make
 from diptych.recipes.contrastive import ContrastiveRecipe, train
+from diptych.recipes.limits import check_limits
 
 RESULT = "result.json"
 
@@ -24,7 +26,7 @@ def run_sweep(recipe: ContrastiveRecipe, path: str | Path, *, progress: Progress
     """
     settings = list(grid(path))
     for changes in settings:
-        make(ContrastiveRecipe, changes)  # refuse all before training any
+        check_limits(make(ContrastiveRecipe, changes))  # refuse all before training any
     rows = [_run(recipe, changes, progress) for changes in settings]
     return sorted(rows, key=lambda row: -float(row["rsum"]))
 
@@ -35,7 +37,7 @@ def _run(recipe: ContrastiveRecipe, changes: dict[str, Any], progress: Progress)
     result = out / RESULT
     if not result.exists():
         outcome = train(replace(recipe, **changes, out=str(out)), resume=True, progress=progress).outcome
-        result.write_text(json.dumps({"best": outcome.best, "seconds": outcome.seconds}), "utf-8")
+        write_text(result, json.dumps({"best": outcome.best, "seconds": outcome.seconds}))
     saved = json.loads(result.read_text("utf-8"))
     recall = {f"{key}_r@{k}": f"{saved['best'][f'{key}_r@{k}']:.1f}" for key in ("t2i", "i2t") for k in (1, 5, 10)}
     shown = {key: str(value) for key, value in changes.items()}
