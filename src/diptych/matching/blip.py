@@ -85,7 +85,8 @@ class _BlipEncoder:
 
     def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
         tokenizer = self.processor.tokenizer
-        told = tokenizer(checked_texts(texts), padding=True, truncation=True, return_tensors="pt")
+        limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        told = tokenizer(checked_texts(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: told[name] for name in ("input_ids", "attention_mask")}
 
 
