@@ -75,7 +75,8 @@ def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[A
     """
     from sentence_transformers.base.modules import Router
 
-    texts, first = checked_texts(texts), model[0]
+    texts = checked_texts(texts)
+    first: Any = model[0]
     modules = [route[0] for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
     if not any(_reads_texts_alone(module) for module in modules):
         return _named("text", texts)
