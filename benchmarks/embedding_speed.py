@@ -31,7 +31,7 @@ Prepare = Callable[[Sequence[Image.Image]], Any]
 def ours(name: str) -> tuple[Prepare, Callable[[Any], Any], int]:
     model = load(name, "cpu")
     parameters = sum(weight.numel() for weight in model.tower_parameters("image").values())
-    return model.preprocess, model.embed, parameters
+    return model.preprocess_images, model.embed, parameters
 
 
 def vit_b_32() -> tuple[Prepare, Callable[[Any], Any], int]:

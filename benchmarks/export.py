@@ -21,7 +21,7 @@ import torch
 
 from diptych.dual import DualEncoder, load
 from diptych.export import Export, export_model
-from diptych.export.parity import Tolerance
+from diptych.export.parity import Tolerance, prepared
 from diptych.formats import read_pairs
 from diptych.images import decode
 from diptych.pairs import Pairs
@@ -48,7 +48,7 @@ def vit_b_32(folder: Path) -> Path:
 
 def rates(models: dict[str, DualEncoder], modality: str, inputs: list, rounds: int) -> dict[str, float]:
     """Inputs a second of each model, in turn."""
-    features = next(iter(models.values())).preprocess(inputs)
+    features = prepared(next(iter(models.values())), modality, inputs)
     spans: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
         for turn in range(rounds + 1):

@@ -258,7 +258,7 @@ def encoder(scenes: Path) -> DualEncoder:
 def writer(encoder: DualEncoder, pictures: list[Image.Image]) -> GridWriter:
     torch.manual_seed(1)
     with torch.inference_mode():
-        seen = embed_states(encoder, encoder.preprocess(pictures[:1]))
+        seen = embed_states(encoder, encoder.preprocess_images(pictures[:1]))
     words = Words(["a", "red", "blue", "dog", "boat", "'s", "on", "the", "sea"])
     settings = {"places": seen.states.shape[1], "image_width": seen.states.shape[2], "vector_dim": 16}
     settings |= {"dim": 16, "layers": 1, "heads": 2, "max_tokens": 12}

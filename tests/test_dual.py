@@ -161,7 +161,7 @@ def test_a_local_directory_serves_as_a_tower(tmp_path: Path) -> None:
 def test_long_texts_are_cut_to_the_limit_of_tokens() -> None:
     model = build(max_length=4)
     long = "a red circle " * 50
-    assert model.preprocess([long])["input_ids"].shape == (1, 4)
+    assert model.preprocess_texts([long])["input_ids"].shape == (1, 4)
 
 
 @pytest.mark.parametrize(

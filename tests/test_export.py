@@ -74,7 +74,7 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def captioner(model: diptych.DualEncoder) -> GridWriter:
     torch.manual_seed(1)
     with torch.inference_mode():
-        seen = embed_states(model, model.preprocess([Image.new("RGB", (40, 40))]))
+        seen = embed_states(model, model.preprocess_images([Image.new("RGB", (40, 40))]))
     words = Words(["a", "red", "blue", "circle", "square", "'s", "on", "the", "sea"])
     settings = {"places": seen.states.shape[1], "image_width": seen.states.shape[2], "vector_dim": 16}
     settings |= {"dim": 16, "layers": 2, "heads": 2, "max_tokens": 12}
@@ -233,7 +233,7 @@ def test_its_patches_cannot_be_asked_for_and_it_cannot_be_exported_again(
     model = diptych.load(out, "cpu")
     assert isinstance(model.route("image")[0], ExportedTower)
     with pytest.raises(ModelError):
-        embed_states(model, model.preprocess([decode(pairs[0].image)]))
+        embed_states(model, model.preprocess_images([decode(pairs[0].image)]))
     with pytest.raises(ModelError, match="exported model already"):
         export_model(out, tmp_path / "again", data=pairs)
 

@@ -136,11 +136,12 @@ def test_states_come_with_the_vectors_of_the_dual_encoder(encoder: Path, scenes:
     images = [decode(pairs[at].image) for at in range(3)]
     texts = ["a red circle", "two blue squares above a big green star"]
     with torch.inference_mode():
-        shown, told = (embed_states(model, model.preprocess(inputs)) for inputs in (images, texts))
+        shown = embed_states(model, model.preprocess_images(images))
+        told = embed_states(model, model.preprocess_texts(texts))
     np.testing.assert_allclose(shown.vectors, model.encode_images(images), atol=1e-6)
     np.testing.assert_allclose(told.vectors, model.encode_texts(texts), atol=1e-6)
     assert shown.mask.all()
-    lengths = [len(model.preprocess([text])["input_ids"][0]) for text in texts]
+    lengths = [len(model.preprocess_texts([text])["input_ids"][0]) for text in texts]
     assert told.mask.sum(1).tolist() == lengths
     assert lengths[0] < lengths[1]
 
@@ -148,7 +149,7 @@ def test_states_come_with_the_vectors_of_the_dual_encoder(encoder: Path, scenes:
 def test_a_whole_clip_shows_its_states(tiny_clip: Path) -> None:  # noqa: F811
     model = dual.load(tiny_clip, "cpu")
     with torch.inference_mode():
-        told = embed_states(model, model.preprocess(["a cat", "a dog on a boat"]))
+        told = embed_states(model, model.preprocess_texts(["a cat", "a dog on a boat"]))
     np.testing.assert_allclose(told.vectors, model.encode_texts(["a cat", "a dog on a boat"]), atol=1e-6)
     assert told.states.ndim == 3
 
@@ -157,12 +158,12 @@ def test_stored_states_are_those_of_the_towers_and_a_cut_off_write_goes_on(encod
     model = dual.load(encoder, "cpu")
     texts = [f"{number} red circles" + " and a star" * (number % 4) for number in range(100)]
     with torch.inference_mode():
-        live = embed_states(model, model.preprocess(texts))
+        live = embed_states(model, model.preprocess_texts(texts))
     length, width = live.states.shape[1:]
 
     def store(items: list[str]) -> StoredStates:
         stored = StoredStates(tmp_path / "texts", 100, model.dim, length, width)
-        stored.write(model, items, model.preprocess, label="")
+        stored.write(model, items, model.preprocess_texts, label="")
         return stored
 
     store(texts[:64])  # as if killed after one batch

@@ -79,7 +79,7 @@ class LivePictures:
         self.augment, self.size = augmentation(augment), model.image_size or 224
 
     def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
-        return self.model.preprocess(
+        return self.model.preprocess_images(
             [view(self.train[int(row)], self.augment, self.size, self.seed, epoch) for row in rows]
         )
 
@@ -98,7 +98,7 @@ class LiveTexts:
         self.val_captions = val.captions()
 
     def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
-        return self.model.preprocess(self.epochs.captions.take(captions))
+        return self.model.preprocess_texts(self.epochs.captions.take(captions))
 
     def embed(self, loaded: dict[str, Any]) -> Tensor:
         return self.model.embed(loaded)
@@ -153,7 +153,7 @@ def stored_pictures(
         def prepare(keys: range) -> dict[str, Any]:
             rows = ((pairs[key // views], key % views) for key in keys)
             # the first view is the clean picture
-            return model.preprocess([view(row, augment if n else None, size, seed, n) for row, n in rows])
+            return model.preprocess_images([view(row, augment if n else None, size, seed, n) for row, n in rows])
 
         # Which pictures are mirrored depends on what their captions say.
         kind = f"{label}-{seed}-{sides_key(pairs.values('captions'))}" if views > 1 else "clean-0"
@@ -175,7 +175,7 @@ def stored_texts(model: DualEncoder, epochs: Epochs, val: Pairs, progress: Progr
 
     def features(captions: Captions) -> tuple[np.ndarray, np.ndarray]:
         by_length = _ByLength(captions)
-        stored = _tower_features(model, "text", by_length.hash(), by_length, model.preprocess, progress)
+        stored = _tower_features(model, "text", by_length.hash(), by_length, model.preprocess_texts, progress)
         return stored[:, None], by_length.places()
 
     train, places = features(epochs.captions)

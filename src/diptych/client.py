@@ -30,6 +30,7 @@ from diptych.index.filters import Filters
 from diptych.index.lock import IndexBusy
 from diptych.index.report import Added, Skipped
 from diptych.index.results import Hit, Results
+from diptych.modalities import several_texts
 
 _ERRORS: dict[str, type[DiptychError]] = {
     **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
@@ -72,7 +73,7 @@ class Client:
 
     def embed(self, images: AnyPicture | Iterable[AnyPicture] = (), texts: str | Sequence[str] = ()) -> Embedded:
         """Pictures and texts as unit vectors of one space; see `Service.embed`."""
-        pictures, texts = several(images), _list(texts)
+        pictures, texts = several(images), several_texts(texts)
         if not pictures and not texts:
             return Embedded(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         told = self._send("/v1/embed", pictures, texts=texts)
@@ -81,7 +82,7 @@ class Client:
 
     def match(self, image: AnyPicture, texts: Sequence[str], *, prior: float | None = None) -> list[float]:
         """The probability of each text that it belongs to the picture; see `Service.match`."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = several_texts(texts)
         return self._send("/v1/match", [image], texts=texts, prior=prior)["probabilities"][0]
 
     def caption(
@@ -95,7 +96,7 @@ class Client:
         **settings: Any,
     ) -> list[Captioned]:
         """A caption for each picture; see `Service.caption`."""
-        own = {"count": count, "method": method, "candidates": list(candidates), "choose": choose, **settings}
+        own = {"count": count, "method": method, "candidates": several_texts(candidates), "choose": choose, **settings}
         return [_captioned(each) for each in self._send("/v1/caption", images, **own)["captions"]]
 
     def prompt(
@@ -127,7 +128,7 @@ class Client:
         rerank: int = 0,
     ) -> Results:
         """The pictures of the server's index that match texts, pictures, or both; see `Service.search`."""
-        asked = {"texts": _list(text), "like": _list(like), "unwanted": _list(unwanted)}
+        asked = {"texts": several_texts(text or ()), "like": _list(like), "unwanted": several_texts(unwanted or ())}
         own = {"count": count, "page": page, "sort": sort, "keep": keep, "fold": fold, "rerank": rerank}
         return _results(self._send("/v1/search", several(image), **asked, **own, **_as_json(filters)))
 

@@ -15,7 +15,7 @@ from sentence_transformers.base.modules import Module, Router
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych import heads, towers
+from diptych import heads, modalities, towers
 from diptych.checkpoints import (
     CARD,
     loading,
@@ -100,9 +100,27 @@ class DualEncoder:
         """The side in pixels of what the image tower sees, or None when its preprocessing does not say."""
         return input_size(self.route("image")[0])
 
-    def preprocess(self, inputs: Sequence[Image.Image] | Sequence[str]) -> dict[str, Any]:
-        """What the model's own preprocessing makes of pictures or texts: tensors on the CPU. Threads may call it."""
-        return self.model.preprocess(list(inputs))
+    def preprocess_images(self, images: Iterable[Image.Image]) -> dict[str, Any]:
+        """The tensors, on the CPU, that the model's own preprocessing makes of decoded images. Threads may call it.
+
+        Raises:
+            ConfigError: one is not a decoded image; a path or URL is not opened.
+        """
+        return self._routed("image", modalities.preprocess_images(self.route("image")[0], images))
+
+    def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Any]:
+        """As `preprocess_images`, for texts: each is read as words, also where it looks like a URL or a path.
+
+        Raises:
+            ConfigError: one is not a string.
+        """
+        return self._routed("text", modalities.preprocess_texts(self.route("text")[0], texts))
+
+    def _routed(self, side: str, features: dict[str, Any]) -> dict[str, Any]:
+        """Features with the name of the route that they are for, where the model has routes."""
+        if features and isinstance(self.model[0], Router):
+            features["modality"] = side
+        return features
 
     def embed(self, features: dict[str, Any]) -> Tensor:
         """Preprocessed inputs to unit vectors: (batch, dim) float32 on the model's device, with gradient if enabled."""
@@ -117,24 +135,34 @@ class DualEncoder:
         return moved
 
     def encode_images(self, images: Iterable[Image.Image], batch_size: int = 32) -> np.ndarray:
-        """Unit vectors of upright RGB pictures: (pictures, dim) float32."""
+        """Unit vectors of upright RGB pictures: (pictures, dim) float32.
+
+        Raises:
+            ConfigError: one is not a decoded image; a path or URL is not opened.
+        """
         with torch.inference_mode():
-            parts = [self.embed(self.preprocess(batch)).cpu().numpy() for batch in _batched(images, batch_size)]
+            parts = [self.embed(self.preprocess_images(batch)).cpu().numpy() for batch in _batched(images, batch_size)]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32.
 
+        Each string is read as words, also where it looks like a URL or a path: nothing is fetched or opened.
+
         A text over the tower's limit is cut, and one `TextCutWarning` a call says by how much. An empty text gets the
         vector of the tower's start and end tokens alone, which describes nothing: callers that search refuse it.
+
+        Raises:
+            ConfigError: one is not a string.
         """
+        texts = modalities.checked_texts(texts)
         warn_of_cut_texts(self.route("text")[0], texts, stacklevel=2)
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         order = np.argsort(lengths, kind="stable")  # batches of one length pad little
         vectors = np.empty((len(texts), self.dim), np.float32)
         with torch.inference_mode():
             for batch in _batched(order, batch_size):
-                vectors[batch] = self.embed(self.preprocess([texts[index] for index in batch])).cpu().numpy()
+                vectors[batch] = self.embed(self.preprocess_texts([texts[index] for index in batch])).cpu().numpy()
         return vectors
 
     # disk

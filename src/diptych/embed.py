@@ -115,7 +115,7 @@ def picture_vectors(
 
     def prepare(rows: Sequence[Row]) -> tuple[dict[str, Any] | None, np.ndarray]:
         images, good = decode_all((row.image for row in rows), model.image_size)
-        return (model.preprocess(images) if images else None), good
+        return (model.preprocess_images(images) if images else None), good
 
     def forward(prepared: tuple[dict[str, Any] | None, np.ndarray]) -> np.ndarray:
         features, good = prepared

@@ -107,7 +107,7 @@ class Pixels:
 
     def __call__(self, images: Any, **_: Any) -> BatchFeature:
         pictures = images if isinstance(images, list) else [images]
-        return BatchFeature(_tensors(self.encoder.preprocess([picture.convert("RGB") for picture in pictures])))
+        return BatchFeature(_tensors(self.encoder.preprocess_images([picture.convert("RGB") for picture in pictures])))
 
 
 class Tokens:
@@ -119,7 +119,7 @@ class Tokens:
         self.encoder = encoder
 
     def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
-        return BatchEncoding(_tensors(self.encoder.preprocess(list(texts))))
+        return BatchEncoding(_tensors(self.encoder.preprocess_texts(texts)))
 
 
 class Pictures:

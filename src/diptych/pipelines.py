@@ -18,9 +18,11 @@ from transformers.image_utils import load_image
 from transformers.pipelines import (
     PIPELINE_REGISTRY,
     ImageFeatureExtractionPipeline,
+    ImageTextToTextPipeline,
     Pipeline,
     ZeroShotImageClassificationPipeline,
 )
+from transformers.utils.chat_template_utils import Chat
 
 from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import loading, model_directory, refuse_unsafe
@@ -32,12 +34,15 @@ from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels,
 TASKS = ("zero-shot-image-classification", "image-feature-extraction", "image-to-text", "image-text-to-text")
 
 
-def pipeline(task: str, model: str | Path, device: str = "auto") -> Pipeline:
+def pipeline(task: str, model: str | Path, device: str = "auto", *, urls: bool = False) -> Pipeline:
     """A transformers pipeline over a model of diptych, or over any model that diptych loads.
 
     `zero-shot-image-classification` and `image-feature-extraction` take a dual encoder, `image-to-text` a captioner;
     what goes in and comes out is as transformers documents it. `image-text-to-text` is transformers' own pipeline, for
     the models that have its architecture (BLIP, and those that hold a conversation).
+
+    An image given as a string is a local path, a `data:` URL or base64. One at an http(s) URL is fetched, from wherever
+    the URL leads, with `urls` alone. A text is never taken for an image.
 
     Raises:
         ConfigError: there is no such task.
@@ -47,14 +52,16 @@ def pipeline(task: str, model: str | Path, device: str = "auto") -> Pipeline:
         raise ConfigError(f"there is no pipeline '{task}'; {did_you_mean(task, TASKS)}")
     if task == "image-to-text":
         captioner = CaptionerModel(load_captioner(model, device))
-        return ImageToTextPipeline(captioner, tokenizer=Texts(), image_processor=Pictures(), **_task(task, captioner))
+        return ImageToTextPipeline(
+            captioner, tokenizer=Texts(), image_processor=Pictures(), **_task(task, captioner, urls)
+        )
     if task == "image-text-to-text":
-        return _image_text_to_text(model, device)
+        return _image_text_to_text(model, device, urls)
     encoder = load(model, device)
     dual = (DualModel if not encoder.logit_bias else SigmoidDualModel)(encoder)
     parts: dict[str, Any] = {"tokenizer": Tokens(encoder), "image_processor": Pixels(encoder)}
-    kind = DualZeroShotPipeline if task.startswith("zero-shot") else ImageFeatureExtractionPipeline
-    return kind(model=dual, **parts, **_task(task, dual))
+    kind = DualZeroShotPipeline if task.startswith("zero-shot") else FeaturePipeline
+    return kind(model=dual, **parts, **_task(task, dual, urls))
 
 
 def register() -> None:
@@ -68,8 +75,8 @@ def register() -> None:
 class ImageToTextPipeline(Pipeline):
     """Captions of pictures, as transformers 4 answered them: `[{"generated_text": ...}]` for each picture.
 
-    A call takes a picture or a list of them (Pillow's, a path, an address), and `max_new_tokens`, `generate_kwargs`,
-    `prompt` (a beginning that the caption goes on from) and `timeout`.
+    A call takes a picture or a list of them (Pillow's, a path, a `data:` URL; an http(s) URL with `urls=True`), and
+    `max_new_tokens`, `generate_kwargs`, `prompt` (a beginning that the caption goes on from) and `timeout`.
     """
 
     _load_processor = False
@@ -94,17 +101,20 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: dict[str, Any] | None = None,
         prompt: str | None = None,
         timeout: float | None = None,
+        urls: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         settings = dict(generate_kwargs or {})
         if max_new_tokens is not None:
             if "max_new_tokens" in settings:
                 raise ValueError("'max_new_tokens' stands both in generate_kwargs and beside it; give it once")
             settings["max_new_tokens"] = max_new_tokens
-        before = {"prompt": prompt, "timeout": timeout}
+        before = {"prompt": prompt, "timeout": timeout, "urls": urls}
         return {name: value for name, value in before.items() if value is not None}, settings, {}
 
-    def preprocess(self, image: Any, prompt: str | None = None, timeout: float | None = None) -> Any:
-        picture = load_image(image, timeout=timeout)
+    def preprocess(
+        self, image: Any, prompt: str | None = None, timeout: float | None = None, urls: bool = False
+    ) -> Any:
+        picture = load_image(_local(image, urls), timeout=timeout)
         inputs = self.image_processor(images=picture, return_tensors="pt").to(self.dtype)
         if prompt is not None:
             if self.model.config.model_type == "vision-encoder-decoder":
@@ -128,12 +138,64 @@ class DualZeroShotPipeline(ZeroShotImageClassificationPipeline):
     def check_model_type(self, supported_models: Any) -> None:
         pass
 
+    def _sanitize_parameters(self, urls: bool | None = None, **kwargs: Any) -> Any:
+        return _with_urls(super()._sanitize_parameters(**kwargs), urls)
 
-def _task(task: str, model: PreTrainedModel) -> dict[str, Any]:
-    return {"task": task, "device": model.device}
+    def preprocess(self, image: Any, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+        return super().preprocess(_local(image, urls), *args, **kwargs)
 
 
-def _image_text_to_text(model: str | Path, device: str) -> Pipeline:
+class FeaturePipeline(ImageFeatureExtractionPipeline):
+    """transformers' own, which fetches no image unless `urls` allows it."""
+
+    def _sanitize_parameters(self, *args: Any, urls: bool | None = None, **kwargs: Any) -> Any:
+        return _with_urls(super()._sanitize_parameters(*args, **kwargs), urls)
+
+    def preprocess(self, image: Any, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+        return super().preprocess(_local(image, urls), *args, **kwargs)
+
+
+class TextPipeline(ImageTextToTextPipeline):
+    """transformers' own, which fetches no image, of a call or of a conversation, unless `urls` allows it."""
+
+    def preprocess(self, inputs: Any = None, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+        if isinstance(inputs, Chat):
+            for message in inputs.messages:  # a content that is one string is words
+                _local([part for part in message["content"] if isinstance(part, dict)], urls)
+        elif isinstance(inputs, dict):
+            _local(inputs["images"], urls)
+        return super().preprocess(inputs, *args, **kwargs)
+
+
+def _local(image: Any, urls: bool) -> Any:
+    """What was given: an image, several, or parts of a message; none is at an http(s) URL unless `urls` allows it.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if isinstance(image, dict):
+        _local([value for name, value in image.items() if name not in ("type", "text")], urls)
+    elif isinstance(image, list | tuple):
+        for each in image:
+            _local(each, urls)
+    elif isinstance(image, str) and not urls and image.strip().lower().startswith(("http://", "https://")):
+        raise ConfigError(
+            f"the image '{image[:80]}' is a URL, and none is fetched; download it first, or pass urls=True where every "
+            "URL can be trusted"
+        )
+    return image
+
+
+def _with_urls(parameters: Any, urls: bool | None) -> Any:
+    before, *rest = parameters
+    return (before if urls is None else {**before, "urls": urls}, *rest)
+
+
+def _task(task: str, model: PreTrainedModel, urls: bool) -> dict[str, Any]:
+    return {"task": task, "device": model.device, "urls": urls}
+
+
+def _image_text_to_text(model: str | Path, device: str, urls: bool) -> Pipeline:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers import pipeline as of_transformers
 
@@ -146,4 +208,11 @@ def _image_text_to_text(model: str | Path, device: str) -> Pipeline:
     with loading(f"model '{model}'"):
         network = AutoModelForImageTextToText.from_pretrained(path, **WEIGHTS)
         processor = AutoProcessor.from_pretrained(path, **LOCAL)
-        return of_transformers("image-text-to-text", model=network, processor=processor, device=pick_device(device))
+        return of_transformers(
+            "image-text-to-text",
+            model=network,
+            processor=processor,
+            device=pick_device(device),
+            pipeline_class=TextPipeline,
+            urls=urls,
+        )

@@ -12,6 +12,7 @@ from diptych.embed import picture_vectors
 from diptych.errors import ConfigError
 from diptych.grids import Tile, picture_grid
 from diptych.images import Picture, decode, thumbnail
+from diptych.modalities import checked_texts
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 
@@ -34,8 +35,9 @@ def find_matches(
     The pictures' vectors are computed once and kept on disk. Pictures that cannot be decoded are never found.
 
     Raises:
-        ConfigError: the text is empty or `k` is below 1.
+        ConfigError: the text is empty or is not a string, or `k` is below 1.
     """
+    (text,) = checked_texts([text])
     if not text.strip():
         raise ConfigError("the text is empty; say in words what the picture shows")
     if k < 1:

@@ -11,15 +11,16 @@ from PIL import Image
 from diptych.answers import Alternative, Captioned, Ranked, Said
 from diptych.errors import ConfigError
 from diptych.loaded import Loaded
+from diptych.modalities import several_texts
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
     """One text or several as a list.
 
     Raises:
-        ConfigError: one is empty.
+        ConfigError: one is empty, or is not a string.
     """
-    listed = [texts] if isinstance(texts, str) else list(texts)
+    listed = several_texts(texts)
     for at, text in enumerate(listed):
         if not text.strip():
             raise ConfigError(f"text {at} is empty; say in words what the picture shows")

@@ -93,7 +93,7 @@ class Service:
         """Pictures and texts as unit vectors of one space; one of either may be given as it is.
 
         Raises:
-            ConfigError: a text is empty.
+            ConfigError: a text is empty, or is not a string.
             ImageError: a picture cannot be decoded.
         """
         texts, pictures = as_texts(texts), self.open(several(images), self.encoder.image_size)
@@ -104,7 +104,7 @@ class Service:
         """The probability of each text that it belongs to the picture, in [0, 1].
 
         Raises:
-            ConfigError: a text is empty, or the prior is not a share.
+            ConfigError: a text is empty or is not a string, or the prior is not a share.
             ImageError: the picture cannot be decoded.
             ModelError: there is no matcher.
         """

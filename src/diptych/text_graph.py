@@ -18,6 +18,7 @@ import numpy as np
 from diptych.atomic import new_folder
 from diptych.cache import cache_dir
 from diptych.errors import DiptychError, ModelError
+from diptych.modalities import checked_texts
 from diptych.truncation import TextCutWarning, token_limit, warn_of_cut
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class TextGraph:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32. One `TextCutWarning` a call says what was cut."""
+        texts = checked_texts(texts)
         if not texts:
             return np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
         if self.limit is not None:
-            counts = [len(each.ids) for each in self._uncut.encode_batch(list(texts))]
+            counts = [len(each.ids) for each in self._uncut.encode_batch(texts)]
             warn_of_cut(texts, counts, self.limit, stacklevel=2)
         blocks = [texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
         return np.concatenate([self._encode(block) for block in blocks])
@@ -124,7 +126,7 @@ def _write(encoder: DualEncoder, folder: Path) -> None:
         ModelError: torch cannot trace the tower, or what was written does not do what the model does.
     """
     trunk: Any = encoder.route("text")[0]
-    features = encoder.preprocess(list(_PROBES))  # also sets how the tokenizer cuts and pads
+    features = encoder.preprocess_texts(_PROBES)  # also sets how the tokenizer cuts and pads
     tokenizer = getattr(getattr(trunk, "tokenizer", None), "backend_tokenizer", None)
     if tokenizer is None:
         raise ModelError("the model's tokenizer is none of the tokenizers library")

@@ -15,6 +15,7 @@ from diptych.any_picture import AnyPicture, decoded
 from diptych.errors import ConfigError, DataError
 from diptych.images import thumbnail
 from diptych.index.results import Hit, Results
+from diptych.modalities import several_texts
 from diptych.paths import picture_at
 from diptych.service import Service
 
@@ -58,7 +59,7 @@ class Tools:
     def match_picture(self, picture: str, texts: Sequence[str]) -> Shown:
         """The probability of each text that it describes the picture."""
         image = decoded(self._picture(picture))
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = several_texts(texts)
         found = self.service.match(image, texts)
         lines = [f"{probability:.3f} {text}" for text, probability in zip(texts, found, strict=True)]
         return Shown("\n".join(["probability of a match, from 0 to 1:", *lines]), (thumbnail(image, _SIDE),))

@@ -23,6 +23,7 @@ from diptych import dual, towers
 from diptych.dual import DualEncoder
 from diptych.formats import read_pairs
 from diptych.images import decode
+from diptych.modalities import preprocess_images
 from diptych.pairs import Pairs
 
 PICTURES = 1024  # whose features the prototypes are drawn from
@@ -62,7 +63,7 @@ def untouched_features(pairs: Pairs) -> np.ndarray:
     """What the ImageNet tower makes of pictures: (pictures, 1280)."""
     tower = towers.image_tower("pypi/efficientnet-lite0", image_size=224, crop="squash")
     batches = [pairs[start : start + 64] for start in range(0, len(pairs), 64)]
-    prepared = (tower[0].preprocess([decode(row.image) for row in batch]) for batch in batches)
+    prepared = (preprocess_images(tower[0], (decode(row.image) for row in batch)) for batch in batches)
     return torch.cat([run(tower, pixels) for pixels in prepared]).numpy()
 
 

@@ -212,7 +212,9 @@ class Phase:
             clean=torch.from_numpy(self.stored.train[rows, 0].astype(np.float32)),
             prototypes=prototypes,
             classes=classes,
-            tokens=[self.model.preprocess([words[index] for index in part]) for part in np.array_split(by_length, 4)],
+            tokens=[
+                self.model.preprocess_texts(words[index] for index in part) for part in np.array_split(by_length, 4)
+            ],
             places=np.argsort(by_length),
             caption_ids=self.epochs.caption_ids(captions),
         )

@@ -137,7 +137,7 @@ class Operations:
     def _features(self, image: bytes) -> dict[str, Any]:
         """A picture as the model takes it: small, and made beside the model instead of in its time."""
         encoder = self.service.encoder
-        return encoder.preprocess([self._decoded(image, encoder.image_size)])
+        return encoder.preprocess_images([self._decoded(image, encoder.image_size)])
 
     def _picture_first(self, item: tuple[bytes, Setting]) -> tuple[Image.Image, Setting]:
         picture = self._decoded(item[0], _CLOSE)
@@ -157,7 +157,7 @@ class Operations:
 
     def _tokens(self, texts: Sequence[str]) -> int:
         with self.service.loaded.using("encoder") as encoder:
-            features = encoder.preprocess(list(texts))
+            features = encoder.preprocess_texts(texts)
         mask = features.get("attention_mask")
         return int((mask if mask is not None else features["input_ids"] != 0).sum())
 

@@ -13,6 +13,7 @@ from diptych.captions.captioner import Captioner
 from diptych.dual import DualEncoder
 from diptych.errors import ConfigError
 from diptych.matching.matcher import Matcher
+from diptych.modalities import checked_texts
 from diptych.prompts import fill
 
 
@@ -45,6 +46,7 @@ class Ranker:
         templates: Sequence[str] = ("{}",),
         temperature: float | None = None,
     ) -> None:
+        texts = checked_texts(texts)
         if not texts or not all(text.strip() for text in texts):
             raise ConfigError("candidates must be texts, at least one and none of them empty")
         if not templates or not all("{}" in template for template in templates):
@@ -83,7 +85,8 @@ def rank_candidates(
     et al. 2021). They say which of *these* texts fits best, not whether it fits: that is what a matcher is for.
 
     Raises:
-        ConfigError: no text, an empty one, a template without `{}`, or a temperature out of range.
+        ConfigError: no text, an empty one or one that is not a string, a template without `{}`, or a temperature out
+            of range.
     """
     return Ranker(texts, encoder, templates=templates, temperature=temperature)(images)
 

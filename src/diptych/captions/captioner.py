@@ -16,6 +16,7 @@ from diptych.decoding.strategies import Caption, Wish
 from diptych.errors import ConfigError
 from diptych.export.captioner import has_graphs, load_graph_writer
 from diptych.images import content_hash
+from diptych.modalities import checked_images, checked_texts
 
 __all__ = ["Caption", "Captioner", "Writer", "load_captioner"]
 
@@ -59,11 +60,14 @@ class Captioner:
         whatever others it is.
 
         Raises:
-            ConfigError: a setting is out of its range, or greedy was asked for several captions.
+            ConfigError: a setting is out of its range, greedy was asked for several captions, or an image is not a
+                decoded one.
         """
         drawn = {"temperature": temperature, "top_p": top_p, "seed": seed}
         wish = self.wish(method=method, beams=beams, count=count, max_tokens=max_tokens, **drawn)
-        return [of_one for batch in batches_of(images, batch_size) for of_one in self._write(batch, wish, prefix)]
+        (prefix,) = checked_texts([prefix])
+        batches = (checked_images(batch) for batch in batches_of(images, batch_size))
+        return [of_one for batch in batches for of_one in self._write(batch, wish, prefix)]
 
     @property
     def image_size(self) -> int | None:

@@ -47,7 +47,7 @@ class GridWriter:
         return self.encoder.image_size
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        return self.encoder.preprocess(images)
+        return self.encoder.preprocess_images(images)
 
     @torch.inference_mode()
     def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:

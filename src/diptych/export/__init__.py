@@ -27,7 +27,7 @@ from diptych.export.card import write_card
 from diptych.export.engines import GRAPHS, known_engine
 from diptych.export.graphs import tensors_of, traced
 from diptych.export.int8 import Inputs, onnx_int8, openvino_int8
-from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, refuse_if_off
+from diptych.export.parity import TOLERANCES, Parity, Tolerance, measure, prepared, refuse_if_off
 from diptych.export.tower import ExportedTower, read_front, write_front
 from diptych.open_clip_names import is_named
 from diptych.pairs import Pairs
@@ -109,8 +109,8 @@ def _write(encoder: DualEncoder, out: Path, examples: dict[str, Sequence[Any]], 
         folder = out / f"{modality}_0_{ExportedTower.__name__}"
         folder.mkdir()
         write_front(encoder.route(modality)[0], folder)
-        tensors = tensors_of(encoder.preprocess(examples[modality][:4]))
-        calibration = _calibration(encoder, examples[modality][1::2]) if precision == "int8" else []
+        tensors = tensors_of(prepared(encoder, modality, examples[modality][:4]))
+        calibration = _calibration(encoder, modality, examples[modality][1::2]) if precision == "int8" else []
         graph = traced(encoder, modality, tensors, key=told["of"])
         _WRITERS[engine, precision](graph, folder / GRAPHS[engine], calibration)
         front = read_front(folder, modality)
@@ -159,9 +159,9 @@ def _texts(data: Pairs) -> list[str]:
     return texts
 
 
-def _calibration(encoder: DualEncoder, examples: Sequence[Any]) -> list[Inputs]:
+def _calibration(encoder: DualEncoder, modality: str, examples: Sequence[Any]) -> list[Inputs]:
     """The graph's inputs for each example alone."""
-    each = (tensors_of(encoder.preprocess([example])) for example in examples)
+    each = (tensors_of(prepared(encoder, modality, [example])) for example in examples)
     return [{name: value.numpy() for name, value in tensors.items()} for tensors in each]
 
 

@@ -63,7 +63,7 @@ def measure(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequ
         old, new = encode[modality](before, _BATCH[modality]), encode[modality](after, 5)  # (inputs, dim)
     if old.shape != new.shape:
         raise ModelError(f"the exported {modality} tower gives vectors of {new.shape[1]} numbers, not {old.shape[1]}")
-    return of_vectors(modality, old, new, _rates(before, after, list(inputs[: _BATCH[modality]])))
+    return of_vectors(modality, old, new, _rates(before, after, modality, inputs[: _BATCH[modality]]))
 
 
 def of_vectors(name: str, old: np.ndarray, new: np.ndarray, rates: tuple[float, float]) -> Parity:
@@ -89,9 +89,14 @@ def refuse_if_off(parity: Parity, tolerance: Tolerance) -> None:
         )
 
 
-def _rates(before: DualEncoder, after: DualEncoder, inputs: list[Any]) -> tuple[float, float]:
+def prepared(encoder: DualEncoder, modality: str, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Images or texts, as `modality` says, preprocessed by the encoder."""
+    return encoder.preprocess_images(inputs) if modality == "image" else encoder.preprocess_texts(inputs)
+
+
+def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> tuple[float, float]:
     """Inputs a second of both, alternated, medians; preprocessing is the same for both and left out."""
-    features = before.preprocess(inputs)
+    features = prepared(before, modality, inputs)
     with torch.inference_mode():
         first, second = in_turn(lambda: before.embed(dict(features)), lambda: after.embed(dict(features)))
     return len(inputs) / first, len(inputs) / second

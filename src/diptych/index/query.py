@@ -12,6 +12,7 @@ import numpy as np
 
 from diptych.errors import ConfigError
 from diptych.images import Picture, Slice, decode, describe
+from diptych.modalities import several_texts
 from diptych.text_graph import TextEncoder
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Query:
     """What is asked, part by part. `Query.of("a dog", unwanted="grass")` is a short way to one.
 
     Raises:
-        ConfigError: nothing is wanted, a text is empty, or a weight is zero or not finite.
+        ConfigError: nothing is wanted, a text is empty or is not a string, or a weight is zero or not finite.
     """
 
     parts: tuple[Part, ...]
@@ -54,6 +55,8 @@ class Query:
         for part in self.parts:
             if not np.isfinite(part.weight) or part.weight == 0:
                 raise ConfigError(f"the weight of {part} is {part.weight}; it must be a number other than 0")
+            if part.kind == "text" and not isinstance(part.value, str):
+                raise ConfigError(f"a text of the query is a {type(part.value).__name__}; it must be a string")
             if part.kind == "text" and not str(part.value).strip():
                 raise ConfigError("a text of the query is empty; say in words what the picture shows")
         if not any(part.weight > 0 for part in self.parts):
@@ -74,10 +77,10 @@ class Query:
 
         What is unwanted counts half unless told, so that it turns the order of what is wanted and not the subject.
         """
-        wanted = [_part("text", value) for value in _several(text)]
+        wanted = [_part("text", value) for value in several_texts(text)]
         wanted += [Part("picture", value) for value in _several(image)]
         wanted += [Part("row", value) for value in _several(like)]
-        refused = [_part("text", value, NOT_WEIGHT) for value in _several(unwanted)]
+        refused = [_part("text", value, NOT_WEIGHT) for value in several_texts(unwanted)]
         refused += [Part("picture", value, NOT_WEIGHT) for value in _several(unwanted_image)]
         refused += [Part("row", value, NOT_WEIGHT) for value in _several(unwanted_like)]
         return cls((*wanted, *(replace(part, weight=-part.weight) for part in refused)))

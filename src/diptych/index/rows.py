@@ -46,7 +46,7 @@ def prepare(
         image = decode(data, min_side=image_size)
     except ImageError as error:
         return Skipped(item.path, error.reason, str(error))
-    return Prepared(item, content, read_facts(data), perceptual_hash(image), model().preprocess([image]))
+    return Prepared(item, content, read_facts(data), perceptual_hash(image), model().preprocess_images([image]))
 
 
 def embed(batch: Sequence[Prepared], model: DualEncoder) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diptych.device import pick_device
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
 from diptych.matching.matcher import Encoded, Matcher
+from diptych.modalities import checked_images, checked_texts
 from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
 
@@ -79,11 +80,15 @@ class _BlipEncoder:
     def image_size(self) -> int:
         return int(self.model.config.vision_config.image_size)
 
-    def preprocess(self, inputs: Sequence[Image.Image] | Sequence[str]) -> dict[str, Tensor]:
-        if isinstance(inputs[0], str):
-            told = self.processor.tokenizer(list(inputs), padding=True, truncation=True, return_tensors="pt")
-            return {name: told[name] for name in ("input_ids", "attention_mask")}
-        return {"pixel_values": self.processor.image_processor(list(inputs), return_tensors="pt")["pixel_values"]}
+    def preprocess_images(self, images: Iterable[Image.Image]) -> dict[str, Tensor]:
+        processor = self.processor.image_processor
+        return {"pixel_values": processor(checked_images(images), return_tensors="pt")["pixel_values"]}
+
+    def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        tokenizer = self.processor.tokenizer
+        limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        told = tokenizer(checked_texts(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        return {name: told[name] for name in ("input_ids", "attention_mask")}
 
 
 def is_blip(path: Path) -> bool:

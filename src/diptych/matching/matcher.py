@@ -21,6 +21,7 @@ from diptych.errors import ConfigError, DataError
 from diptych.matching.calibration import EVIDENCE, Calibration, sigmoid
 from diptych.matching.heads import Side
 from diptych.matching.hubness import Banks
+from diptych.modalities import checked_images, checked_texts
 from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
@@ -82,8 +83,10 @@ class Matcher:
         be expected, when it is not the one that the matcher was calibrated for (`calibration.prior`).
 
         Raises:
-            ConfigError: not as many pictures as texts, an empty text, or a prior outside (0, 1).
+            ConfigError: not as many pictures as texts, an empty text or one that is not a string, an image that is not
+                decoded, or a prior outside (0, 1).
         """
+        images, texts = checked_images(images), checked_texts(texts)
         if len(images) != len(texts):
             raise ConfigError(f"{len(images)} pictures and {len(texts)} texts; give one text for each picture")
         if empty := [at for at, text in enumerate(texts) if not text.strip()]:
@@ -106,15 +109,16 @@ class Matcher:
     def encode_images(self, images: Iterable[Image.Image], batch_size: int = 32) -> Encoded:
         """Upright RGB pictures, encoded."""
         images = list(images)
-        return Encoded.join(
-            [self._encode(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        )
+        batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return Encoded.join([self._forward(self.encoder.preprocess_images(batch)) for batch in batches])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Encoded:
         """Texts, encoded."""
+        texts = checked_texts(texts)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of one length pad little
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        parts = Encoded.join([self._encode([texts[index] for index in batch]) for batch in batches])
+        prepared = (self.encoder.preprocess_texts(texts[index] for index in batch) for batch in batches)
+        parts = Encoded.join([self._forward(features) for features in prepared])
         return parts.take(np.argsort(order))
 
     def encode_pictures(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
@@ -130,7 +134,7 @@ class Matcher:
             if not good.all():
                 bad = rows[int(np.argmin(good))].image_id
                 raise DataError(f"picture '{bad}' cannot be decoded; `diptych data inspect` says why")
-            return self.encoder.preprocess(images)
+            return self.encoder.preprocess_images(images)
 
         starts = range(0, len(pairs), batch_size)
         batches = progress(prefetch(starts, prepare), len(starts), "encoding pictures")
@@ -146,9 +150,6 @@ class Matcher:
             raise ConfigError(f"the head '{self.name}' needs the pictures themselves; use the head 'pair'")
         kept = torch.from_numpy(np.array(vectors, np.float32)).to(self.encoder.device)
         return self._encoded(modality, kept, (kept,))
-
-    def _encode(self, inputs: Any) -> Encoded:
-        return self._forward(self.encoder.preprocess(inputs))
 
     @torch.inference_mode()
     def _forward(self, features: dict[str, Any]) -> Encoded:

@@ -21,6 +21,7 @@ from diptych.errors import DataError
 from diptych.families import embedding_width, input_size
 from diptych.heads import EMBEDDING
 from diptych.identity import modules_identity
+from diptych.modalities import preprocess_images
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 from diptych.towers import width_of
@@ -61,8 +62,12 @@ class PictureFeatures:
         return modules_identity([*self.tower, *self.projection])
 
     def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it."""
-        return self.model.preprocess(list(images))
+        """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it.
+
+        Raises:
+            ConfigError: one is not a decoded image; a path or URL is not opened.
+        """
+        return preprocess_images(self.tower[0], images)
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
         """(batch, width) float32 on the model's device, with gradient if enabled."""

@@ -14,6 +14,7 @@ from diptych.formats import read_pairs
 from diptych.formats.delimited import delimiter_of
 from diptych.formats.tables import CAPTION_COLUMNS
 from diptych.formats.text import clean, open_text
+from diptych.modalities import checked_texts
 from diptych.progress import Progress, silent
 from diptych.prompting.text_space import TextSpace
 
@@ -40,9 +41,10 @@ class PromptLibrary:
         """Texts, each once, with their vectors from the cache or embedded now.
 
         Raises:
+            ConfigError: one is not a string.
             DataError: there is no text, or all are empty.
         """
-        different = list(dict.fromkeys(text for text in texts if text.strip()))
+        different = list(dict.fromkeys(text for text in checked_texts(texts) if text.strip()))
         if not different:
             raise DataError("the prompt library is empty; give at least one prompt to choose from")
         return cls(different, space.vectors(different, progress=progress, label="embedding the prompt library"))

@@ -16,6 +16,7 @@ from diptych.checkpoints import model_directory
 from diptych.embed import VectorFile, write_vectors
 from diptych.errors import ModelError
 from diptych.identity import modules_identity
+from diptych.modalities import checked_texts, inputs_to_encode
 from diptych.module_loading import load_modules
 from diptych.progress import Progress, silent
 from diptych.weights import PYPI_TEXT_TOWERS, carried
@@ -34,16 +35,21 @@ class TextSpace:
         self.identity = modules_identity(modules)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
-        """Unit vectors of texts: (texts, dim) float32; longer ones than the encoder reads are cut."""
-        return self.model.encode(
-            list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
-        ).reshape(len(texts), self.dim)
+        """Unit vectors of texts: (texts, dim) float32; longer ones than the encoder reads are cut.
+
+        Raises:
+            ConfigError: one is not a string.
+        """
+        inputs = inputs_to_encode(self.model, texts)
+        vectors = self.model.encode(inputs, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+        return vectors.reshape(len(inputs), self.dim)
 
     def vectors(self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding") -> np.ndarray:
         """As `encode`, but kept on disk under the identities of encoder and texts, and gone on with after a kill.
 
         Each text is embedded once, however often it comes.
         """
+        texts = checked_texts(texts)
         by_length = sorted(set(texts), key=lambda text: (len(text), text))  # batches of one length pad little
         places = {text: at for at, text in enumerate(by_length)}
         content = hashlib.sha256("\0".join(by_length).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -60,8 +60,8 @@ def widths(encoder: DualEncoder) -> dict[str, tuple[int, int]]:
 
     size = encoder.image_size or 224
     with torch.inference_mode():
-        image = embed_states(encoder, encoder.preprocess([Image.new("RGB", (size, size))])).states
-        text = embed_states(encoder, encoder.preprocess(["a picture"])).states
+        image = embed_states(encoder, encoder.preprocess_images([Image.new("RGB", (size, size))])).states
+        text = embed_states(encoder, encoder.preprocess_texts(["a picture"])).states
     return {"image": (image.shape[1], image.shape[2]), "text": (text.shape[1], text.shape[2])}
 
 
@@ -87,7 +87,7 @@ def store_part(
     by_length = [texts[at] for at in order]
     name = hashlib.sha256("\0".join(by_length).encode()).hexdigest()[:16]
     stored = StoredStates(folder / f"{name}-{length}", len(texts), encoder.dim, length, kept["text"][1])
-    stored.write(encoder, by_length, encoder.preprocess, progress=progress, label="encoding texts, once")
+    stored.write(encoder, by_length, encoder.preprocess_texts, progress=progress, label="encoding texts, once")
     return Part(pairs, texts, rows, labelled.labels if labelled else None, pictures, stored, np.argsort(order))
 
 
@@ -123,13 +123,13 @@ def _folder(encoder: DualEncoder, with_states: bool) -> Path:
 
 def _views(encoder: DualEncoder, pairs: Pairs, change: Any, seed: int, number: int, rows: Sequence[int]) -> dict:
     size = encoder.image_size or 224
-    return encoder.preprocess([view(pairs[row], change, size, seed, number) for row in rows])
+    return encoder.preprocess_images([view(pairs[row], change, size, seed, number) for row in rows])
 
 
 def _longest(encoder: DualEncoder, texts: Sequence[str]) -> int:
     """Tokens of the text with the most words: an upper bound would be dear, and a few cut words cost nothing."""
     longest = sorted(texts, key=len)[-32:]
-    return int(encoder.preprocess(longest)["input_ids"].shape[1])
+    return int(encoder.preprocess_texts(longest)["input_ids"].shape[1])
 
 
 class HardBatches:
