@@ -29,6 +29,7 @@ from diptych.device import pick_device
 from diptych.errors import ConfigError, ModelError
 from diptych.families import embedding_width, input_size, settle
 from diptych.identity import modules_identity
+from diptych.images import central
 from diptych.open_clip_names import is_named
 from diptych.open_clip_towers import is_open_clip, open_clip_towers
 from diptych.quiet import quiet
@@ -102,7 +103,7 @@ class DualEncoder:
 
     def preprocess(self, inputs: Sequence[Image.Image] | Sequence[str]) -> dict[str, Any]:
         """What the model's own preprocessing makes of pictures or texts: tensors on the CPU. Threads may call it."""
-        return self.model.preprocess(list(inputs))
+        return self.model.preprocess([central(each) if isinstance(each, Image.Image) else each for each in inputs])
 
     def embed(self, features: dict[str, Any]) -> Tensor:
         """Preprocessed inputs to unit vectors: (batch, dim) float32 on the model's device, with gradient if enabled."""

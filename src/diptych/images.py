@@ -19,10 +19,12 @@ from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, TiffImagePlugin
 
 from diptych.decode_memory import DecodeMemory
 from diptych.errors import ImageError
-from diptych.picture_headers import CostlyError, check_structure, coded_pixels, jpeg_frame, without_texts
+from diptych.picture_headers import CostlyError, check_strips, check_structure, coded_pixels, jpeg_frame, without_texts
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
+MAX_PIXEL_BYTES = 10
+"""Bytes that decoding may take at its peak for each pixel of the limit: a progressive JPEG takes 10, a WebP 16."""
 MAX_ASPECT = 64
 MAX_EXIF_BYTES = 2**20
 
@@ -144,8 +146,8 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
     Other pictures of more than 16 megapixels are averaged down after decoding, to at least twice `min_side`.
 
     What decoding costs is read from the headers and checked before any pixel is decoded: the pixels that are decoded
-    (those of a JPEG after its reduction), with the padding of tiles, the scans of a JPEG, and the structure of the
-    file. Decodes of all threads share `DECODE_MEMORY`. Safe to call from many threads.
+    (those of a JPEG after its reduction), with the padding of tiles, the memory that this takes, the scans of a JPEG,
+    and the structure of the file. Decodes of all threads share `DECODE_MEMORY`. Safe to call from many threads.
 
     Raises:
         ImageError: as `read_bytes`, and `too_many_pixels`, `truncated` or `undecodable`. Nothing else, whatever the
@@ -166,6 +168,12 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
                 f"{name} has {width} x {height} = {width * height:,} pixels{decoded}, the limit is {max_pixels:,}; "
                 "shrink it or raise max_pixels",
             )
+        if size > (most := max(max_pixels, _LEAST_PIXELS) * MAX_PIXEL_BYTES):
+            raise ImageError(
+                "too_many_pixels",
+                f"{name} has {width} x {height} pixels, which take {size:,} bytes to decode as {image.format}, the "
+                f"limit is {most:,}; save it as PNG, shrink it or raise max_pixels",
+            )
         with DECODE_MEMORY.hold(size):
             image.load()
             image = _rgb(_upright(image))
@@ -184,36 +192,51 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
         ) from error
 
 
-# Bytes for each pixel that is decoded, beside the decoded picture and its RGB: canvases, planes and copies of the
-# decoders of Pillow 13, as benchmarks/hostile_pictures.py measures them.
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "TIFF": 8}
+_DRAFT_PIXELS = 4  # a JPEG that is decoded at reduced size may have so many times the pixel limit
+
+# Bytes for each pixel, beside the decoded picture, of canvases and planes that the decoders of Pillow 13 hold:
+# benchmarks/hostile_pictures.py measures them.
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 6, "HEIF": 6}
+_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
 
 def _cost(data: bytes, image: Image.Image) -> tuple[int, int]:
     """The pixels that are decoded, and the bytes that this takes at its peak; `image` is opened and drafted."""
     shown = image.width * image.height
     pixels, extra = shown, 0
-    if image.format == "JPEG":
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
         width, height, components, holds_coefficients = jpeg_frame(data)
         whole = width * height
         # Coefficients are of the whole picture, whatever the reduction; a reduced scan still reads every block.
         pixels = max(shown, whole if holds_coefficients else whole // _DRAFT_PIXELS)
         extra = 2 * components * whole if holds_coefficients else 0
-    else:
-        pixels = coded_pixels(data, image.width, image.height, _tile(image))
-        extra = pixels * _DECODER_BYTES.get(image.format or "", 0)
-    return pixels, extra + 8 * shown
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        pixels, extra = _tiff_cost(data, image)
+    elif image.format in _DECODER_BYTES:
+        pixels = coded_pixels(data, *image.size) if image.format == "AVIF" else shown  # libheif checks its own
+        extra = pixels * _DECODER_BYTES[image.format]
+    own = 0 if image.mode == "RGB" else _MODE_BYTES.get(image.mode, 4)
+    return pixels, extra + (own + 4) * shown
 
 
-_DRAFT_PIXELS = 4  # a JPEG that is decoded at reduced size may have so many times the pixel limit
-
-
-def _tile(image: Image.Image) -> tuple[int, int] | None:
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return None
+def _tiff_cost(data: bytes, image: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:
+    """The pixels of all tiles or strips, padding included, and the bytes of one of them."""
     tags = image.tag_v2
-    sides = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
-    return (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    tiled = TiffImagePlugin.TILEOFFSETS in tags
+    if tiled:
+        width, height = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
+    else:
+        width, height = image.width, min(image.height, tags.get(TiffImagePlugin.ROWSPERSTRIP, image.height))
+    width, height = max(1, width), max(1, height)  # a TypeError for what is no number
+    if tags.get(TiffImagePlugin.COMPRESSION) in (6, 7):
+        places = (324, 325) if tiled else (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.STRIPBYTECOUNTS)
+        offsets, sizes = (tags.get(tag, ()) for tag in places)
+        check_strips(data, offsets, sizes, width * height)
+    columns, rows = -(-image.width // width), -(-image.height // height)
+    samples = max(len(bits), tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+    coded = columns * rows * width * height if tiled else image.width * image.height
+    return coded, width * height * samples * max(bits) // 8
 
 
 @functools.cache
@@ -298,6 +321,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 
 _BAND_PIXELS = 2**20
+_LEAST_PIXELS = 2**20  # below it, memory is no matter
 
 
 def _rgb_band(image: Image.Image, scale: tuple[float, float] | None, format: str | None) -> Image.Image:
@@ -307,6 +331,8 @@ def _rgb_band(image: Image.Image, scale: tuple[float, float] | None, format: str
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which stores inverted inks
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (255, 255):
+            return rgba.convert("RGB")
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
     return image.convert("RGB")

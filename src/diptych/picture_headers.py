@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 SCAN_PIXELS = 2_000_000_000
-"""Scans of a JPEG times its pixels: 20 scans of 100 megapixels, about two seconds. Encoders write 1 to 14 scans."""
+"""Scans of a JPEG times its pixels: 20 scans of 100 megapixels, about two seconds. Encoders write up to 18."""
 MAX_SCANS = 1_000
 MAX_EXIF_SEGMENTS = 16
 MAX_PARTS = 65_536
-"""Segments of a JPEG, chunks of a PNG, blocks before the first frame of a GIF, tags and strips of a TIFF, boxes of an AVIF."""
+"""Segments of a JPEG, chunks of a PNG, blocks before the first frame of a GIF, tags or strips of a TIFF, AVIF boxes."""
 MAX_VALUES = 262_144
 """Numbers in one TIFF tag; the transfer function of 16-bit colours has 196,608."""
 MAX_RLE_STEPS = 16_000_000
@@ -49,14 +49,9 @@ def check_structure(data: bytes) -> None:
         _check_bmp(data)
 
 
-def coded_pixels(data: bytes, width: int, height: int, tile: tuple[int, int] | None = None) -> int:
-    """The number of pixels that are decoded for a picture shown as `width` x `height`; `tile` is that of a TIFF."""
-    if tile is not None and tile[0] > 0 and tile[1] > 0:
-        columns, rows = -(-width // tile[0]), -(-height // tile[1])
-        return columns * tile[0] * rows * tile[1]
-    if data[4:8] == b"ftyp":
-        return max([width * height, *(w * h for w, h in _av1_sizes(data))])
-    return width * height
+def coded_pixels(data: bytes, width: int, height: int) -> int:
+    """The most pixels of one frame that are decoded for an AVIF shown as `width` x `height`."""
+    return max([width * height, *(w * h for w, h in _av1_sizes(data))])
 
 
 def _limit(what: str, count: int, limit: int) -> None:
@@ -197,6 +192,17 @@ def _check_tiff(data: bytes) -> None:
         if kind not in (1, 2, 7):  # bytes and texts are not made into numbers
             _limit(f"values in tag {tag}", count, MAX_PARTS if tag in _PLACES else MAX_VALUES)
         values[tag] = count
+
+
+def check_strips(data: bytes, offsets: Sequence[int], sizes: Sequence[int], pixels: int) -> None:
+    """Refuse strips or tiles of `pixels` each that are JPEGs of too many scans, or that overlap.
+
+    Raises:
+        CostlyError: there are too many scans.
+    """
+    _limit("bytes in overlapping strips", sum(sizes), 2 * len(data))
+    scans = sum(data.count(b"\xff\xda", start, start + size) for start, size in zip(offsets, sizes, strict=False))
+    _limit(f"JPEG scans of {pixels:,} pixels", scans, SCAN_PIXELS // max(1, pixels))
 
 
 # AV1, in AVIF: the size that a box names is not the one that the decoder allocates

@@ -26,6 +26,7 @@ from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import loading, model_directory, refuse_unsafe
 from diptych.dual import load
 from diptych.errors import ConfigError, did_you_mean
+from diptych.images import central
 from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels, SigmoidDualModel, Texts, Tokens
 
 TASKS = ("zero-shot-image-classification", "image-feature-extraction", "image-to-text", "image-text-to-text")
@@ -103,7 +104,7 @@ class ImageToTextPipeline(Pipeline):
         return {name: value for name, value in before.items() if value is not None}, settings, {}
 
     def preprocess(self, image: Any, prompt: str | None = None, timeout: float | None = None) -> Any:
-        picture = load_image(image, timeout=timeout)
+        picture = central(load_image(image, timeout=timeout))
         inputs = self.image_processor(images=picture, return_tensors="pt").to(self.dtype)
         if prompt is not None:
             if self.model.config.model_type == "vision-encoder-decoder":

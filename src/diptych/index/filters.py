@@ -99,7 +99,7 @@ def _after(moment: Day) -> str:
     """At or after the moment, which is local time as a camera's clock is."""
     if not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
-    nanoseconds = int(moment.timestamp()) * 10**9
+    nanoseconds = min(max(int(moment.timestamp()) * 10**9, -(2**63)), 2**63 - 1)  # as `files.change_time`
     local = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
     taken = f"taken >= timestamp '{local.isoformat(' ', 'seconds')}'"
     return f"(taken IS NOT NULL AND {taken}) OR (taken IS NULL AND mtime >= {nanoseconds})"

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from diptych.checkpoints import loading, refuse_unsafe
 from diptych.device import pick_device
+from diptych.images import central
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
 from diptych.matching.matcher import Encoded, Matcher
@@ -82,7 +83,8 @@ class _BlipEncoder:
         if isinstance(inputs[0], str):
             told = self.processor.tokenizer(list(inputs), padding=True, truncation=True, return_tensors="pt")
             return {name: told[name] for name in ("input_ids", "attention_mask")}
-        return {"pixel_values": self.processor.image_processor(list(inputs), return_tensors="pt")["pixel_values"]}
+        images = [central(each) for each in inputs if isinstance(each, Image.Image)]
+        return {"pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"]}
 
 
 def is_blip(path: Path) -> bool:

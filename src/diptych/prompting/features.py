@@ -21,6 +21,7 @@ from diptych.errors import DataError
 from diptych.families import embedding_width, input_size
 from diptych.heads import EMBEDDING
 from diptych.identity import modules_identity
+from diptych.images import central
 from diptych.pairs import Pairs
 from diptych.progress import Progress, silent
 from diptych.towers import width_of
@@ -62,7 +63,7 @@ class PictureFeatures:
 
     def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it."""
-        return self.model.preprocess(list(images))
+        return self.model.preprocess(list(map(central, images)))
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
         """(batch, width) float32 on the model's device, with gradient if enabled."""
