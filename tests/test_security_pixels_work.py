@@ -16,12 +16,23 @@ from benchmarks.hostile_pictures import _saved, plain
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
+import diptych
 from diptych.decode_memory import DecodeMemory
 from diptych.errors import ImageError
 from diptych.images import DECODE_MEMORY, MAX_ASPECT, central, decode
+from diptych.index import Index
 from diptych.index.files import change_time
+from tests.conftest import TINY
 
 MIB = 2**20
+
+pytest.importorskip("lancedb")
+
+
+@pytest.fixture(scope="module")
+def model() -> diptych.DualEncoder:
+    names = ("image_tower", "text_tower", "pretrained", "text_arguments", "image_size", "crop", "dim", "device")
+    return diptych.build(**{name: TINY[name] for name in names}, projection="linear", captions=["a red star"])
 
 
 # Memory that all decodes share
@@ -123,10 +134,9 @@ def test_processors_that_crop_the_middle_see_what_they_saw_before(size: tuple[in
     assert np.abs(before - now).max() <= 4
 
 
-def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    import diptych
-
-    model = diptych.load("mini")
+def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
+    model: diptych.DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[int, int]] = []
     inner = model.model.preprocess
     monkeypatch.setattr(model.model, "preprocess", lambda images: seen.extend(i.size for i in images) or inner(images))
@@ -146,20 +156,17 @@ def test_the_time_of_a_file_fits_into_a_row(year: int) -> None:
     assert (row == nanoseconds) == (1678 <= year <= 2262)
 
 
-def test_a_picture_of_the_year_2300_is_indexed_and_then_unchanged(tmp_path: Path) -> None:
-    import diptych
-    from diptych.index import Index
-
+def test_a_picture_of_the_year_2300_is_indexed_and_then_unchanged(model: diptych.DualEncoder, tmp_path: Path) -> None:
     file = tmp_path / "pictures" / "far.png"
     file.parent.mkdir()
     Image.new("RGB", (40, 30), "red").save(file)
     os.utime(file, (0, 10_413_792_000))
     if file.stat().st_mtime < 10_000_000_000:
         pytest.skip("this file system keeps time after 2262")
-    index = Index(file.parent, diptych.load("mini"))
+    index = Index(file.parent, model)
     assert index.add(file.parent).new == 1
     assert index.add(file.parent).unchanged == 1
-    assert [Path(hit.path).name for hit in index.search("red")] == ["far.png"]
+    assert [Path(hit.path).name for hit in index.search("red", keep=None)] == ["far.png"]
 
 
 def exif(pairs: dict[int, object], gps: dict[int, object] | None = None) -> bytes:
@@ -185,14 +192,11 @@ ODD = {
 }
 
 
-def test_odd_exif_never_ends_an_index(tmp_path: Path) -> None:
-    import diptych
-    from diptych.index import Index
-
+def test_odd_exif_never_ends_an_index(model: diptych.DualEncoder, tmp_path: Path) -> None:
     for name, data in ODD.items():
         (tmp_path / f"{name}.jpg").write_bytes(data + name.encode())  # other bytes, another picture
-    index = Index(tmp_path, diptych.load("mini"))
+    index = Index(tmp_path, model)
     added = index.add(tmp_path)
     assert (added.new, added.skipped) == (len(ODD), ())
-    assert {hit.width for hit in index.search("red")} == {40}
+    assert {hit.width for hit in index.search("red", keep=None)} == {40}
     assert index.add(tmp_path).unchanged == len(ODD)
