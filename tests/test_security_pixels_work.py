@@ -145,6 +145,25 @@ def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
     assert np.isfinite(vectors).all()
 
 
+def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
+    from diptych.captions.models import ChatWriter, WholeWriter
+    from diptych.matching.blip import BlipMatcher
+
+    seen: list[tuple[int, int]] = []
+
+    def processor(images: list[Image.Image], **settings: str) -> dict[str, None]:
+        seen.extend(image.size for image in images)
+        return {"pixel_values": None}
+
+    whole, chat, blip = (kind.__new__(kind) for kind in (WholeWriter, ChatWriter, BlipMatcher))
+    whole.image_processor, blip.processor = processor, SimpleNamespace(image_processor=processor)
+    pictures = [Image.new("RGB", (4_000, 1)), Image.new("RGB", (1_000, 100))]
+    whole.prepare(pictures)
+    blip.preprocess(pictures)
+    seen += [image.size for image in chat.prepare(pictures)["images"]]
+    assert seen == [(64, 1), (1_000, 100)] * 3
+
+
 # Odd files in an index
 
 
