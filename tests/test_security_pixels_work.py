@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import io
 import os
@@ -22,6 +23,8 @@ from diptych.errors import ImageError
 from diptych.images import DECODE_MEMORY, MAX_ASPECT, central, decode
 from diptych.index import Index
 from diptych.index.files import change_time
+from diptych.index.filters import Filters
+from diptych.index.sources import DataSet
 from tests.conftest import TINY
 
 MIB = 2**20
@@ -219,3 +222,22 @@ def test_odd_exif_never_ends_an_index(model: diptych.DualEncoder, tmp_path: Path
     assert (added.new, added.skipped) == (len(ODD), ())
     assert {hit.width for hit in index.search("red", keep=None)} == {40}
     assert index.add(tmp_path).unchanged == len(ODD)
+
+
+@pytest.mark.parametrize("day", [datetime.date.min, datetime.date(2300, 1, 1), datetime.date.max])
+def test_the_first_and_the_last_day_of_the_calendar_can_be_filtered_by(
+    day: datetime.date, model: diptych.DualEncoder, tmp_path: Path
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    index = Index(tmp_path, model)
+    index.add(tmp_path)
+    ranges = Filters(since=day), Filters(until=day)
+    since, until = (len(index.search("red", keep=None, filters=each)) for each in ranges)
+    assert (since, until) == ((1, 0) if day == datetime.date.min else (0, 1))
+
+
+def test_a_caption_that_no_table_can_hold_is_spelled_out(model: diptych.DualEncoder, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    row = SimpleNamespace(image_id="a", image=tmp_path / "a.png", captions=("a \ud800 dog\0",))
+    items = list(DataSet([row]).items())
+    assert pa.array([item.caption for item in items], pa.string()).to_pylist() == ["a \\xed\\xa0\\x80 dog\0"]

@@ -12,7 +12,7 @@ from typing import Protocol
 from diptych.errors import ImageError
 from diptych.formats import read_pairs
 from diptych.formats.shards import SHARD_SUFFIXES, expand
-from diptych.images import Picture
+from diptych.images import Picture, legible
 from diptych.index.files import change_time, walk
 from diptych.index.report import Skipped
 from diptych.pairs import Pairs
@@ -74,6 +74,7 @@ class DataSet:
     def items(self) -> Iterator[Item | Skipped]:
         for row in self.pairs:
             caption = "\n".join(filter(None, (" ".join(each.split()) for each in row.captions))) or None
+            caption = legible(caption) if caption else None
             try:
                 yield self._item(row.image_id, row.image, caption)
             except ImageError as error:
