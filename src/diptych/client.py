@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from diptych.errors import (
     StorageError,
     require,
 )
-from diptych.images import read_bytes
+from diptych.images import decode, read_bytes
 from diptych.index.filters import Filters
 from diptych.index.lock import IndexBusy
 from diptych.index.report import Added, Skipped
@@ -149,7 +148,7 @@ class Client:
     def picture(self, id: str, *, size: int = 512) -> Image.Image:
         """A picture of the index, its longer side at most `size` pixels; see `Service.picture`."""
         answer = self._answer("GET", f"/v1/pictures/{id}", params={"size": size})
-        return Image.open(io.BytesIO(answer.content)).convert("RGB")
+        return decode(answer.content)
 
     def status(self) -> dict[str, Any]:
         """The server's index; see `Service.status`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from diptych.errors import ConfigError, ModelError
+from diptych.images import central
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,7 +41,7 @@ def several_texts(texts: str | Iterable[str]) -> list[str]:
 
 
 def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
-    """Decoded images as a list.
+    """Decoded images as a list, each bounded in aspect ratio (`images.central`): what resizing makes of it is bounded.
 
     Raises:
         ConfigError: one is not a decoded image; a string is neither opened nor fetched.
@@ -50,7 +51,7 @@ def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
         if not isinstance(image, Image.Image):
             kind = type(image).__name__
             raise ConfigError(f"image {index} is a {kind}; give a PIL image (diptych.images.decode opens a file)")
-    return listed
+    return list(map(central, listed))
 
 
 def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:

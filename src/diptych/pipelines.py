@@ -28,6 +28,7 @@ from diptych.captions.captioner import load_captioner
 from diptych.checkpoints import loading, model_directory, refuse_unsafe
 from diptych.dual import load
 from diptych.errors import ConfigError, did_you_mean
+from diptych.images import central
 from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.pipeline_models import CaptionerModel, DualModel, Pictures, Pixels, SigmoidDualModel, Texts, Tokens
 
@@ -114,7 +115,7 @@ class ImageToTextPipeline(Pipeline):
     def preprocess(
         self, image: Any, prompt: str | None = None, timeout: float | None = None, urls: bool = False
     ) -> Any:
-        picture = load_image(_local(image, urls), timeout=timeout)
+        picture = central(load_image(_local(image, urls), timeout=timeout))
         inputs = self.image_processor(images=picture, return_tensors="pt").to(self.dtype)
         if prompt is not None:
             if self.model.config.model_type == "vision-encoder-decoder":

@@ -16,6 +16,7 @@ from diptych.checkpoints import UNREADABLE, first_line, loading, refuse_unsafe
 from diptych.decoding.strategies import Caption, Draws, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
+from diptych.images import central
 from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
 
@@ -45,7 +46,9 @@ class WholeWriter:
         return getattr(config.vision_config if self.is_blip else config.encoder, "image_size", None)
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        return {"pixel_values": self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]}
+        return {
+            "pixel_values": self.image_processor(images=list(map(central, images)), return_tensors="pt")["pixel_values"]
+        }
 
     @torch.inference_mode()
     def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
@@ -100,7 +103,7 @@ class ChatWriter:
         processor.tokenizer.padding_side = "left"  # what is written stands behind the question
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        return {"images": list(images)}
+        return {"images": list(map(central, images))}
 
     @torch.inference_mode()
     def write(self, prepared: dict[str, Any], wish: Wish, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from diptych.images import DECODER_ERRORS, open_lazily
+from diptych.images import DECODER_ERRORS, MAX_EXIF_BYTES, open_lazily, orientation
 
 _TAKEN = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized)
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
@@ -40,15 +40,14 @@ def read_facts(data: bytes) -> Facts:
         one of `DECODER_ERRORS`: it is no picture. Decode it first.
     """
     image = open_lazily(data)
-    width, height = image.size
+    width, height = image.size if orientation(image) not in _SIDEWAYS else image.size[::-1]
     with contextlib.suppress(*DECODER_ERRORS):
-        return _told(image.getexif(), width, height)
+        if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
+            return _told(image.getexif(), width, height)
     return Facts(width, height)
 
 
 def _told(exif: Image.Exif, width: int, height: int) -> Facts:
-    if exif.get(ExifTags.Base.Orientation) in _SIDEWAYS:
-        width, height = height, width
     details: dict[int, Any] = {}
     place: dict[int, Any] = {}
     with contextlib.suppress(*DECODER_ERRORS):

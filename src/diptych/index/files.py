@@ -62,7 +62,7 @@ def walk(root: Path, exclude: Sequence[str] = ()) -> Iterator[File | Skipped]:
                     (links if entry.is_symlink() else inside).append(entry.path)
                 elif is_picture(entry.name) and entry.is_file():
                     found = entry.stat()
-                    yield File(to_text(entry.path), found.st_size, found.st_mtime_ns)
+                    yield File(to_text(entry.path), found.st_size, change_time(found))
             except (OSError, ValueError) as error:
                 yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
         folders += reversed(inside)
@@ -75,6 +75,11 @@ def is_excluded(path: str, root: str, exclude: Sequence[str] = ()) -> bool:
         return True
     below = path[len(root) :].strip(os.sep).replace(os.sep, "/") if exclude else ""
     return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(below, pattern) for pattern in exclude)
+
+
+def change_time(found: os.stat_result) -> int:
+    """When a file was last changed, in nanoseconds, within the 64 bits of a row: the years 1677 to 2262."""
+    return min(max(found.st_mtime_ns, -(2**63)), 2**63 - 1)
 
 
 def shown(path: str | Path) -> str:

@@ -99,7 +99,10 @@ def _after(moment: Day) -> str:
     """At or after the moment, which is local time as a camera's clock is."""
     if not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
-    nanoseconds = int(moment.timestamp()) * 10**9
+    try:
+        nanoseconds = min(max(int(moment.timestamp()) * 10**9, -(2**63)), 2**63 - 1)  # as `files.change_time`
+    except (ValueError, OverflowError):  # the first and the last day of the calendar, in some time zones
+        nanoseconds = -(2**63) if moment.year == 1 else 2**63 - 1
     local = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
     taken = f"taken >= timestamp '{local.isoformat(' ', 'seconds')}'"
     return f"(taken IS NOT NULL AND {taken}) OR (taken IS NULL AND mtime >= {nanoseconds})"
@@ -107,5 +110,9 @@ def _after(moment: Day) -> str:
 
 def _next(moment: Day) -> Day:
     """The first moment that is past: of the next day, or the next second."""
-    whole_day = not isinstance(moment, datetime.datetime)
-    return moment + (datetime.timedelta(days=1) if whole_day else datetime.timedelta(seconds=1))
+    step = datetime.timedelta(seconds=1) if isinstance(moment, datetime.datetime) else datetime.timedelta(days=1)
+    last = datetime.datetime.max.replace(tzinfo=getattr(moment, "tzinfo", None))
+    try:
+        return moment + step
+    except OverflowError:  # nothing is past the last day of the calendar
+        return last

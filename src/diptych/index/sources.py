@@ -12,8 +12,8 @@ from typing import Protocol
 from diptych.errors import ImageError
 from diptych.formats import read_pairs
 from diptych.formats.shards import SHARD_SUFFIXES, expand
-from diptych.images import Picture
-from diptych.index.files import walk
+from diptych.images import Picture, legible
+from diptych.index.files import change_time, walk
 from diptych.index.report import Skipped
 from diptych.pairs import Pairs
 from diptych.paths import from_text, tar_members, to_text
@@ -74,6 +74,7 @@ class DataSet:
     def items(self) -> Iterator[Item | Skipped]:
         for row in self.pairs:
             caption = "\n".join(filter(None, (" ".join(each.split()) for each in row.captions))) or None
+            caption = legible(caption) if caption else None
             try:
                 yield self._item(row.image_id, row.image, caption)
             except ImageError as error:
@@ -90,13 +91,13 @@ class DataSet:
         if isinstance(picture, Path):
             found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
             return Item(
-                to_text(_real(picture.parent) / picture.name), picture, found.st_size, found.st_mtime_ns, caption
+                to_text(_real(picture.parent) / picture.name), picture, found.st_size, change_time(found), caption
             )
         stat = picture.path.stat()
         names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
         inside = names.get(picture.offset)
         path = f"{to_text(picture.path.resolve())}/{inside}" if inside else f"{self._origin}/{image_id}"
-        return Item(path, picture, picture.size, stat.st_mtime_ns, caption)
+        return Item(path, picture, picture.size, change_time(stat), caption)
 
 
 @functools.lru_cache(maxsize=1_024)

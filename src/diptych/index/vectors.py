@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from diptych.errors import DataError, ModelError
+from diptych.index.files import change_time
 from diptych.index.known import Known
 from diptych.index.report import Added, Skipped
 from diptych.index.rows import Row, to_table
@@ -101,7 +102,7 @@ def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int)
     table = pq.read_table(metadata)
     if len(table) != len(stored):
         raise DataError(f"'{vectors}' has {len(stored):,} vectors, '{metadata}' {len(table):,} rows; make both again")
-    mtime = vectors.stat().st_mtime_ns
+    mtime = change_time(vectors.stat())
     block = np.asarray(stored[start : start + _BLOCK], np.float32)  # (rows, dim)
     norms = np.linalg.norm(block, axis=1)
     for at, told in enumerate(table.slice(start, len(block)).to_pylist()):

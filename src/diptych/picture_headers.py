@@ -1,0 +1,328 @@
+"""What decoding an encoded picture costs, read from its headers before a decoder sees it.
+
+The size that a file shows need not be the size that is decoded, and some structures cost far more than their bytes:
+repeated scans of a JPEG, tiles larger than the picture, millions of empty chunks that Pillow walks in Python.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+SCAN_PIXELS = 2_000_000_000
+"""Scans of a JPEG times its pixels: 20 scans of 100 megapixels, about two seconds. Encoders write up to 18."""
+MAX_SCANS = 1_000
+MAX_EXIF_SEGMENTS = 16
+MAX_PARTS = 65_536
+"""Segments of a JPEG, chunks of a PNG, blocks before the first frame of a GIF, tags or strips of a TIFF, AVIF boxes."""
+MAX_VALUES = 262_144
+"""Numbers in one TIFF tag; the transfer function of 16-bit colours has 196,608."""
+MAX_RLE_STEPS = 16_000_000
+"""Pixels, and three times the bytes, of a run-length encoded BMP, which Pillow decodes in Python."""
+MAX_OBUS = 4_096
+"""Units of an AV1 item that are read in search of its size."""
+
+
+class CostlyError(ValueError):
+    """A picture whose structure makes it cost more to decode than any real one."""
+
+
+def check_structure(data: bytes) -> None:
+    """Refuse what costs much to parse or decode beyond the number of pixels.
+
+    Raises:
+        CostlyError: a limit above is exceeded.
+        struct.error, IndexError: the headers are cut short.
+    """
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    elif data.startswith(b"\x89PNG"):
+        _limit("chunks", _count(png_chunks(data)), MAX_PARTS)
+    elif data.startswith(b"GIF8"):
+        _limit("blocks before its first frame", _count(_gif_blocks(data)), MAX_PARTS)
+    elif data.startswith((b"II", b"MM")):
+        _check_tiff(data)
+    elif data.startswith(b"BM"):
+        _check_bmp(data)
+
+
+def coded_pixels(data: bytes, width: int, height: int) -> int:
+    """The most pixels of one frame that are decoded for an AVIF shown as `width` x `height`."""
+    return max([width * height, *(w * h for w, h in _av1_sizes(data))])
+
+
+def _limit(what: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise CostlyError(f"it has more than {limit:,} {what}, the limit; save it again with an image editor")
+
+
+def _count(items: Iterator[Any]) -> int:
+    return sum(1 for _ in islice(items, MAX_PARTS + 1))
+
+
+# JPEG
+
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in entropy-coded data: neither a stuffed FF nor a restart
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int, bool]:
+    """Width, height, components, and whether the decoder holds all coefficients (progressive or several scans)."""
+    width = height = components = 0
+    progressive = False
+    for marker, start in _segments(data):
+        if marker in _SOF:
+            height, width, components = struct.unpack_from(">HHB", data, start + 3)
+            progressive = marker not in (0xC0, 0xC1)
+        elif marker == 0xDA:
+            progressive |= data[start + 2] < components  # this scan has not all components, so others follow
+            break
+    return width, height, components, progressive
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The marker of each segment to the first scan, and where its length stands; bytes between segments count too."""
+    at, steps = 2, 0
+    while steps <= MAX_PARTS:
+        begun = data.find(b"\xff", at)
+        if begun < 0:
+            break
+        marker = data[begun + 1] if begun + 1 < len(data) else 0xD9
+        steps += 1 + begun - at
+        at = begun + 1 if marker == 0xFF else begun + 2
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:
+            continue
+        yield marker, at
+        if marker == 0xDA:
+            return
+        at += int.from_bytes(data[at : at + 2], "big")
+    _limit("segments or bytes between them", steps, MAX_PARTS)
+
+
+def _check_jpeg(data: bytes) -> None:
+    exif = 0
+    first_scan = len(data)
+    for marker, start in _segments(data):
+        exif += marker == 0xE1 and data.startswith(b"Exif\0", start + 2)
+        first_scan = start
+    _limit("EXIF segments", exif, MAX_EXIF_SEGMENTS)
+    width, height, _, _ = jpeg_frame(data)
+    allowed = min(MAX_SCANS, SCAN_PIXELS // max(1, width * height))
+    if data.count(b"\xff\xda", first_scan - 2) > allowed:  # also counts what lies behind the picture
+        _limit(f"scans of {width} x {height} pixels", _scans(data, first_scan, allowed), allowed)
+
+
+def _scans(data: bytes, at: int, allowed: int) -> int:
+    scans = 1
+    for _ in range(MAX_PARTS):
+        at += int.from_bytes(data[at : at + 2], "big")
+        found = _MARKER.search(data, at)
+        if found is None or data[found.start() + 1] == 0xD9 or scans > allowed:
+            return scans
+        scans += data[found.start() + 1] == 0xDA
+        at = found.end()
+    raise CostlyError(f"it has more than {MAX_PARTS:,} segments between scans; save it again with an image editor")
+
+
+# PNG, GIF, BMP
+
+_DROPPED = (b"tEXt", b"zTXt", b"iCCP", b"iTXt")
+_XMP = b"XML:com.adobe.xmp\0\0"  # not compressed; it may hold the orientation
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each chunk begins and ends."""
+    at = 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield at, end
+        at = end
+
+
+def without_texts(data: bytes) -> bytes:
+    """A PNG without texts and colour profile, which are not used and which Pillow would unpack; others as they are."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    kept = [(at, end) for at, end in png_chunks(data) if not _is_text(data, at)]
+    whole = 8 + sum(end - at for at, end in kept)
+    return data if whole >= len(data) else data[:8] + b"".join(data[at:end] for at, end in kept)
+
+
+def _is_text(data: bytes, at: int) -> bool:
+    return data.startswith(_DROPPED, at + 4) and not data.startswith(b"iTXt" + _XMP, at + 4)
+
+
+def _gif_blocks(data: bytes) -> Iterator[int]:
+    """Where the blocks before the first frame begin, and bytes that belong to none."""
+    at = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 128 else 0)
+    while at < len(data) and data[at] not in b",;":
+        yield at
+        if data[at] == 0x21:
+            at += 2
+            while at < len(data) and data[at]:
+                yield at
+                at += 1 + data[at]
+        at += 1
+
+
+def _check_bmp(data: bytes) -> None:
+    if int.from_bytes(data[14:18], "little") < 40 or int.from_bytes(data[30:34], "little") not in (1, 2):
+        return
+    width, height = struct.unpack_from("<ii", data, 18)
+    _limit("run-length encoded pixels or bytes", abs(width * height) + 3 * len(data), MAX_RLE_STEPS)
+
+
+# TIFF
+
+_PLACES = (273, 279, 324, 325)  # where strips and tiles lie, each of which Pillow decodes in a call of its own
+
+
+def _check_tiff(data: bytes) -> None:
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    entries = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
+    _limit("tags", entries, MAX_PARTS)
+    form, at = order + ("HHQ8x" if big else "HHI4x"), at + (8 if big else 2)
+    values: dict[int, int] = {}
+    for tag, kind, count in struct.iter_unpack(form, data[at : at + entries * struct.calcsize(form)]):
+        if kind not in (1, 2, 7):  # bytes and texts are not made into numbers
+            _limit(f"values in tag {tag}", count, MAX_PARTS if tag in _PLACES else MAX_VALUES)
+        values[tag] = count
+
+
+def check_strips(data: bytes, offsets: Sequence[int], sizes: Sequence[int], pixels: int) -> None:
+    """Refuse strips or tiles of `pixels` each that are JPEGs of too many scans, or that overlap.
+
+    Raises:
+        CostlyError: there are too many scans.
+    """
+    _limit("bytes in overlapping strips", sum(sizes), 2 * len(data))
+    scans = sum(data.count(b"\xff\xda", start, start + size) for start, size in zip(offsets, sizes, strict=False))
+    _limit(f"JPEG scans of {pixels:,} pixels", scans, SCAN_PIXELS // max(1, pixels))
+
+
+# AV1, in AVIF: the size that a box names is not the one that the decoder allocates
+
+_INSIDE = {b"meta": 4, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}  # bytes before the boxes inside
+
+
+class _Bits:
+    """Big-endian numbers of any number of bits."""
+
+    def __init__(self, data: bytes, byte: int) -> None:
+        self.data, self.at = data, 8 * byte
+
+    def take(self, bits: int) -> int:
+        end = self.at + bits
+        if end > 8 * len(self.data):
+            raise EOFError("the headers are cut short")
+        value = int.from_bytes(self.data[self.at // 8 : -(-end // 8)], "big") >> (-end % 8)
+        self.at = end
+        return value & ((1 << bits) - 1)
+
+
+def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """The sizes in the AV1 sequence headers of still pictures, and of the first sample of each track."""
+    boxes = list(islice(_boxes(data, 0, len(data)), MAX_PARTS + 1))
+    _limit("boxes", len(boxes), MAX_PARTS)
+    inline = next((start for kind, start, _ in boxes if kind == b"idat"), 0)
+    for kind, start, _ in boxes:
+        if kind == b"iloc":
+            for item in _items(data, start, inline):
+                yield from _sequence_sizes(item)
+        elif kind in (b"stco", b"co64"):
+            offset = _Bits(data, start + 8).take(32 if kind == b"stco" else 64)
+            yield from _sequence_sizes(data[offset:])
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each box, and where its content begins and ends; a box comes before those inside it."""
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if size == 1:
+            size, start = _Bits(data, start).take(64), at + 16
+        stop = min(end, max(start, at + size)) if size else end
+        yield kind, start, stop
+        if kind in _INSIDE:
+            yield from _boxes(data, start + _INSIDE[kind], stop)
+        at = stop
+
+
+def _items(data: bytes, at: int, inline: int) -> Iterator[bytes]:
+    """The items that an `iloc` box locates; `inline` is where those without a place of their own lie."""
+    version, bits = data[at], _Bits(data, at + 4)
+    offset, length, base, index = (8 * bits.take(4) for _ in range(4))
+    left = 2 * len(data)
+    for _ in range(bits.take(16 if version < 2 else 32)):
+        bits.take(16 if version < 2 else 32)
+        method = bits.take(16) & 15 if version else 0
+        bits.take(16)
+        begun = bits.take(base) + (inline if method == 1 else 0)
+        parts: list[bytes] = []
+        for _ in range(bits.take(16)):
+            bits.take(index if version else 0)
+            start = begun + bits.take(offset)
+            size = bits.take(length) or len(data)
+            parts.append(data[start : start + size])
+            left -= len(parts[-1]) + 1
+            _limit("bytes in overlapping items", -left, 0)
+        yield b"".join(parts)
+
+
+def _sequence_sizes(item: bytes) -> Iterator[tuple[int, int]]:
+    at = 0
+    for count in range(MAX_OBUS + 1):
+        if at >= len(item):
+            return
+        _limit("units in an AV1 item", count, MAX_OBUS - 1)
+        header = item[at]
+        at += 2 if header & 4 else 1
+        size = len(item) - at
+        if header & 2:
+            size, at = _leb128(item, at)
+        if header >> 3 & 15 == 1:
+            yield _sequence_size(_Bits(item, at))
+        at += size
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for place in range(8):
+        byte = data[at + place]
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, at + place + 1
+    raise EOFError("a length of more than eight bytes")
+
+
+def _sequence_size(bits: _Bits) -> tuple[int, int]:
+    """The largest frame, by section 5.5 of the AV1 specification."""
+    bits.take(4)  # profile, still picture
+    if bits.take(1):  # reduced header
+        bits.take(5)
+    else:
+        delays = 0
+        if bits.take(1):  # timing
+            bits.take(64)
+            if bits.take(1):
+                zeros = next(count for count in range(33) if count == 32 or bits.take(1))
+                bits.take(zeros)
+            if bits.take(1):
+                delays = bits.take(5) + 1
+                bits.take(42)
+        display = bits.take(1)
+        for _ in range(bits.take(5) + 1):
+            bits.take(12)
+            if bits.take(5) > 7:
+                bits.take(1)
+            if delays and bits.take(1):
+                bits.take(2 * delays + 1)
+            if display and bits.take(1):
+                bits.take(4)
+    width, height = bits.take(4) + 1, bits.take(4) + 1
+    return bits.take(width) + 1, bits.take(height) + 1
