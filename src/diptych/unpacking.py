@@ -17,7 +17,7 @@ from diptych.progress import Progress, silent
 
 MAX_BYTES = 64 << 30  # of all files together
 _MAX_DIRECTORY = 16 << 20  # bytes of the list of files: some 200,000 of them
-# What a decompressor needs is bounded: 32 KiB for DEFLATE, 8 MB for bzip2. LZMA takes what the archive names, up to 4 GiB.
+# DEFLATE needs 32 KiB to unpack and bzip2 8 MB; LZMA what the archive names, up to 4 GiB.
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate", zipfile.ZIP_BZIP2: "bzip2"}
 _LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` is added
 _BLOCK = 1 << 20
@@ -105,8 +105,8 @@ def _entries(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
             continue
         if entry.compress_type not in _METHODS:
             raise DataError(
-                f"'{archive}' packs '{name[:80]}' by method {entry.compress_type}; valid: {', '.join(_METHODS.values())}. "
-                "Unpack it by hand"
+                f"'{archive}' cannot be unpacked ('{name[:80]}' is packed by method {entry.compress_type}, not by "
+                f"{', '.join(_METHODS.values())}); unpack it by hand"
             )
         if name.lower() in names:  # some file systems take A.jpg for a.jpg
             raise DataError(f"'{archive}' holds two files called '{name}'; unpack it by hand")

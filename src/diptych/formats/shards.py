@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -121,5 +121,15 @@ def read_sidecars(folder: Path, pictures: Pictures) -> Iterator[Row]:
         captions: tuple[str, ...] = ()
         if sidecar.is_file():
             with open_text(sidecar) as file:
-                captions = tuple(clean(line) for line in file if line.strip()) or ("",)
+                captions = tuple(clean(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
         yield Row(path.relative_to(folder).as_posix(), path, captions, folder_split(path, folder))
+
+
+def _lines(file: Iterable[str], sidecar: Path) -> Iterator[str]:
+    size = 0
+    for line in file:
+        if (size := size + len(line)) > MAX_RECORD:
+            raise DataError(
+                f"'{sidecar}' has more than {MAX_RECORD:,} characters; it is read as captions: move it away"
+            )
+        yield line
