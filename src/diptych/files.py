@@ -107,7 +107,7 @@ class TextFile(io.TextIOWrapper):
             )
         return line
 
-    def __next__(self) -> str:
+    def __next__(self) -> str:  # type: ignore[override]
         if line := self.readline():
             return line
         raise StopIteration

@@ -115,7 +115,8 @@ def _check_footer(path: Path, file: BinaryIO) -> int:
 
 def _depth(children: list[int]) -> int:
     """How deep a schema is nested, given in preorder by the number of each one's children."""
-    deepest, open_ = 0, []  # the children still to come of each group that is open
+    deepest = 0
+    open_: list[int] = []  # the children still to come of each group that is open
     for count in children:
         while open_ and not open_[-1]:
             open_.pop()
