@@ -31,14 +31,16 @@ _READ = """
 import resource, sys, time
 from pathlib import Path
 from diptych.errors import DiptychError
-from diptych.formats import known, read_pairs
+from diptych.formats import read_pairs
 from diptych.recipes.config import make, read_yaml
 from diptych.recipes.contrastive import ContrastiveRecipe
 from diptych.unpacking import unpack
 path = Path(sys.argv[1])
 def recipe(path): return make(ContrastiveRecipe, read_yaml(path))
 def archive(path): return list(unpack(path, path.parent / "out"))
-read = {".yaml": recipe, ".zip": archive}.get(path.suffix, read_pairs)
+formats = {".csv": "table", ".jsonl": "table", ".json": "coco"}
+def pairs(path): return read_pairs(path, formats.get(path.suffix))
+read = {".yaml": recipe, ".zip": archive}.get(path.suffix, pairs)
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
 try:
     answer = f"{len(read(path)):,} read"

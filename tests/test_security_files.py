@@ -55,7 +55,8 @@ for path in sys.stdin.read().splitlines():
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
-            answer = f"{len(read_pairs(path))} read"
+            format = {".csv": "table", ".jsonl": "table", ".json": "coco"}.get(os.path.splitext(path)[1])
+            answer = f"{len(read_pairs(path, format))} read"
         except (DataError, MemoryError) as error:
             answer = f"{type(error).__name__}: {error}"
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit

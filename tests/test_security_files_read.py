@@ -93,7 +93,7 @@ def shapes() -> pa.Table:
             "image": pictures,
             "captions": [[f"A dog {at}.", "A dog."][: at % 3] for at in range(count)],
             "split": pa.array(["train", "test"] * 250).dictionary_encode(),
-            "id": range(count),
+            "key": [f"{at}" for at in range(count)],
         }
     )
 

@@ -26,6 +26,9 @@ class NotATar(Exception):  # noqa: N818 - it says what the file is
     """What follows is no tar header, or the file ends within a member."""
 
 
+_DAMAGED = (NotATar, tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A file in a tar: its name, where its bytes begin and how many they are."""
@@ -36,8 +39,15 @@ class Member:
     _source: _Bytes
 
     def read(self, most: int) -> bytes:
-        """Its first `most` bytes; call it before the next member is asked for."""
-        return self._source.read(self.offset, min(self.size, most))
+        """Its first `most` bytes; call it before the next member is asked for.
+
+        Raises:
+            DataError: the file ends before, or is damaged.
+        """
+        try:
+            return self._source.read(self.offset, min(self.size, most))
+        except _DAMAGED as error:
+            raise _not_whole(self._source.path, error) from error
 
 
 def members(path: Path, *, packed: bool = False) -> Iterator[Member]:
@@ -54,16 +64,27 @@ def members(path: Path, *, packed: bool = False) -> Iterator[Member]:
         source = _Bytes(path, gzip.GzipFile(fileobj=file), whole) if packed else _Bytes(path, file)
         try:
             yield from _members(path, source, None if packed else whole)
-        except (NotATar, tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-            raise DataError(f"'{path}' is not a whole tar file ({error}); fetch it again") from error
+        except _DAMAGED as error:
+            raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> DataError:
+    return DataError(f"'{path}' is not a whole tar file ({error}); fetch it again")
 
 
 class _Bytes:
     """The bytes of a tar from first to last; those of a packed one are counted."""
 
     def __init__(self, path: Path, file: BinaryIO | gzip.GzipFile, packed: int | None = None) -> None:
-        self._file, self._at = file, 0
+        self.path, self._file, self._at = path, file, 0
         self._ratio = None if packed is None else Ratio(path, packed)
+
+    def header(self, offset: int) -> bytes:
+        """What may be a header; "" at the end of the file."""
+        self._pass_to(offset)
+        content = self._file.read(_BLOCK)
+        self._note(content)
+        return content
 
     def read(self, offset: int, size: int) -> bytes:
         self._pass_to(offset)
@@ -71,12 +92,15 @@ class _Bytes:
 
     def _take(self, size: int) -> bytes:
         content = self._file.read(size)
+        self._note(content)
+        if len(content) < size:
+            raise NotATar(f"it ends after {self._at:,} bytes, within a member")
+        return content
+
+    def _note(self, content: bytes) -> None:
         self._at += len(content)
         if self._ratio:
             self._ratio.note(len(content))
-        if len(content) < size and self._at > size:
-            raise NotATar(f"it ends after {self._at:,} bytes, within a member")
-        return content
 
     def _pass_to(self, offset: int) -> None:
         if self._ratio is None:
@@ -91,7 +115,7 @@ class _Bytes:
 def _members(path: Path, source: _Bytes, whole: int | None) -> Iterator[Member]:
     at = count = 0
     name, size = "", -1  # what the headers before say of the next member
-    while (header := source.read(at, _BLOCK) if whole is None or at < whole else b"").strip(b"\0"):
+    while (header := source.header(at) if whole is None or at < whole else b"").strip(b"\0"):
         info = _parsed(header, at)
         at += _BLOCK
         if (length := info.size) < 0 or (whole is not None and length > whole - at and info.type not in _EMPTY):
