@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.errors import DataError, require
+from diptych.files import read_text
 from diptych.formats import detect, read_pairs
 from diptych.formats.pictures import walk_pictures
 from diptych.pairs import Pairs, Row
@@ -69,8 +70,8 @@ def read_classes(source: str | Path) -> Classes:
     if str(source) in CLASSES:
         return CLASSES[str(source)]()
     try:
-        lines = Path(source).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(source).splitlines()
+    except (OSError, DataError) as error:
         raise DataError(
             f"cannot read classes from '{source}' ({error}); give a text file with a class a line, "
             f"or one of: {', '.join(CLASSES)}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ipaddress
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -11,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from diptych.errors import DataError
+from diptych.files import open_file
 from diptych.progress import Progress, silent
 
 _BLOCK = 1 << 20
 _TRIES = 5  # in a row without a byte
 _TIMEOUT = 30.0  # seconds without an answer or a byte
+_SLOWEST, _PERIOD = 1_000, 60.0  # bytes a second, over so many seconds: a byte now and then is no answer
 _PART = ".part"
 
 
@@ -69,7 +74,7 @@ def checksum(path: Path, kind: str) -> str:
     """The checksum of a file, of the kind that `kind` begins with (`sha256:` or `git:`)."""
     name = kind.partition(":")[0]
     digest = hashlib.sha256() if name == "sha256" else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return f"{name}:{digest.hexdigest()}"
@@ -79,7 +84,8 @@ def open_url(url: str, start: int = 0, timeout: float = _TIMEOUT) -> Any:
     """The answer to a GET, from byte `start` on if the server can.
 
     Raises:
-        DataError: the server refuses in a way that trying again does not mend, or `url` is not http or https.
+        DataError: the server refuses in a way that trying again does not mend, `url` is not http or https, or it is
+            redirected to something else, or from the internet into a private network.
     """
     if not url.startswith(("http://", "https://")):
         raise DataError(f"'{url}' is no http or https address")
@@ -89,12 +95,70 @@ def open_url(url: str, start: int = 0, timeout: float = _TIMEOUT) -> Any:
         **({"Range": f"bytes={start}-"} if start else {}),
     }
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        return _OPENER.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code in (408, 429) or error.code >= 500:
             raise
         step = {401: "it asks for a login", 403: "it is not free to fetch", 404: "it was moved or removed"}
         raise DataError(f"'{url}' answers {error.code}: {step.get(error.code, error.reason)}") from error
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects to http and https alone, and not from a public host to one of this machine or its network."""
+
+    def redirect_request(
+        self, request: urllib.request.Request, answer: Any, code: int, message: str, headers: Any, url: str
+    ) -> urllib.request.Request | None:
+        old, new = urlsplit(request.full_url), urlsplit(url)
+        if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
+            raise DataError(f"'{request.full_url}' is redirected to '{url}', which is not {old.scheme}")
+        if new.hostname != old.hostname and _is_private(new.hostname) and not _is_private(old.hostname):
+            raise DataError(f"'{request.full_url}' is redirected to '{url}', which is in a private network")
+        return super().redirect_request(request, answer, code, message, headers, url)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
+def _is_private(host: str | None) -> bool:
+    """Whether any address of a host is not on the internet; a host without an address is left to the connection."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_global for each in found)
+
+
+def read_answer(url: str, most: int) -> tuple[bytes, Any]:
+    """The whole answer to a GET, of at most `most` bytes, and its headers.
+
+    Raises:
+        DataError: as `open_url`, or the answer is longer.
+        OSError: the server does not answer, or is slower than 1 kB/s.
+    """
+    content = bytearray()
+    with open_url(url) as answer:
+        for block in _blocks(answer, most + 1):
+            content += block
+        if len(content) > most:
+            raise DataError(f"'{url}' answers with more than {most:,} bytes; check the address")
+        return bytes(content), answer.headers
+
+
+def _blocks(answer: Any, size: int) -> Iterator[bytes]:
+    """The next `size` bytes of an answer as they arrive."""
+    began, arrived, checked = time.monotonic(), 0, 0
+    while arrived < size and (block := answer.read1(min(_BLOCK, size - arrived))):
+        arrived += len(block)
+        yield block
+        if (now := time.monotonic()) - began > _PERIOD:
+            if arrived - checked < _SLOWEST * _PERIOD:
+                raise _TooSlowError(f"fewer than {_SLOWEST:,} bytes a second arrive")
+            began, checked = now, arrived
+
+
+class _TooSlowError(OSError):
+    """A server sends a byte now and then."""
 
 
 def _arriving(file: RemoteFile, part: Path, wait: float) -> Iterator[int]:
@@ -113,6 +177,8 @@ def _arriving(file: RemoteFile, part: Path, wait: float) -> Iterator[int]:
                 while told < min(size // _BLOCK, file.size // _BLOCK):
                     told += 1
                     yield told
+        except _TooSlowError as error:
+            raise DataError(f"'{file.url}': {error}; run the command again to go on from what arrived") from error
         except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and resets are OSErrors
             reason = str(error) or type(error).__name__
         idle = 0 if part.exists() and part.stat().st_size > have else idle + 1
@@ -128,7 +194,7 @@ def _appended(file: RemoteFile, part: Path, have: int) -> Iterator[int]:
             have = 0
         with part.open("r+b" if have else "wb") as sink:
             sink.seek(have)
-            while have < file.size and (block := answer.read(min(_BLOCK, file.size - have))):
+            for block in _blocks(answer, file.size - have):
                 sink.write(block)
                 have += len(block)
                 yield have

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-import tarfile
 from pathlib import Path
 
 from diptych.errors import DataError, ImageError
 from diptych.formats import read_pairs
+from diptych.formats.tar import members
 from diptych.images import Picture, Slice, content_hash
 
 # A name's byte that is not UTF-8 reads in Python as a lone surrogate, U+DC80 to U+DCFF, which no table can hold.
@@ -81,11 +81,6 @@ def tar_members(shard: Path, size: int, mtime: int) -> dict[str, Slice]:
         ImageError: `unreadable` - it is no whole tar file.
     """
     try:
-        with tarfile.open(shard, "r:") as tar:
-            return {
-                member.name.removeprefix("./"): Slice(shard, member.offset_data, member.size)
-                for member in tar
-                if member.isfile()
-            }
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ImageError("unreadable", f"'{shard}' is not a whole tar file ({error}); fetch it again") from error
+        return {member.name.removeprefix("./"): Slice(shard, member.offset, member.size) for member in members(shard)}
+    except (DataError, OSError) as error:
+        raise ImageError("unreadable", str(error)) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diptych.atomic import write_bytes, write_text
 from diptych.errors import DataError, require
+from diptych.files import read_file
 from diptych.formats import read_pairs
 from diptych.pairs import Pairs
 
@@ -76,7 +77,7 @@ def photographs(out: str | Path) -> Pairs:
     out = Path(out)
     told = _captions()
     captions = out / "captions.txt"
-    if captions.exists() and captions.read_text("utf-8", errors="replace") != told:
+    if captions.exists() and read_file(captions) != told.encode():
         raise DataError(f"'{captions}' holds other captions than the sample library's; choose another folder")
     is_ours = captions.exists()
     (out / "images").mkdir(parents=True, exist_ok=True)

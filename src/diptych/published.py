@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import json
+import http.client
 import os
 import re
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from diptych.atomic import new_file, write_text
-from diptych.downloads import RemoteFile, fetch, open_url
+from diptych.downloads import RemoteFile, fetch, read_answer
 from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.files import TextFile
+from diptych.formats.json_values import entries, parse
 from diptych.progress import Progress, silent
 from diptych.unpacking import unpack
 
@@ -112,17 +114,22 @@ def _listed(base: str, published: Published, folder: str) -> list[RemoteFile]:
     where = f"{base}/api/datasets/{published.repository}/tree/main" + (f"/{quote(folder)}" if folder else "")
     files: list[RemoteFile] = []
     page: str | None = where
-    while page:
+    for _ in range(_MAX_PAGES):
+        if not page:
+            return files
         try:
-            with open_url(page) as answer:
-                entries = json.load(answer)
-                page = _next_page(answer.headers.get("Link"), base)
-            files += [_remote(base, published, entry) for entry in entries if entry.get("type") == "file"]
-        except (OSError, ValueError, RecursionError) as error:
+            content, headers = read_answer(page, _MAX_PAGE)
+            listed = parse(content, f"the answer of '{page}'")
+            page = _next_page(headers.get("Link"), base)
+            files += [_remote(base, published, entry) for entry in listed if entry.get("type") == "file"]
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise DataError(f"the hub does not answer at '{where}' ({error}); check the network") from error
         except (AttributeError, LookupError, TypeError) as error:
             raise DataError(f"'{where}' does not answer as the hub does; check HF_ENDPOINT") from error
-    return files
+    raise DataError(f"'{where}' answers with more than {_MAX_PAGES} pages; check HF_ENDPOINT")
+
+
+_MAX_PAGE, _MAX_PAGES = 8 << 20, 100  # bytes of an answer, which lists 1,000 files in some 300 kB, and answers
 
 
 def _next_page(link: str | None, base: str) -> str | None:
@@ -166,7 +173,7 @@ def _known_prompts(table: Path) -> dict[str, str]:
     """The prompts of parts that were fetched before."""
     if not table.exists():
         return {}
-    with table.open(encoding="utf-8", newline="") as file:
+    with TextFile(table, "utf-8", "strict", "") as file:
         try:
             return {row[0]: row[1] for row in islice(csv.reader(file), 1, None) if len(row) == 2}
         except (csv.Error, ValueError) as error:
@@ -176,9 +183,8 @@ def _known_prompts(table: Path) -> dict[str, str]:
 def _prompts_of(part: Path) -> dict[str, str]:
     """What a part's JSON says: the prompt of each picture by its file's name."""
     try:
-        known = json.loads(part.read_text("utf-8"))
-        return {name: str(entry["p"]) for name, entry in known.items() if entry.get("p")}
-    except (ValueError, RecursionError, AttributeError) as error:
+        return {str(name): str(entry["p"]) for name, entry in entries(part) if entry.get("p")}
+    except (AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"'{part}' is not the JSON of prompts that was expected ({error}); fetch it again") from error
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from diptych.atomic import write_bytes
 from diptych.drawing import render
 from diptych.errors import ConfigError, DataError
+from diptych.files import TextFile
 from diptych.photographs import QUERIES, photographs
 from diptych.progress import Progress, silent
 from diptych.scenes import captions, imagine
@@ -58,7 +59,7 @@ def draw_scenes(out: Path, count: int = 600, size: int = 128, seed: int = 0, *, 
 
 def _refuse_to_overwrite(told: Path) -> None:
     if told.exists():
-        with told.open(encoding="utf-8", errors="replace") as file:
+        with TextFile(told, "utf-8", "replace") as file:
             if not (file.readline().strip() == ",".join(_HEADER) and file.readline().startswith("scene-")):
                 raise DataError(f"'{told}' holds captions that diptych did not draw; choose another folder")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from diptych.errors import DataError
-from diptych.formats.coco import load_json
+from diptych.formats.json_values import entries, is_object
 from diptych.formats.tables import Columns, caption_list, records
 
 
@@ -24,8 +25,8 @@ def read_caption_file(path: str | Path) -> dict[str, list[str]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; give one with a caption for each picture")
-    whole = load_json(path) if path.suffix.lower() == ".json" else None
-    lines = whole.items() if isinstance(whole, dict) else _lines(path)
+    lines: Iterable[tuple[int | str, Any]]
+    lines = entries(path) if path.suffix.lower() == ".json" and is_object(path) else _lines(path)
     found: dict[str, list[str]] = {}
     for name, captions in lines:
         found.setdefault(str(name), []).extend(caption_list(captions))
@@ -59,13 +60,13 @@ def one_each(captions: dict[str, list[str]], image_ids: Iterable[str], source: s
     ids = dict.fromkeys(image_ids)
     numbers: dict[int, str | None] = {}
     for image_id in ids:
-        if digits := re.search(r"(\d+)(\.\w+)?$", image_id):
+        if digits := re.search(r"(?<!\d)(\d{1,18})(\.\w+)?$", image_id):  # no picture's number is longer
             numbers[int(digits[1])] = None if int(digits[1]) in numbers else image_id
     found: dict[str, str] = {}
     for name, texts in captions.items():
         parts = name.replace("\\", "/").split("/")
         ends = (end for end in (name, *("/".join(parts[at:]) for at in range(len(parts)))) if end in ids)
-        of_number = numbers.get(int(name)) if name.isdecimal() else None
+        of_number = numbers.get(int(name)) if name.isdecimal() and len(name) <= 18 else None
         image_id = next(ends, of_number or name)
         if len(texts) != 1 or image_id in found:
             raise DataError(f"'{source}' has several captions for '{image_id}'; keep the one that is to be scored")

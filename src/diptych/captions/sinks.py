@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from diptych.atomic import storing, write_bytes, write_text
 from diptych.captions.pictures import Described
 from diptych.errors import ConfigError, DataError
+from diptych.files import open_file
 from diptych.paths import from_text
 
 SCORES = ("score", "confidence", "similarity", "probability")
@@ -44,11 +45,14 @@ class CaptionFile:
         self.path = path
         self._lines, paths = _FORMS[path.suffix.lower()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.read_bytes() if path.exists() else b""
+        there = b""
+        if path.exists():
+            with open_file(path) as file:
+                there = file.read()
         whole = there[: there.rfind(b"\n") + 1]
         try:
             self._there = paths(whole.decode("utf-8"), there[len(whole) :].decode("utf-8", "ignore"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
             raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
         if len(whole) < len(there):
             write_bytes(path, whole)

@@ -165,7 +165,9 @@ def _service(
 
 def _read_keys(file: Path | None) -> tuple[str, ...]:
     """The keys of the file and of the environment; not of the command line, which every user of a machine can read."""
-    lines = file.read_text("utf-8").splitlines() if file else []
+    from diptych.files import read_text
+
+    lines = read_text(file).splitlines() if file else []
     return tuple(key for key in map(str.strip, [*lines, *os.environ.get(_KEYS, "").split(",")]) if key)
 
 

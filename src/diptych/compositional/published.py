@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from diptych.compositional import Checks, Quads
 from diptych.errors import DataError
 from diptych.formats import Pictures
+from diptych.formats.json_values import entries, parse
+from diptych.formats.text import open_text
 from diptych.pairs import Pairs, Row
 
 SUGARCREPE_KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -47,9 +48,9 @@ def read_winoground(source: str | Path, *, images: Path | None = None) -> Quads:
     rows: list[Row] = []
     tags: list[str] = []
     pictures = Pictures(images) if images else Pictures.around(file.parent, file.parent)
-    for number, line in enumerate(_text(file).split("\n"), 1):
+    for number, line in _lines(file):
         if line.strip():
-            example = _fields(_parsed(line, f"{file}:{number}"), f"{file}:{number}", *_WINOGROUND)
+            example = _fields(parse(line, f"{file}:{number}"), f"{file}:{number}", *_WINOGROUND)
             tags.append(str(example.get("collapsed_tag") or example.get("tag") or "untagged"))
             for side in ("0", "1"):
                 place = _found(pictures, str(example[f"image_{side}"]), f"{file}:{number}")
@@ -96,9 +97,7 @@ _WINOGROUND = ("caption_0", "caption_1", "image_0", "image_1")
 
 
 def _examples(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    content = _parsed(_text(file), str(file))
-    every = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-    for number, example in every:
+    for number, example in entries(file):
         where = f"{file}, example {number}"
         yield _fields(example, where, "filename", "caption", "negative_caption"), where
 
@@ -108,18 +107,12 @@ def _file(source: str | Path, name: str) -> Path:
     return path / name if path.is_dir() else path
 
 
-def _text(file: Path) -> str:
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        return file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_text(file) as lines:
+            yield from enumerate(lines, 1)
+    except OSError as error:
         raise DataError(f"cannot read '{file}' ({error}); pass the file as its authors give it out") from error
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: this is no JSON ({error})") from error
 
 
 def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:

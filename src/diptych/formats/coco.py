@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from diptych.errors import DataError
+from diptych.formats.json_values import entries
 from diptych.formats.pictures import Pictures
-from diptych.formats.text import clean, open_text, split_of
+from diptych.formats.text import clean, split_of
 from diptych.pairs import Row
-
-
-def load_json(path: Path) -> Any:
-    with open_text(path) as file:
-        try:
-            return json.load(file)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-            raise DataError(f"'{path}' is not valid JSON ({error}); fetch it again") from error
 
 
 def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
     """`dataset_coco.json`, `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
-    for at, image in enumerate(_entries(path, "images")):
-        where = f"'{path}', images[{at}]"
+    for where, image in _entries(path, "images"):
         name, folder = clean(_value(image, "filename", where)), clean(image.get("filepath"))
         sentences = image.get("sentences") or []
         if not isinstance(sentences, list):
@@ -44,23 +35,19 @@ def _sentence(told: Any) -> str:
 def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
     """`captions_train2014.json`: images and, apart from them, annotations; the file's name says the split."""
     captions: dict[Any, list[str]] = {}
-    data = load_json(path)
-    for at, annotation in enumerate(_entries(path, "annotations", data)):
-        where = f"'{path}', annotations[{at}]"
+    for where, annotation in _entries(path, "annotations"):
         captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
-    for at, image in enumerate(_entries(path, "images", data)):
-        where = f"'{path}', images[{at}]"
+    for where, image in _entries(path, "images"):
         name = clean(_value(image, "file_name", where))
         described = tuple(map(clean, captions.get(_id(image, "id", where), ())))
         yield Row(name, pictures.find(name, where), described, split_of(path, pictures.base))
 
 
-def _entries(path: Path, key: str, data: Any = None) -> list[dict[str, Any]]:
-    data = load_json(path) if data is None else data
-    entries = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
-    return entries
+def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for at, entry in entries(path, key):
+        if not isinstance(entry, dict):
+            raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
+        yield f"'{path}', {key}[{at}]", entry
 
 
 def _id(entry: dict[str, Any], key: str, where: str) -> int | float | str:

@@ -6,10 +6,10 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from diptych.errors import DataError
+from diptych.files import MAX_COLUMNS, MAX_RECORD
 from diptych.formats.text import open_text
 
 
@@ -18,12 +18,19 @@ def delimiter_of(header: str) -> str:
     return max("\t,;|", key=header.count)
 
 
-def column_names(header: str) -> list[str]:
-    """The names in a table's header line, quoted or not."""
+def column_names(header: str, where: str = "the table") -> list[str]:
+    """The names in a table's header line, quoted or not.
+
+    Raises:
+        DataError: it is no header, or has more than `MAX_COLUMNS` columns.
+    """
     try:
-        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter_of(header)), [])]
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter_of(header)), [])]
     except csv.Error as error:
-        raise DataError(f"the first line is no header of a table ({error})") from error
+        raise DataError(f"the first line of {where} is no header of a table ({error})") from error
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{where} has {len(names):,} columns, the limit is {MAX_COLUMNS:,}; keep those that are used")
+    return names
 
 
 def csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -34,7 +41,7 @@ def csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """
     lines: list[str] = []  # of the record that is being read
     with open_text(path, newline="") as file:
-        reader = csv.reader(_noted(file, lines), delimiter=delimiter)
+        reader = csv.reader(_noted(file, lines, path), delimiter=delimiter)
         while True:
             first = reader.line_num + 1
             try:
@@ -49,9 +56,16 @@ def csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             yield first, fields
 
 
-def _noted(file: Iterable[str], lines: list[str]) -> Iterator[str]:
-    """The lines of a file, each also added to `lines`."""
-    for line in file:
+def _noted(file: Iterable[str], lines: list[str], path: Path) -> Iterator[str]:
+    """The lines of a file, each also added to `lines`, which the record's reader empties after each record."""
+    size = 0
+    for number, line in enumerate(file, 1):
+        size = size + len(line) if lines else len(line)
+        if size > MAX_RECORD:
+            raise DataError(
+                f"'{path}', line {number - len(lines)}: the record has more than {MAX_RECORD:,} characters; "
+                "is a quote not closed?"
+            )
         lines.append(line)
         yield line
 
@@ -63,42 +77,56 @@ def two_fields(path: Path, delimiter: str = ",") -> Iterator[tuple[int, str, str
     go on over several lines; a caption that opens a quote and never closes it, which would make `csv` swallow the
     lines after it. A quoted field ends where its closing quote ends a line; if that does not come within 50 lines,
     the quote is text.
+
+    Raises:
+        DataError: a line is longer than `MAX_RECORD`.
     """
     mark = re.escape(delimiter)
-    record = re.compile(rf'("(?:[^"]|"")*"|[^{mark}]*)(?:{mark}(.*))?', re.DOTALL)
-    number = 0
+    record = re.compile(rf'("(?:[^"]|"")*+"|[^{mark}]*)(?:{mark}(.*))?', re.DOTALL)
+    number = held = 0
     with open_text(path) as file:
-        lines = deque(islice(file, _QUOTED_LINES))
-        while lines:
-            line = lines.popleft().rstrip("\n")
-            taken = 1
+        lines: deque[str] = deque()
+        while True:
+            while (
+                len(lines) < _QUOTED_LINES and (held <= _QUOTED_CHARACTERS or not lines) and (more := file.readline())
+            ):
+                lines.append(more.rstrip("\n"))
+                held += len(lines[-1])
+            if not lines:
+                return
+            line, taken = lines.popleft(), 1
+            held -= len(line)
             if line.strip():
                 found = record.fullmatch(line)
                 name, text = (found[1], found[2] or "") if found else (line, "")
                 if text.startswith('"') and not _is_quoted(text):
-                    text, taken = _continued(text, lines)
+                    following = _continued(text, lines)
+                    for _ in range(following):
+                        text += "\n" + lines.popleft()
+                    held, taken = sum(map(len, lines)), following + 1
                 yield number + 1, _unquoted(name), _unquoted(text)
             number += taken
-            lines.extend(islice(file, taken))
 
 
 _QUOTED_LINES = 50
+_QUOTED_CHARACTERS = 131_072  # of a quoted field that goes on over lines, as in the `csv` module
 
 
-def _continued(text: str, following: deque[str]) -> tuple[str, int]:
-    """A field whose quote is still open, with the lines it goes on over taken from `following`; their number."""
-    whole = text
-    for more, line in enumerate(following, 1):
-        whole += "\n" + line.rstrip("\n")
-        if whole.endswith('"') and _is_quoted(whole):
-            for _ in range(more):
-                following.popleft()
-            return whole, more + 1
-    return text, 1
+def _continued(text: str, following: Iterable[str]) -> int:
+    """Over how many of the lines `following` a field goes on whose quote is open; 0 where it does not close in them."""
+    size = len(text)
+    for number, line in enumerate((text[1:], *following)):
+        size += len(line)
+        rest = line.replace('""', "")
+        if size > _QUOTED_CHARACTERS or '"' in rest[:-1]:  # the quote is closed before the field ends
+            return 0
+        if rest.endswith('"'):
+            return number
+    return 0
 
 
 def _is_quoted(field: str) -> bool:
-    return re.fullmatch('"(?:[^"]|"")*"', field) is not None
+    return len(field) > 1 and field[0] == field[-1] == '"' and '"' not in field[1:-1].replace('""', "")
 
 
 def _unquoted(field: str) -> str:

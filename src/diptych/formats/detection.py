@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.files import check_regular
 from diptych.formats.known import FORMATS
 from diptych.formats.pictures import is_picture, walk_pictures
 from diptych.formats.shards import expand
@@ -54,6 +55,8 @@ def detect(source: str | Path, format: str | None = None) -> Source:
         return _in_folder(path.absolute(), [format] if format else list(FORMATS))
     paths = [path] if path.exists() else expand(str(path))
     missing = [str(each) for each in paths if not each.is_file()]
+    if missing and Path(missing[0]).exists():
+        check_regular(missing[0])
     if missing or not paths:
         if _HUB_NAME.fullmatch(text) and not _formats_of([Path(text.lower())], look_inside=False):
             return Source("hub", (path,))
@@ -65,15 +68,21 @@ def _in_folder(folder: Path, names: list[str]) -> Source:
     levels = _listing(folder)
     for name in names:
         for level in levels:
-            if files := _files_of(name, level):
+            if files := _files_of(name, [path for path in level if path.is_file()]):
                 _refuse_several(name, files, folder)
                 return Source(name, tuple(files), folder)
     if "sidecars" in names and any(path.with_suffix(".txt").is_file() for path in islice(walk_pictures(folder), 1000)):
         return Source("sidecars", (folder,), folder)
-    kinds = Counter(path.suffix.lower() or "without suffix" for level in levels for path in level)
+    kinds = Counter(_kind(path) for level in levels for path in level)
     kinds["pictures"] = sum(1 for _ in walk_pictures(folder))
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count) or "nothing"
     raise DataError(f"no captions were recognised in '{folder}': it holds {seen}. {_looked_for(names)}")
+
+
+def _kind(path: Path) -> str:
+    if not path.is_file():  # a pipe, a socket, a device, or a link to nothing
+        return f"'{path.name}' that is not a regular file"
+    return path.suffix.lower() or "without suffix"
 
 
 def _refuse_several(name: str, files: list[Path], folder: Path) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from diptych.errors import DataError, require
-from diptych.formats.coco import load_json
 from diptych.formats.delimited import column_names, csv_fields, delimiter_of, two_fields
+from diptych.formats.json_values import entries, parse
+from diptych.formats.parquet import parquet_rows
 from diptych.formats.pictures import Pictures
 from diptych.formats.text import SPLIT_NAMES, clean, folder_split, open_text, split_of
 from diptych.images import MAX_BYTES, Picture, content_hash
@@ -55,11 +54,16 @@ class Columns:
         captions = (caption,) if caption else tuple(name for key, name in there.items() if _numbered(key))
         if image is None or not captions:
             missing = ("picture", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
+            listed = ", ".join(name[:_NAMED_CHARACTERS] for name in islice(there.values(), _NAMED)) or "none"
             raise DataError(
-                f"{where} has no column for the {missing[0]}: it has {', '.join(there.values()) or 'none'}; "
+                f"{where} has no column for the {missing[0]}: it has {listed}"
+                f"{f' and {len(there) - _NAMED:,} more' if len(there) > _NAMED else ''}; "
                 f"rename one to one of: {', '.join(missing[1])}"
             )
         return cls(image, captions, first(SPLIT_COLUMNS), first(ID_COLUMNS))
+
+
+_NAMED, _NAMED_CHARACTERS = 50, 80  # columns that an error lists, and how much of each name
 
 
 def _numbered(column: str) -> bool:
@@ -156,23 +160,26 @@ def _picture(record: Mapping[str, Any], columns: Columns, pictures: Pictures, wh
 
 def caption_list(value: Any) -> list[str]:
     """One caption or a list of them; also a list written as JSON inside a CSV, and sentences as objects."""
-    if isinstance(value, str) and value.startswith('["') and value.endswith('"]'):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return [clean(value)]
-    if isinstance(value, (list, tuple)):
-        return [caption for each in value for caption in caption_list(each)]
-    if isinstance(value, Mapping):
-        return [clean(next((value[key] for key in ("raw", "caption", "text") if key in value), ""))]
-    return [clean(value)]
+    captions, left = [], [value]
+    while left:  # no recursion: lists may be nested as deep as JSON allows
+        value = left.pop()
+        if isinstance(value, str) and value.startswith('["') and value.endswith('"]'):
+            with suppress(ValueError, RecursionError):  # then it is a caption in brackets
+                value = json.loads(value)
+        if isinstance(value, (list, tuple)):
+            left += reversed(value)
+        elif isinstance(value, Mapping):
+            captions.append(clean(next((value[key] for key in ("raw", "caption", "text") if key in value), "")))
+        else:
+            captions.append(clean(value))
+    return captions
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         header = file.readline()
     delimiter = delimiter_of(header)
-    names = column_names(header)
+    names = column_names(header, f"'{path}'")
     columns = Columns.find(names, f"'{path}'")
     if twice := next((name for name in columns.captions if names.count(name) > 1), None):
         raise DataError(f"'{path}' has several columns '{twice}'; call them {twice}_1, {twice}_2 and so on")
@@ -194,17 +201,14 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"'{path}', line {number}"
-                try:
-                    yield where, _object(json.loads(line), where)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where} is not valid JSON ({error}); mend or remove it") from error
+                yield where, _object(parse(line, where), where)
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries = load_json(path)
-    if not isinstance(entries, list):
-        raise DataError(f"'{path}' is not a list of objects; is it a file of captions?")
-    return ((where := f"'{path}', entry {at}", _object(entry, where)) for at, entry in enumerate(entries))
+    for at, entry in entries(path):
+        if not isinstance(at, int):
+            raise DataError(f"'{path}' is not a list of objects; is it a file of captions?")
+        yield (where := f"'{path}', entry {at}"), _object(entry, where)
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -213,18 +217,9 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-_BATCH_ROWS = 64  # pictures are large: a batch of 64 is some tens of megabytes
-
-
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with closing(pq.ParquetFile(path)) as file:
-            names = Columns.find(file.schema_arrow.names, f"'{path}'")
-            wanted = {names.image, *names.captions, names.split, names.image_id} - {None}
-            number = 0
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[n for n in file.schema_arrow.names if n in wanted]):
-                for record in batch.to_pylist():
-                    yield f"'{path}', row {number}", record
-                    number += 1
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
+    def select(names: list[str]) -> set[str]:
+        found = Columns.find(names, f"'{path}'")
+        return {name for name in (found.image, *found.captions, found.split, found.image_id) if name}
+
+    return ((f"'{path}', row {number}", record) for number, record in parquet_rows(path, select))

@@ -5,45 +5,67 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import TextIO
+
+from diptych.errors import DataError
+from diptych.files import MAX_RECORD, TextFile, open_file
 
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test")
+
+# Five bytes mean nothing in cp1252; they are read as Latin-1.
+_CP1252 = "".join(
+    bytes([byte]).decode("latin-1" if byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "cp1252") for byte in range(256)
+)
+# Bytes that no UTF-8 character begins with. A run of them is read in one call, since a call for each takes minutes.
+_NEVER_FIRST = re.compile(rb"[\x80-\xc1\xf5-\xff]*")
 
 
 def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeDecodeError):
         raise error
-    wrong = error.object[error.start : error.end]
-    try:
-        return wrong.decode("cp1252"), error.end
-    except UnicodeDecodeError:
-        return wrong.decode("latin-1"), error.end  # five bytes mean nothing in cp1252
+    end = error.end
+    if error.encoding == "utf-8" and (run := _NEVER_FIRST.match(error.object, end)):
+        end = run.end()
+    return codecs.charmap_decode(error.object[error.start : end], "strict", _CP1252)[0], end
 
 
 # Caption files typed on Windows mix encodings line by line, so each byte that is not UTF-8 is read as cp1252 by itself.
 codecs.register_error("diptych_cp1252", _as_cp1252)
 
 
-def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open a caption file: UTF-8 with or without a mark, or UTF-16 with one; bytes that are not UTF-8 as cp1252."""
-    with path.open("rb") as file:
+def open_text(path: Path, newline: str | None = None) -> TextFile:
+    """Open a caption file: UTF-8 with or without a mark, or UTF-16 with one; bytes that are not UTF-8 as cp1252.
+
+    Raises:
+        DataError: it is no regular file; while it is read: a line is longer than `MAX_RECORD`.
+    """
+    with open_file(path) as file:
         mark = file.read(2)
     encoding = "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    return path.open(encoding=encoding, errors="diptych_cp1252", newline=newline)
+    return TextFile(path, encoding, "diptych_cp1252", newline)
+
+
+_MOST_WRONG = 100_000
 
 
 def wrong_encoding(path: Path) -> list[int]:
-    """The numbers (from 1) of the lines that are not UTF-8 and were read as cp1252; for the doctor."""
-    wrong = []
-    with path.open("rb") as file:
+    """The numbers (from 1) of the first 100,000 lines that are not UTF-8 and were read as cp1252; for the doctor."""
+    wrong: list[int] = []
+    with open_file(path) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return []
+            return wrong
         file.seek(0)
-        for number, line in enumerate(file, 1):
+        number, decoder = 1, codecs.getincrementaldecoder("utf-8")()
+        while len(wrong) < _MOST_WRONG and (piece := file.readline(MAX_RECORD)):
+            ends = piece.endswith(b"\n")
             try:
-                line.decode()
+                decoder.decode(piece, final=ends)
             except UnicodeDecodeError:
-                wrong.append(number)
+                decoder.reset()
+                if not wrong or wrong[-1] != number:
+                    wrong.append(number)
+            number += ends
+    if decoder.getstate()[0]:  # the last line ends within a character
+        wrong.append(number)
     return wrong
 
 
@@ -51,7 +73,11 @@ def clean(caption: object) -> str:
     """A caption without surrounding whitespace; nothing (null, NaN) is ""."""
     if caption is None or caption != caption:
         return ""
-    return str(caption).encode("utf-8", "replace").decode().strip()  # JSON may hold lone surrogates; Arrow may not
+    try:
+        text = str(caption)
+    except RecursionError as error:
+        raise DataError(f"a caption is nested too deeply ({error}); write it as text") from error
+    return text.encode("utf-8", "replace").decode().strip()  # JSON may hold lone surrogates; Arrow may not
 
 
 def split_of(path: Path, base: Path) -> str | None:

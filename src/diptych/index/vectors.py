@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from diptych.errors import DataError, ModelError
+from diptych.files import check_regular
+from diptych.formats.parquet import parquet_rows, row_count
 from diptych.index.files import change_time
 from diptych.index.known import Known
 from diptych.index.report import Added, Skipped
@@ -20,6 +22,7 @@ from diptych.paths import path_id, to_text
 from diptych.progress import Progress, silent
 
 _BLOCK = 8_192
+_READ = {"caption", "width", "height", "original_width", "original_height"}
 _NAMES = ("image_path", "path", "url", "key")  # of what a picture is called in the metadata, in order of preference
 
 
@@ -65,11 +68,14 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     known = Known(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
     skipped: list[Skipped] = []
+    told: Iterator[dict[str, Any]] = iter(())
     blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
         fresh: dict[str, Row] = {}
         changed: dict[str, Row] = {}
-        for row in _rows(store, folder, vectors, metadata, at):
+        if not at:
+            told = _metadata(vectors, metadata)
+        for row in _rows(store, folder, vectors, metadata, at, told):
             if isinstance(row, Skipped):
                 skipped.append(row)
                 continue
@@ -91,21 +97,27 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     return Added(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
 
 
-def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int) -> Iterator[Row | Skipped]:
-    """The rows of one block of one file."""
+def _metadata(vectors: Path, metadata: Path) -> Iterator[dict[str, Any]]:
+    """The metadata of a file of vectors, one after the other."""
+    if (rows := row_count(metadata)) != (count := len(_open(vectors))):
+        raise DataError(f"'{vectors}' has {count:,} vectors, '{metadata}' {rows:,} rows; make both again")
+    return (told for _, told in parquet_rows(metadata, lambda names: {*_NAMES, *_READ}.intersection(names)))
+
+
+def _rows(
+    store: Store, folder: Path, vectors: Path, metadata: Path, start: int, rest: Iterator[dict[str, Any]]
+) -> Iterator[Row | Skipped]:
+    """The rows of one block of one file; their metadata are the next of `rest`."""
     stored = _open(vectors)
     if stored.shape[1] != store.identity.dim:
         raise ModelError(
             f"'{vectors}' has {stored.shape[1]} dimensions, the index '{store.folder}' {store.identity.dim}; "
             "make another index with --index FOLDER"
         )
-    table = pq.read_table(metadata)
-    if len(table) != len(stored):
-        raise DataError(f"'{vectors}' has {len(stored):,} vectors, '{metadata}' {len(table):,} rows; make both again")
     mtime = change_time(vectors.stat())
     block = np.asarray(stored[start : start + _BLOCK], np.float32)  # (rows, dim)
     norms = np.linalg.norm(block, axis=1)
-    for at, told in enumerate(table.slice(start, len(block)).to_pylist()):
+    for at, told in enumerate(islice(rest, len(block))):
         path = _path(told, folder, f"{metadata.name}:{start + at}")
         if not np.isfinite(norms[at]) or norms[at] == 0:
             yield Skipped(path, "not_a_vector", f"row {start + at} of '{vectors}' is zero or not finite")
@@ -118,6 +130,7 @@ def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int)
 
 
 def _open(file: Path) -> np.ndarray:
+    check_regular(file)
     try:
         stored = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

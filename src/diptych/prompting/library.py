@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from diptych.errors import ConfigError, DataError
 from diptych.formats import read_pairs
-from diptych.formats.delimited import delimiter_of
+from diptych.formats.delimited import column_names, csv_fields, delimiter_of
 from diptych.formats.tables import CAPTION_COLUMNS
 from diptych.formats.text import clean, open_text
 from diptych.modalities import checked_texts
@@ -95,16 +94,12 @@ def _is_data_set(path: Path) -> bool:
 
 
 def _prompt_column(path: Path) -> list[str]:
-    with open_text(path, newline="") as file:
+    with open_text(path) as file:
         header = file.readline()
-        file.seek(0)
-        try:
-            table = list(csv.DictReader(file, delimiter=delimiter_of(header)))
-        except csv.Error as error:
-            raise DataError(f"'{path}' is not a table ({error}); is a quote not closed?") from error
-    names = {str(name).strip().lower(): name for name in (table[0] if table else {})}
-    if (column := next((names[name] for name in CAPTION_COLUMNS if name in names), None)) is None:
+    names = [name.lower() for name in column_names(header, f"'{path}'")]
+    if (at := next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)) is None:
         raise DataError(
-            f"'{path}' has no column for the prompt: it has {', '.join(names) or 'none'}; name one 'prompt'"
+            f"'{path}' has no column for the prompt: it has {', '.join(names[:50]) or 'none'}; name one 'prompt'"
         )
-    return [clean(row[column]) for row in table]
+    table = csv_fields(path, delimiter_of(header))
+    return [clean(fields[at]) for number, fields in table if number > 1 and len(fields) > at]

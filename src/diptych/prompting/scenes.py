@@ -9,6 +9,7 @@ from pathlib import Path
 from diptych.atomic import write_text
 from diptych.drawing import render
 from diptych.errors import ConfigError, DataError
+from diptych.files import open_file
 from diptych.progress import Progress, silent
 from diptych.scenes import captions, imagine
 
@@ -31,8 +32,10 @@ def draw_prompts(
         raise ConfigError(f"count is {count} and size {size}; draw at least 1 picture, of at least 16 pixels")
     out = Path(out)
     told = out / "prompts.csv"
-    if told.exists() and "scene-" not in told.read_text("utf-8", errors="replace")[:200]:
-        raise DataError(f"'{told}' holds prompts that diptych did not draw; choose another folder")
+    if told.exists():
+        with open_file(told) as file:
+            if b"scene-" not in file.read(200):
+                raise DataError(f"'{told}' holds prompts that diptych did not draw; choose another folder")
     (out / "images").mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

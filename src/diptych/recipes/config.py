@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from diptych.errors import ConfigError, did_you_mean
+from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.files import read_text
 
 Recipe = TypeVar("Recipe")
 
@@ -21,17 +22,32 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds one mapping.
 
     Raises:
-        ConfigError: it is missing, not YAML, or not a mapping.
+        ConfigError: it is missing, not YAML or not a mapping, has more than 64 KiB, or has aliases.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        content = yaml.load(read_text(path, _MAX_BYTES), _Loader)  # a SafeLoader
+    except DataError as error:
+        raise ConfigError(f"cannot read the configuration: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise ConfigError(f"'{path}' is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"'{path}' must hold settings as 'name: value' lines")
     return content
+
+
+_MAX_BYTES = 64 << 10  # a recipe has 2 kB; PyYAML takes seconds for a megabyte
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: ten lines of them make a value of billions of entries, which a message would spell out."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "an alias (*name); write the value itself", event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def make(recipe: type[Recipe], settings: Mapping[str, Any]) -> Recipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.errors import ConfigError, DataError
+from diptych.files import MAX_TEXT
 from diptych.formats.text import open_text
 from diptych.prompting.library import Prompt
 from diptych.prompting.text_space import TextSpace
@@ -38,7 +39,10 @@ def phrase_lists(folder: str | Path | None = None) -> dict[str, list[str]]:
 
 def _text(path: Path) -> str:
     with open_text(path) as file:
-        return file.read()
+        text = file.read(MAX_TEXT + 1)
+    if len(text) > MAX_TEXT:
+        raise DataError(f"'{path}' has more than {MAX_TEXT:,} characters; give shorter phrase lists")
+    return text
 
 
 def _is_phrase(line: str) -> bool:
