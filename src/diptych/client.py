@@ -20,8 +20,10 @@ from diptych.errors import (
     DataError,
     DiptychError,
     ImageError,
+    IndexMissing,
     MissingExtra,
     ModelError,
+    UntrustedModel,
     require,
 )
 from diptych.images import read_bytes
@@ -32,6 +34,7 @@ from diptych.index.results import Hit, Results
 
 _ERRORS: dict[str, type[DiptychError]] = {
     **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
+    **{"index_missing": IndexMissing, "untrusted_model": UntrustedModel},
     **{"missing_extra": MissingExtra, "index_busy": IndexBusy},
 }
 _TOLD = ("pictures", "pictures_per_second", "reasons")  # what a report derives itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,12 @@ from diptych.index.known import Known
 from diptych.index.report import Added, Skipped
 from diptych.index.rows import Row, to_table
 from diptych.index.store import Store
-from diptych.paths import path_id, to_text
+from diptych.paths import from_text, outside, path_id, to_text
 from diptych.progress import Progress, silent
+from diptych.roots import ANYWHERE, OUTSIDE, Roots
 
 _BLOCK = 8_192
+_URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES = ("image_path", "path", "url", "key")  # of what a picture is called in the metadata, in order of preference
 
 
@@ -48,10 +52,11 @@ def dimension(folder: Path) -> int:
     return int(_open(parts(folder)[0][0]).shape[1])
 
 
-def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> Added:
+def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress: Progress = silent) -> Added:
     """Bring the vectors of a folder into the index; call it under the store's lock.
 
-    A row's path is the metadata's `image_path`, below `folder` unless it is absolute, else its `url` or `key`. Rows
+    A row's path is the metadata's `image_path`, below `folder` unless it is absolute, else its `url` or `key`. One that
+    leads out of `roots` is skipped, as are files of vectors and metadata that do. Rows
     that the index has by that path are replaced where vector or caption is another. Nothing is read but vectors and
     metadata, so nothing is known of the files themselves (`size` is -1), and they are never pruned.
 
@@ -61,6 +66,8 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     """
     began = time.perf_counter()
     pairs = parts(folder)
+    if elsewhere := next((file for pair in pairs for file in pair if not roots.hold(file.absolute())), None):
+        raise DataError(f"'{elsewhere}' is a link that leads out of the folder that is read; --follow-links reads it")
     known = Known(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
     skipped: list[Skipped] = []
@@ -68,7 +75,7 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
         fresh: dict[str, Row] = {}
         changed: dict[str, Row] = {}
-        for row in _rows(store, folder, vectors, metadata, at):
+        for row in _rows(store, folder, vectors, metadata, at, roots):
             if isinstance(row, Skipped):
                 skipped.append(row)
                 continue
@@ -90,7 +97,9 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     return Added(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
 
 
-def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int) -> Iterator[Row | Skipped]:
+def _rows(
+    store: Store, folder: Path, vectors: Path, metadata: Path, start: int, roots: Roots
+) -> Iterator[Row | Skipped]:
     """The rows of one block of one file."""
     stored = _open(vectors)
     if stored.shape[1] != store.identity.dim:
@@ -106,6 +115,9 @@ def _rows(store: Store, folder: Path, vectors: Path, metadata: Path, start: int)
     norms = np.linalg.norm(block, axis=1)
     for at, told in enumerate(table.slice(start, len(block)).to_pylist()):
         path = _path(told, folder, f"{metadata.name}:{start + at}")
+        if not _URL.match(path) and not roots.hold(from_text(path)):
+            yield Skipped(path, OUTSIDE, str(outside(path)))
+            continue
         if not np.isfinite(norms[at]) or norms[at] == 0:
             yield Skipped(path, "not_a_vector", f"row {start + at} of '{vectors}' is zero or not finite")
             continue
@@ -131,7 +143,7 @@ def _path(told: dict[str, Any], folder: Path, otherwise: str) -> str:
         value = told.get(name)
         if value not in (None, ""):
             text = str(value)
-            return text if "://" in text else to_text(folder.resolve() / text)
+            return text if _URL.match(text) else to_text(os.path.normpath(folder.resolve() / text))
     return to_text(folder.resolve() / otherwise)
 
 

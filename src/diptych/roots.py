@@ -1,0 +1,42 @@
+"""Roots: the folders that may be read. A file is inside by its real path, whatever links lead to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Roots:
+    """Some folders; None stands for every place there is."""
+
+    def __init__(self, folders: Iterable[str | Path] | None) -> None:
+        self.folders = None if folders is None else tuple(dict.fromkeys(map(os.path.realpath, folders)))
+
+    def hold(self, path: str | Path) -> bool:
+        """Whether a path, which may not exist, leads to a place inside one of the folders, all links followed."""
+        return self.real(path) is not None
+
+    def real(self, path: str | Path) -> Path | None:
+        """Where a path really leads, all links followed; None where that is outside, or the path is relative."""
+        if self.folders is None:
+            return Path(path)
+        try:
+            found = os.path.realpath(path)
+            return Path(found) if os.path.isabs(path) and is_inside(found, self.folders) else None
+        except (OSError, ValueError):  # a NUL, a loop of links, longer than the system takes
+            return None
+
+    def __or__(self, other: Roots) -> Roots:
+        if self.folders is None or other.folders is None:
+            return ANYWHERE
+        return Roots((*self.folders, *other.folders))
+
+
+def is_inside(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path lies in one of some folders by its name alone. The file system is not asked."""
+    return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
+
+
+ANYWHERE = Roots(None)
+OUTSIDE = "outside"  # the reason by which a file that is not read is counted
