@@ -23,7 +23,7 @@ class Roots:
             return Path(path)
         try:
             found = os.path.realpath(path)
-            return Path(found) if os.path.isabs(path) and is_inside(found, self.folders) else None
+            return Path(found) if Path(path).is_absolute() and is_inside(found, self.folders) else None
         except (OSError, ValueError):  # a NUL, a loop of links, longer than the system takes
             return None
 

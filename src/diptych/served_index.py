@@ -27,8 +27,8 @@ _SHOWN = 200  # characters of a path in an error
 class ServedIndex:
     """The index in `folder`, a library or an index folder, there or not yet; None takes that of the first `add`.
 
-    `roots` are the folders that may be read into it; None allows every path. What lies outside them, all links resolved,
-    is neither added nor served, unless `follow_links`.
+    `roots` are the folders that may be read into it; None allows every path. What lies outside them, all links
+    resolved, is neither added nor served, unless `follow_links`.
     """
 
     def __init__(
@@ -77,14 +77,17 @@ class ServedIndex:
         """What LanceDB and we raise on an index that somebody removes meanwhile becomes one error.
 
         Raises:
+            DataError: files of the index are missing or damaged.
             IndexMissing: the index is not there any more.
         """
         try:
             yield
         except (DiptychError, OSError, ValueError, RuntimeError) as error:
-            if self._folder is None or Store.is_whole(self._folder):
-                raise
-            raise IndexMissing(_MISSING) from error
+            if self._folder is not None and not Store.is_whole(self._folder):
+                raise IndexMissing(_MISSING) from error
+            if isinstance(error, RuntimeError) and str(error).startswith("lance error"):
+                raise DataError("the index is damaged; remove its folder and add the pictures again") from error
+            raise
 
     def add(self, path: str | Path, *, prune: bool, progress: Progress = silent, wait: float | None = None) -> Added:
         """Bring the index up to date with a folder inside the roots; makes the index if there is none.

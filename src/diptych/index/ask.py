@@ -76,7 +76,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, asked.rows))
     vector = _vector(index, asked)
     gate = _gate(index, asked, vector, keep)
-    searched = _count(index.store, condition)
+    searched = _count(index.store, condition, where)
     wanted = max(k * page, rerank) if sort == "score" else MOST
     hits, more, best = _hits(index.store, vector, condition, gate, wanted, fold)
     if rerank:
@@ -200,10 +200,10 @@ def _not_itself(store: Store, ids: Sequence[str]) -> str | None:
     return both(f"NOT ({in_list('id', ids)})", f"NOT ({in_list('hash', contents)})" if contents else None)
 
 
-def _count(store: Store, condition: str | None) -> int:
+def _count(store: Store, condition: str | None, where: str | None) -> int:
     try:
         return store.table.count_rows(condition)
     except (ValueError, RuntimeError, OSError) as error:
-        if condition is None:
-            raise DataError(f"'{store.folder}' cannot be read; index the pictures again") from error
+        if where is None:  # the filters' own conditions are understood
+            raise DataError("the index is damaged; remove its folder and index the pictures again") from error
         raise ConfigError(f"the index does not understand the condition {condition}: {error}") from error

@@ -23,6 +23,7 @@ from diptych.index.lock import HOLDER, LOCK, writing
 
 ANN_ROWS = 50_000  # below this many rows a search compares with all of them
 HIDDEN = ".diptych"  # the index of a library, inside it
+SKIPPED = "skipped."  # how the names of the list of skipped files begin
 _FORMAT = 1
 _CARD, _TABLE = "index.json", "pictures"
 _CARD_BYTES = 65_536
@@ -117,13 +118,8 @@ class Store:
         """
         folder = Path(folder)
         if not (folder / _CARD).exists():
-            ours = (
-                LOCK,
-                HOLDER,
-                f"{_TABLE}.lance",
-                "skipped.",
-            )  # left by a killed process, or by whoever removed the card
-            if folder.exists() and any(not entry.name.startswith((*ours, _CARD)) for entry in folder.iterdir()):
+            ours = (_CARD, LOCK, HOLDER, SKIPPED, f"{_TABLE}.lance")  # what is left of an index without its card
+            if folder.exists() and any(not entry.name.startswith(ours) for entry in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
             _refuse_links(folder)
@@ -289,9 +285,14 @@ def _read_card(folder: Path) -> dict[str, Any]:
     format = card.get("format") if isinstance(card, dict) else None
     if isinstance(format, int) and format > _FORMAT:
         raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {_FORMAT}: update it")
-    if not isinstance(card, dict) or (wrong := _wrong(card, _CARD_VALUES) or _wrong(card["model"], _MODEL_VALUES)):
-        told = f"its '{wrong}' is missing or not of the right kind" if isinstance(card, dict) else "it is no object"
-        raise DataError(f"'{file}' is not the card of an index ({told}); index the pictures again")
+    if not isinstance(card, dict):
+        raise DataError(f"'{file}' is not the card of an index: it is no JSON object; index the pictures again")
+    if wrong := _wrong(card, _CARD_VALUES):
+        raise DataError(f"'{file}' is not the card of an index: its '{wrong}' is not valid; index the pictures again")
+    if wrong := _wrong(card["model"], _MODEL_VALUES):
+        raise DataError(
+            f"'{file}' does not say which model made the index: '{wrong}' is not valid; index the pictures again"
+        )
     card["model"] = {name: card["model"].get(name) for name in _MODEL_VALUES}
     return card
 
