@@ -132,7 +132,7 @@ class ServedIndex:
         with self.guarded():
             rows = index.store.rows([id], ["path"])
         if not rows.num_rows:
-            raise DataError(f"no picture of the library has the id '{id}'; ids are in the hits of a search")
+            raise DataError(f"no picture of the index has the id '{id}'; ids are in the hits of a search")
         return read_at(rows["path"][0].as_py(), index.readable)
 
     def readable(self) -> Roots:
@@ -188,7 +188,8 @@ class ServedIndex:
     def _alone(self, wait: float | None) -> Iterator[None]:
         """One thread at a time adds, since the first makes the index."""
         if not self._writing.acquire(timeout=-1 if wait is None else wait):
-            raise IndexBusy("a folder is being added; try again when it is done")
+            adding = (self._adding or {}).get("path", "a folder")
+            raise IndexBusy(f"'{adding}' is being added; try again when it is done")
         try:
             yield
         finally:
