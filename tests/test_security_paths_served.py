@@ -128,6 +128,18 @@ def test_a_root_may_be_named_by_a_link_and_by_what_it_leads_to(root: Path, model
     assert service.allowed(tmp_path / "link" / "photos") == service.allowed(root / "photos") == root / "photos"
 
 
+@pytest.mark.parametrize("folder", ["~root/x", "~nobody-at-all/x", "\0", "x" * 4_000, "/" + "a/" * 2_000])
+def test_a_filter_by_folder_tells_nothing_of_users(
+    api: httpx2.Client, service: Service, root: Path, folder: str
+) -> None:
+    service.add(root / "photos")
+    answer = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": folder})
+    assert answer.status_code in (200, 400), answer.text
+    assert answer.json().get("total", 0) == 0
+    if folder.startswith("~"):
+        assert answer.status_code == 200
+
+
 # what is added
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -27,6 +28,23 @@ class Roots:
         except (OSError, ValueError):  # a NUL, a loop of links, longer than the system takes
             return None
 
+    def checker(self) -> Callable[[str | Path], bool]:
+        """`hold` for many files of few folders: where a folder really lies is looked up once."""
+
+        @functools.lru_cache(maxsize=1_024)
+        def holds_folder(folder: str) -> bool:
+            return self.hold(folder)
+
+        def holds(path: str | Path) -> bool:
+            folder, name = os.path.split(path)
+            try:
+                plain = name not in ("", os.curdir, os.pardir) and not os.path.islink(path)  # noqa: PTH114 (called a million times)
+            except ValueError:  # a NUL
+                return False
+            return holds_folder(folder) if plain else self.hold(path)
+
+        return self.hold if self.folders is None else holds
+
     def __or__(self, other: Roots) -> Roots:
         if self.folders is None or other.folders is None:
             return ANYWHERE
@@ -36,6 +54,13 @@ class Roots:
 def is_inside(path: str, folders: Iterable[str]) -> bool:
     """Whether a path lies in one of some folders by its name alone. The file system is not asked."""
     return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
+
+
+def expand_home(path: str | Path) -> str:
+    """A path whose `~` is one's own home folder. Those of other users are not looked up: `~user` stays as it is."""
+    text = os.fspath(path)
+    own = text.startswith("~") and text[1:2] in ("", "/", os.sep)
+    return os.path.expanduser(text) if own else text  # noqa: PTH111 (it would raise on what is no user)
 
 
 ANYWHERE = Roots(None)

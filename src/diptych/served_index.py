@@ -18,7 +18,7 @@ from diptych.index.allowed import allow, canonical_name, homes
 from diptych.loaded import Loaded
 from diptych.paths import read_at
 from diptych.progress import Progress, silent
-from diptych.roots import ANYWHERE, Roots, is_inside
+from diptych.roots import ANYWHERE, Roots, expand_home, is_inside
 
 _MISSING = "there is no index any more or not yet; add a folder, and it is made"
 _SHOWN = 200  # characters of a path in an error
@@ -40,6 +40,7 @@ class ServedIndex:
         follow_links: bool = False,
     ) -> None:
         named = None if roots is None else [Path(root).expanduser().absolute() for root in roots]
+        self.named_roots = named
         self.roots = None if named is None else tuple(root.resolve() for root in named)
         self.follow_links = follow_links
         self._inside = Roots(self.roots)
@@ -176,10 +177,8 @@ class ServedIndex:
         raise DataError(f"'{shown}' does not exist or is outside the folders that may be read: {inside}")
 
     def _place(self, path: str) -> Path | None:
-        """Where a path leads; None outside the roots. Only one's own home is looked up for a `~`."""
-        if path.startswith("~") and path[1:2] not in ("", "/", os.sep):
-            return None
-        named = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - they ask no file system
+        """Where a path leads; None outside the roots."""
+        named = os.path.abspath(expand_home(path))  # noqa: PTH100 - it asks no file system
         if self._names is not None and not is_inside(named, self._names):
             return None
         return Path(named).resolve() if self.follow_links or self.roots is None else self._inside.real(named)

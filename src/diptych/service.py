@@ -60,7 +60,9 @@ class Service:
         """The same models, loaded once, over another index."""
         other = Service()
         other.loaded = self.loaded
-        other._library = ServedIndex(self.loaded, index, self._library.roots, follow_links=self._library.follow_links)
+        other._library = ServedIndex(
+            self.loaded, index, self._library.named_roots, follow_links=self._library.follow_links
+        )
         return other
 
     # models

@@ -74,7 +74,7 @@ def page(
         prompter=prompter,
         index=str(index.expanduser().resolve()) if index else None,
         compare=compare,
-        roots=tuple(str(folder.expanduser().resolve()) for folder in allowed),
+        roots=tuple(str(folder.expanduser().absolute()) for folder in allowed),
         follow_links=follow_links,
         any_model=here,
         device=device,

@@ -40,6 +40,9 @@ def read_pairs(
             captions lie outside `roots`.
     """
     found = detect(source, format)
+    files = [] if found.format == "hub" else found.paths
+    if elsewhere := next((path for path in files if not roots.hold(path.absolute())), None):
+        raise DataError(f"'{elsewhere}' leads out of the folder that is read; leave it out, or follow links")
     rows = _rows(found, images, roots)
     pairs = _read_kept(rows, found, images, roots) if FORMATS[found.format].has_pictures else Pairs.from_rows(rows)
     if not len(pairs):
@@ -50,10 +53,6 @@ def read_pairs(
 def _rows(found: Source, images: Path | None, roots: Roots) -> Iterator[Row]:
     pictures: dict[Path, Pictures] = {}
     for path in found.paths:
-        if found.format != "hub" and not roots.hold(path.absolute()):
-            raise DataError(
-                f"'{path}' is a link that leads out of the folder that is read; leave it out, or follow links"
-            )
         beside = path if path.is_dir() else path.parent
         if beside not in pictures:
             pictures[beside] = Pictures(images) if images else Pictures.around(beside, found.folder, roots)

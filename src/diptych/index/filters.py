@@ -85,7 +85,10 @@ _SHAPES = {
 
 
 def _in_folder(folder: str | Path) -> str:
-    text = to_text(Path(folder).expanduser().resolve())
+    try:
+        text = to_text(Path(expand_home(folder)).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, longer than the system takes
+        raise ConfigError(f"folder is {str(folder)[:200]!r}, which is no path; name a folder of the index") from error
     below = text if text.endswith("/") else text + "/"  # the root ends in its slash already
     return f"folder = {quoted(text)} OR starts_with(folder, {quoted(below)})"
 

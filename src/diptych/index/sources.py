@@ -82,6 +82,7 @@ class DataSet:
         roots: Roots = ANYWHERE,
     ) -> None:
         self.pairs, self.scope, self.roots = pairs, scope, roots
+        self._lies_inside = roots.checker()
         self._origin = to_text(Path(origin).expanduser().resolve()) if origin is not None else "pairs"
 
     def items(self) -> Iterator[Item | Skipped]:
@@ -101,7 +102,7 @@ class DataSet:
         if isinstance(picture, bytes):
             raise ImageError("unreadable", f"picture '{image_id}' is held in memory, so it has no path to be found at")
         if isinstance(picture, Path):
-            if not self.roots.hold(picture.absolute()):
+            if not self._lies_inside(picture.absolute()):
                 raise outside(to_text(picture))
             found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
             return Item(
@@ -111,7 +112,7 @@ class DataSet:
         names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
         inside = names.get(picture.offset)
         path = f"{to_text(picture.path.resolve())}/{inside}" if inside else f"{self._origin}/{image_id}"
-        if inside and not self.roots.hold(picture.path.absolute()):
+        if inside and not self._lies_inside(picture.path.absolute()):
             raise outside(path)
         return Item(path, picture, picture.size, stat.st_mtime_ns, caption)
 

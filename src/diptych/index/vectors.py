@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,12 @@ def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress
     known = Known(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
     skipped: list[Skipped] = []
+    lies_inside = roots.checker()
     blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
         fresh: dict[str, Row] = {}
         changed: dict[str, Row] = {}
-        for row in _rows(store, folder, vectors, metadata, at, roots):
+        for row in _rows(store, folder, vectors, metadata, at, lies_inside):
             if isinstance(row, Skipped):
                 skipped.append(row)
                 continue
@@ -98,7 +99,7 @@ def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress
 
 
 def _rows(
-    store: Store, folder: Path, vectors: Path, metadata: Path, start: int, roots: Roots
+    store: Store, folder: Path, vectors: Path, metadata: Path, start: int, lies_inside: Callable[[Path], bool]
 ) -> Iterator[Row | Skipped]:
     """The rows of one block of one file."""
     stored = _open(vectors)
@@ -115,7 +116,7 @@ def _rows(
     norms = np.linalg.norm(block, axis=1)
     for at, told in enumerate(table.slice(start, len(block)).to_pylist()):
         path = _path(told, folder, f"{metadata.name}:{start + at}")
-        if not _URL.match(path) and not roots.hold(from_text(path)):
+        if not _URL.match(path) and not lies_inside(from_text(path)):
             yield Skipped(path, OUTSIDE, str(outside(path)))
             continue
         if not np.isfinite(norms[at]) or norms[at] == 0:
