@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from diptych.errors import ConfigError
 from diptych.index.store import quoted
 from diptych.paths import to_text
+from diptych.roots import expand_home
 
 Shape = Literal["landscape", "portrait", "square"]
 Day = datetime.date | datetime.datetime
