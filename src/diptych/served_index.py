@@ -75,14 +75,17 @@ class ServedIndex:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What LanceDB and we raise on an index that somebody removes meanwhile becomes one error.
+        """What is raised on an index that somebody removes, damages or writes to meanwhile, without its insides.
 
         Raises:
             DataError: files of the index are missing or damaged.
+            IndexBusy: another process writes to it.
             IndexMissing: the index is not there any more.
         """
         try:
             yield
+        except IndexBusy as error:  # its message tells of a process and a folder of this machine
+            raise IndexBusy("another process is writing to the index; try again when it is done") from error
         except (DiptychError, OSError, ValueError, RuntimeError) as error:
             if self._folder is not None and not Store.is_whole(self._folder):
                 raise IndexMissing(_MISSING) from error
@@ -107,8 +110,6 @@ class ServedIndex:
                 settings: dict[str, Any] = {"roots": roots, "follow_links": self.follow_links, "prune": prune}
                 with self.guarded():
                     return index.add(source, **settings, wait=wait, progress=_counting(progress, count))
-            except IndexBusy as error:  # its message tells of a process and a folder of this machine
-                raise IndexBusy("another process is writing to the index; try again when it is done") from error
             finally:
                 self._adding = None
                 if nowhere and not self._index:  # nothing came of it: the next folder may be the index's home
