@@ -25,6 +25,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FLOW = (
     *("decode_memory", "picture_headers"),
     *("errors", "files", "atomic", "locks", "cache", "progress", "prefetch", "images", "augment", "row_table", "pairs"),
+    *("roots",),
     *("formats", "paths"),
     *("near_duplicates", "grids", "document", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),

@@ -19,9 +19,11 @@ from diptych.errors import (
     DataError,
     DiptychError,
     ImageError,
+    IndexMissing,
     MissingExtra,
     ModelError,
     StorageError,
+    UntrustedModel,
     require,
 )
 from diptych.images import decode, read_bytes
@@ -33,6 +35,7 @@ from diptych.modalities import several_texts
 
 _ERRORS: dict[str, type[DiptychError]] = {
     **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
+    **{"index_missing": IndexMissing, "untrusted_model": UntrustedModel},
     **{"missing_extra": MissingExtra, "index_busy": IndexBusy, "storage_error": StorageError},
 }
 _TOLD = ("pictures", "pictures_per_second", "reasons")  # what a report derives itself

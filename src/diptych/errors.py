@@ -20,11 +20,17 @@ class DataError(DiptychError):
     status = 422
 
 
+class IndexMissing(DataError):  # noqa: N818 - it names what is the matter
+    """There is no index, or its folder was removed while it was open."""
+
+    status = 404
+
+
 class ImageError(DataError):
     """One picture cannot be decoded.
 
     `reason` is one of `missing`, `empty`, `truncated`, `undecodable`, `too_many_pixels`, `too_many_bytes`,
-    `unreadable`: stable words to count by.
+    `unreadable`, `outside` (of the folders that may be read): stable words to count by.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -42,6 +48,12 @@ class ModelError(DiptychError):
     """A model cannot be built, loaded, or used for what was asked."""
 
     status = 422
+
+
+class UntrustedModel(ModelError):  # noqa: N818 - it names what is the matter
+    """An index names a model that the user has not named for it."""
+
+    status = 403
 
 
 class StorageError(DiptychError):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from diptych.errors import DataError, ImageError
 from diptych.formats import read_pairs
+from diptych.formats.shards import SHARD_SUFFIXES
 from diptych.formats.tar import members
-from diptych.images import Picture, Slice, content_hash
+from diptych.images import Picture, Slice, content_hash, read_bytes
+from diptych.roots import ANYWHERE, OUTSIDE, Roots
 
 # A name's byte that is not UTF-8 reads in Python as a lone surrogate, U+DC80 to U+DCFF, which no table can hold.
 # It is kept as one of the last 128 private code points. A name that truly contains one of those is spelt by its bytes,
@@ -45,13 +47,16 @@ def path_id(text: str) -> str:
     return content_hash(text.encode())
 
 
-def picture_at(text: str) -> Picture:
-    """The picture of a row's `path`: a file, or one inside a larger file (`shard.tar/member`).
+def picture_at(text: str, roots: Roots = ANYWHERE) -> Picture:
+    """The picture of a row's `path`: a file, or one inside a larger file (`shard.tar/member`), by its real path.
 
     Raises:
-        ImageError: `missing` - the file, or the picture in it, is no longer there; `unreadable` - its file is damaged.
+        ImageError: `missing` - the file, or the picture in it, is no longer there; `unreadable` - its file is damaged;
+            `outside` - it lies outside `roots`.
     """
-    path = from_text(text)
+    path = roots.real(from_text(text))
+    if path is None:
+        raise outside(text)
     if path.is_file():
         return path
     for parent in path.parents:
@@ -64,11 +69,35 @@ def picture_at(text: str) -> Picture:
     raise ImageError("missing", f"'{path}' is no longer there; `diptych index --prune` takes it out of the index")
 
 
+def read_at(text: str, roots: Roots) -> bytes:
+    """The encoded bytes of the picture of a row's `path`; raises as `picture_at` and `read_bytes` do.
+
+    The path is checked again when its file has been read: a link may have taken its place in between.
+    """
+    data = read_bytes(picture_at(text, roots))
+    if not roots.hold(from_text(text)):
+        raise outside(text)
+    return data
+
+
+def outside(text: str) -> ImageError:
+    """The error of a picture that may not be read."""
+    return ImageError(
+        OUTSIDE, f"'{from_text(text)}' lies outside the folders that may be read; add its folder, or follow links"
+    )
+
+
 @functools.lru_cache(maxsize=4)
 def _packed(container: Path, size: int, mtime: int) -> dict[str, Picture]:
-    """The pictures of a Parquet file or a compressed shard by their ids; read once, then kept in the cache folder."""
+    """The pictures of a Parquet file or a compressed shard by their ids; read once, then kept in the cache folder.
+
+    Those that it merely names by paths are none of its own.
+    """
+    if not container.name.lower().endswith((*SHARD_SUFFIXES, ".parquet")):
+        return {}
     try:
-        return {row.image_id: row.image for row in read_pairs(container)}
+        rows = read_pairs(container)
+        return {row.image_id: row.image for row in rows if not isinstance(row.image, Path)}
     except DataError as error:
         raise ImageError("unreadable", f"the pictures of '{container}' cannot be read ({error})") from error
 

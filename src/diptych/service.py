@@ -16,6 +16,7 @@ from diptych.index.results import Results
 from diptych.loaded import Kind, Loaded
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
+from diptych.roots import Roots
 from diptych.served_index import ServedIndex
 from diptych.served_words import as_texts, captions, prompts
 
@@ -34,7 +35,9 @@ class Service:
     `model` is a name or path that `diptych.load` knows, or a model; `captioner`, `matcher` and `prompter` likewise, and
     None means the one that the model brings. Each is loaded when it is first used. `index` is a library or an index
     folder, made by the first `add` if it is not there. `roots` are the folders that `add` may read: none as it comes,
-    since who asks may be somebody on the network; None allows every path.
+    since who asks may be somebody on the network; None allows every path. A picture of the index is read if it lies in
+    the roots, in the library of the index, or in a folder that its owner indexed on this machine, all links resolved;
+    with `follow_links`, wherever it lies.
     """
 
     def __init__(
@@ -46,17 +49,20 @@ class Service:
         prompter: Any = None,
         index: str | Path | None = None,
         roots: Sequence[str | Path] | None = (),
+        follow_links: bool = False,
         device: str = "auto",
     ) -> None:
         named: dict[Kind, Any] = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
         self.loaded = Loaded({"encoder": model, **named}, device)
-        self._library = ServedIndex(self.loaded, index, roots)
+        self._library = ServedIndex(self.loaded, index, roots, follow_links=follow_links)
 
     def at(self, index: str | Path | None) -> Service:
         """The same models, loaded once, over another index."""
         other = Service()
         other.loaded = self.loaded
-        other._library = ServedIndex(self.loaded, index, self._library.roots)
+        other._library = ServedIndex(
+            self.loaded, index, self._library.named_roots, follow_links=self._library.follow_links
+        )
         return other
 
     # models
@@ -186,6 +192,7 @@ class Service:
         Raises:
             ConfigError: nothing is asked for, or a setting is out of range.
             DataError: there is no index, or no such picture in it.
+            IndexMissing: the index was removed.
             ImageError: a picture of the query cannot be decoded.
         """
         from diptych.index.query import Query  # takes seconds to import, and a server listens before
@@ -195,7 +202,7 @@ class Service:
         query = Query.of(text or (), image=pictures, like=like or (), unwanted=unwanted or ())
         if rerank:
             index.matcher = self.loaded.get("matcher")
-        with self.loaded.using("encoder"):
+        with self._library.guarded(), self.loaded.using("encoder"):
             return index.search(
                 query, k=count, page=page, filters=filters, sort=sort, keep=keep, fold=fold, rerank=rerank
             )
@@ -214,7 +221,7 @@ class Service:
         """Bring the index up to date with a folder inside `roots`; makes the index if there is none.
 
         Raises:
-            DataError: the path is outside `roots`, or cannot be read.
+            DataError: the path is outside `roots` or not there, or cannot be read.
             IndexBusy: another process still writes after `wait` seconds.
         """
         return self._library.add(path, prune=prune, progress=progress, wait=wait)
@@ -233,9 +240,18 @@ class Service:
 
         Raises:
             DataError: there is no index, or no such picture in it.
-            ImageError: the file is gone or cannot be decoded.
+            ImageError: the file is gone, lies outside what may be read, or cannot be decoded.
         """
         return self._library.picture(id, size)
+
+    def picture_bytes(self, id: str) -> bytes:
+        """The encoded bytes of a picture of the index; raises as `picture`."""
+        return self._library.picture_bytes(id)
+
+    @property
+    def readable(self) -> Roots:
+        """Where the pictures of the index may lie."""
+        return self._library.readable()
 
     def status(self) -> dict[str, Any]:
         """The index's folder, model and number of pictures, the roots, and what is being added now."""

@@ -16,7 +16,6 @@ from diptych.errors import ConfigError, DataError
 from diptych.images import thumbnail
 from diptych.index.results import Hit, Results
 from diptych.modalities import several_texts
-from diptych.paths import picture_at
 from diptych.service import Service
 
 _ID = re.compile("[0-9a-f]{32}")
@@ -77,7 +76,7 @@ class Tools:
         """The picture that an agent names.
 
         Raises:
-            DataError: the path is outside the roots, or there is no such id.
+            DataError: the path is outside the roots or not there, or there is no such id.
         """
         if name[:5].lower() == "data:":
             try:
@@ -86,11 +85,7 @@ class Tools:
                 raise DataError(f"the data: URL is not in base64 ({error})") from None
         if not _ID.fullmatch(name):
             return self.service.allowed(name)
-        index = self.service.index
-        rows = index.store.rows([name], ["path"]) if index is not None else None
-        if rows is None or not rows.num_rows:
-            raise DataError(f"no picture of the library has the id '{name}'; search_pictures tells ids")
-        return picture_at(rows["path"][0].as_py())
+        return self.service.picture_bytes(name)
 
     def _found(self, results: Results) -> Shown:
         """Hits in words, and a thumbnail of each whose file is still there."""

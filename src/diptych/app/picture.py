@@ -9,9 +9,10 @@ import streamlit as st
 from PIL import Image
 
 from diptych.app.frame import kept, plain, told
+from diptych.app.services import roots_here
 from diptych.app.thumbnails import thumbnail_of
-from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, read_bytes, thumbnail
-from diptych.paths import from_text, picture_at
+from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, thumbnail
+from diptych.paths import from_text, read_at
 
 _SHOWN = 1280  # pixels of the longer side: enough for every model and every screen column
 _PASTE = Path(__file__).with_name("paste.html")
@@ -49,7 +50,7 @@ def pick_picture(key: str, library: list[str] | None = None, *, label: str = "Yo
         if upload is not None:
             return kept(f"{key}-picked", upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
         if path := state.get(taken):
-            return kept(f"{key}-picked", path, lambda: _picked(from_text(path).name, read_bytes(picture_at(path))))
+            return kept(f"{key}-picked", path, lambda: _picked(from_text(path).name, read_at(path, roots_here())))
     return None
 
 

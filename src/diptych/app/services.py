@@ -14,10 +14,12 @@ from diptych.cache import cache_dir
 from diptych.errors import DataError
 from diptych.images import content_hash
 from diptych.index import HIDDEN, Store, index_folder
+from diptych.index.allowed import canonical_name, model_of
 from diptych.index.report import Added
 from diptych.index.results import Hit
 from diptych.loaded import Kind
 from diptych.photographs import photographs
+from diptych.roots import Roots
 from diptych.service import Service
 
 DEFAULT_MODEL = "mini"
@@ -61,12 +63,18 @@ def _models(settings: Settings, model: str, own: bool) -> Service:
     """The models without an index; what the page was told to caption and match by goes with its own model alone."""
     parts = {"captioner": settings.captioner, "matcher": settings.matcher, "prompter": settings.prompter}
     roots = (*settings.roots, pictures_of(settings.index) if settings.index else sample_library())
-    return Service(model, **(parts if own else {}), roots=tuple(filter(None, roots)), device=settings.device)
+    return Service(
+        model,
+        **(parts if own else {}),
+        roots=tuple(filter(None, roots)),
+        follow_links=settings.follow_links,
+        device=settings.device,
+    )
 
 
 def _model_of(library: str) -> str | None:
     own = index_folder(library)
-    return Store.open(own).identity.name if Store.is_one(own) else None
+    return model_of(Store.open(own)) if Store.is_one(own) else None
 
 
 def service_with(settings: Settings, library: str, name: str, kind: Kind) -> Service:
@@ -86,7 +94,7 @@ def model_name(service: Service) -> str:
 def index_home(library: str, model: str) -> Path:
     """Where the index of a library by a model lies: in the library, or in the cache folder if another's is there."""
     own = index_folder(library)
-    resolved = str(Path(model).resolve()) if Path(model).exists() else model
+    resolved = canonical_name(model)
     if not Store.is_one(own) or Store.open(own).identity.name in (model, resolved):
         return own
     return cache_dir() / "app" / content_hash(f"{own}\n{resolved}".encode())
@@ -179,6 +187,11 @@ def library_name(library: str) -> str:
     path = Path(library)
     home = path.parent if path.name == HIDDEN else path
     return "the sample library" if home.parent == _sample_home() else home.name
+
+
+def roots_here() -> Roots:
+    """The folders in which the pictures of this visitor's library may lie."""
+    return shared_service(Settings.current(), library_here()).readable
 
 
 def library_pictures(service: Service, count: int = 24) -> list[Hit]:

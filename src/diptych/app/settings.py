@@ -26,6 +26,8 @@ class Settings:
     """Models that the page offers for comparison."""
     roots: tuple[str, ...] = ()
     """Folders below which visitors may index; none: they may not."""
+    follow_links: bool = False
+    """Whether pictures that lie outside the roots and the library, through links or in the index, are read too."""
     any_model: bool = False
     """Whether visitors may name any model for comparison, which is then read from the disk or the hub."""
     device: str = "auto"

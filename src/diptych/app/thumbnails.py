@@ -7,22 +7,29 @@ import io
 import streamlit as st
 from PIL import Image
 
+from diptych.app.services import roots_here
 from diptych.errors import ImageError
 from diptych.images import decode, thumbnail
-from diptych.paths import from_text, picture_at
+from diptych.paths import from_text, read_at
+from diptych.roots import Roots
 
 
 def thumbnail_of(path: str, size: int = 480) -> bytes | None:
-    """The picture at a path of an index as a JPEG with sides of at most `size`; None if it is gone or broken."""
-    found = from_text(path)
+    """The picture at a path of an index as a JPEG with sides of at most `size`.
+
+    None if it is gone, broken, or outside the folders that may be read.
+    """
+    found, roots = from_text(path), roots_here()
+    if not roots.hold(found):
+        return None
     changed = found.stat().st_mtime_ns if found.is_file() else 0
-    return _made(path, size, changed)
+    return _made(path, size, changed, roots)
 
 
 @st.cache_data(max_entries=4_000, show_spinner=False)
-def _made(path: str, size: int, changed: int) -> bytes | None:
+def _made(path: str, size: int, changed: int, _roots: Roots) -> bytes | None:
     try:
-        return encoded(thumbnail(decode(picture_at(path), min_side=size), size))
+        return encoded(thumbnail(decode(read_at(path, _roots), min_side=size), size))
     except ImageError:
         return None
 

@@ -46,6 +46,7 @@ def search(
     null: Annotated[bool, Parameter(("--null", "-0"), negative="")] = False,
     as_json: Json = False,
     index: Path | None = None,
+    model: str | None = None,
     device: str = "auto",
 ) -> None:
     """Search an index: by text, by picture, by what is not wanted, or by all of these.
@@ -91,6 +92,8 @@ def search(
         Print the results as JSON.
     index
         The library or index folder to search; else the one that the working folder lies in.
+    model
+        The model that made the index, by another name or place; also lets an index of somebody else load its model.
     device
         auto, cpu, cuda or mps.
     """
@@ -105,11 +108,11 @@ def search(
         unwanted_image=unwanted_image,
         unwanted_like=unwanted_like,
     )
-    library = open_index(index, device)
+    library = open_index(index, device, model)
     results = library.search(
         query, k=k, page=page, filters=filters, sort=sort, keep=None if nearest else keep, fold=fold, rerank=rerank
     )
-    written = save_if_asked(gallery_of(results), out)
+    written = save_if_asked(gallery_of(results), out, library)
     if as_json:
         print(json.dumps(results.as_dict(), indent=2, ensure_ascii=False))
     elif paths or null:
@@ -120,10 +123,14 @@ def search(
         _print_results(results, written)
 
 
-def open_index(folder: Path | None, device: str = "auto") -> Index:
-    from diptych.index import Index, find_index
+def open_index(folder: Path | None, device: str = "auto", model: str | None = None) -> Index:
+    from diptych.errors import DataError
+    from diptych.index import Index, Store, find_index, index_folder
 
-    return Index(folder if folder is not None else find_index(), device=device)
+    folder = folder if folder is not None else find_index()
+    if model is not None and not Store.is_one(index_folder(folder)):
+        raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`")
+    return Index(folder, model, device=device)
 
 
 def _print_results(results: Results, written: list[Path]) -> None:
@@ -151,10 +158,10 @@ def _print_results(results: Results, written: list[Path]) -> None:
     say_written(written)
 
 
-def save_if_asked(gallery: Gallery, out: Path | None) -> list[Path]:
+def save_if_asked(gallery: Gallery, out: Path | None, library: Index) -> list[Path]:
     from diptych.index.gallery import save_gallery
 
-    return save_gallery(gallery, out) if out else []
+    return save_gallery(gallery, out, roots=library.readable) if out else []
 
 
 def say_written(files: list[Path]) -> None:

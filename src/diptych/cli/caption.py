@@ -43,6 +43,7 @@ def caption(
     keep: int | None = None,
     split: str | None = None,
     again: Annotated[bool, Parameter(negative="")] = False,
+    follow_links: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 16,
     device: str = "auto",
 ) -> None:
@@ -96,6 +97,8 @@ def caption(
         Of a data set, only this split: train, val (also called dev) or test.
     again
         With --index, write captions of all pictures, those that have one too.
+    follow_links
+        Also read what links in the folder lead to, and pictures of the index that lie elsewhere.
     batch_size
         Pictures that go through the model at once.
     device
@@ -136,10 +139,10 @@ def caption(
         return describe_pictures(pictures, best, image_size=size, batch_size=batch_size)
 
     if index is not None:
-        _into_index(index, again, described)
+        _into_index(index, again, follow_links, described)
         return
     assert source is not None
-    pictures, lost = _pictures_of(source, split)
+    pictures, lost = _pictures_of(source, split, follow_links)
     if out is not None or sidecar:
         _into_files(pictures, lost, out, described)
     elif source.is_file() and len(pictures) == 1 and not lost:
@@ -187,7 +190,9 @@ def _ranker(
     return Ranker(texts, encoder, templates=templates or ("{}",), temperature=temperature), encoder.image_size
 
 
-def _pictures_of(source: Path, split: str | None) -> tuple[list[tuple[str, Picture]], list[Described]]:
+def _pictures_of(
+    source: Path, split: str | None, follow_links: bool
+) -> tuple[list[tuple[str, Picture]], list[Described]]:
     """(path, picture) of a picture file, or of all in a folder, a tar or a data set, and those that cannot be read."""
     from diptych.captions.pictures import Described
     from diptych.formats import read_pairs
@@ -195,13 +200,16 @@ def _pictures_of(source: Path, split: str | None) -> tuple[list[tuple[str, Pictu
     from diptych.index.report import Skipped
     from diptych.index.sources import source_of
     from diptych.paths import to_text
+    from diptych.roots import ANYWHERE
 
     if source.is_file() and is_picture(source.name):
         _refuse("a picture; it is for data sets", {"--split": split})
         return [(to_text(source), source)], []
     pictures: list[tuple[str, Picture]] = []
     lost: list[Described] = []
-    for item in source_of(read_pairs(source).with_val().split(split) if split else source).items():
+    roots = ANYWHERE if follow_links else None
+    found = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots)
+    for item in found.items():
         if isinstance(item, Skipped):
             lost.append(Described(item.path, reason=item.reason, message=item.detail))
         else:
@@ -249,12 +257,14 @@ def _into_files(
     _say_without(without)
 
 
-def _into_index(folder: Path, again: bool, describe_all: DescribeAll) -> None:
+def _into_index(folder: Path, again: bool, follow_links: bool, describe_all: DescribeAll) -> None:
     from diptych.index import index_folder
     from diptych.index.captions import IndexCaptions
     from diptych.index.store import Store
+    from diptych.roots import ANYWHERE
 
     sink = IndexCaptions(Store.open(index_folder(folder)), again=again)
+    sink.readable = ANYWHERE if follow_links else sink.readable
     paths = sink.paths()
     count, without = _write(describe_all(sink.pictures(paths)), len(paths), sink.write)
     without.update(each.reason for each in sink.skipped)

@@ -47,8 +47,9 @@ def dedupe(
     """
     from diptych.index.dedupe import find_duplicates
 
-    groups = find_duplicates(open_index(index))
-    written = save_if_asked(_duplicates_gallery(groups), out)
+    library = open_index(index)
+    groups = find_duplicates(library)
+    written = save_if_asked(_duplicates_gallery(groups), out, library)
     if as_json:
         print(json.dumps([group.as_dict() for group in groups], indent=2, ensure_ascii=False))
     elif paths or null:
@@ -64,6 +65,7 @@ def cluster(
     out: Path | None = None,
     as_json: Json = False,
     index: Path | None = None,
+    model: str | None = None,
     device: str = "auto",
 ) -> None:
     """Group a library's pictures by theme, each theme named in words.
@@ -78,13 +80,16 @@ def cluster(
         Print the themes as JSON, with all paths.
     index
         The library or index folder; else the one that the working folder lies in.
+    model
+        The model that made the index, by another name or place; also lets an index of somebody else load its model.
     device
         auto, cpu, cuda or mps.
     """
     from diptych.index.themes import find_themes
 
-    themes = find_themes(open_index(index, device), groups)
-    written = save_if_asked(_themes_gallery(themes), out)
+    library = open_index(index, device, model)
+    themes = find_themes(library, groups)
+    written = save_if_asked(_themes_gallery(themes), out, library)
     if as_json:
         print(json.dumps([theme.as_dict() for theme in themes], indent=2, ensure_ascii=False))
         return

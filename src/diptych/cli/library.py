@@ -29,6 +29,7 @@ def index(
     prune: Annotated[bool, Parameter(negative="")] = False,
     watch: Annotated[bool, Parameter(negative="")] = False,
     exclude: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    follow_links: Annotated[bool, Parameter(negative="")] = False,
     captions: Annotated[bool, Parameter(negative="")] = False,
     format: str | None = None,
     wait: float | None = None,
@@ -50,13 +51,16 @@ def index(
         Keep the index in this folder instead, as for a library that cannot be written to.
     model
         The model to embed with: a training run, a model directory, or a hub name. An index keeps the model it was
-        made with; a new one takes mini.
+        made with; a new one takes mini. One that an index of somebody else names is loaded once you name it here.
     prune
         Take out pictures that are no longer there.
     watch
         Stay and follow the folder: pictures that come, change, move and go. Ctrl-C ends it.
     exclude
         Leave out names and paths that match a pattern, such as "*.thumb.jpg" or Backup; may be given several times.
+    follow_links
+        Also index what lies outside the folder: what links lead to, and what metadata name by other paths. Without it
+        these are skipped and counted.
     captions
         Read the folder as a data set and keep its captions.
     format
@@ -72,7 +76,7 @@ def index(
     """
     settings: dict[str, Any] = {
         **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": _warn},
-        **{"captions": captions, "format": format, "progress": _progress},
+        **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
     }
     try:
         pruning: dict[str, Any] = {"prune": True} if prune else {}

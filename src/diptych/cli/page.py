@@ -22,6 +22,7 @@ def page(
     prompter: str | None = None,
     compare: Several = (),
     root: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    follow_links: Annotated[bool, Parameter(negative="")] = False,
     host: str = "127.0.0.1",
     port: int = 8501,
     browser: bool = True,
@@ -49,6 +50,8 @@ def page(
     root
         A folder below which visitors may index others; may be given several times. On this machine alone, your home
         folder and the working folder.
+    follow_links
+        Also read what links in these folders lead to, and pictures of the index that lie elsewhere.
     host
         The address to listen on. 0.0.0.0 lets everybody in who reaches this machine: the page asks for no password.
     port
@@ -71,7 +74,8 @@ def page(
         prompter=prompter,
         index=str(index.expanduser().resolve()) if index else None,
         compare=compare,
-        roots=tuple(str(folder.expanduser().resolve()) for folder in allowed),
+        roots=tuple(str(folder.expanduser().absolute()) for folder in allowed),
+        follow_links=follow_links,
         any_model=here,
         device=device,
     )

@@ -29,6 +29,7 @@ def serve(
     prompter: str | None = None,
     index: Path | None = None,
     roots: Roots = (),
+    follow_links: Flag = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     key_file: Path | None = None,
@@ -56,6 +57,9 @@ def serve(
         The library or index folder to search.
     roots
         A folder that may be indexed by who asks; may be given several times. None may when it is not given.
+    follow_links
+        Also read what links in these folders lead to, and pictures of the index that lie elsewhere. Without it nothing
+        outside the folders is read.
     host
         The address to listen at; 0.0.0.0 is every one that the machine has.
     port
@@ -77,7 +81,7 @@ def serve(
     if settings.hosts == LOOPBACK:
         settings = replace(settings, hosts=_hosts(host))
     _log_to_standard_error()
-    service = _service(model, captioner, matcher, prompter, index, roots, device)
+    service = _service(model, captioner, matcher, prompter, index, roots, follow_links, device)
     run(make_app(service, settings, keys), host=host, port=port, grace=grace, queue=settings.queue)
 
 
@@ -89,6 +93,7 @@ def mcp(
     prompter: str | None = None,
     index: Path | None = None,
     roots: Roots = (),
+    follow_links: Flag = False,
     transport: Literal["stdio", "http"] = "stdio",
     host: str = "127.0.0.1",
     port: int = 8001,
@@ -114,6 +119,9 @@ def mcp(
         The library or index folder to search; of a folder that is not indexed yet, index_folder makes one.
     roots
         A folder whose pictures agents may read and index; may be given several times. None when it is not given.
+    follow_links
+        Also read what links in these folders lead to, and pictures of the index that lie elsewhere. Without it nothing
+        outside the folders is read.
     transport
         stdio or http.
     host
@@ -130,7 +138,7 @@ def mcp(
     from diptych.mcp import http_app, make_server
 
     _log_to_standard_error(logging.WARNING)  # standard output is the protocol's
-    server = make_server(_service(model, captioner, matcher, prompter, index, roots, device))
+    server = make_server(_service(model, captioner, matcher, prompter, index, roots, follow_links, device))
     if transport == "stdio":
         server.run("stdio")
         return
@@ -155,12 +163,13 @@ def _service(
     prompter: str | None,
     index: Path | None,
     roots: tuple[Path, ...],
+    follow_links: bool,
     device: str,
 ) -> Service:
     from diptych.service import Service
 
     named = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
-    return Service(model, **named, index=index, roots=roots, device=device)
+    return Service(model, **named, index=index, roots=roots, follow_links=follow_links, device=device)
 
 
 def _read_keys(file: Path | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.images import PICTURE_SUFFIXES
+from diptych.roots import ANYWHERE, Roots
 
 # The folder names of the published data sets and the usual ones; compared without regard to case, in this order.
 PICTURE_FOLDERS = (
@@ -24,10 +25,12 @@ class Pictures:
 
     A caption file is often a stranger's, so the names in it never lead out of the folders searched: `../x.jpg` and
     absolute paths are refused unless what they mean lies inside. A table of one's own with absolute paths is read by
-    giving `images`, a folder that holds them all. Links inside the folders are followed: those are the user's own.
+    giving `images`, a folder that holds them all. Links inside the folders are followed: a data set to train on is
+    often made of them. An index checks where each picture really lies, and reads nothing else from outside `roots`.
     """
 
-    def __init__(self, *folders: str | Path) -> None:
+    def __init__(self, *folders: str | Path, roots: Roots = ANYWHERE) -> None:
+        self.roots = roots
         self.folders = tuple(dict.fromkeys(os.path.abspath(folder) for folder in folders))  # noqa: PTH100
         self._found: dict[str, Path] = {}
         self._index: dict[str, Path | None] | None = None
@@ -38,13 +41,16 @@ class Pictures:
         return Path(self.folders[-1])
 
     @classmethod
-    def around(cls, beside: Path, folder: Path | None = None) -> Pictures:
-        """The picture folders in the folder `beside` of a caption file, and those of `folder`, the data set's own."""
+    def around(cls, beside: Path, folder: Path | None = None, roots: Roots = ANYWHERE) -> Pictures:
+        """The picture folders in the folder `beside` of a caption file, and those of `folder`, the data set's own.
+
+        Without one it is `beside`, or of a folder called `captions` or the like the folder above, if it is in `roots`.
+        """
         beside = beside.absolute()
-        if folder is None and beside.name.lower() in _CAPTION_FOLDERS:
-            folder = beside.parent
+        if folder is None and roots.hold(home := home_of(beside)):
+            folder = home
         bases = [beside] if folder is None else [beside, folder]
-        return cls(*(found for base in bases for found in [*_named_folders(base), base]))
+        return cls(*(found for base in bases for found in [*_named_folders(base), base]), roots=roots)
 
     def find(self, name: str, where: str) -> Path:
         """The path of the picture that `where` (a file and line) calls `name`; it may not exist.
@@ -82,6 +88,11 @@ class Pictures:
                 for key in {path.name.lower(), path.stem.lower()}:
                     self._index[key] = None if key in self._index else path  # two of one name: neither
         return self._index.get(name.rsplit("/", 1)[-1].lower())
+
+
+def home_of(folder: Path) -> Path:
+    """The folder of the data set whose file of captions lies in `folder`: the one above `captions` or the like."""
+    return folder.parent if folder.name.lower() in _CAPTION_FOLDERS else folder
 
 
 def walk_pictures(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:

@@ -119,7 +119,7 @@ def read_sidecars(folder: Path, pictures: Pictures) -> Iterator[Row]:
     for path in walk_pictures(folder):
         sidecar = path.with_suffix(".txt")
         captions: tuple[str, ...] = ()
-        if sidecar.is_file():
+        if sidecar.is_file() and pictures.roots.hold(sidecar):
             with open_text(sidecar) as file:
                 captions = tuple(clean(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
         yield Row(path.relative_to(folder).as_posix(), path, captions, folder_split(path, folder))

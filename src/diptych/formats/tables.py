@@ -82,7 +82,7 @@ def read_imagefolder(path: Path, pictures: Pictures) -> Iterator[Row]:
     # Names repeat between train/ and val/, so the folder's name is part of the picture's.
     prefix = f"{folder.name}/" if folder != pictures.base else ""
     split = folder_split(path, pictures.base)
-    yield from rows(records(path), Pictures(folder, *pictures.folders), split, prefix)
+    yield from rows(records(path), Pictures(folder, *pictures.folders, roots=pictures.roots), split, prefix)
 
 
 def read_parquet(path: Path, pictures: Pictures) -> Iterator[Row]:

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError, DataError, ModelError
+from diptych.images import Picture
 from diptych.index.add import add as add_from
+from diptych.index.allowed import allow, is_allowed, model_of, readable
+from diptych.index.allowed import canonical_name as canonical_name
 from diptych.index.lock import IndexBusy
 from diptych.index.report import Added, Skipped, write_skipped
-from diptych.index.sources import DataSet, Folder, Item, Source, source_of
-from diptych.index.store import ModelIdentity, Store
+from diptych.index.sources import DataSet, Folder, Item, Source, roots_of, source_of
+from diptych.index.store import HIDDEN, ModelIdentity, Store
 from diptych.index.tidy import prune_gone
 from diptych.index.vectors import add_vectors, dimension, is_vectors
 from diptych.index.watch import changes
 from diptych.pairs import Pairs
+from diptych.paths import picture_at
 from diptych.progress import Progress, silent
+from diptych.roots import ANYWHERE, Roots
 from diptych.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 
 if TYPE_CHECKING:
@@ -43,7 +48,6 @@ __all__ = [
     "index_folder",
 ]
 
-HIDDEN = ".diptych"  # the index of a library, inside it
 SKIPPED = "skipped.json"
 _IN_MEMORY = "(a model in memory)"
 
@@ -78,7 +82,11 @@ class Index:
 
     `path` is a library (its index is the hidden folder `.diptych` in it) or an index folder. `model` is a name or path
     that `diptych.load` knows, or a model; it is needed to make an index, and later only where another name for the
-    same model is wanted. It is loaded when it is first needed.
+    same model is wanted. It is loaded when it is first needed. An index alone decides on no model but those in the box:
+    another is loaded if it is given here, or was given for this index before.
+
+    `readable` are the folders in which its pictures may lie: the library that it is hidden in, and what was added to it
+    on this machine by this user. Rows that name a picture elsewhere are found, but the picture is not read.
 
     Raises:
         DataError: there is no index at `path` and no model to make one with.
@@ -93,6 +101,9 @@ class Index:
         self._given: str | Path | DualEncoder | None = model
         self._model: DualEncoder | None = None
         self.store = self._open()
+        if isinstance(self._given, str | Path) and self._name == self.store.identity.name:
+            allow(self.store, model=self._given)
+        self.readable: Roots = readable(self.store)
 
     def _open(self) -> Store:
         if self._given is None:
@@ -113,16 +124,28 @@ class Index:
     def _name(self) -> str:
         if not isinstance(self._given, str | Path):
             return _IN_MEMORY
-        name = str(self._given)
-        return str(Path(name).resolve()) if Path(name).exists() else name
+        return canonical_name(self._given)
+
+    @cached_property
+    def model_name(self) -> str | None:
+        """The name by which the model may be loaded; None for one that was given in memory.
+
+        Raises:
+            UntrustedModel: only the index names it, and it was not named for this index before.
+        """
+        if isinstance(self._given, str | Path):
+            return self._name
+        if self._given is not None:
+            return self.store.identity.name if is_allowed(self.store) else None
+        return None if self.store.identity.name == _IN_MEMORY else model_of(self.store)
 
     def _loaded(self) -> DualEncoder:
         if not isinstance(self._given, str | Path | None):
             return self._given
         from diptych.dual import load  # takes seconds, and an index whose files are unchanged never needs it
 
-        name = self._given if self._given is not None else self.store.identity.name
-        if name == _IN_MEMORY:
+        name = self._given if self._given is not None else self.model_name
+        if name is None:
             raise ModelError(f"'{self.folder}' was made by a model that was not loaded by a name; pass it as `model`")
         return load(name, self._device)
 
@@ -157,8 +180,9 @@ class Index:
 
         Raises:
             ModelError: there is no graph, and the model cannot be loaded or has changed since the index was made.
+            UntrustedModel: only the index names the model; see `model_name`.
         """
-        return self._model or self._kept_texts or self.model
+        return self._model or (self._kept_texts if self.model_name else None) or self.model
 
     def keep_texts(self) -> bool:
         """Keep what a later process needs to embed a text without loading the model; False where that cannot be.
@@ -182,7 +206,17 @@ class Index:
         """
         from diptych.matching.models import load_matcher
 
-        return load_matcher(self.store.identity.name, device=self._device)
+        if self.model_name is None:
+            raise ModelError(f"the model of '{self.folder}' is in memory and brings no matcher; set `index.matcher`")
+        return load_matcher(self.model_name, device=self._device)
+
+    def picture_at(self, path: str) -> Picture:
+        """The picture of a row by its `path`.
+
+        Raises:
+            ImageError: `outside` - it lies outside the folders that may be read; `missing`, `unreadable`.
+        """
+        return picture_at(path, self.readable)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -195,6 +229,8 @@ class Index:
         captions: bool = False,
         format: str | None = None,
         prune: bool = False,
+        roots: Roots | None = None,
+        follow_links: bool = False,
         batch_size: int = 32,
         progress: Progress = silent,
         wait: float | None = None,
@@ -207,6 +243,10 @@ class Index:
         one transaction, so that a run that was killed goes on where it was. While another process writes, this waits
         (`wait` seconds at most) and tells `on_wait`. The skipped files are also listed in `skipped.json` in the index.
 
+        A picture is read if it lies inside `roots` (the folder of the source, unless given) with all links resolved;
+        others are skipped as `outside`. With `follow_links` nothing is: neither links nor paths in metadata need stay
+        inside. The pictures of `Pairs` are those that the caller named, and lie anywhere.
+
         Raises:
             DataError: the source cannot be read.
             IndexBusy: another process still writes after `wait` seconds.
@@ -215,13 +255,30 @@ class Index:
         with self.store.lock(wait, on_wait), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged EXIF, a line a file
             if isinstance(source, str | Path) and is_vectors(Path(source).expanduser()):
-                added = add_vectors(self.store, Path(source).expanduser(), progress=progress)
+                folder = Path(source).expanduser()
+                inside = ANYWHERE if follow_links else roots or Roots([folder])
+                self._allow(roots or Roots([folder]), follow_links)
+                added = add_vectors(self.store, folder, roots=inside, progress=progress)
             else:
-                found = source_of(source, exclude=exclude, captions=captions, format=format)
+                own = roots or roots_of(source)
+                found = source_of(
+                    source,
+                    exclude=exclude,
+                    captions=captions,
+                    format=format,
+                    roots=ANYWHERE if follow_links else own,
+                )
+                self._allow(own, follow_links)
                 model = lambda: self.model  # noqa: E731 - loaded only if something is to be embedded
                 added = add_from(self.store, found, model, prune=prune, batch_size=batch_size, progress=progress)
             write_skipped(self.folder / SKIPPED, added.skipped)
         return added
+
+    def _allow(self, roots: Roots, follow_links: bool) -> None:
+        """Remember where the pictures that are added now may lie."""
+        anywhere = follow_links or roots.folders is None
+        allow(self.store, roots=roots.folders or (), anywhere=anywhere)
+        self.readable |= ANYWHERE if anywhere else roots
 
     def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Added:
         """Take out the pictures whose files are gone, wherever they lay."""
@@ -268,5 +325,12 @@ class Index:
                 raise ConfigError(
                     f"name the model that made the vectors of '{vectors}', so that texts can be searched for"
                 )
-            Store.create(folder, ModelIdentity(model, None, dimension(Path(vectors).expanduser())))
-        return cls(folder)
+            name = canonical_name(model)
+            Store.create(folder, ModelIdentity(name, None, dimension(Path(vectors).expanduser())))
+        index = cls(folder)
+        if model is not None and canonical_name(model) in (
+            index.store.identity.name,
+            canonical_name(index.store.identity.name),
+        ):
+            allow(index.store, model=model)
+        return index

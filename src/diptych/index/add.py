@@ -16,6 +16,7 @@ from diptych.index.tidy import tidy
 from diptych.paths import path_id
 from diptych.prefetch import prefetch
 from diptych.progress import Progress, silent
+from diptych.roots import ANYWHERE, Roots
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
@@ -73,6 +74,7 @@ class _Run:
 
     def __init__(self, store: Store, source: Source, model: Callable[[], DualEncoder], batch_size: int) -> None:
         self.store, self.source, self.model, self.batch_size = store, source, model, batch_size
+        self.roots: Roots = getattr(source, "roots", ANYWHERE)
         self.known = Known(store, captions=source.captioned)
         self.skipped: list[Skipped] = []
         self.left: set[str] = set()  # ids of rows whose file moved on or is no picture any more
@@ -109,7 +111,7 @@ class _Run:
     # reading in threads, embedding and writing in the order of the source
 
     def prepare(self, item: Item) -> Prepared | Skipped:
-        return prepare(item, self.model, self.store.identity.image_size, self.known.has_content)
+        return prepare(item, self.model, self.store.identity.image_size, self.known.has_content, self.roots)
 
     def take(self, prepared: Iterable[Prepared | Skipped]) -> None:
         batch: list[Prepared] = []
@@ -137,7 +139,9 @@ class _Run:
         for each in batch:
             found: Prepared | Skipped = each
             if each.features is None and each.content not in there:  # its only row was changed in the meantime
-                found = prepare(each.item, self.model, self.store.identity.image_size, lambda content: False)
+                found = prepare(
+                    each.item, self.model, self.store.identity.image_size, lambda content: False, self.roots
+                )
             if isinstance(found, Skipped):
                 self._skip(found)
             elif found.content in there or found.content in fresh:

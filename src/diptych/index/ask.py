@@ -76,11 +76,11 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, asked.rows))
     vector = _vector(index, asked)
     gate = _gate(index, asked, vector, keep)
-    searched = _count(index.store, condition)
+    searched = _count(index.store, condition, where)
     wanted = max(k * page, rerank) if sort == "score" else MOST
     hits, more, best = _hits(index.store, vector, condition, gate, wanted, fold)
     if rerank:
-        hits = rerank_hits(hits, text_to_match(query), index.matcher, rerank)
+        hits = rerank_hits(hits, text_to_match(query), index.matcher, rerank, index.readable)
     if sort != "score":
         hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
     shown = tuple(hits[k * (page - 1) : k * page])
@@ -101,7 +101,7 @@ def _gate(index: Index, query: Query, vector: np.ndarray, keep: float | None) ->
         return _Gate("no cutoff: the nearest pictures, whether they match or not")
     if not query.asks_by("text"):
         return _Gate("no cutoff: the nearest to a picture, best first")
-    cutoff = cutoff_of(index.store.identity.name)
+    cutoff = cutoff_of(index.model_name)
     background = vocabulary_vectors(lambda: index.texts, index.model_hash)
     if query.wanted != query:  # what is unwanted turns the order; what is wanted must be there all the same
         vector = _vector(index, query.wanted)
@@ -173,7 +173,7 @@ def _with_row_ids(store: Store, query: Query) -> Query:
     for part in query.parts:
         if part.kind == "row":
             name = str(part.value)
-            by_path = path_id(to_text(Path(name).expanduser().resolve()))
+            by_path = _id_of_path(name)
             found = store.rows([name, by_path] if _ID.fullmatch(name) else [by_path], ["id"])["id"].to_pylist()
             if not found:
                 raise DataError(
@@ -185,6 +185,13 @@ def _with_row_ids(store: Store, query: Query) -> Query:
     return Query(tuple(parts))
 
 
+def _id_of_path(name: str) -> str:
+    try:
+        return path_id(to_text(Path(name).expanduser().resolve()))
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+        raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
+
+
 def _not_itself(store: Store, ids: Sequence[str]) -> str | None:
     """The condition that leaves out the rows of the query and files with the same content."""
     if not ids:
@@ -193,8 +200,10 @@ def _not_itself(store: Store, ids: Sequence[str]) -> str | None:
     return both(f"NOT ({in_list('id', ids)})", f"NOT ({in_list('hash', contents)})" if contents else None)
 
 
-def _count(store: Store, condition: str | None) -> int:
+def _count(store: Store, condition: str | None, where: str | None) -> int:
     try:
         return store.table.count_rows(condition)
     except (ValueError, RuntimeError, OSError) as error:
+        if where is None:  # the filters' own conditions are understood
+            raise DataError("the index is damaged; remove its folder and index the pictures again") from error
         raise ConfigError(f"the index does not understand the condition {condition}: {error}") from error

@@ -9,9 +9,11 @@ import pyarrow as pa
 from diptych.captions.pictures import Described
 from diptych.errors import ImageError
 from diptych.images import Picture
+from diptych.index.allowed import readable
 from diptych.index.report import Skipped
 from diptych.index.store import Store
 from diptych.paths import path_id, picture_at
+from diptych.roots import Roots
 
 
 class IndexCaptions:
@@ -27,6 +29,7 @@ class IndexCaptions:
     ) -> None:
         self.store, self.again, self.wait, self.on_wait = store, again, wait, on_wait
         self.skipped: list[Skipped] = []
+        self.readable: Roots = readable(store)
 
     def paths(self) -> list[str]:
         """The pictures to caption, in the order of their paths."""
@@ -36,10 +39,10 @@ class IndexCaptions:
         return sorted(path for batch in query.to_batches() for path in batch["path"].to_pylist())
 
     def pictures(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture]]:
-        """(path, picture) of each; those whose files are gone are told in `skipped`."""
+        """(path, picture) of each; those whose files are gone or may not be read are in `skipped`."""
         for path in paths:
             try:
-                yield path, picture_at(path)
+                yield path, picture_at(path, self.readable)
             except ImageError as error:
                 self.skipped.append(Skipped(path, error.reason, str(error)))
 

@@ -113,8 +113,13 @@ UNCALIBRATED = Cutoff((0.0, 0.0, 1.0), 0.0, _RIVAL_ALONE, calibrated=False)
 
 
 @functools.lru_cache(maxsize=8)
-def cutoff_of(model_name: str) -> Cutoff:
-    """The calibration on a model's card (`diptych.json`), or `UNCALIBRATED`; looked up once in a process."""
+def cutoff_of(model_name: str | None) -> Cutoff:
+    """The calibration on a model's card (`diptych.json`), or `UNCALIBRATED`; looked up once in a process.
+
+    A model in memory (None) has no card.
+    """
+    if model_name is None:
+        return UNCALIBRATED
     try:
         card = read_card(model_directory(model_name))
     except ModelError:  # a model in memory, a hub's checkpoint without a card

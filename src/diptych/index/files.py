@@ -12,6 +12,9 @@ from diptych.errors import DataError
 from diptych.formats.pictures import is_picture
 from diptych.index.report import Skipped
 from diptych.paths import from_text, to_text
+from diptych.roots import ANYWHERE, OUTSIDE, Roots
+
+_OUTSIDE = "a link that leads out of the folder; --follow-links reads what it leads to"
 
 # Folders in which systems keep thumbnails, waste and what was thrown away.
 JUNK = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -26,12 +29,13 @@ class File:
     mtime: int
 
 
-def walk(root: Path, exclude: Sequence[str] = ()) -> Iterator[File | Skipped]:
+def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> Iterator[File | Skipped]:
     """Every picture file below `root`, by its suffix, and what cannot be looked into, with the reason.
 
     Names that begin with a dot, the folders in `JUNK`, and whatever matches a pattern of `exclude` are left out; a
     pattern (`*.thumb.jpg`, `Backup`, `2019/raw/*`) is compared with the name and with the path below `root`. Linked
-    folders are followed after all others, and each folder is entered once, so links neither loop nor repeat files.
+    folders are followed after all others, and each folder is entered once, so links neither loop nor repeat files. What
+    a link leads to outside `roots` is skipped.
 
     Raises:
         DataError: `root` is not a folder.
@@ -59,10 +63,16 @@ def walk(root: Path, exclude: Sequence[str] = ()) -> Iterator[File | Skipped]:
                 continue
             try:
                 if entry.is_dir():
-                    (links if entry.is_symlink() else inside).append(entry.path)
-                elif is_picture(entry.name) and entry.is_file():
-                    found = entry.stat()
-                    yield File(to_text(entry.path), found.st_size, change_time(found))
+                    if roots.hold(entry.path):
+                        (links if entry.is_symlink() else inside).append(entry.path)
+                    else:
+                        yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
+                elif is_picture(entry.name):
+                    if entry.is_symlink() and not roots.hold(entry.path):
+                        yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
+                    elif entry.is_file():
+                        found = entry.stat()
+                        yield File(to_text(entry.path), found.st_size, change_time(found))
             except (OSError, ValueError) as error:
                 yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
         folders += reversed(inside)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from diptych.errors import ConfigError
 from diptych.index.store import quoted
 from diptych.paths import to_text
+from diptych.roots import expand_home
 
 Shape = Literal["landscape", "portrait", "square"]
 Day = datetime.date | datetime.datetime
@@ -85,7 +86,10 @@ _SHAPES = {
 
 
 def _in_folder(folder: str | Path) -> str:
-    text = to_text(Path(folder).expanduser().resolve())
+    try:
+        text = to_text(Path(expand_home(folder)).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, longer than the system takes
+        raise ConfigError(f"folder is {str(folder)[:200]!r}, which is no path; name a folder of the index") from error
     below = text if text.endswith("/") else text + "/"  # the root ends in its slash already
     return f"folder = {quoted(text)} OR starts_with(folder, {quoted(below)})"
 

@@ -13,8 +13,9 @@ from diptych.errors import ConfigError, ImageError
 from diptych.grids import Tile, picture_grid, save_picture
 from diptych.images import decode, thumbnail
 from diptych.index.results import Hit, Results
-from diptych.paths import from_text, picture_at
+from diptych.paths import from_text, read_at
 from diptych.prefetch import prefetch
+from diptych.roots import ANYWHERE, Roots
 
 SHEET, PAGE = (".png", ".jpg", ".jpeg", ".webp"), (".html", ".htm")
 
@@ -60,10 +61,10 @@ def card_of(hit: Hit) -> Card:
     return Card(hit.path, from_text(hit.path).name, (hit.caption or "").split("\n")[0], note)
 
 
-def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240) -> list[Path]:
+def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240, *, roots: Roots = ANYWHERE) -> list[Path]:
     """Write a page (`.html`) or contact sheets (`.png`, `.jpg`, `.webp`); returns the files.
 
-    Of several sections each has a sheet of its own: `out-1.png`, `out-2.png`.
+    Of several sections each has a sheet of its own: `out-1.png`, `out-2.png`. Pictures outside `roots` are not shown.
 
     Raises:
         ConfigError: the name ends in something else, or the file cannot be written.
@@ -75,30 +76,30 @@ def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240) -> list[Path
         if suffix in PAGE:
             from diptych.index.page import html_page
 
-            write_text(out, html_page(gallery, 2 * tile_size))
+            write_text(out, html_page(gallery, 2 * tile_size, roots))
             return [out]
-        return _save_sheets(gallery, out, tile_size)
+        return _save_sheets(gallery, out, tile_size, roots)
     except OSError as error:
         raise ConfigError(f"cannot write '{out}' ({error}); check the folder and its permissions") from error
 
 
-def thumbnails(paths: Sequence[str], size: int) -> list[Image.Image | None]:
-    """Small versions of pictures, decoded in threads; None for one that is gone or broken."""
-    return list(prefetch(paths, lambda path: _thumbnail(path, size)))
+def thumbnails(paths: Sequence[str], size: int, roots: Roots = ANYWHERE) -> list[Image.Image | None]:
+    """Small versions of pictures, decoded in threads; None for one that is gone, broken or outside `roots`."""
+    return list(prefetch(paths, lambda path: _thumbnail(path, size, roots)))
 
 
-def _thumbnail(path: str, size: int) -> Image.Image | None:
+def _thumbnail(path: str, size: int, roots: Roots) -> Image.Image | None:
     try:
-        return thumbnail(decode(picture_at(path), min_side=size), size)
+        return thumbnail(decode(read_at(path, roots), min_side=size), size)
     except ImageError:
         return None
 
 
-def _save_sheets(gallery: Gallery, out: Path, tile_size: int) -> list[Path]:
+def _save_sheets(gallery: Gallery, out: Path, tile_size: int, roots: Roots) -> list[Path]:
     sections = gallery.sections or (Section("", ()),)
     files: list[Path] = []
     for number, section in enumerate(sections, 1):
-        pictures = thumbnails([card.path for card in section.cards], tile_size)
+        pictures = thumbnails([card.path for card in section.cards], tile_size, roots)
         tiles = [
             Tile(picture, card.text or card.note, heading=card.heading, missing="no longer there")
             for card, picture in zip(section.cards, pictures, strict=True)

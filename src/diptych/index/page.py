@@ -7,16 +7,17 @@ from PIL import Image
 from diptych.document import CARDS, document, embedded, escaped
 from diptych.index.gallery import Card, Gallery, Section, thumbnails
 from diptych.paths import from_text
+from diptych.roots import ANYWHERE, Roots
 
 
-def html_page(gallery: Gallery, size: int = 480) -> str:
+def html_page(gallery: Gallery, size: int = 480, roots: Roots = ANYWHERE) -> str:
     """The page; pictures have at most `size` pixels a side. One that is gone leaves a field that says so."""
-    sections = "".join(_section(section, size) for section in gallery.sections)
+    sections = "".join(_section(section, size, roots) for section in gallery.sections)
     return document(gallery.title, gallery.note, sections, CARDS)
 
 
-def _section(section: Section, size: int) -> str:
-    pictures = thumbnails([card.path for card in section.cards], size)
+def _section(section: Section, size: int, roots: Roots) -> str:
+    pictures = thumbnails([card.path for card in section.cards], size, roots)
     cards = "".join(_card(card, picture) for card, picture in zip(section.cards, pictures, strict=True))
     title = f"<h2>{escaped(section.title)}</h2>\n" if section.title else ""
     return f"<section>\n{title}<ol>\n{cards}</ol>\n</section>\n"

@@ -12,8 +12,9 @@ from diptych.errors import ConfigError, ImageError
 from diptych.images import decode
 from diptych.index.query import Query
 from diptych.index.results import Hit
-from diptych.paths import picture_at
+from diptych.paths import read_at
 from diptych.prefetch import prefetch
+from diptych.roots import ANYWHERE, Roots
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
@@ -30,12 +31,12 @@ def text_to_match(query: Query) -> str:
     return str(query.parts[0].value)
 
 
-def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int) -> list[Hit]:
+def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int, roots: Roots = ANYWHERE) -> list[Hit]:
     """The `first` hits by the probability that they match `text`, best first; the others after them, as they were.
 
-    A picture that is gone or broken comes after those that were judged.
+    A picture that is gone, broken or outside `roots` comes after those that were judged.
     """
-    pictures = list(prefetch(hits[:first], lambda hit: _picture(hit, matcher.encoder.image_size)))
+    pictures = list(prefetch(hits[:first], lambda hit: _picture(hit, matcher.encoder.image_size, roots)))
     there = [(hit, picture) for hit, picture in zip(hits, pictures, strict=False) if picture is not None]
     lost = [hit for hit, picture in zip(hits, pictures, strict=False) if picture is None]
     found = matcher.predict([picture for _, picture in there], [text] * len(there))
@@ -43,8 +44,8 @@ def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int) ->
     return [*sorted(judged, key=lambda hit: -(hit.match or 0.0)), *lost, *hits[first:]]
 
 
-def _picture(hit: Hit, min_side: int | None) -> Image.Image | None:
+def _picture(hit: Hit, min_side: int | None, roots: Roots) -> Image.Image | None:
     try:
-        return decode(picture_at(hit.path), min_side=min_side)
+        return decode(read_at(hit.path, roots), min_side=min_side)
     except ImageError:
         return None

@@ -14,7 +14,10 @@ from diptych.atomic import write_text
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is not in the index; `reason`: one of `ImageError`'s, or `not_a_vector` or `repeated`."""
+    """A file that is not in the index; `reason`: one of `ImageError`'s, or `not_a_vector` or `repeated`.
+
+    `outside`: it lies outside the folders that may be read.
+    """
 
     path: str
     reason: str

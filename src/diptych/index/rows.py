@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from diptych.index.exif import Facts, read_facts
 from diptych.index.report import Skipped
 from diptych.index.sources import Item
 from diptych.index.store import schema, vector_column
-from diptych.paths import path_id
+from diptych.paths import outside, path_id
+from diptych.roots import ANYWHERE, Roots
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
@@ -35,11 +37,20 @@ class Prepared:
 
 
 def prepare(
-    item: Item, model: Callable[[], DualEncoder], image_size: int | None, is_there: Callable[[str], bool]
+    item: Item,
+    model: Callable[[], DualEncoder],
+    image_size: int | None,
+    is_there: Callable[[str], bool],
+    roots: Roots = ANYWHERE,
 ) -> Prepared | Skipped:
-    """Read a picture, and unless `is_there` says that its content is known, decode and preprocess it. For threads."""
+    """Read a picture, and unless `is_there` says that its content is known, decode and preprocess it. For threads.
+
+    Its path is checked again when it has been read: a link may have taken its place since it was listed.
+    """
     try:
         data = read_bytes(item.picture)
+        if isinstance(item.picture, Path) and not roots.hold(item.picture.absolute()):
+            raise outside(item.path)
         content = content_hash(data)
         if is_there(content):
             return Prepared(item, content)

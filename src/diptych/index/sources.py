@@ -11,12 +11,14 @@ from typing import Protocol
 
 from diptych.errors import ImageError
 from diptych.formats import read_pairs
+from diptych.formats.pictures import home_of
 from diptych.formats.shards import SHARD_SUFFIXES, expand
 from diptych.images import Picture, legible
 from diptych.index.files import change_time, walk
 from diptych.index.report import Skipped
 from diptych.pairs import Pairs
-from diptych.paths import from_text, tar_members, to_text
+from diptych.paths import from_text, outside, tar_members, to_text
+from diptych.roots import ANYWHERE, Roots
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,14 @@ class Item:
 
 
 class Source(Protocol):
-    """Something to index. `scope`: the beginnings of all paths that only this source has rows for."""
+    """Something to index. `scope`: the beginnings of all paths that only this source has rows for.
+
+    `roots`: the folders in which its pictures lie; what leads out of them is skipped.
+    """
 
     scope: tuple[str, ...]
     captioned: bool
+    roots: Roots
 
     def items(self) -> Iterator[Item | Skipped]: ...
 
@@ -47,12 +53,13 @@ class Folder:
 
     captioned = False
 
-    def __init__(self, root: str | Path, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, root: str | Path, exclude: Sequence[str] = (), roots: Roots | None = None) -> None:
         self.root, self.exclude = Path(root).expanduser().resolve(), tuple(exclude)
+        self.roots = roots or Roots([self.root])
         self.scope: tuple[str, ...] = (to_text(self.root).rstrip("/") + "/",)
 
     def items(self) -> Iterator[Item | Skipped]:
-        for found in walk(self.root, self.exclude):
+        for found in walk(self.root, self.exclude, self.roots):
             if isinstance(found, Skipped):
                 yield found
             else:
@@ -67,8 +74,15 @@ class DataSet:
 
     captioned = True
 
-    def __init__(self, pairs: Pairs, origin: str | Path | None = None, scope: tuple[str, ...] = ()) -> None:
-        self.pairs, self.scope = pairs, scope
+    def __init__(
+        self,
+        pairs: Pairs,
+        origin: str | Path | None = None,
+        scope: tuple[str, ...] = (),
+        roots: Roots = ANYWHERE,
+    ) -> None:
+        self.pairs, self.scope, self.roots = pairs, scope, roots
+        self._lies_inside = roots.checker()
         self._origin = to_text(Path(origin).expanduser().resolve()) if origin is not None else "pairs"
 
     def items(self) -> Iterator[Item | Skipped]:
@@ -89,6 +103,8 @@ class DataSet:
         if isinstance(picture, bytes):
             raise ImageError("unreadable", f"picture '{image_id}' is held in memory, so it has no path to be found at")
         if isinstance(picture, Path):
+            if not self._lies_inside(picture.absolute()):
+                raise outside(to_text(picture))
             found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
             return Item(
                 to_text(_real(picture.parent) / picture.name), picture, found.st_size, change_time(found), caption
@@ -97,6 +113,8 @@ class DataSet:
         names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
         inside = names.get(picture.offset)
         path = f"{to_text(picture.path.resolve())}/{inside}" if inside else f"{self._origin}/{image_id}"
+        if inside and not self._lies_inside(picture.path.absolute()):
+            raise outside(path)
         return Item(path, picture, picture.size, change_time(stat), caption)
 
 
@@ -120,10 +138,12 @@ def source_of(
     exclude: Sequence[str] = (),
     captions: bool = False,
     format: str | None = None,
+    roots: Roots | None = None,
 ) -> Source:
     """What `source` names: a `Pairs`, a folder of pictures, tar shards or any other data set of `read_pairs`.
 
     A folder is walked for all its pictures, unless `captions` or `format` say that it is to be read as a data set.
+    Nothing outside `roots` is read, which are `roots_of(source)` unless given.
 
     Raises:
         DataError: it is none of these.
@@ -132,9 +152,31 @@ def source_of(
         return DataSet(source)
     if not isinstance(source, str | Path):
         return source
-    path = Path(source).expanduser()
+    path, roots = Path(source).expanduser(), roots or roots_of(source)
     if path.is_dir() and not captions and format is None:
-        return Folder(path, exclude)
-    shards = expand(str(path)) if str(path).lower().endswith(SHARD_SUFFIXES) else []
-    scope = tuple(to_text(shard.resolve()) + "/" for shard in shards if shard.is_file())
-    return DataSet(read_pairs(source, format), path, scope)
+        return Folder(path, exclude, roots)
+    scope = tuple(to_text(shard.resolve()) + "/" for shard in _shards(path) if shard.is_file())
+    return DataSet(read_pairs(source, format, roots=roots), path, scope, roots)
+
+
+def roots_of(source: str | Path | Pairs | Source) -> Roots:
+    """Where the pictures of a source may lie: below the folder that it names, or that of the data set of a file.
+
+    The pictures of `Pairs` may lie anywhere: it was the caller who named them.
+    """
+    if isinstance(source, Pairs):
+        return ANYWHERE
+    if not isinstance(source, str | Path):
+        return getattr(source, "roots", ANYWHERE)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return Roots([path])
+    files = [file.absolute() for file in _shards(path) or [path] if file.is_file()]
+    return Roots([*(home_of(file.parent) for file in files), *files])
+
+
+def _shards(path: Path) -> list[Path]:
+    """The shards that a path or a pattern names."""
+    if not path.name.lower().endswith(SHARD_SUFFIXES):
+        return []
+    return [path] if path.exists() else expand(str(path))

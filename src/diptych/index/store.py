@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,8 +23,13 @@ from diptych.errors import DataError, ModelError, require
 from diptych.index.lock import HOLDER, LOCK, writing
 
 ANN_ROWS = 50_000  # below this many rows a search compares with all of them
+HIDDEN = ".diptych"  # the index of a library, inside it
+SKIPPED = "skipped."  # how the names of the list of skipped files begin
 _FORMAT = 1
 _CARD, _TABLE = "index.json", "pictures"
+_CARD_BYTES = 65_536
+_LONGEST_NAME = 4_096
+_is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
 _SMALL_FILES = 32  # so many files of a batch each ask for a compaction
 _ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
 _UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
@@ -87,17 +93,21 @@ class Store:
 
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
         self.folder = folder
-        self.identity = _identity(self.folder / _CARD, card)
-        self.root = Path(card["root"]) if card.get("root") else None  # the library that the index was made for
+        self.identity = ModelIdentity(**card["model"])
+        self.id: str = card.get("id") or ""  # drawn when the index was made; none in those made before there were any
+        self.root = folder.parent if folder.name == HIDDEN else None  # the library that the index was made for
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
         """The index in `folder`.
 
         Raises:
-            DataError: there is none, or a newer diptych made it.
+            DataError: there is none, it is damaged or holds links, or a newer diptych made it.
         """
-        return cls(Path(folder), _read_card(Path(folder)))
+        folder = Path(folder)
+        card = _read_card(folder)
+        _refuse_links(folder)
+        return cls(folder, card)
 
     @classmethod
     def create(cls, folder: str | Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
@@ -109,32 +119,46 @@ class Store:
         """
         folder = Path(folder)
         if not (folder / _CARD).exists():
-            ours = (LOCK, HOLDER, f"{_TABLE}.lance")  # left by a killed process
-            known = (*ours, _CARD)
-            if folder.exists() and any(not (e.name.startswith(known) or is_temporary(e)) for e in folder.iterdir()):
+            ours = (_CARD, LOCK, HOLDER, SKIPPED, f"{_TABLE}.lance")  # what is left of an index without its card
+            if folder.exists() and any(not (e.name.startswith(ours) or is_temporary(e)) for e in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
+            _refuse_links(folder)
             with storing(folder, "it is begun anew"):
-                _connect(folder).create_table(_TABLE, schema=schema(model_identity.dim), exist_ok=True)
-            card = {"format": _FORMAT, "model": asdict(model_identity), "root": root}
-            _write_json(folder / _CARD, card)  # last: an index whose card is there is whole
+                _make_table(folder, model_identity.dim)
+            card = {"format": _FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
+            write_json(folder / _CARD, card)  # last: an index whose card is there is whole
         store = cls.open(folder)
         store.identity.check(model_identity, folder)
+        if not cls.is_whole(folder):  # somebody removed the table alone
+            _make_table(folder, model_identity.dim)
         return store
 
     @staticmethod
     def is_one(folder: Path) -> bool:
         return (folder / _CARD).is_file()
 
+    @staticmethod
+    def is_whole(folder: Path) -> bool:
+        """Whether an index is there with its table, which somebody may remove while it is open."""
+        return Store.is_one(folder) and (folder / f"{_TABLE}.lance").is_dir()
+
     @cached_property
     def table(self) -> Any:
         """The LanceDB table; each read sees the newest version, whoever wrote it."""
         try:
-            return _connect(self.folder).open_table(_TABLE)
+            table = _connect(self.folder).open_table(_TABLE)
+            columns = {field.name: field.type for field in table.schema}
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"'{self.folder}' cannot be opened ({_first_line(error)}); index the pictures again"
             ) from error
+        if columns != {field.name: field.type for field in schema(self.identity.dim)}:
+            raise DataError(
+                f"the table in '{self.folder}' has other columns than an index of {self.identity.dim} dimensions; "
+                "index the pictures again in a new folder"
+            )
+        return table
 
     def __len__(self) -> int:
         return self.table.count_rows()
@@ -186,14 +210,14 @@ class Store:
     def settle(self) -> None:
         """End a run of additions: an ANN index where the table has grown into one, and compact files."""
         rows = len(self)
-        if rows >= ANN_ROWS and rows >= _read_card(self.folder).get("ann_rows", 0) * _RETRAIN_GROWTH:
+        if rows >= ANN_ROWS and rows >= (_read_card(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
             self.build_ann()
         self.compact_if_scattered()
 
     @property
     def partitions(self) -> int:
         """How many partitions the ANN index has, whoever built it; 0 without one."""
-        return _read_card(self.folder).get("ann_partitions", 0)
+        return _read_card(self.folder).get("ann_partitions") or 0
 
     @property
     def _unindexed(self) -> int:
@@ -212,7 +236,7 @@ class Store:
         partitions = max(1, math.isqrt(rows))
         config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
-        _write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
+        write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
 
 
 def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
@@ -231,6 +255,10 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _make_table(folder: Path, dim: int) -> None:
+    _connect(folder).create_table(_TABLE, schema=schema(dim), exist_ok=True)
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,26 +269,97 @@ def _make(folder: Path) -> None:
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
+    """What the card of an index says, every value of it checked: an index may be a stranger's.
+
+    Raises:
+        DataError: there is none, it is damaged, or a newer diptych made it.
+    """
+    file = folder / _CARD
     try:
-        card = json.loads((folder / _CARD).read_text("utf-8"))
-    except FileNotFoundError:
+        if not file.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError
+        with file.open("rb") as opened:
+            text = opened.read(_CARD_BYTES + 1)
+        if len(text) > _CARD_BYTES:
+            raise DataError(
+                f"'{file}' has more than {_CARD_BYTES:,} bytes, which no index has; index the pictures again"
+            )
+        card = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{folder / _CARD}' cannot be read ({error}); index the pictures again") from error
-    if card.get("format") != _FORMAT:
-        raise DataError(f"'{folder}' has index format {card.get('format')}; this diptych reads {_FORMAT}: update it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"'{file}' cannot be read ({_first_line(error)}); index the pictures again") from error
+    format = card.get("format") if isinstance(card, dict) else None
+    if isinstance(format, int) and format > _FORMAT:
+        raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {_FORMAT}: update it")
+    if not isinstance(card, dict):
+        raise DataError(f"'{file}' is not the card of an index: it is no JSON object; index the pictures again")
+    if wrong := _wrong(card, _CARD_VALUES):
+        raise DataError(f"'{file}' is not the card of an index: its '{wrong}' is not valid; index the pictures again")
+    if wrong := _wrong(card["model"], _MODEL_VALUES):
+        raise DataError(
+            f"'{file}' does not say which model made the index: '{wrong}' is not valid; index the pictures again"
+        )
+    card["model"] = {name: card["model"].get(name) for name in _MODEL_VALUES}
     return card
 
 
-def _identity(file: Path, card: dict[str, Any]) -> ModelIdentity:
-    """The model that an index's card names; its hash names files of the cache folder, so it is held to its form."""
+def _wrong(values: dict[str, Any], checks: dict[str, Callable[[Any], bool]]) -> str | None:
+    """The first name whose value is not what it must be."""
+    return next((name for name, check in checks.items() if not check(values.get(name))), None)
+
+
+def _count(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value can be a path or a name: a text without NUL that a file system could hold."""
+    if not isinstance(value, str) or "\0" in value or not 0 < len(value) <= _LONGEST_NAME:
+        return False
     try:
-        identity = ModelIdentity(**card["model"])
-        if identity.hash is None or re.fullmatch("[0-9a-f]+", identity.hash):
-            return identity
-    except (LookupError, TypeError):
-        pass
-    raise DataError(f"'{file}' does not say which model made the index; index the pictures again")
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte, which JSON can spell
+        return False
+    return True
+
+
+# What the values of a card are. The hash names files of the cache folder, so it is held to its form.
+_CARD_VALUES: dict[str, Callable[[Any], bool]] = {
+    "format": _count(_FORMAT, _FORMAT),
+    "model": lambda value: isinstance(value, dict),
+    "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
+    "root": lambda value: value is None or _is_name(value),
+    "ann_rows": lambda value: value is None or _count(0, 2**40)(value),
+    "ann_partitions": lambda value: value is None or _count(0, 2**40)(value),
+}
+_MODEL_VALUES: dict[str, Callable[[Any], bool]] = {
+    "name": _is_name,
+    "hash": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,128}", value))),
+    "dim": _count(1, 2**16),
+    "image_size": lambda value: value is None or _count(1, 2**16)(value),
+}
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse an index with links in it: what is written to them, locks among it, would overwrite files elsewhere.
+
+    Raises:
+        DataError: there is one.
+    """
+    folders = [str(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink() or _is_junction(entry.path):
+                        raise DataError(f"'{entry.path}' is a link, and an index holds none; remove the link")
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except FileNotFoundError:  # a writer tidies up
+            continue
+        except OSError as error:
+            raise DataError(f"'{folder}' cannot be listed ({error.strerror}); check its permissions") from error
 
 
 def _connect(folder: Path) -> Any:
@@ -268,7 +367,8 @@ def _connect(folder: Path) -> Any:
     return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 

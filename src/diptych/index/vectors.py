@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from diptych.index.known import Known
 from diptych.index.report import Added, Skipped
 from diptych.index.rows import Row, to_table
 from diptych.index.store import Store
-from diptych.paths import path_id, to_text
+from diptych.paths import from_text, outside, path_id, to_text
 from diptych.progress import Progress, silent
+from diptych.roots import ANYWHERE, OUTSIDE, Roots
 
 _BLOCK = 8_192
 _READ = {"caption", "width", "height", "original_width", "original_height"}
+_URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES = ("image_path", "path", "url", "key")  # of what a picture is called in the metadata, in order of preference
 
 
@@ -52,10 +56,11 @@ def dimension(folder: Path) -> int:
     return int(_open(parts(folder)[0][0]).shape[1])
 
 
-def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> Added:
+def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress: Progress = silent) -> Added:
     """Bring the vectors of a folder into the index; call it under the store's lock.
 
-    A row's path is the metadata's `image_path`, below `folder` unless it is absolute, else its `url` or `key`. Rows
+    A row's path is the metadata's `image_path`, below `folder` unless it is absolute, else its `url` or `key`. One that
+    leads out of `roots` is skipped, as are files of vectors and metadata that do. Rows
     that the index has by that path are replaced where vector or caption is another. Nothing is read but vectors and
     metadata, so nothing is known of the files themselves (`size` is -1), and they are never pruned.
 
@@ -65,17 +70,20 @@ def add_vectors(store: Store, folder: Path, *, progress: Progress = silent) -> A
     """
     began = time.perf_counter()
     pairs = parts(folder)
+    if elsewhere := next((file for pair in pairs for file in pair if not roots.hold(file.absolute())), None):
+        raise DataError(f"'{elsewhere}' is a link that leads out of the folder that is read; --follow-links reads it")
     known = Known(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
     skipped: list[Skipped] = []
     told: Iterator[dict[str, Any]] = iter(())
+    lies_inside = roots.checker()
     blocks = [(pair, at) for pair in pairs for at in range(0, len(_open(pair[0])), _BLOCK)]
     for (vectors, metadata), at in progress(blocks, len(blocks), "reading vectors"):
         fresh: dict[str, Row] = {}
         changed: dict[str, Row] = {}
         if not at:
             told = _metadata(vectors, metadata)
-        for row in _rows(store, folder, vectors, metadata, at, told):
+        for row in _rows(store, folder, vectors, metadata, at, told, lies_inside):
             if isinstance(row, Skipped):
                 skipped.append(row)
                 continue
@@ -105,7 +113,13 @@ def _metadata(vectors: Path, metadata: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rows(
-    store: Store, folder: Path, vectors: Path, metadata: Path, start: int, rest: Iterator[dict[str, Any]]
+    store: Store,
+    folder: Path,
+    vectors: Path,
+    metadata: Path,
+    start: int,
+    rest: Iterator[dict[str, Any]],
+    lies_inside: Callable[[Path], bool],
 ) -> Iterator[Row | Skipped]:
     """The rows of one block of one file; their metadata are the next of `rest`."""
     stored = _open(vectors)
@@ -119,6 +133,9 @@ def _rows(
     norms = np.linalg.norm(block, axis=1)
     for at, told in enumerate(islice(rest, len(block))):
         path = _path(told, folder, f"{metadata.name}:{start + at}")
+        if not _URL.match(path) and not lies_inside(from_text(path)):
+            yield Skipped(path, OUTSIDE, str(outside(path)))
+            continue
         if not np.isfinite(norms[at]) or norms[at] == 0:
             yield Skipped(path, "not_a_vector", f"row {start + at} of '{vectors}' is zero or not finite")
             continue
@@ -145,7 +162,7 @@ def _path(told: dict[str, Any], folder: Path, otherwise: str) -> str:
         value = told.get(name)
         if value not in (None, ""):
             text = str(value)
-            return text if "://" in text else to_text(folder.resolve() / text)
+            return text if _URL.match(text) else to_text(os.path.normpath(folder.resolve() / text))
     return to_text(folder.resolve() / otherwise)
 
 
