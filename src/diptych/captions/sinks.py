@@ -80,7 +80,9 @@ class Sidecars:
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
             try:
-                temporary.write_text("".join(f"{text.text}\n" for text in each.texts), "utf-8")
+                temporary.unlink(missing_ok=True)  # whatever stands there, a link to another file too
+                with temporary.open("x", encoding="utf-8") as file:
+                    file.writelines(f"{text.text}\n" for text in each.texts)
                 temporary.replace(target)
             except OSError as error:
                 raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --out") from error

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.show import csv_output, print_table, progress, say
 
 
 def match(
@@ -74,8 +71,7 @@ def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, pr
         (name, text, "" if p != p else f"{p:.4f}")
         for name, text, p in zip(table.names, table.texts, probabilities, strict=True)
     ]
-    with out.open("w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout) as file:
-        writer = csv.writer(file)
+    with csv_output(out) as writer:
         writer.writerow(("image", "caption", "probability"))
         writer.writerows(told)
     if out:
