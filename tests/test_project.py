@@ -23,19 +23,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # The order in which data flows: a module imports only from those before it. A folder is one place in it.
 FLOW = (
-    *(
-        "errors",
-        "quoting",
-        "cache",
-        "progress",
-        "prefetch",
-        "images",
-        "augment",
-        "row_table",
-        "pairs",
-        "formats",
-        "paths",
-    ),
+    *("errors", "quoting", "terminal"),
+    *("cache", "progress", "prefetch", "images", "augment", "row_table", "pairs", "formats", "paths"),
     *("near_duplicates", "grids", "document", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
     *("downloads", "unpacking", "published"),

@@ -213,4 +213,4 @@ def error_panel(error: CycloptsError) -> Panel:
     from cyclopts import CycloptsPanel
     from rich.text import Text
 
-    return CycloptsPanel(Text(printable(error, keep="\n"), "default"))
+    return CycloptsPanel(Text(printable(error), "default"))
