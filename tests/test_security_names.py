@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -101,7 +102,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Pat
     """An indexed library whose pictures, and some files that are no pictures, have hostile names."""
     folder = tmp_path_factory.mktemp("hostile")
     for at, name in enumerate(HOSTILE):
-        Image.linear_gradient("L").rotate(9 * at).resize((40 + at, 48)).save(folder / "kept.png")
+        noise = np.random.default_rng(at).integers(0, 255, (48, 48, 3), np.uint8)
+        Image.fromarray(noise).save(folder / "kept.png")
         (folder / "kept.png").replace(folder / name)
         (folder / f"broken {name}").write_bytes(b"no picture")
     diptych.Index(folder, str(model_folder), device="cpu").add(folder)
@@ -129,21 +131,18 @@ def test_a_table_of_hits_shows_every_name_escaped_and_no_markup_of_it(command: D
     assert not [line for line in ended.text.splitlines() if line.startswith(("2. id", "Note from"))]
 
 
-def test_an_index_run_its_skipped_files_and_its_bar_are_escaped(
-    command: Diptych,
-    tmp_path: Path,
-    model_folder: Path,  # noqa: F811
-) -> None:
-    folder = tmp_path / "[bold] \u202ex"
-    folder.mkdir()
-    for name in (FORGED, f"{ESCAPES}.png"):
-        (folder / name).write_bytes(b"no picture")
-    Image.new("RGB", (40, 40)).save(folder / "a.png")
-    ended = command("index", folder, "--model", model_folder, "--device", "cpu")
+def test_an_index_run_and_its_skipped_files_are_escaped(command: Diptych, hostile: Path) -> None:
+    ended = command("index", hostile, "--device", "cpu")
     assert (ended.code, seen(ended.text)) == (0, [])
-    assert r"\x1b]0;owned" in ended.text
-    assert "[bold] \\u202ex" in ended.text
-    assert "\nNote from the user" not in ended.text
+    shown = re.sub(r"\s*│\n│\s*│\s*", "", ended.text)
+    for name in (
+        r"broken \x1b]0;owned\x07",
+        "broken [bold] dog [link=x]y.png",
+        "broken :dog: $x_$",
+        r"broken a\n2. id 000",
+    ):
+        assert name in shown
+    assert not [line for line in ended.text.splitlines() if line.startswith(("2. id", "Note from"))]
 
 
 def test_captions_and_candidates_are_one_line_each(
@@ -243,21 +242,22 @@ def test_what_hides_is_escaped_and_reads_back_from_json() -> None:
     assert printable("👍\ufe0f\ufe01") == "👍\ufe0f\\ufe01"
 
 
-def test_csv_for_programs_is_exact_and_escaped_on_a_terminal_alone(
-    command: Diptych,
-    tmp_path: Path,
-    hostile: Path,
-    model_folder: Path,  # noqa: F811
-) -> None:
-    text = f"=cmd() {ESCAPES}"
-    with (tmp_path / "pairs.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption"), (str(hostile / HOSTILE[0]), text)])
-    words = ("match", "--pairs", tmp_path / "pairs.csv", "--model", model_folder, "--head", "cosine", "--device", "cpu")
-    piped = command(*words)
-    assert piped.code == 0, piped.text
-    rows = list(csv.reader(io.StringIO(piped.out.decode(), newline="")))
-    assert rows[1][1] == text
-    assert seen(command(*words, terminal=True).out.decode()) == []
+def test_csv_for_programs_is_exact_and_escaped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diptych.cli.show import csv_output
+
+    for terminal in (False, True):
+        file = io.BytesIO()
+        stream = Stream(file, encoding="utf-8", newline="")
+        stream.terminal = terminal
+        monkeypatch.setattr(sys, "stdout", stream)
+        with csv_output(None) as writer:
+            writer.writerow((FORGED, f"=cmd() {ESCAPES}"))
+        stream.flush()
+        text = file.getvalue().decode()
+        if terminal:
+            assert (seen(text), text.count("\n")) == ([], 1)
+        else:
+            assert list(csv.reader(io.StringIO(text, newline=""))) == [[FORGED, f"=cmd() {ESCAPES}"]]
 
 
 def test_only_one_file_of_the_command_line_prints() -> None:
