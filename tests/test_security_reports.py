@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -172,6 +171,6 @@ def test_a_part_of_the_page_shows_names_captions_and_errors_as_text(text: str) -
     assert not test.exception
     for element in (test.error[0].value, test.info[0].value, test.button[0].help):
         assert rendered(element).found == {"p"}
-        for code in (":dog:", ":material_home:", ":material/", ":red[", "www.", "a@b."):
-            assert code not in html.unescape(element).replace("\\", "").replace(":", ":", 1) or code == ":red["
+        finished = element.replace("\\", "")  # the page looks for these when backslashes are gone
+        assert not [code for code in (":dog:", ":material_home:", ":material/", "www.", "a@b.") if code in finished]
     assert tags("".join(each.value for each in test.html)).found <= {"div", "span"}

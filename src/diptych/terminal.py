@@ -38,7 +38,9 @@ def _show_thread_traceback(found: threading.ExceptHookArgs) -> None:
         _show_traceback(found.exc_type, found.exc_value, found.exc_traceback)
 
 
-def _format_warning(message: Warning | str, category: type[Warning], name: str, line: int, text: Any = None) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], name: str, line: int, text: str | None = None
+) -> str:
     return f"{printable(name)}:{line}: {category.__name__}: {printable_lines(message)}\n"
 
 
