@@ -39,9 +39,9 @@ def _show_thread_traceback(found: threading.ExceptHookArgs) -> None:
 
 
 def _format_warning(
-    message: Warning | str, category: type[Warning], name: str, line: int, text: str | None = None
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return f"{printable(name)}:{line}: {category.__name__}: {printable_lines(message)}\n"
+    return f"{printable(filename)}:{lineno}: {category.__name__}: {printable_lines(message)}\n"
 
 
 def _log_record(*arguments: Any, **more: Any) -> logging.LogRecord:
