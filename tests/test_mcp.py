@@ -64,7 +64,7 @@ async def use_every_tool(session: ClientSession, folder: Path) -> None:
     assert "confidence" in said(captioned)
     matched = await session.call_tool("match_picture", {"picture": id, "texts": ["a cat", "a rocket"]})
     assert matched.is_error is False
-    assert said(matched).splitlines()[1].endswith("a cat")
+    assert said(matched).splitlines()[1].endswith('"a cat"')
 
 
 async def ask_for_what_is_refused(session: ClientSession) -> None:

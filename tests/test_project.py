@@ -24,9 +24,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # The order in which data flows: a module imports only from those before it. A folder is one place in it.
 FLOW = (
     *("decode_memory", "picture_headers"),
-    *("errors", "files", "atomic", "locks", "cache", "progress", "prefetch", "images", "augment", "row_table", "pairs"),
-    *("roots",),
-    *("formats", "paths"),
+    *("errors", "files", "atomic", "locks", "quoting", "terminal", "cache", "progress", "prefetch", "images"),
+    *("augment", "row_table", "pairs", "roots", "formats", "paths"),
     *("near_duplicates", "grids", "document", "doctor"),
     *("scenes", "drawing", "photographs", "samples"),
     *("downloads", "unpacking", "published"),

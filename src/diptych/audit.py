@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from diptych.matching.matcher import Matcher
 from diptych.pairs import Pairs
 from diptych.paths import to_text
 from diptych.progress import Progress, silent
+from diptych.quoting import ReportTable
 
 _SLICE = 4096  # pictures whose encodings are in memory at once
 
@@ -72,7 +72,7 @@ def write_table(judged: Sequence[Judged], path: str | Path) -> None:
     """
     try:
         with new_text(path) as file:
-            table = csv.writer(file)
+            table = ReportTable(file)
             table.writerow(("image", "caption", "probability"))
             table.writerows((each.image_id, each.caption, f"{each.probability:.4f}") for each in judged)
     except OSError as error:

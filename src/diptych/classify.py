@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from diptych.paths import to_text
 from diptych.probe import Classifier, ZeroShot, class_ranks, cross_validated, few_shots, fit_adapter, fit_probe
 from diptych.progress import Progress, silent
 from diptych.prompts import templates
+from diptych.quoting import ReportTable
 
 METHODS = ("zero-shot", "adapter", "probe")
 
@@ -160,7 +160,7 @@ def write_table(found: Sequence[Classified], path: str | Path) -> None:
     """
     try:
         with new_text(path, errors="replace") as file:
-            table = csv.writer(file)
+            table = ReportTable(file)
             table.writerow(("image", "class", "probability", "second", "second_probability"))
             for each in found:
                 pairs = zip(each.names[:2], each.probabilities[:2], strict=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 
 from PIL import Image
+
+from diptych.quoting import escaped
 
 # No script runs and nothing is fetched, whatever a file's name or caption holds.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -59,11 +60,6 @@ def document(title: str, note: str, body: str, style: str = "") -> str:
 </body>
 </html>
 """
-
-
-def escaped(text: str) -> str:
-    """Safe inside an element and inside a quoted attribute; lone surrogates, which UTF-8 lacks, become `?`."""
-    return html.escape(text.encode("utf-8", "replace").decode(), quote=True)
 
 
 def embedded(picture: Image.Image) -> str:

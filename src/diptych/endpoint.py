@@ -23,6 +23,7 @@ from diptych.atomic import new_folder
 from diptych.checkpoints import boxed, model_directory
 from diptych.errors import ConfigError, did_you_mean
 from diptych.images import decode
+from diptych.quoting import markdown
 
 MODEL = "model"
 """The folder of the model in the endpoint's directory."""
@@ -175,7 +176,7 @@ def _readme(title: str, card: str) -> str:
     request = json.dumps({"inputs": "<base64 of a picture>", "parameters": {"candidate_labels": ["a dog", "a cat"]}})
     return f"""---
 {metadata}---
-# {title}, as an Inference Endpoint
+# {markdown(title)}, as an Inference Endpoint
 
 `handler.py` answers an endpoint's requests, `requirements.txt` is what it installs (put diptych's wheel beside it and
 name the file there, if your endpoint cannot fetch diptych), `model/` is the model. Push the directory to the hub

@@ -19,6 +19,7 @@ from diptych.grids import Tile, picture_grid
 from diptych.images import decode
 from diptych.matching.blip import is_blip
 from diptych.photographs import PHOTOGRAPHS, photographs
+from diptych.quoting import code_block, code_span, markdown, to_json
 
 PICTURE = "results.png"
 
@@ -91,7 +92,7 @@ def full_card(folder: Path, repo: str, *, licence: str | None = None, picture: b
             f"the card of '{folder}' names no licence; say under which one the model may be used, such as "
             "--licence apache-2.0 (licence= in Python)"
         )
-    body = body.replace('"path/of/this/folder"', f'"{repo}"').strip() or f"# {repo.split('/')[-1]}"
+    body = body.replace('"path/of/this/folder"', to_json(repo)).strip() or f"# {markdown(repo.split('/')[-1])}"
     there = {heading.strip().lower() for heading in re.findall(r"^##\s+(.+)$", body, re.MULTILINE)}
     sections = _sections(folder, repo, metadata["license"])
     missing = [title for title in sections if not there & set(_TITLES[title])]
@@ -138,16 +139,17 @@ def _sections(folder: Path, repo: str, licence: str) -> dict[str, str]:
     return {
         "Use": _use(kinds, repo),
         "Data": _data(told),
-        "Recipe": f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False).strip()}\n```" if recipe else "It is not told.",
+        "Recipe": code_block(yaml.safe_dump(recipe, sort_keys=False).strip(), "yaml") if recipe else "It is not told.",
         "Measured": _numbers(told),
         "Limits": "\n".join([*(_LIMITS[kind] for kind in kinds), _EVERYWHERE]),
-        "Licence": f"`{licence}`. The terms of the data that it was trained on hold besides.",
+        "Licence": f"{code_span(licence)}. The terms of the data that it was trained on hold besides.",
     }
 
 
 def _use(kinds: list[str], repo: str) -> str:
     blocks = [
-        f'```python\nimport diptych\n\nmodel = diptych.{_LOADERS[kind]}("{repo}")\n{_USES[kind]}\n```' for kind in kinds
+        f"```python\nimport diptych\n\nmodel = diptych.{_LOADERS[kind]}({to_json(repo)})\n{_USES[kind]}\n```"
+        for kind in kinds
     ]
     return "`picture` is an upright RGB picture of Pillow's.\n\n" + "\n\n".join(blocks)
 
@@ -157,8 +159,8 @@ def _data(told: dict[str, Any]) -> str:
     pictures = told.get("pictures") or {}
     if not name:
         return "What it was trained on is not told."
-    counts = ", ".join(f"{count:,} pictures for {split}" for split, count in pictures.items())
-    return f"`{Path(str(name)).name}`" + (f": {counts}." if counts else ".")
+    counts = ", ".join(f"{count:,} pictures for {markdown(split)}" for split, count in pictures.items())
+    return code_span(Path(str(name)).name) + (f": {counts}." if counts else ".")
 
 
 def _numbers(told: dict[str, Any]) -> str:
@@ -168,11 +170,17 @@ def _numbers(told: dict[str, Any]) -> str:
     tables = [
         f"{title} pictures, by which the model was also chosen; expect a little less elsewhere.\n\n"
         "| measure | value |\n|---|---:|\n"
-        + "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items() if isinstance(value, int | float))
+        + "\n".join(
+            f"| {markdown(name)} | {value:.4g} |" for name, value in numbers.items() if isinstance(value, int | float)
+        )
         for title, numbers in found.items()
         if isinstance(numbers, dict)
     ]
     return "\n\n".join(tables) or "Nothing is told of its quality."
+
+
+def _row(name: object, value: float) -> str:
+    return f"| {markdown(name)} | {value:.4g} |"
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

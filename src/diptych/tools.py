@@ -1,4 +1,8 @@
-"""What an agent can do with pictures: five tools over one service, each told in words and shown as thumbnails."""
+"""What an agent can do with pictures: five tools over one service, each told in words and shown as thumbnails.
+
+File names, captions and other texts that come with pictures stand in JSON quotes, one line for each picture, so that
+none of them reads as a further line of the answer or as something that diptych or the user says.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +21,7 @@ from diptych.errors import ConfigError, DataError
 from diptych.images import thumbnail
 from diptych.index.results import Hit, Results
 from diptych.modalities import several_texts
+from diptych.quoting import printable, to_json
 from diptych.service import Service
 
 _ID = re.compile("[0-9a-f]{32}")
@@ -26,9 +32,10 @@ _SIDE = 256  # pixels of a thumbnail's longer side
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer in words, and the pictures that it speaks of, small, in the order in which it names them."""
+    """An answer in words, the same as data, and the pictures that it speaks of, small, in the order it names them."""
 
     text: str
+    data: dict[str, Any]
     pictures: tuple[Image.Image, ...] = ()
 
 
@@ -52,25 +59,30 @@ class Tools:
         """What a picture shows, in a sentence, and how sure that is."""
         image = decoded(self._picture(picture))
         told = self.service.caption([image])[0]
-        sure = "" if told.confidence is None else f" (confidence {told.confidence:.0%})"
-        return Shown(f"{told.best}{sure}", (thumbnail(image, _SIDE),))
+        sure = "" if told.confidence is None else f", confidence {told.confidence:.0%}"
+        data = {"caption": told.best, "confidence": told.confidence}
+        return Shown(f"caption {to_json(told.best)}{sure}", data, (thumbnail(image, _SIDE),))
 
     def match_picture(self, picture: str, texts: Sequence[str]) -> Shown:
         """The probability of each text that it describes the picture."""
         image = decoded(self._picture(picture))
         texts = several_texts(texts)
         found = self.service.match(image, texts)
-        lines = [f"{probability:.3f} {text}" for text, probability in zip(texts, found, strict=True)]
-        return Shown("\n".join(["probability of a match, from 0 to 1:", *lines]), (thumbnail(image, _SIDE),))
+        matches = [{"text": text, "probability": float(p)} for text, p in zip(texts, found, strict=True)]
+        lines = [f"{each['probability']:.3f} {to_json(each['text'])}" for each in matches]
+        text = "\n".join(["probability of a match, from 0 to 1:", *lines])
+        return Shown(text, {"matches": matches}, (thumbnail(image, _SIDE),))
 
     def index_folder(self, path: str) -> Shown:
         """Bring the library up to date with a folder inside the roots."""
         added = self.service.add(path, wait=0)
-        lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {self.service.status()['pictures']:,}"]
-        lines += [f"skipped {each.path}: {each.reason}" for each in added.skipped[:_SKIPPED]]
+        pictures = self.service.status()["pictures"]
+        lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {pictures:,}"]
+        skipped = [{"path": each.path, "reason": each.reason} for each in added.skipped[:_SKIPPED]]
+        lines += [f"skipped {to_json(each['path'])}: {each['reason']}" for each in skipped]
         if (rest := len(added.skipped) - _SKIPPED) > 0:
             lines.append(f"and {rest:,} more were skipped")
-        return Shown("\n".join(lines))
+        return Shown("\n".join(lines), {"summary": added.summary(), "pictures": pictures, "skipped": skipped})
 
     def _picture(self, name: str) -> AnyPicture:
         """The picture that an agent names.
@@ -89,14 +101,17 @@ class Tools:
 
     def _found(self, results: Results) -> Shown:
         """Hits in words, and a thumbnail of each whose file is still there."""
-        lines, pictures = [results.message], []
+        lines, pictures, hits = [_outcome(results)], [], []
         for rank, hit in enumerate(results, results.first_rank):
-            lines.append(f"{rank}. id {hit.id}, score {hit.score:.3f}, {hit.path}{_caption(hit)}")
+            line, found = f"{rank}. id {hit.id}, score {hit.score:.3f}, path {to_json(hit.path)}", _hit(hit, rank)
+            line += f", caption {to_json(found['caption'])}" if found["caption"] else ""
             try:
                 pictures.append(self.service.picture(hit.id, size=_SIDE))
             except DataError as error:
-                lines.append(f"   (not shown: {error})")
-        return Shown("\n".join(lines), tuple(pictures))
+                line += f" (not shown: {to_json(str(error))})"
+            lines.append(line)
+            hits.append(found)
+        return Shown("\n".join(lines), {"outcome": lines[0], "hits": hits}, tuple(pictures))
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -106,8 +121,19 @@ def jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _caption(hit: Hit) -> str:
-    return f", caption: {hit.caption.splitlines()[0]}" if hit.caption else ""
+def _outcome(results: Results) -> str:
+    """What was found, in a sentence, with the query and the nearest picture in quotes."""
+    message, query = results.message, to_json(results.query)
+    if results.nothing_found and results.searched and results.nearest is not None:
+        near = to_json(results.nearest.path)
+        return f"nothing found: none of {results.searched:,} shows {query}; the nearest, not near enough: path {near}"
+    return f"{query}: {results.counted}" if results.hits else printable(message)
+
+
+def _hit(hit: Hit, rank: int) -> dict[str, Any]:
+    """A hit as data: its caption is the first of several."""
+    caption = (hit.caption or "").split("\n")[0]
+    return {"rank": rank, "id": hit.id, "score": round(hit.score, 3), "path": hit.path, "caption": caption or None}
 
 
 def _at_most(count: int) -> int:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import streamlit as st
 
 from diptych.answers import Alternative, Captioned, Said
-from diptych.app.frame import bar, escaped, kept, note, timed, told
+from diptych.app.frame import bar, kept, note, timed, told
 from diptych.app.library import lead_to_index
 from diptych.app.match import meaning
 from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
 from diptych.app.services import library_paths, missing, service_here
+from diptych.quoting import escaped
 from diptych.service import How, Service
 
 METHODS = {"beam": "Beam search: the likeliest", "greedy": "Greedy: the fastest", "nucleus": "Sampling: more varied"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import html
+import re
+import string
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,14 @@ import streamlit as st
 from diptych.errors import DiptychError
 from diptych.index.report import Skipped
 from diptych.progress import Progress
+from diptych.quoting import escaped, printable
 
 Made = TypeVar("Made")
 
 _HERE = Path(__file__).parent
 _DRAW_SECONDS = 0.1
+_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+_FOUND_LATER = re.compile(r":(?=[\w+-]+[:/])|:(?=//)|\bwww(?=\.)|@(?=[\w-]+\.)", re.IGNORECASE)
 
 
 def dress(title: str = "diptych") -> None:
@@ -51,20 +55,18 @@ def note(message: str) -> None:
     st.info(plain(message))
 
 
-def plain(text: str) -> str:
-    """Text that Markdown shows as it is; lone surrogates, which UTF-8 lacks, become `?`."""
-    text = text.encode("utf-8", "replace").decode()
-    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-!|<>~$:" else sign for sign in text)
+def plain(text: object) -> str:
+    """Text that Streamlit's Markdown shows as it is, on one line.
+
+    Emoji and icon codes, addresses and e-mail addresses are looked for in the finished text, where a backslash is gone;
+    a word joiner, which shows nothing, keeps them from being found.
+    """
+    return _PUNCTUATION.sub(r"\\\g<0>", _FOUND_LATER.sub("\\g<0>\u2060", printable(text).strip()))
 
 
 def pictures(count: int) -> str:
     """So many pictures, in words."""
     return "1 picture" if count == 1 else f"{count:,} pictures"
-
-
-def escaped(text: object) -> str:
-    """Safe in HTML; lone surrogates, which UTF-8 lacks, become `?`."""
-    return html.escape(str(text).encode("utf-8", "replace").decode(), quote=True)
 
 
 def bar(share: float, label: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from diptych.app.frame import bar, escaped, plain
+from diptych.app.frame import bar, plain
 from diptych.app.thumbnails import thumbnail_of
 from diptych.index.results import Hit
 from diptych.paths import from_text
+from diptych.quoting import escaped, printable
 
 _CARD_PIXELS = 210
 
@@ -44,7 +45,7 @@ def _card(hit: Hit, rank: int | None) -> None:
     if picture is None:
         st.html('<div class="d-gone">no longer there</div>')
     else:
-        st.image(picture, width="stretch", alt=plain((hit.caption or "").split("\n")[0] or name))
+        st.image(picture, width="stretch", alt=printable((hit.caption or "").split("\n")[0] or name))
     st.html(_words(hit, name, rank))
 
 

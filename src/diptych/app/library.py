@@ -21,6 +21,8 @@ from diptych.app.services import (
 from diptych.app.settings import Settings
 from diptych.errors import ConfigError
 from diptych.index.report import Added
+from diptych.paths import from_text
+from diptych.quoting import printable
 from diptych.service import Service
 
 _LISTED = 1_000  # skipped files
@@ -94,7 +96,10 @@ def show_added(added: Added) -> None:
     reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in added.reasons.items())
     st.subheader("Skipped")
     st.caption(reasons if len(added.skipped) <= _LISTED else f"{reasons}; the first {_LISTED:,}")
-    rows = [{"file": Path(each.path).name, "why": each.detail} for each in added.skipped[:_LISTED]]
+    rows = [
+        {"file": printable(from_text(each.path).name), "why": printable(each.detail)}
+        for each in added.skipped[:_LISTED]
+    ]
     st.dataframe(rows, hide_index=True, width="stretch")
 
 

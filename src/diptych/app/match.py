@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from diptych.app.frame import bar, escaped, note, timed, told
+from diptych.app.frame import bar, note, timed, told
 from diptych.app.library import lead_to_index
 from diptych.app.picture import Picked, pick_picture, show_empty, show_picture
 from diptych.app.services import library_paths, missing, service_here
+from diptych.quoting import escaped
 from diptych.service import Service
 
 _MEANINGS = (  # from which probability on, in words

@@ -13,6 +13,7 @@ from diptych.app.services import roots_here
 from diptych.app.thumbnails import thumbnail_of
 from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, thumbnail
 from diptych.paths import from_text, read_at
+from diptych.quoting import printable
 
 _SHOWN = 1280  # pixels of the longer side: enough for every model and every screen column
 _PASTE = Path(__file__).with_name("paste.html")
@@ -64,7 +65,7 @@ def _offer(key: str, library: list[str]) -> None:
                 continue
             with st.container(gap=None, key=f"take-{key}-{at}"):
                 name = from_text(path).name
-                st.image(picture, width="stretch", alt=plain(name))
+                st.image(picture, width="stretch", alt=printable(name))
                 st.button(f"Take {plain(name)}", key=f"take-{key}-{at}-button", on_click=_take, args=(key, path))
 
 
@@ -75,7 +76,7 @@ def show_empty(library: bool = True) -> None:
 
 
 def show_picture(picked: Picked, key: str) -> None:
-    st.container(key=f"shown-{key}").image(picked.image, width="stretch", alt=plain(picked.name))
+    st.container(key=f"shown-{key}").image(picked.image, width="stretch", alt=printable(picked.name))
 
 
 def forget_picture(key: str) -> None:

@@ -20,6 +20,7 @@ from diptych.index.cutoff import KEEP
 from diptych.index.filters import Filters, Shape
 from diptych.index.results import Hit, Results
 from diptych.paths import from_text
+from diptych.quoting import printable
 from diptych.service import Service
 
 _PAGE = 24
@@ -154,7 +155,7 @@ def _show_asked(key: str, picked: Picked | None, like: Hit | None) -> None:
     for name, image, forget, at in asked:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"asked-{at}"):
             if image is not None:
-                st.image(image, width=64, alt=plain(name))
+                st.image(image, width=64, alt=printable(name))
             st.markdown(f"like **{plain(name)}**", width="content")
             st.button(
                 "Take away", icon=":material/close:", type="tertiary", on_click=forget, args=(at,), key=f"no-{at}"

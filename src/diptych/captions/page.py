@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +9,13 @@ from PIL import Image
 
 from diptych.atomic import new_text, write_text
 from diptych.captions.evaluation import CaptionReport, ScoredCaption
-from diptych.document import CARDS, document, embedded, escaped
+from diptych.document import CARDS, document, embedded
 from diptych.errors import ConfigError, ImageError
 from diptych.images import decode, thumbnail
 from diptych.metrics.captions import NAMES
 from diptych.metrics.ptb import TOKENIZERS
 from diptych.prefetch import prefetch
+from diptych.quoting import ReportTable, escaped
 
 _SHOWN = ("cider_d", "meteor", "rouge_l", "clipscore")  # below a picture; the table has all
 _STYLE = (
@@ -65,7 +65,7 @@ def save_table(report: CaptionReport, path: Path) -> None:
     keys = list(report.corpus)
     try:
         with new_text(path) as file:
-            table = csv.writer(file)
+            table = ReportTable(file)
             table.writerow(("image", "caption", *keys))
             for each in report.captions:
                 table.writerow((each.image_id, each.caption, *(f"{each.scores[key]:.4f}" for key in keys)))

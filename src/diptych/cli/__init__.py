@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from cyclopts import App
 
 from diptych.errors import DiptychError
+from diptych.terminal import guard_output
 
 COMMANDS = {  # name -> where the function or group stands in this package, and what it is for
     "data": ("data:app", "Look at data sets, and draw one to try things on."),
@@ -35,10 +37,26 @@ COMMANDS = {  # name -> where the function or group stands in this package, and 
     "hub": ("hub:app", "Put models on the Hugging Face hub."),
 }
 
+
+def _error_panel(error: Any) -> Any:
+    from diptych.cli.show import error_panel
+
+    return error_panel(error)
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    """Say on standard error why the command ends, and end it."""
+    from diptych.cli.show import warn
+
+    warn(message)
+    sys.exit(code)
+
+
 app = App(
     name="diptych",
     help="Train, measure, search, caption and serve with image-text models on your own pictures and captions.",
     version=lambda: __import__("diptych").__version__,
+    error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,  # `main` says what the interruption means
 )
 for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
@@ -54,23 +72,20 @@ def main(words: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     # What renders Markdown is a quarter of the time of `diptych --help`, and the purposes of the groups have none.
     app.help_format = "plaintext" if list(words) in ([], ["-h"], ["--help"]) else "markdown"
+    guard_output()
     try:
         app(words)
     except DiptychError as error:
-        print(f"diptych: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error, 1)
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            print(f"diptych: '{error.filename}': {error.strerror}", file=sys.stderr)
-            sys.exit(1)
+            _fail(f"'{error.filename}': {error.strerror}", 1)
         from diptych.atomic import is_storage_failure
 
         if not is_storage_failure(error):
             raise
-        step = "free some space on the disk, and run the command again"
-        print(f"diptych: the disk is full, or refuses to write; {step}", file=sys.stderr)
-        sys.exit(1)
+        _fail("the disk is full, or refuses to write; free some space on it, and run the command again", 1)
     except KeyboardInterrupt:
         step = "; --resume goes on from the last checkpoint" if "train" in words[:1] else ""
-        print(f"\ndiptych: interrupted{step}", file=sys.stderr)
-        sys.exit(130)
+        print(file=sys.stderr)
+        _fail(f"interrupted{step}", 130)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, say
+from diptych.cli.show import print_json, print_paths, print_table, say, warn
 from diptych.index.ask import Sort
 from diptych.index.cutoff import KEEP
 from diptych.index.filters import Filters
@@ -85,7 +81,8 @@ def search(
     out
         Also write the pictures to an HTML page (.html) or a contact sheet (.png).
     paths
-        Print paths alone, one a line, for other programs.
+        Print paths alone, one a line, for other programs. A path with a line break is left out, with a warning; --null
+        prints it too.
     null
         With --paths, end each with a NUL byte: for `xargs -0`.
     as_json
@@ -114,11 +111,11 @@ def search(
     )
     written = save_if_asked(gallery_of(results), out, library)
     if as_json:
-        print(json.dumps(results.as_dict(), indent=2, ensure_ascii=False))
+        print_json(results.as_dict())
     elif paths or null:
         print_paths((hit.path for hit in results), b"\0" if null else b"\n")
         if not results.hits:
-            print(f"diptych: {results.message}", file=sys.stderr)
+            warn(results.message)
     else:
         _print_results(results, written)
 
@@ -170,24 +167,10 @@ def say_written(files: list[Path]) -> None:
         say(f"pictures: {files[0]}{more}")
 
 
-def print_paths(paths: Iterable[str], end: bytes) -> None:
-    """The paths byte for byte as the file system has them, whatever the terminal's encoding."""
-    from diptych.paths import from_text
-
-    sys.stdout.flush()
-    out = getattr(sys.stdout, "buffer", None)
-    for path in paths:
-        if out is None:
-            sys.stdout.write(str(from_text(path)) + end.decode())
-        else:
-            out.write(os.fsencode(from_text(path)) + end)
-
-
 def shown(path: str) -> str:
-    """A path for people: relative where it lies below the working folder, undecodable bytes as `?`."""
+    """A path for people: relative where it lies below the working folder."""
     from diptych.paths import from_text
 
     whole = from_text(path)
     here = Path.cwd()
-    short = whole.relative_to(here) if whole.is_relative_to(here) else whole
-    return str(short).encode("utf-8", "replace").decode()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

@@ -221,22 +221,25 @@ def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
     """A table of one picture's texts, with their scores."""
     from diptych.captions.sinks import SCORES
     from diptych.errors import ImageError
+    from diptych.paths import from_text
 
     for described in describe_all(pictures):
         if described.reason:
             raise ImageError(described.reason, str(described.message))
         names = [name for name in SCORES if any(hasattr(text, name) for text in described.texts)]
         rows = [{**{n: f"{getattr(text, n):.3f}" for n in names}, "caption": text.text} for text in described.texts]
-        print_table(described.path, rows)
+        print_table(str(from_text(described.path)), rows)
 
 
 def _show(found: Iterable[Described]) -> None:
     """A line a caption, as they come."""
+    from diptych.paths import from_text
+
     without: Counter[str] = Counter()
     for described in found:
         without.update([described.reason] if described.reason else [])
         for text in described.texts:
-            say(f"{described.path}\t{text.text}")
+            say(from_text(described.path), text.text)
     _say_without(without)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, progress, say, say_left_out
+from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from diptych.captions.evaluation import CaptionReport
@@ -92,7 +91,7 @@ def caption(
     if table:
         save_table(report, table)
     if as_json:
-        print(json.dumps(report.as_dict() | {"left_out": left_out.bad_pictures if left_out else 0}, indent=2))
+        print_json(report.as_dict() | {"left_out": left_out.bad_pictures if left_out else 0})
         return
     if left_out:
         say_left_out(left_out)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, progress, say, say_left_out
+from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from diptych.classify import Classified, MethodScores, Sorter
@@ -121,7 +120,7 @@ def _pictures(path: str) -> Any:
 
 def _tell_scores(scores: list[MethodScores], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([asdict(score) for score in scores], indent=2))
+        print_json([asdict(score) for score in scores])
         return
     rows = [
         {
@@ -139,7 +138,7 @@ def _tell_scores(scores: list[MethodScores], as_json: bool) -> None:
 
 def _tell_classes(found: list[Classified], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))
+        print_json([asdict(each) for each in found])
         return
     rows = [
         {

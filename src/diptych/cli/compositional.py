@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, progress, say, say_left_out
+from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from diptych.compositional import ChoiceScores, QuadScores
@@ -81,7 +80,7 @@ def compositional(
 
 def _tell_choices(scores: ChoiceScores, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"mean": scores.mean, "kinds": scores.rows()}, indent=2))
+        print_json({"mean": scores.mean, "kinds": scores.rows()})
         return
     rows = [
         {
@@ -102,7 +101,7 @@ def _tell_quads(scores: QuadScores, as_json: bool) -> None:
 
     told = {"all": asdict(scores.all), **{tag: asdict(found) for tag, found in scores.by_tag.items()}}
     if as_json:
-        print(json.dumps(told, indent=2))
+        print_json(told)
         return
     rows = [
         {"tag": tag, **{f"{name} %": f"{row[name]:.1f}" for name in ("text", "image", "group")}, "n": row["examples"]}

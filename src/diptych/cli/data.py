@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import PictureFile, print_report, print_table, progress, say, say_left_out, write_picture
+from diptych.cli.show import (
+    PictureFile,
+    print_json,
+    print_report,
+    print_table,
+    progress,
+    say,
+    say_left_out,
+    write_picture,
+)
 
 app = App(name="data")
 app.command("diptych.cli.prompt_data:get", name="get")
@@ -46,7 +54,7 @@ def inspect(
     if sheet:
         write_picture(doctor.contact_sheet(pairs), sheet)
     if as_json:
-        print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        print_json(report.as_dict())
         return
     print_report(report)
     if sheet:

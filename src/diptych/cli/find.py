@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.show import PictureFile, print_table, progress, say, write_picture
+from diptych.cli.show import PictureFile, print_json, print_table, progress, say, write_picture
 
 
 def find(
@@ -56,7 +55,7 @@ def find(
         write_picture(match_grid(matches, text), grid)
     if as_json:
         rows = [{"image_id": m.image_id, "score": m.score, "captions": list(m.captions)} for m in matches]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     rows = [
         {"rank": rank, "score": f"{m.score:.3f}", "picture": m.image_id, "first caption": (m.captions or ("",))[0]}

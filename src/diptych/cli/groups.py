@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.ask import Flag, Json, open_index, print_paths, save_if_asked, say_written, shown
-from diptych.cli.show import print_table, say
+from diptych.cli.ask import Flag, Json, open_index, save_if_asked, say_written, shown
+from diptych.cli.show import print_json, print_paths, print_table, say
 
 if TYPE_CHECKING:
     from diptych.index.dedupe import Copy, Duplicates
@@ -39,7 +38,8 @@ def dedupe(
     as_json
         Print the groups as JSON.
     paths
-        Print the paths of the others alone, never of the one to keep.
+        Print the paths of the others alone, never of the one to keep. A path with a line break is left out, with a
+        warning; --null prints it too.
     null
         The same, each ended with a NUL byte: for `xargs -0`.
     index
@@ -51,7 +51,7 @@ def dedupe(
     groups = find_duplicates(library)
     written = save_if_asked(_duplicates_gallery(groups), out, library)
     if as_json:
-        print(json.dumps([group.as_dict() for group in groups], indent=2, ensure_ascii=False))
+        print_json([group.as_dict() for group in groups])
     elif paths or null:
         print_paths((copy.path for group in groups for copy in group.others), b"\0" if null else b"\n")
     else:
@@ -91,7 +91,7 @@ def cluster(
     themes = find_themes(library, groups)
     written = save_if_asked(_themes_gallery(themes), out, library)
     if as_json:
-        print(json.dumps([theme.as_dict() for theme in themes], indent=2, ensure_ascii=False))
+        print_json([theme.as_dict() for theme in themes])
         return
     rows = [
         {"pictures": f"{len(theme.paths):,}", "theme": theme.name, "most typical": shown(theme.paths[0])}

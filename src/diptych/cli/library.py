@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_table, say
+from diptych.cli.ask import shown
+from diptych.cli.show import console, print_json, print_table, progress_bar, say, text_column, warn
+from diptych.quoting import printable
 
 if TYPE_CHECKING:
     from diptych.index import Added, Index
@@ -75,7 +76,7 @@ def index(
         Print the report as JSON, with every skipped file; with --watch one line a change.
     """
     settings: dict[str, Any] = {
-        **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": _warn},
+        **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": warn},
         **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
     }
     try:
@@ -90,7 +91,7 @@ def index(
             if added.embedded:  # the model is loaded
                 _prepare(library)
     except KeyboardInterrupt:
-        _warn("interrupted; what was indexed is kept, and `diptych index` goes on from there")
+        warn("interrupted; what was indexed is kept, and `diptych index` goes on from there")
         sys.exit(130)
 
 
@@ -116,12 +117,12 @@ def _open(source: Path, folder: Path | None, model: str | None, device: str) -> 
 
 def _report(library: Index, added: Added, as_json: bool, brief: bool = False) -> None:
     if as_json:
-        print(json.dumps(added.as_dict(), indent=None if brief else 2, ensure_ascii=False), flush=True)
+        print_json(added.as_dict(), indent=None if brief else 2)
         return
     speed = f", {added.embedded / added.seconds:,.1f} new pictures a second" if added.embedded else ""
     say(f"{added.summary()} in {added.seconds:.1f} s{speed}")
     if added.skipped and not brief:
-        rows = [{"reason": each.reason, "file": each.path} for each in added.skipped[:_SHOWN_SKIPPED]]
+        rows = [{"reason": each.reason, "file": shown(each.path)} for each in added.skipped[:_SHOWN_SKIPPED]]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in added.reasons.items())
         print_table(f"skipped: {reasons}", rows)
         say(f"every skipped file and why: {library.folder / 'skipped.json'}")
@@ -132,31 +133,24 @@ def _report(library: Index, added: Added, as_json: bool, brief: bool = False) ->
 
 
 def _prepare(library: Index) -> None:
-    from rich.console import Console
-
-    with Console(stderr=True).status("preparing text queries, once for this model"):
+    with console(stderr=True).status("preparing text queries, once for this model"):
         library.keep_texts()
-
-
-def _warn(message: str) -> None:
-    print(f"diptych: {message}", file=sys.stderr)
 
 
 def _progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
     """A bar on standard error with pictures a second, time left, and how many were skipped."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     from diptych.index import Skipped
 
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn()),
-        TextColumn("{task.fields[skipped]} skipped"),
+        *(text_column("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(text_column("{task.fields[rate]}"), text_column("left"), TimeRemainingColumn()),
+        text_column("{task.fields[skipped]} skipped"),
     )
     skipped = 0
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, skipped=0, rate="")
+    with progress_bar(*columns) as bar:
+        task = bar.add_task(printable(label), total=total, skipped=0, rate="")
         for item in items:
             yield item
             skipped += isinstance(item, Skipped)

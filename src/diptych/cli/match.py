@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.show import csv_output, print_table, progress, say
 
 
 def match(
@@ -65,7 +62,6 @@ def match(
 
 def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, prior: float | None, device: str) -> None:
     """Each line of the table with its probability; a picture that cannot be decoded leaves its field empty."""
-    from diptych.atomic import new_text
     from diptych.matching.models import load_matcher
     from diptych.matching.table import match_table, read_match_table
 
@@ -75,8 +71,7 @@ def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, pr
         (name, text, "" if p != p else f"{p:.4f}")
         for name, text, p in zip(table.names, table.texts, probabilities, strict=True)
     ]
-    with new_text(out) if out else nullcontext(sys.stdout) as file:
-        writer = csv.writer(file)
+    with csv_output(out) as writer:
         writer.writerow(("image", "caption", "probability"))
         writer.writerows(told)
     if out:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
+from diptych.cli.show import print_json, print_scores, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from diptych.evaluate import MatchReport
@@ -54,7 +53,7 @@ def retrieval(
     pairs = read_pairs(data, format).with_val().split(split)
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
     if as_json:
-        print(json.dumps(scores.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
+        print_json(scores.as_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     print_scores(
@@ -105,7 +104,7 @@ def zeroshot(
     known = read_classes(classes) if classes else None
     scores, left_out = evaluate_zeroshot(load(model, device), pairs, known, prompts=prompts, progress=progress)
     if as_json:
-        print(json.dumps(scores.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
+        print_json(scores.as_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
@@ -173,7 +172,7 @@ def match(
     )
     files = _save_plots(report, matcher.name, plots) if plots else []
     if as_json:
-        print(json.dumps(report.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
+        print_json(report.as_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     _print_match(report, f"head {matcher.name}, threshold {threshold:g}", precision)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.show import say
+from diptych.cli.show import say, warn
 
 Several = Annotated[tuple[str, ...], Parameter(negative="")]
 
@@ -80,8 +79,6 @@ def page(
         device=device,
     )
     if not here:
-        print(
-            f"diptych: whoever reaches {host}:{port} sees the library; the page asks for no password", file=sys.stderr
-        )
+        warn(f"whoever reaches {host}:{port} sees the library; the page asks for no password")
     say(f"the page: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
     serve(settings, host=host, port=port, browser=browser)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.show import csv_output, print_table, progress, say
 
 if TYPE_CHECKING:
     from diptych.prompting.prompter import Prompter
@@ -51,7 +48,6 @@ def prompt(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.atomic import new_text
     from diptych.errors import DataError
     from diptych.formats.pictures import walk_pictures
     from diptych.paths import to_text
@@ -74,8 +70,7 @@ def prompt(
         print_table(str(pictures), rows)
         return
     bad = 0
-    with new_text(out) if out else nullcontext(sys.stdout) as file:
-        writer = csv.writer(file)
+    with csv_output(out) as writer:
         writer.writerow(("imgId", "prompt", "score"))
         for at, said in found:
             bad += not said

@@ -42,7 +42,9 @@ def get(
         print_table("published data sets", rows)
         return
     offered = offer(name, parts=parts)
-    say(f"{offered.published.what}\nlicence: {offered.published.licence}\n         {offered.published.terms}")
+    say(offered.published.what)
+    say(f"licence: {offered.published.licence}")
+    say(f"         {offered.published.terms}")
     files = "1 file" if len(offered.files) == 1 else f"{len(offered.files)} files"
     say(f"{files}, {offered.size / 1e6:,.1f} MB, from {offered.published.repository}")
     if not accept_licence:

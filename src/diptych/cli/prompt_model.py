@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from diptych.cli.recipe import Config, Given, Resume, say_outcome, settled
-from diptych.cli.show import print_table, progress, say, say_left_out
+from diptych.cli.show import print_json, print_table, progress, say, say_left_out
+from diptych.quoting import ReportTable
 from diptych.recipes.prompt import PromptRecipe
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def evaluate(
     report, left_out = evaluate_prompter(prompter, chosen, training, how=how, progress=progress, **wishes)
     files = _written(report, results, histogram, f"{model}, {split} split")
     if as_json:
-        print(json.dumps(report.as_dict() | {"left_out": left_out.bad_pictures}, indent=2))
+        print_json(report.as_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     _print(report, f"{split} split, space of {prompter.space.name}")
@@ -129,7 +128,7 @@ def _written(report: PromptReport, results: Path | None, histogram: Path | None,
 
     if results:
         with new_text(results) as file:
-            writer = csv.writer(file)
+            writer = ReportTable(file)
             writer.writerow(("imgId", "prompt", "predicted", "cosine"))
             writer.writerows(report.lines())
     if histogram:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from diptych.cli.show import print_table, progress, say
+from diptych.quoting import ReportTable
 
 
 def score(*tables: Path, model: str = "mini", out: Path | None = None, device: str = "auto") -> None:
@@ -41,7 +41,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     print_table(f"CLIPScore by {model}", rows)
     if out:
         with new_text(out) as file:
-            writer = csv.writer(file)
+            writer = ReportTable(file)
             writer.writerow(("table", "imgId", "prompt", "score"))
             for path, table, each in zip(tables, read, scores, strict=True):
                 told = ("" if np.isnan(number) else f"{number:.4f}" for number in each)

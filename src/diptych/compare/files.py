@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from diptych import quoting
 from diptych.atomic import new_text, write_text
 from diptych.compare import Comparison
 from diptych.compare.page import html_report
@@ -50,28 +50,34 @@ def _finite(content: Any) -> Any:
 def markdown(comparison: Comparison, command: str = "") -> str:
     """The sentences and tables, in the order of the page; the best in bold, what is tied with it behind a `≈`."""
     tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
-    parts = [f"# {', '.join(comparison.names)}", *said(comparison)]
+    sentences = [
+        *said(comparison),
+        *(f"{name} could not be measured: {why}" for name, why in comparison.failed.items()),
+    ]
+    parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]
     parts += [_markdown_table(table) for table in tables if table]
-    parts += [f"{name} could not be measured: {why}" for name, why in comparison.failed.items()]
-    return "\n\n".join([*parts, *([f"```sh\n{command}\n```"] if command else [])]) + "\n"
+    return "\n\n".join([*parts, *([quoting.code_block(command, "sh")] if command else [])]) + "\n"
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [table.header, ("---", *("---:" for _ in table.header[1:])), *(map(_markdown_cell, r) for r in table.rows)]
+    header = (map(quoting.markdown, table.header), ("---", *("---:" for _ in table.header[1:])))
+    lines = [*header, *(map(_markdown_cell, row) for row in table.rows)]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join(part for part in (f"## {table.title}", table.note, body) if part)
+    return "\n\n".join(
+        part for part in (f"## {quoting.markdown(table.title)}", quoting.markdown(table.note), body) if part
+    )
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = cell.text.replace("|", "\\|")
+    text = quoting.markdown(cell.text)
     text = f"**{text}**" if cell.best else f"≈ {text}" if cell.tied else text
-    return f"{text} ({', '.join(cell.small.splitlines())})" if cell.small else text
+    return f"{text} ({', '.join(map(quoting.markdown, cell.small.splitlines()))})" if cell.small else text
 
 
 def _write_table(comparison: Comparison, path: Path) -> None:
     """A line for each model and number: model, group, measure, value, low, high, best or tied."""
     with new_text(path, errors="replace") as file:
-        table = csv.writer(file)
+        table = quoting.ReportTable(file)
         table.writerow(("model", "group", "measure", "value", "low", "high", "rank"))
         for measure in comparison.measures:
             for name, value in measure.values.items():

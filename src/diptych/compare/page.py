@@ -10,11 +10,12 @@ from diptych.compare import Comparison
 from diptych.compare.examples import Example, Found, examples
 from diptych.compare.plots import confusion_matrix, plots
 from diptych.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
-from diptych.document import document, embedded, embedded_svg, escaped
+from diptych.document import document, embedded, embedded_svg
 from diptych.errors import ImageError
 from diptych.images import Picture, decode, thumbnail
 from diptych.pairs import Pairs
 from diptych.prefetch import prefetch
+from diptych.quoting import escaped
 
 _STYLE = """
 body { max-width: 1240px } section { margin: 0 0 2.5rem } p { margin: 0 0 1rem; max-width: 62rem }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from diptych.compare import Comparison, Measure
 from diptych.compare.tables import LEADING
 from diptych.errors import require
 from diptych.metrics.match_plots import reliability_diagram
+from diptych.quoting import plot_label
 
 _COLOURS = ("#2158c9", "#0f9d76", "#d1495b", "#7a5195", "#e08e0b", "#4d8fac", "#8c6d46", "#6b7280")
 _INK, _FAINT, _LINE = "#1c202a", "#5d6472", "#e4e7ec"
@@ -37,9 +39,10 @@ def confusion_matrix(counts: np.ndarray, labels: list[str], name: str) -> bytes:
     figure, axes = _figure(side + 0.6, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=name, xlabel="taken for", ylabel="is")
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set(title=plot_label(name), xlabel="taken for", ylabel="is")
+    names = list(map(plot_label, labels))
+    axes.set_xticks(range(len(labels)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(labels)), names, fontsize=8)
     figure.colorbar(shown, shrink=0.7, label="share of the class")
     return _svg(figure)
 
@@ -59,7 +62,7 @@ def _quality_against_speed(comparison: Comparison) -> Any:
         axes.errorbar(x, value, [[value - low], [high - value]], color=colour, linewidth=1.2, capsize=3)
         axes.scatter(x, value, s=30 + 3 * cost["bytes_on_disk"] / 1e6, color=colour, alpha=0.3, linewidths=0)
         axes.scatter(x, value, s=22, color=colour)
-        words = f"{model.name}\n{cost['bytes_on_disk'] / 1e6:,.0f} MB"
+        words = f"{plot_label(model.name)}\n{cost['bytes_on_disk'] / 1e6:,.0f} MB"
         axes.annotate(words, (x, value), (9, 7), textcoords="offset points", fontsize=9, color=_INK)
     axes.set_xscale("log")
     axes.margins(x=0.35, y=0.2)
@@ -84,7 +87,9 @@ def _bars(comparison: Comparison, measures: list[Measure], chance: float) -> Any
         ends = np.array([measure.intervals[name] for measure in measures])
         bars = np.abs(ends.T - values)
         style = {"linewidth": 0.9, "ecolor": _FAINT}
-        axes.bar(x, values, width * 0.9, color=colour_of(comparison, name), label=name, yerr=bars, error_kw=style)
+        axes.bar(
+            x, values, width * 0.9, color=colour_of(comparison, name), label=plot_label(name), yerr=bars, error_kw=style
+        )
     axes.axhline(chance, color=_FAINT, linewidth=1, linestyle="--")
     axes.text(1.005, chance, "guessing", transform=axes.get_yaxis_transform(), fontsize=8, color=_FAINT, va="center")
     axes.set_xticks(range(len(measures)), [measure.key.replace(" ", "\n") for measure in measures])
@@ -121,5 +126,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _svg(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box is drawn in its place
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PIL import Image
 
-from diptych.document import CARDS, document, embedded, escaped
+from diptych.document import CARDS, document, embedded
 from diptych.index.gallery import Card, Gallery, Section, thumbnails
 from diptych.paths import from_text
+from diptych.quoting import escaped
 from diptych.roots import ANYWHERE, Roots
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from diptych.errors import require
 from diptych.metrics.matching import BINS, calibration_error, reliability
+from diptych.quoting import plot_label
 
 Sets = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> probabilities and labels
 
@@ -23,7 +24,7 @@ def reliability_diagram(sets: Sets, title: str, *, bins: int = BINS) -> Any:
     axes.plot([0, 1], [0, 1], color="#9aa1ad", linewidth=1, linestyle="--", label="perfectly calibrated")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
         found = reliability(p, y, bins=bins)
-        label = f"{name}: ECE {calibration_error(p, y, bins=bins):.3f}"
+        label = f"{plot_label(name)}: ECE {calibration_error(p, y, bins=bins):.3f}"
         axes.plot(found.confidence, found.frequency, color=colour, linewidth=1.6, label=label)
         axes.scatter(
             found.confidence, found.frequency, s=12 + 500 * found.share, color=colour, alpha=0.35, linewidths=0
@@ -40,7 +41,7 @@ def roc_curves(sets: Sets, title: str) -> Any:
     axes.plot([0, 1], [0, 1], color="#9aa1ad", linewidth=1, linestyle="--", label="chance")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
         false, true, _ = roc_curve(y, p)
-        axes.plot(false, true, color=colour, linewidth=1.6, label=f"{name}: AUC {roc_auc_score(y, p):.3f}")
+        axes.plot(false, true, color=colour, linewidth=1.6, label=f"{plot_label(name)}: AUC {roc_auc_score(y, p):.3f}")
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -52,7 +53,7 @@ def precision_recall_curves(sets: Sets, title: str) -> Any:
     figure, axes = _axes(title, "share of matches found (recall)", "share of called matches that match (precision)")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
         precision, recall, _ = precision_recall_curve(y, p)
-        label = f"{name}: average precision {average_precision_score(y, p):.3f}"
+        label = f"{plot_label(name)}: average precision {average_precision_score(y, p):.3f}"
         axes.step(recall, precision, where="post", color=colour, linewidth=1.6, label=label)
     axes.legend(frameon=False, loc="lower left")
     return figure
@@ -71,7 +72,7 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(title=title, xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(title=plot_label(title), xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid(color="#e4e7ec", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.errors import require
+from diptych.quoting import plot_label
 
 
 def cosine_histogram(cosines: np.ndarray, marks: Mapping[str, float], title: str) -> Any:
@@ -21,8 +22,8 @@ def cosine_histogram(cosines: np.ndarray, marks: Mapping[str, float], title: str
     axes.hist(cosines, bins=np.linspace(low, 1, 61).tolist(), color="#c9d6f2", linewidth=0)
     colours = ("#2158c9", "#d1495b", "#7a5195", "#0f9d76", "#e08e0b", "#5a6270")
     for colour, (name, value) in zip(colours, marks.items(), strict=False):
-        axes.axvline(value, color=colour, linewidth=1.6, label=f"{name}: mean {value:.3f}")
-    axes.set(title=title, xlabel="cosine of predicted and true prompt", ylabel="prompts", xlim=(low, 1))
+        axes.axvline(value, color=colour, linewidth=1.6, label=f"{plot_label(name)}: mean {value:.3f}")
+    axes.set(title=plot_label(title), xlabel="cosine of predicted and true prompt", ylabel="prompts", xlim=(low, 1))
     axes.grid(color="#e4e7ec", linewidth=0.8, axis="y")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

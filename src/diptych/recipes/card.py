@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diptych.quoting import code_block, code_span
 from diptych.recipes.config import to_yaml
 
 
 def model_card(recipe: Any, pictures: dict[str, int], scores: dict[str, float]) -> str:
     """A model card in Markdown, with the metadata that the Hugging Face hub reads: data, recipe, measured recall."""
-    start = f"`{recipe.start}`" if recipe.start else f"`{recipe.image_tower}` and `{recipe.text_tower}`"
+    towers = f"{code_span(recipe.image_tower)} and {code_span(recipe.text_tower)}"
+    start = code_span(recipe.start) if recipe.start else towers
     rows = "\n".join(
         f"| {name} | " + " | ".join(f"{scores[f'{key}_r@{k}']:.1f}" for k in (1, 5, 10)) + " |"
         for name, key in (("text to image", "t2i"), ("image to text", "i2t"))
@@ -33,8 +35,8 @@ model = diptych.load("path/of/this/folder")
 
 ## Data
 
-`{Path(recipe.data).name or recipe.data}`: {pictures["train"]:,} pictures to train on, {pictures["val"]:,} to choose the
-best epoch by.
+{code_span(Path(recipe.data).name or recipe.data)}: {pictures["train"]:,} pictures to train on, {pictures["val"]:,} to
+choose the best epoch by.
 
 ## Measured
 
@@ -47,7 +49,5 @@ on them, so expect a little less elsewhere.
 
 ## Recipe
 
-```yaml
-{to_yaml(recipe).strip()}
-```
+{code_block(to_yaml(recipe).strip(), "yaml")}
 """
