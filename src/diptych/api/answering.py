@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -19,6 +20,7 @@ from diptych.errors import DiptychError
 
 log = logging.getLogger("diptych.api")
 _ID = re.compile(rb"[\w.-]{1,64}")
+_ENDING = "the server ended before the answer was ready; send the request again"
 
 
 class Answering:
@@ -50,6 +52,10 @@ class Answering:
         except DiptychError as error:
             headers = getattr(error, "headers", {})
             await _answer(named, error.status, refusals.body(refusals.type_of(error), str(error), request_id), headers)
+        except asyncio.CancelledError:  # the server ends, and has waited as long as it may
+            if status:
+                raise
+            await _answer(named, 503, refusals.body("ending", _ENDING, request_id), {"Retry-After": "5"})
         except ClientDisconnect:  # nobody is there to be answered, and the fault is not the server's
             log.info("request %s was given up by who sent it", request_id)
         except Exception:
