@@ -26,8 +26,8 @@ from diptych.api.fetch import fetch, is_public
 from diptych.api.figures import Figures
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
+from diptych.api.run import hosts_of
 from diptych.api.settings import Settings
-from diptych.cli.serve import _hosts
 
 # batches
 
@@ -355,5 +355,6 @@ def test_who_hangs_up_is_no_fault_of_the_server(caplog: pytest.LogCaptureFixture
 
 
 def test_a_server_answers_to_the_address_that_it_listens_at() -> None:
-    assert set(_hosts("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
-    assert _hosts("0.0.0.0") == ("*",)
+    assert set(hosts_of("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
+    assert hosts_of("0.0.0.0", keys=["a-key-of-the-tests-0123456789"]) == ("*",)
+    assert set(hosts_of("0.0.0.0", ["photos.example"])) == {"localhost", "127.0.0.1", "::1", "photos.example"}
