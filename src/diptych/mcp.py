@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from diptych.errors import DiptychError, require
@@ -28,13 +29,17 @@ _COUNT = Field(description="how many pictures at most, 1 to 20", ge=1, le=20)
 Picture = Annotated[str, Field(description=_PICTURE)]
 Count = Annotated[int, _COUNT]
 
+_BODY = 4 * 2**20  # bytes of a request over HTTP
+
 
 def make_server(service: Service) -> MCPServer:
     """An MCP server with the five tools; models are loaded when a tool first needs them."""
     from diptych import __version__
 
     tools = Tools(service)
-    server = MCPServer("diptych", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING")
+    # Nothing here changes while an agent is connected, so there are no streams of news to hold open.
+    about: dict[str, Any] = {"instructions": _INSTRUCTIONS, "version": __version__, "subscriptions": False}
+    server = MCPServer("diptych", **about, log_level="WARNING")
     reading = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     writing = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
@@ -73,15 +78,41 @@ def make_server(service: Service) -> MCPServer:
 
 
 def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) -> Any:
-    """The server as an ASGI app at /mcp, behind the same guard as the API."""
+    """The server as an ASGI app at /mcp, behind the same guard and bounds as the API.
+
+    It keeps no sessions, and no streams beside those of the tools that run, which a client could leave idle.
+    """
     from mcp.server.transport_security import TransportSecuritySettings
 
     from diptych.api.answering import Answering
+    from diptych.api.bounds import Bounds
     from diptych.api.figures import Figures
     from diptych.api.guard import Guard, check_keys
+    from diptych.api.room import Room
 
     ours = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the guard checks host and origin
-    return Answering(Guard(server.streamable_http_app(transport_security=ours), settings, check_keys(keys)), Figures())
+    settings = replace(settings, max_bytes=min(settings.max_bytes, _BODY))
+    app = server.streamable_http_app(
+        stateless_http=True, max_request_body_size=settings.max_bytes, transport_security=ours
+    )
+    requests, memory = Room(settings.queue, "requests", settings.per_client), Room(settings.memory, "bytes")
+    bounds = Bounds(_PostsAlone(app), settings, requests, memory)
+    return Answering(Guard(bounds, settings, check_keys(keys)), Figures())
+
+
+class _PostsAlone:
+    """ASGI: lets through what asks for something, and refuses streams that wait for news (GET), as MCP allows."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        from diptych.api.refusals import Refused
+
+        if scope["type"] == "http" and scope["method"] != "POST":
+            message = f"there is no {scope['method']} here, since this server sends nothing unasked; use POST"
+            raise Refused(405, "method_not_allowed", message, {"Allow": "POST"})
+        await self.app(scope, receive, send)
 
 
 async def _told(tool: Callable[..., Shown], *arguments: Any) -> list[Any]:

@@ -27,9 +27,7 @@ class Bounds:
     ends: what it waits for is dropped. With `sockets`, WebSockets are let in while there is room for them.
     """
 
-    def __init__(
-        self, app: App, settings: Settings, requests: Room, memory: Room, sockets: Room | None = None
-    ) -> None:
+    def __init__(self, app: App, settings: Settings, requests: Room, memory: Room, sockets: Room | None = None) -> None:
         self.app, self.settings, self.requests, self.memory = app, settings, requests, memory
         self.sockets = sockets
 

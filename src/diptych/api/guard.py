@@ -101,9 +101,7 @@ class Guard:
 class Rate:
     """So many of something (`what`) a second for each client, and ten at once after a silence: a token bucket."""
 
-    def __init__(
-        self, per_second: float, clock: Callable[[], float] = time.monotonic, what: str = "requests"
-    ) -> None:
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic, what: str = "requests") -> None:
         self.per_second, self.burst, self.clock, self.what = per_second, max(10.0, per_second), clock, what
         self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> tokens left, and when
 

@@ -117,9 +117,7 @@ class Operations:
             self._pools[name] = ThreadPoolExecutor(threads[name], thread_name_prefix=name)
         return self._pools[name]
 
-    def _to_the_end(
-        self, gone: threading.Event, items: Iterable[Any], total: int | None, label: str
-    ) -> Iterator[Any]:
+    def _to_the_end(self, gone: threading.Event, items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
         """A `Progress` that gives up when the server ends, or `gone` is set, instead of at the last picture."""
         for item in items:
             if self._ending.is_set() or gone.is_set():
