@@ -18,6 +18,7 @@ from diptych.api.settings import Settings
 from diptych.errors import ConfigError
 
 OPEN = ("/healthz", "/readyz")  # for whoever watches over the process; they tell nothing
+HEAD_BYTES = 32 * 1024  # of a request's headers and address
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _REMEMBERED = 10_000  # clients whose rate is known; the longest silent is forgotten first
 
@@ -51,6 +52,7 @@ class Guard:
         if scope["type"] == "websocket" and not self.sockets:
             raise Refused(400, "invalid_request", "there are no WebSockets here")
         if scope["type"] in ("http", "websocket"):
+            _check_length(scope)
             headers = dict(scope["headers"])
             client = network_of((scope.get("client") or ("",))[0])
             self._check_names(headers, (scope.get("server") or ("",))[0])
@@ -136,6 +138,12 @@ def check_keys(keys: Sequence[str]) -> Sequence[str]:
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return keys
+
+
+def _check_length(scope: dict[str, Any]) -> None:
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    if fields + len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > HEAD_BYTES:
+        raise Refused(431, "too_large", f"the address and headers have more than {HEAD_BYTES:,} bytes; send less")
 
 
 def _digest(key: bytes) -> bytes:

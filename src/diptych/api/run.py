@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from diptych.api.guard import HEAD_BYTES
 from diptych.api.settings import LOOPBACK
 from diptych.errors import ConfigError, require
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import uvicorn
 
 _ALL = ("0.0.0.0", "::", "[::]", "")  # every address of the machine
-_HEADERS = 32 * 1024  # bytes of a request's headers
 _WAITING = 136  # connections beside those with a request in hand: 200 in all, as it comes, where macOS allows 256 files
 
 
@@ -114,7 +114,7 @@ def uvicorn_options(**limits: Any) -> dict[str, Any]:
     return {
         "http": partial(Connection, **limits),  # on h11, the one that bounds a request's headers
         "ws": "none",
-        "h11_max_incomplete_event_size": _HEADERS,
+        "h11_max_incomplete_event_size": HEAD_BYTES,
         "proxy_headers": False,  # X-Forwarded-For would let anybody take another's rate
         "server_header": False,
         "access_log": False,
