@@ -408,9 +408,7 @@ def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> No
 
     Pages.hosts.clear()
     with pages() as port, pytest.raises(Refused) as refused:
-        asyncio.run(
-            fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port])
-        )
+        asyncio.run(fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port]))
     assert refused.value.status == 403
     assert checked == ["127.0.0.1", "127.0.0.1"]
     assert Pages.hosts == []

@@ -51,6 +51,8 @@ class Answering:
         try:
             await self.app(scope, receive, named)
         except DiptychError as error:
+            if status:  # the answer had begun
+                raise
             headers = getattr(error, "headers", {})
             await _answer(named, error.status, refusals.body(refusals.type_of(error), str(error), request_id), headers)
         except asyncio.CancelledError:  # the server ends, and has waited as long as it may

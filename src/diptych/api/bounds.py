@@ -84,6 +84,7 @@ async def run_while_connected(app: App, scope: dict[str, Any], receive: Any, sen
 
     Raises:
         ClientDisconnect: the client hung up before the answer was whole.
+        Refused: what `receive` raised, whatever the app made of that.
     """
     exchange = _Exchange(receive, send, has_body=scope["method"] not in _BODILESS)
     work: asyncio.Task[None] = asyncio.ensure_future(app(scope, exchange.receive, exchange.send))
@@ -91,6 +92,9 @@ async def run_while_connected(app: App, scope: dict[str, Any], receive: Any, sen
     try:
         await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
         if work.done() or exchange.answered:
+            await asyncio.wait({work})
+            if exchange.refused is not None and not exchange.began:
+                raise exchange.refused
             await work
         else:
             work.cancel()
@@ -107,7 +111,9 @@ class _Exchange:
 
     def __init__(self, receive: Any, send: Any, *, has_body: bool) -> None:
         self._receive, self._send, self._empty = receive, send, not has_body
-        self._whole, self._gone, self.answered = asyncio.Event(), asyncio.Event(), False
+        self._whole, self._gone = asyncio.Event(), asyncio.Event()
+        self.began = self.answered = False
+        self.refused: Refused | None = None
         if not has_body:
             self._whole.set()
 
@@ -118,7 +124,11 @@ class _Exchange:
         if self._whole.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        message: dict[str, Any] = await self._receive()
+        try:
+            message: dict[str, Any] = await self._receive()
+        except Refused as refused:
+            self.refused = refused
+            raise
         if message["type"] == "http.disconnect":
             self._gone.set()
         if message["type"] != "http.request" or not message.get("more_body", False):
@@ -126,6 +136,9 @@ class _Exchange:
         return message
 
     async def send(self, message: dict[str, Any]) -> None:
+        if self.refused is not None and not self.began:
+            return  # the app's own words for it are not those of our errors
+        self.began = True
         await self._send(message)
         self.answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
