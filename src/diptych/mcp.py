@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from diptych.api.room import Room
 from diptych.errors import DiptychError, require
 from diptych.service import Service
 from diptych.tools import Shown, Tools, jpeg
@@ -29,6 +31,7 @@ _COUNT = Field(description="how many pictures at most, 1 to 20", ge=1, le=20)
 Picture = Annotated[str, Field(description=_PICTURE)]
 Count = Annotated[int, _COUNT]
 
+_CALLS = 16  # tools at work at once
 _BODY = 4 * 2**20  # bytes of a request over HTTP
 
 
@@ -37,6 +40,7 @@ def make_server(service: Service) -> MCPServer:
     from diptych import __version__
 
     tools = Tools(service)
+    told = partial(_told, Room(_CALLS, "tools at work"))
     # Nothing here changes while an agent is connected, so there are no streams of news to hold open.
     about: dict[str, Any] = {"instructions": _INSTRUCTIONS, "version": __version__, "subscriptions": False}
     server = MCPServer("diptych", **about, log_level="WARNING")
@@ -48,31 +52,31 @@ def make_server(service: Service) -> MCPServer:
         query: Annotated[str, Field(description="what the pictures should show, in plain words")], count: Count = 5
     ) -> list[Any]:
         """Find pictures of the library by what they show. Says so when none does."""
-        return await _told(tools.search_pictures, query, count)
+        return await told(tools.search_pictures, query, count)
 
     @server.tool(annotations=reading, structured_output=False)
     async def find_similar(picture: Picture, count: Count = 5) -> list[Any]:
         """Find pictures of the library that are most like a picture."""
-        return await _told(tools.find_similar, picture, count)
+        return await told(tools.find_similar, picture, count)
 
     @server.tool(annotations=reading, structured_output=False)
     async def caption_picture(picture: Picture) -> list[Any]:
         """Say in a sentence what a picture shows, and how sure that is."""
-        return await _told(tools.caption_picture, picture)
+        return await told(tools.caption_picture, picture)
 
     @server.tool(annotations=reading, structured_output=False)
     async def match_picture(
         picture: Picture, texts: Annotated[list[str], Field(description="texts that may describe it", min_length=1)]
     ) -> list[Any]:
         """Say how likely each text describes a picture, from 0 to 1."""
-        return await _told(tools.match_picture, picture, texts)
+        return await told(tools.match_picture, picture, texts)
 
     @server.tool(annotations=writing, structured_output=False)
     async def index_folder(
         path: Annotated[str, Field(description="a folder inside those that may be read")],
     ) -> list[Any]:
         """Bring the library up to date with a folder, so that its pictures can be searched."""
-        return await _told(tools.index_folder, path)
+        return await told(tools.index_folder, path)
 
     return server
 
@@ -88,7 +92,6 @@ def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) ->
     from diptych.api.bounds import Bounds
     from diptych.api.figures import Figures
     from diptych.api.guard import Guard, check_keys
-    from diptych.api.room import Room
 
     ours = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the guard checks host and origin
     settings = replace(settings, max_bytes=min(settings.max_bytes, _BODY))
@@ -115,10 +118,11 @@ class _PostsAlone:
         await self.app(scope, receive, send)
 
 
-async def _told(tool: Callable[..., Shown], *arguments: Any) -> list[Any]:
+async def _told(room: Room, tool: Callable[..., Shown], *arguments: Any) -> list[Any]:
     """What a tool says and shows, or its error in a sentence that the agent can read."""
     try:
-        shown = await asyncio.to_thread(tool, *arguments)
+        with room.take():
+            shown = await asyncio.to_thread(tool, *arguments)
     except DiptychError as error:
         raise ToolError(str(error)) from error
     return [shown.text, *(Image(data=jpeg(picture), format="jpeg") for picture in shown.pictures)]
