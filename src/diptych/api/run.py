@@ -99,7 +99,7 @@ def server_of(config: uvicorn.Config, stop: Callable[[], None]) -> uvicorn.Serve
     """A server that calls `stop` when it begins to end, before it waits for the requests in hand."""
     uvicorn = require("uvicorn", extra="api")
 
-    class Server(uvicorn.Server):  # type: ignore[misc, name-defined]
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             stop()
             await super().shutdown(sockets)
