@@ -26,8 +26,8 @@ from diptych.api.fetch import fetch, is_public
 from diptych.api.figures import Figures
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
+from diptych.api.run import hosts_of
 from diptych.api.settings import Settings
-from diptych.cli.serve import _hosts
 
 # batches
 
@@ -126,7 +126,7 @@ def test_a_great_many_faults_are_not_told_one_by_one() -> None:
 def test_what_is_fetched_has_as_many_bytes_as_a_body_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed: list[int] = []
 
-    async def fetched(url: str, max_bytes: int, seconds: float, take: Any) -> bytes:
+    async def fetched(url: str, max_bytes: int, seconds: float, ports: Any, take: Any) -> bytes:
         allowed.append(max_bytes)
         take(8)
         return b"12345678"
@@ -246,7 +246,7 @@ def port() -> Iterator[int]:
 
 
 def get(url: str, permitted: Any = is_public) -> bytes:
-    return asyncio.run(fetch(url, max_bytes=1_000, seconds=10, permitted=permitted))
+    return asyncio.run(fetch(url, max_bytes=1_000, seconds=10, permitted=permitted, ports=range(65_536)))
 
 
 def own_machine(address: str) -> bool:
@@ -300,7 +300,7 @@ def test_what_is_no_small_picture_is_refused(port: int, path: str, status: int, 
 def test_what_is_fetched_has_as_long_as_a_body_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
-    async def fetched(url: str, max_bytes: int, seconds: float, take: Any) -> bytes:
+    async def fetched(url: str, max_bytes: int, seconds: float, ports: Any, take: Any) -> bytes:
         given.append(seconds)
         await asyncio.sleep(min(0.2, seconds))
         return b""
@@ -319,7 +319,7 @@ def test_what_is_fetched_takes_room_before_it_is_kept(port: int) -> None:
 
     async def fetched(share: Any) -> bytes:
         url = f"http://127.0.0.1:{port}/long"
-        return await fetch(url, max_bytes=200_000, permitted=own_machine, take=share.more)
+        return await fetch(url, max_bytes=200_000, permitted=own_machine, ports=[port], take=share.more)
 
     with room.take(1), room.take(1) as share:
         with pytest.raises(Refused, match="room for 70,000"):
@@ -355,5 +355,6 @@ def test_who_hangs_up_is_no_fault_of_the_server(caplog: pytest.LogCaptureFixture
 
 
 def test_a_server_answers_to_the_address_that_it_listens_at() -> None:
-    assert set(_hosts("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
-    assert _hosts("0.0.0.0") == ("*",)
+    assert set(hosts_of("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
+    assert hosts_of("0.0.0.0", keys=["a-key-of-the-tests-0123456789"]) == ("*",)
+    assert set(hosts_of("0.0.0.0", ["photos.example"])) == {"localhost", "127.0.0.1", "::1", "photos.example"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -19,6 +20,8 @@ from diptych.errors import DiptychError
 
 log = logging.getLogger("diptych.api")
 _ID = re.compile(rb"[\w.-]{1,64}")
+_REASON = 100  # characters of a WebSocket's reason, which has 123 bytes at most
+_ENDING = "the server ended before the answer was ready; send the request again"
 
 
 class Answering:
@@ -28,12 +31,12 @@ class Answering:
     error and in the log.
     """
 
-    def __init__(self, app: Any, figures: Figures) -> None:
+    def __init__(self, app: Any, figures: Figures | None = None) -> None:
         self.app, self.figures = app, figures
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._pass(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
         request_id = scope.setdefault("state", {})["request_id"] = _request_id(scope)
@@ -48,8 +51,14 @@ class Answering:
         try:
             await self.app(scope, receive, named)
         except DiptychError as error:
+            if status:  # the answer had begun
+                raise
             headers = getattr(error, "headers", {})
             await _answer(named, error.status, refusals.body(refusals.type_of(error), str(error), request_id), headers)
+        except asyncio.CancelledError:  # the server ends, and has waited as long as it may
+            if status:
+                raise
+            await _answer(named, 503, refusals.body("ending", _ENDING, request_id), {"Retry-After": "5"})
         except ClientDisconnect:  # nobody is there to be answered, and the fault is not the server's
             log.info("request %s was given up by who sent it", request_id)
         except Exception:
@@ -60,9 +69,20 @@ class Answering:
             await _answer(named, 500, refusals.body("internal_error", message, request_id))
         finally:
             seconds = time.perf_counter() - began
-            self.figures.answered(scope, status, seconds)
+            if self.figures:
+                self.figures.answered(scope, status, seconds)
             path = quote(scope["path"], errors="replace")  # a line break in it would begin a line of the asker's own
             log.info("%s %s %s %.3fs %s", status, scope["method"], path, seconds, request_id)
+
+    async def _pass(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """What is no HTTP request; a WebSocket that is refused is closed before it opens, which HTTP answers 403."""
+        try:
+            await self.app(scope, receive, send)
+        except DiptychError as error:
+            if scope["type"] != "websocket":
+                raise
+            log.info("refused a WebSocket: %s", error)
+            await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:_REASON]})
 
 
 async def _answer(send: Any, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:

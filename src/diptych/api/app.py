@@ -67,7 +67,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
 
 def _add_layers(app: FastAPI, settings: Settings, keys: Sequence[str], figures: Figures) -> None:
     """What stands around the routes, the innermost first."""
-    requests, memory = Room(settings.queue, "requests"), Room(settings.memory, "bytes")
+    requests, memory = Room(settings.queue, "requests", settings.per_client), Room(settings.memory, "bytes")
     figures.watch(lambda: requests.held)
     app.add_middleware(Bounds, settings=settings, requests=requests, memory=memory)
     app.add_middleware(Guard, settings=settings, keys=check_keys(keys))

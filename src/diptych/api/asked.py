@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from diptych.answers import KEEP
 
+_NAME = 255  # bytes of a file's name that file systems take
+
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Pictures = Annotated[
     list[str],
@@ -18,7 +20,19 @@ Pictures = Annotated[
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
-Place = Annotated[str, Field(min_length=1, max_length=4_096)]
+
+
+def _plain_path(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path without NUL characters is needed")
+    if path.startswith("~"):
+        raise ValueError("home folders are not looked up; give the whole path")
+    if any(len(part.encode("utf-8", "surrogatepass")) > _NAME for part in path.split("/")):
+        raise ValueError(f"a name in a path has at most {_NAME} bytes")
+    return path
+
+
+Place = Annotated[str, Field(min_length=1, max_length=4_000), AfterValidator(_plain_path)]
 Words = Annotated[str, Field(max_length=1_000)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]  # or a body of a million faults would be told in a million objects
 
@@ -88,7 +102,7 @@ class CaptionAsked(Asked):
     prefix: Annotated[str, Field(max_length=200)] = ""
     beams: Annotated[int, Field(ge=1, le=10)] = 3
     max_tokens: Annotated[int, Field(ge=1, le=100)] = 30
-    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 

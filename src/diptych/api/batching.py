@@ -25,8 +25,9 @@ class Batcher:
 
     While the model works on a batch, what arrives gathers for the next one, so load makes batches by itself and a lone
     request waits for nothing. Only while other requests are still being prepared does a batch wait for them, for `wait`
-    seconds at most. A batch has `most` items, or one request's if that has more. How much may gather is not for the
-    batcher to say: see `Room`.
+    seconds at most. A batch has at most `most` items. A request with more is worked on in parts, and at most `ahead` of
+    its inputs are prepared at once, so that others come in between. A request that is cancelled is dropped: what a
+    thread works on ends, and nothing follows. How much may gather is not for the batcher to say: see `Room`.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Batcher:
         pool: Executor,
         most: int = 32,
         wait: float = 0.01,
+        ahead: int = 4,
         worked: Worked = lambda rows, waits: None,
     ) -> None:
         self.work, self.prepare, self.pool = work, prepare, pool
-        self.most, self.wait, self.worked = most, wait, worked
+        self.most, self.wait, self.ahead, self.worked = most, wait, ahead, worked
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._left: _Job | None = None  # taken from the queue, but too large for the batch at hand
         self._preparing = 0
@@ -55,15 +57,26 @@ class Batcher:
             return []
         if self._worker is None:
             self._worker = loop.create_task(self._run())
+        results: list[Any] = []
+        for at in range(0, len(inputs), self.most):
+            job = _Job(await self._prepared(inputs[at : at + self.most]), loop.create_future())
+            self._jobs.put_nowait(job)
+            results += await job.answer
+        return results
+
+    async def _prepared(self, inputs: Sequence[Any]) -> list[Any]:
+        """What `prepare` makes of each input, `ahead` of them at once."""
+        loop, free = asyncio.get_running_loop(), asyncio.Semaphore(self.ahead)
+
+        async def prepared(each: Any) -> Any:
+            async with free:
+                return await loop.run_in_executor(self.pool, self.prepare, each)
+
         self._preparing += 1
         try:
-            prepared = [loop.run_in_executor(self.pool, self.prepare, each) for each in inputs]
-            items = await _all(prepared)
+            return await _all([asyncio.create_task(prepared(each)) for each in inputs])
         finally:
             self._preparing -= 1
-        job = _Job(items, loop.create_future())
-        self._jobs.put_nowait(job)
-        return await job.answer
 
     async def close(self) -> None:
         """End the worker; what waits is not answered any more."""
@@ -76,7 +89,9 @@ class Batcher:
 
     async def _run(self) -> None:
         while True:
-            batch = await self._gather()
+            batch = [job for job in await self._gather() if not job.answer.done()]  # the rest is waited for no more
+            if not batch:
+                continue
             began = time.perf_counter()
             self.worked(sum(len(job.items) for job in batch), [began - job.since for job in batch])
             await self._answer(batch)
@@ -109,7 +124,8 @@ class Batcher:
         except Exception as error:
             if len(batch) > 1:
                 for job in batch:
-                    await self._answer([job])
+                    if not job.answer.done():
+                        await self._answer([job])
             elif not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
             return
@@ -125,11 +141,11 @@ class Batcher:
         return results
 
 
-async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """The results of all; when one fails, those that have not begun are called off."""
+async def _all(tasks: Sequence[asyncio.Task[Any]]) -> list[Any]:
+    """The results of all; when one fails, or nobody waits for them, those that have not begun are called off."""
     try:
-        return list(await asyncio.gather(*futures))
-    except BaseException:
-        for each in futures:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for each in tasks:
             each.cancel()
-        raise
+        await asyncio.gather(*tasks, return_exceptions=True)

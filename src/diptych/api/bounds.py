@@ -1,48 +1,71 @@
-"""How much may be asked at once: bytes of a body, the time it takes to arrive, and requests in hand."""
+"""How much a request may hold: bytes of a body, the time it takes to arrive, and work while its client is there."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
+
+from starlette.requests import ClientDisconnect
 
 from diptych.api.refusals import Refused
 from diptych.api.room import Room
 from diptych.api.settings import Settings
 
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+
+_BODILESS = ("GET", "HEAD", "OPTIONS")
+_GRACE = 5.0  # seconds that a body may be silent or slow
+_RATE = 4_096  # bytes a second, on average, at which it must arrive after that
+
 
 class Bounds:
-    """ASGI: a request with a body is let in if there is room for it, before a byte of it is read."""
+    """ASGI: a request with a body is let in if there is room for it, before a byte of it is read.
 
-    def __init__(self, app: Any, settings: Settings, requests: Room, memory: Room) -> None:
+    A body counts as many bytes as are received, whatever its headers announce. When its client hangs up, the request
+    ends: what it waits for is dropped. With `sockets`, WebSockets are let in while there is room for them.
+    """
+
+    def __init__(self, app: App, settings: Settings, requests: Room, memory: Room, sockets: Room | None = None) -> None:
         self.app, self.settings, self.requests, self.memory = app, settings, requests, memory
+        self.sockets = sockets
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        announced = _content_length(scope)
-        if announced is not None and announced > self.settings.max_bytes:
-            raise _too_large(announced, self.settings.max_bytes)
-        size = self.settings.max_bytes if announced is None else announced
-        with self.requests.take(), self.memory.take(size) as share:
-            scope.setdefault("state", {})["memory"] = share  # what the request fetches takes more of it
-            await self.app(scope, self._bounded(receive), send)
+        with ExitStack() as held:
+            if scope["type"] == "websocket" and self.sockets is not None:
+                held.enter_context(self.sockets.take())
+            if scope["type"] != "http":
+                await self.app(scope, receive, send)
+                return
+            announced = _announced(scope)
+            if scope["method"] not in _BODILESS:
+                if announced is not None and announced > self.settings.max_bytes:
+                    raise _too_large(announced, self.settings.max_bytes)
+                size = self.settings.max_bytes if announced is None else announced
+                held.enter_context(self.requests.take())
+                # What the request fetches takes more of the same share.
+                scope.setdefault("state", {})["memory"] = held.enter_context(self.memory.take(size))
+                receive = self._bounded(receive)
+            await run_while_connected(self.app, scope, receive, send)
 
     def _bounded(self, receive: Any) -> Any:
         """`receive` that counts bytes and seconds until the body is whole."""
-        deadline = asyncio.get_running_loop().time() + self.settings.body_seconds
-        read, whole = 0, False
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.settings.body_seconds
+        read, waited, whole = 0, 0.0, False
 
         async def bounded() -> dict[str, Any]:
-            nonlocal read, whole
+            nonlocal read, waited, whole
             if whole:
                 return await receive()
+            began = clock()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, began + _GRACE + read / _RATE - waited)):
                     message = await receive()
             except TimeoutError:
-                seconds = f"{self.settings.body_seconds:g} s"
-                raise Refused(408, "too_slow", f"the body did not arrive within {seconds}; send less at once") from None
+                raise self._too_slow(read) from None
+            waited += clock() - began
             read += len(message.get("body", b""))
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             if read > self.settings.max_bytes:
@@ -51,9 +74,93 @@ class Bounds:
 
         return bounded
 
+    def _too_slow(self, read: int) -> Refused:
+        limits = f"{self.settings.body_seconds:g} s, nor at {_RATE:,} bytes a second after the first {_GRACE:g} s"
+        return Refused(408, "too_slow", f"{read:,} bytes of the body arrived, not all within {limits}; send less")
 
-def _content_length(scope: dict[str, Any]) -> int | None:
-    given = dict(scope["headers"]).get(b"content-length", b"")
+
+async def run_while_connected(app: App, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Run an app until it has answered, or cancel it when its client hangs up.
+
+    Raises:
+        ClientDisconnect: the client hung up before the answer was whole.
+        Refused: what `receive` raised, whatever the app made of that.
+    """
+    exchange = _Exchange(receive, send, has_body=scope["method"] not in _BODILESS)
+    work: asyncio.Task[None] = asyncio.ensure_future(app(scope, exchange.receive, exchange.send))
+    watching = asyncio.create_task(exchange.watch())
+    try:
+        await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done() or exchange.answered:
+            await asyncio.wait({work})
+            if exchange.refused is not None and not exchange.began:
+                raise exchange.refused
+            await work
+        else:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            raise ClientDisconnect
+    finally:
+        work.cancel()
+        watching.cancel()
+        await asyncio.gather(work, watching, return_exceptions=True)
+
+
+class _Exchange:
+    """The messages of a request and its answer, where the server still hears the client once the body is whole."""
+
+    def __init__(self, receive: Any, send: Any, *, has_body: bool) -> None:
+        self._receive, self._send, self._empty = receive, send, not has_body
+        self._whole, self._gone = asyncio.Event(), asyncio.Event()
+        self.began = self.answered = False
+        self.refused: Refused | None = None
+        if not has_body:
+            self._whole.set()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._empty:
+            self._empty = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._whole.is_set():
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        try:
+            message: dict[str, Any] = await self._receive()
+        except Refused as refused:
+            self.refused = refused
+            raise
+        if message["type"] == "http.disconnect":
+            self._gone.set()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._whole.set()
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.refused is not None and not self.began:
+            return  # the app's own words for it are not those of our errors
+        self.began = True
+        await self._send(message)
+        self.answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def watch(self) -> None:
+        """Wait until the client hangs up, or has its answer."""
+        await self._whole.wait()
+        while not self._gone.is_set() and (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone.set()
+
+
+def _announced(scope: dict[str, Any]) -> int | None:
+    """The Content-Length; None where the body comes in chunks, or there is none.
+
+    Raises:
+        Refused: 400, it has a Transfer-Encoding too (RFC 9112, 6.1), so that two servers may read two requests in it.
+    """
+    headers = dict(scope["headers"])
+    given = headers.get(b"content-length", b"")
+    if given and b"transfer-encoding" in headers:
+        message = "the request has both Content-Length and Transfer-Encoding; send one of them"
+        raise Refused(400, "ambiguous_length", message, {"Connection": "close"})
     return int(given) if given.isdigit() else None
 
 

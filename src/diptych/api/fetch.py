@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from diptych.api.refusals import Refused
@@ -14,19 +14,45 @@ from diptych.errors import require
 Take = Callable[[int], None]
 
 _REDIRECTS = 3
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PORTS = (80, 443)
+
+# What IANA's special-purpose registries and the clouds keep for themselves, and multicast. Python's own `is_global`
+# changes from one version to the next.
+_SPECIAL_V4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24"),
+            *("192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+            *("224.0.0.0/4", "240.0.0.0/4"),
+            "168.63.129.16/32",  # Azure's host, from inside its machines
+        ),
+    )
+)
+_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for the internet
+_SPECIAL_V6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20")))
+_CARRIERS = {  # networks whose addresses carry an IPv4 address inside: how far from their end
+    ipaddress.IPv6Network("::ffff:0:0/96"): 0,
+    ipaddress.IPv6Network("64:ff9b::/96"): 0,  # NAT64
+    ipaddress.IPv6Network("2002::/16"): 80,  # 6to4
+}
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is of the public internet, also by the IPv4 address that an IPv6 one may carry inside."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in _NAT64:
-            inside = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inside is not None:
-            return is_public(str(inside))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+    """Whether an address is of the public internet; one that carries an IPv4 address inside is if that one is."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in _SPECIAL_V4)
+    if ip.scope_id is not None:
+        return False
+    for network, bits in _CARRIERS.items():
+        if ip in network:
+            return is_public(str(ipaddress.IPv4Address(int(ip) >> bits & 0xFFFFFFFF)))
+    return ip in _PUBLIC_V6 and not any(ip in network for network in _SPECIAL_V6)
 
 
 async def fetch(
@@ -35,24 +61,31 @@ async def fetch(
     max_bytes: int,
     seconds: float = 10.0,
     permitted: Callable[[str], bool] = is_public,
+    ports: Collection[int] = _PORTS,
     take: Take = lambda count: None,
 ) -> bytes:
     """The bytes at an http or https URL, following three redirects; `take` is told of each few before they are kept.
 
     Each name is resolved once, all its addresses must be `permitted`, and the connection goes to the one that was
-    checked, so that a name which resolves to something else a moment later gains nothing. Proxies of the environment
-    are not used, and nothing is decompressed.
+    checked, so that a name which resolves to something else a moment later gains nothing. Before anything is sent, the
+    address at the other end is checked again. Other `ports` are refused, proxies of the environment are not used, and
+    nothing is decompressed.
 
     Raises:
-        Refused: 403 for an address that is not permitted, 413 for too many bytes, what `take` raises, 422 for all else.
+        Refused: 403 for an address or port that is not permitted, 413 for too many bytes, what `take` raises, 422 for
+            all else.
     """
     httpx = require("httpx2", extra="api")
     try:
         async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False, timeout=seconds) as client:
             for _ in range(_REDIRECTS + 1):
                 target = _parsed(httpx, url)
-                address = await _resolve(target.host, target.port or _port(target), permitted)
-                answer = await _get(client, target, address, max_bytes, take)
+                port = target.port or (443 if target.scheme == "https" else 80)
+                if port not in ports:
+                    known = ", ".join(map(str, ports))
+                    raise _forbidden(f"port {port} of '{target.host}' is not one of those pictures come from ({known})")
+                address = await _resolve(target.host, port, permitted)
+                answer = await _get(client, target, address, max_bytes, take, permitted)
                 if isinstance(answer, bytes):
                     return answer
                 url = str(target.join(answer))
@@ -66,11 +99,9 @@ def _parsed(httpx: Any, url: str) -> Any:
     target = httpx.URL(url)
     if target.scheme not in ("http", "https") or not target.host or target.userinfo:
         raise _failed(url, "only http and https URLs without a user name are fetched")
+    if target.port is not None and target.port > 65_535:
+        raise _failed(url, f"there is no port {target.port}")
     return target
-
-
-def _port(target: Any) -> int:
-    return 443 if target.scheme == "https" else 80
 
 
 async def _resolve(host: str, port: int, permitted: Callable[[str], bool]) -> str:
@@ -78,16 +109,26 @@ async def _resolve(host: str, port: int, permitted: Callable[[str], bool]) -> st
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(permitted(address) for address in addresses):
-        raise Refused(403, "forbidden_address", f"'{host}' is not on the public internet; send the picture itself")
+        raise _forbidden(f"'{host}' is not on the public internet")
     return addresses[0]
 
 
-async def _get(client: Any, target: Any, address: str, max_bytes: int, take: Take) -> bytes | str:
+async def _get(
+    client: Any, target: Any, address: str, max_bytes: int, take: Take, permitted: Callable[[str], bool]
+) -> bytes | str:
     """The body from this very address, or where it redirects to."""
+
+    async def check_peer(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            peer = info["return_value"].get_extra_info("server_addr")
+            if not permitted(str(peer[0])):
+                raise _forbidden(f"'{target.host}' is not on the public internet")
+
     there = target.copy_with(host=address)
     host = target.netloc.decode("ascii")
     headers = {"Host": host, "Accept": "image/*", "Accept-Encoding": "identity"}
-    request = client.build_request("GET", there, headers=headers, extensions={"sni_hostname": target.host})
+    extensions = {"sni_hostname": target.host, "trace": check_peer}
+    request = client.build_request("GET", there, headers=headers, extensions=extensions)
     answer = await client.send(request, stream=True, follow_redirects=False)
     try:
         if answer.has_redirect_location:
@@ -103,6 +144,10 @@ async def _get(client: Any, target: Any, address: str, max_bytes: int, take: Tak
         return bytes(data)
     finally:
         await answer.aclose()
+
+
+def _forbidden(why: str) -> Refused:
+    return Refused(403, "forbidden_address", f"{why}; send the picture itself")
 
 
 def _failed(url: str, why: str) -> Refused:

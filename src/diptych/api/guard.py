@@ -4,63 +4,93 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from diptych.api.refusals import Refused
+from diptych.api.room import CLIENT, network_of
 from diptych.api.settings import Settings
 from diptych.errors import ConfigError
 
 OPEN = ("/healthz", "/readyz")  # for whoever watches over the process; they tell nothing
-_REMEMBERED = 10_000  # askers whose rate is known; the longest silent is forgotten first
+HEAD_BYTES = 32 * 1024  # of a request's headers and address
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
+_REMEMBERED = 10_000  # clients whose rate is known; the longest silent is forgotten first
 
 
 class Guard:
-    """ASGI: lets through what `settings` allow.
+    """ASGI: lets through what `settings` allow, and names the `CLIENT`.
 
     A web page that somebody visits can send requests to a server on the same machine, under the server's address or a
-    name of its own that points there (DNS rebinding). So the Host must be one of `hosts`, and an Origin, which browsers
-    name, must be the server's own or one of `cors`.
+    name of its own that points there (DNS rebinding). So the Host must be one of `hosts` or the address that the
+    request came in at, and an Origin, which browsers name, must be the server's own or one of `cors`. WebSockets,
+    where there are any (`sockets`), pass the same checks.
     """
 
     def __init__(
-        self, app: Any, settings: Settings, keys: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        app: Any,
+        settings: Settings,
+        keys: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        sockets: bool = False,
     ) -> None:
-        self.app, self.settings = app, settings
+        self.app, self.sockets = app, sockets
+        self._hosts = frozenset(host.lower().rstrip(".") for host in settings.hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors)
         self._digests = [_digest(key.encode()) for key in keys]
         self._rate = Rate(settings.rate, clock) if settings.rate else None
+        self._wrong = Rate(settings.wrong_keys, clock, "wrong keys") if settings.wrong_keys else None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "websocket" and not self.sockets:
+            raise Refused(400, "invalid_request", "there are no WebSockets here")
+        if scope["type"] in ("http", "websocket"):
+            _check_length(scope)
             headers = dict(scope["headers"])
-            self._check_names(headers)
+            client = network_of((scope.get("client") or ("",))[0])
+            self._check_names(headers, (scope.get("server") or ("",))[0])
             if scope["path"] not in OPEN:
-                key = self._check_key(headers)
+                client = self._check_key(headers, client) or client
                 if self._rate:
-                    self._rate.check(key or (scope.get("client") or ("",))[0])
-        elif scope["type"] == "websocket":
-            raise Refused(400, "invalid_request", "there are no web sockets here")
+                    self._rate.check(client)
+            CLIENT.set(client)
         await self.app(scope, receive, send)
 
-    def _check_names(self, headers: dict[bytes, bytes]) -> None:
-        asked = headers.get(b"host", b"").decode("latin-1")
-        if "*" not in self.settings.hosts and _hostname(asked) not in self.settings.hosts:
-            raise Refused(403, "forbidden_host", f"this server is not '{asked}'; it answers to --hosts alone")
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin not in self.settings.cors and _host_of(origin) != asked:
-            raise Refused(403, "forbidden_origin", f"pages of '{origin}' may not ask here; --cors names those that may")
+    def _check_names(self, headers: dict[bytes, bytes], server: str) -> None:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if not self._is_ours(host, server):
+            name = _hostname(host) or host
+            message = f"this server does not answer to '{name[:100]}'; start it with --hosts NAME for each further name"
+            raise Refused(403, "forbidden_host", message)
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin not in self._origins and _host_of(origin) != host:
+            message = f"pages of '{origin[:100]}' may not ask here; start the server with --cors ORIGIN to allow them"
+            raise Refused(403, "forbidden_origin", message)
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> str | None:
+    def _is_ours(self, host: str, server: str) -> bool:
+        """Whether a Host header is one of `hosts`, or the address of this machine at which the request came in."""
+        name = _hostname(host)
+        return bool(name) and ("*" in self._hosts or name in self._hosts or _is_same(name, server))
+
+    def _check_key(self, headers: dict[bytes, bytes], client: str) -> str | None:
         """The digest of the key, if keys are asked for; all are compared, in the same time whichever is right."""
         if not self._digests:
             return None
+        if self._wrong:
+            self._wrong.check(client, 0)
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = _digest(bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b""))
+        key = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        given = _digest(key)
         if not sum(hmac.compare_digest(given, known) for known in self._digests):
+            if self._wrong and key:  # a request without a key guesses nothing
+                self._wrong.check(client)
             raise Refused(
                 401,
                 "unauthorized",
@@ -71,27 +101,28 @@ class Guard:
 
 
 class Rate:
-    """So many requests a second for each asker, and ten at once after a silence: a token bucket."""
+    """So many of something (`what`) a second for each client, and ten at once after a silence: a token bucket."""
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_second, self.burst, self.clock = per_second, max(10.0, per_second), clock
-        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # asker -> tokens left, and when
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic, what: str = "requests") -> None:
+        self.per_second, self.burst, self.clock, self.what = per_second, max(10.0, per_second), clock, what
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> tokens left, and when
 
-    def check(self, asker: str) -> None:
-        """Count a request.
+    def check(self, client: str, count: int = 1) -> None:
+        """Count one, or with `count=0` only see whether there may be another.
 
         Raises:
             Refused: 429, it is one too many; the answer says when to try again.
         """
         now = self.clock()
-        tokens, when = self._known.pop(asker, (self.burst, now))
+        tokens, when = self._known.pop(client, (self.burst, now))
         tokens = min(self.burst, tokens + (now - when) * self.per_second)
-        self._known[asker] = (tokens - 1 if tokens >= 1 else tokens, now)
+        if count or tokens < self.burst:
+            self._known[client] = (tokens - count if tokens >= 1 else tokens, now)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         if tokens < 1:
             seconds = math.ceil((1 - tokens) / self.per_second)
-            message = f"more than {self.per_second:g} requests a second; try again in {seconds} s"
+            message = f"more than {self.per_second:g} {self.what} a second; try again in {seconds} s"
             raise Refused(429, "too_many_requests", message, {"Retry-After": str(seconds)})
 
 
@@ -109,16 +140,29 @@ def check_keys(keys: Sequence[str]) -> Sequence[str]:
     return keys
 
 
+def _check_length(scope: dict[str, Any]) -> None:
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    if fields + len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > HEAD_BYTES:
+        raise Refused(431, "too_large", f"the address and headers have more than {HEAD_BYTES:,} bytes; send less")
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
 def _hostname(host: str) -> str:
-    """A Host header without its port: `[::1]:80` is `::1`."""
+    """A Host header in lower case without its port: `[::1]:80` is `::1`. Empty where it is no Host."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2].rstrip(".")) if found else ""
+
+
+def _is_same(name: str, address: str) -> bool:
+    """Whether a host is an IP address, and that very one."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        one, other = ipaddress.ip_address(name), ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return ""
+        return False
+    return one == other or one == getattr(other, "ipv4_mapped", None)
 
 
 def _host_of(origin: str) -> str:

@@ -77,10 +77,18 @@ class Operations:
         await self.aside("decode", self._decoded, image, 1)
 
     async def add(self, path: str, prune: bool) -> Added:
-        """Bring the index up to date with a folder; ends early, with what it has, when the server ends."""
-        return await self.aside(
-            "write", partial(self.service.add, path, prune=prune, wait=0, progress=self._to_the_end)
-        )
+        """Bring the index up to date with a folder; ends early, with what it has, when the server or its client does.
+
+        Raises:
+            Refused: 503, the server ends.
+        """
+        gone = threading.Event()
+        progress = partial(self._to_the_end, gone)
+        try:
+            return await self.aside("write", partial(self.service.add, path, prune=prune, wait=0, progress=progress))
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
     async def aside(self, pool: Pool, work: Callable[..., Any], *arguments: Any) -> Any:
         """In a thread, so that the event loop goes on answering.
@@ -89,9 +97,13 @@ class Operations:
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool(pool), work, *arguments)
 
+    def stop(self) -> None:
+        """Have what may take hours end early; the rest is still answered. May be called from any thread."""
+        self._ending.set()
+
     async def close(self) -> None:
         """End; `open` may follow."""
-        self._ending.set()
+        self.stop()
         for batcher in self._batchers.values():
             await batcher.close()
         for pool in self._pools.values():
@@ -105,13 +117,12 @@ class Operations:
             self._pools[name] = ThreadPoolExecutor(threads[name], thread_name_prefix=name)
         return self._pools[name]
 
-    def _to_the_end(self, items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-        """A `Progress` that gives up when the server ends, which would else wait for the last picture."""
+    def _to_the_end(self, gone: threading.Event, items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
+        """A `Progress` that gives up when the server ends, or `gone` is set, instead of at the last picture."""
         for item in items:
-            if self._ending.is_set():
-                raise Refused(
-                    503, "ending", "the server is ending; what was added stays: add the folder again to go on"
-                )
+            if self._ending.is_set() or gone.is_set():
+                message = "the server is ending; what was added stays: add the folder again to go on"
+                raise Refused(503, "ending", message, {"Retry-After": "5"})
             yield item
 
     async def _each(
@@ -126,7 +137,7 @@ class Operations:
         def worked(rows: int, waits: list[float]) -> None:
             self.figures.worked(name, rows, waits)
 
-        limits: dict[str, Any] = {"most": self.settings.batch, "wait": self.settings.wait}
+        limits: dict[str, Any] = {"most": self.settings.batch, "wait": self.settings.wait, "ahead": os.cpu_count() or 1}
         return Batcher(work, prepare=prepare, pool=self._pool("decode"), worked=worked, **limits)
 
     # in threads: what is made of one input

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -32,23 +31,33 @@ async def read(request: Request, model: type[Form], settings: Settings) -> Form:
         Refused: 415 for what is neither JSON nor a form, 422 for what does not fit `model`, 413 for too many rows.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise Refused(415, "unsupported_type", f"a body in '{coding[:100]}' is not read; send it as it is")
     try:
         if kind == "application/json":
-            body = await request.body()
-            _check_values(body, settings)
-            asked = model.model_validate_json(body)
+            asked = await asyncio.to_thread(_parsed, model, await _body(request), settings)
         elif kind == "multipart/form-data":
             fields, files = await _form(request, model, settings)
             asked = model.model_validate(fields)
             asked.files.update(files)
         else:
             raise Refused(
-                415, "unsupported_type", f"'{kind}' is not read; send application/json or multipart/form-data"
+                415, "unsupported_type", f"'{kind[:100]}' is not read; send application/json or multipart/form-data"
             )
     except ValidationError as error:
         raise invalid(_in_words(error)) from None
     _check_rows(asked, settings)
     return asked
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body; the request keeps no copy, so that it is freed once it is parsed."""
+    return b"".join([chunk async for chunk in request.stream()])
+
+
+def _parsed(model: type[Form], body: bytes, settings: Settings) -> Form:
+    _check_values(body, settings)
+    return model.model_validate_json(body)
 
 
 def _check_values(body: bytes, settings: Settings) -> None:
@@ -126,20 +135,26 @@ async def pictures(
             if not settings.urls:
                 raise Refused(403, "urls_off", "pictures are not fetched from URLs here (--urls); send the picture")
             seconds = min(_FETCH_SECONDS, max(0.0, deadline - clock()))
-            found.append(await fetch(each, max_bytes=left, seconds=seconds, take=request.state.memory.more))
+            limits: dict[str, Any] = {"max_bytes": left, "seconds": seconds, "ports": settings.url_ports}
+            found.append(await fetch(each, **limits, take=request.state.memory.more))
             left -= len(found[-1])
+        elif at in files:
+            found.append(files[at])
         else:
-            found.append(files[at] if at in files else _picture(each))
+            found.append(await asyncio.to_thread(_picture, each))
     return found
 
 
 def _picture(text: str) -> bytes:
+    """What a data: URL or base64 holds; lines may be broken, as `base64` breaks them."""
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             raise invalid("a data: URL of a picture must be in base64: data:image/jpeg;base64,...")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        if "\n" in text or "\r" in text:
+            return binascii.a2b_base64(text.encode("ascii").translate(None, b"\r\n"), strict_mode=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"a picture is not in base64 ({error}); send base64, or the file in a form") from None
 

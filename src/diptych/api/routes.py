@@ -33,7 +33,7 @@ from diptych.index.filters import Filters
 _FILTERS = ("folder", "since", "until", "min_side", "max_side", "min_bytes", "max_bytes", "shape", "camera", "caption")
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A setting contradicts another, or the body is no form"},
+    400: {"description": "A setting contradicts another, the body is no form, or its length is not clear"},
     401: {"description": "No API key, or none that the server knows"},
     403: {"description": "From a page or for a host that may not ask, or a URL that is not fetched"},
     408: {"description": "The body took too long to arrive"},
@@ -41,6 +41,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     415: {"description": "Neither JSON nor a multipart form"},
     422: {"description": "What was sent cannot be understood, read or decoded, or no model here can do it"},
     423: {"description": "Something else writes to the index"},
+    431: {"description": "An address and headers of more than 32 KB"},
     429: {"description": "Too much at once; Retry-After says when to try again"},
     500: {"description": "A fault of the server, logged under the request id"},
     501: {"description": "The server lacks a package for this"},

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from diptych.api.guard import HEAD_BYTES
+from diptych.api.settings import LOOPBACK
 from diptych.errors import ConfigError, require
 
-_HEADERS = 32 * 1024  # bytes of a request's headers
+if TYPE_CHECKING:
+    import uvicorn
+
+_ALL = ("0.0.0.0", "::", "[::]", "")  # every address of the machine
 _WAITING = 136  # connections beside those with a request in hand: 200 in all, as it comes, where macOS allows 256 files
 
 
@@ -35,6 +41,17 @@ def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> No
         )
 
 
+def hosts_of(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names that a server at `host` answers to, beside the address it is reached at: the loopback's, and `hosts`.
+
+    With keys any name will do, unless some are given: a page that goes by another name has no key.
+    """
+    if keys and not hosts and not is_loopback(host):
+        return ("*",)
+    own = () if host in _ALL else (host.strip("[]"),)
+    return tuple(dict.fromkeys((*LOOPBACK, *own, *hosts)))
+
+
 def check_free(host: str, port: int) -> None:
     """Refuse an address that cannot be listened on.
 
@@ -52,16 +69,42 @@ def check_free(host: str, port: int) -> None:
             ) from error
 
 
-def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, grace: int = 30, queue: int = 64) -> None:
+def run(
+    app: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    grace: int = 30,
+    queue: int = 64,
+    stop: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; then take no new requests, and give those in hand `grace` seconds to end.
 
     Plain HTTP: put a proxy with TLS before it where the network is not trusted. Headers over 32 KB are refused. `queue`
     is how many requests the app has in hand at most; connections are a few more, and may not be silent: `Connection`.
+    `stop` is called when the server begins to end. `options` are further ones of uvicorn.
     """
     uvicorn = require("uvicorn", extra="api")
     check_free(host, port)
-    limits = uvicorn_options(most=queue + _WAITING)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace, **limits)
+    limits = {**uvicorn_options(most=queue + _WAITING), **options}
+    server = server_of(uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=grace, **limits), stop)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once all has ended
+        server.run()
+    if not server.started:
+        raise ConfigError(f"the server on {host}, port {port}, could not start; its log says why")
+
+
+def server_of(config: uvicorn.Config, stop: Callable[[], None]) -> uvicorn.Server:
+    """A server that calls `stop` when it begins to end, before it waits for the requests in hand."""
+    uvicorn = require("uvicorn", extra="api")
+
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            stop()
+            await super().shutdown(sockets)
+
+    return Server(config)
 
 
 def uvicorn_options(**limits: Any) -> dict[str, Any]:
@@ -71,7 +114,7 @@ def uvicorn_options(**limits: Any) -> dict[str, Any]:
     return {
         "http": partial(Connection, **limits),  # on h11, the one that bounds a request's headers
         "ws": "none",
-        "h11_max_incomplete_event_size": _HEADERS,
+        "h11_max_incomplete_event_size": HEAD_BYTES,
         "proxy_headers": False,  # X-Forwarded-For would let anybody take another's rate
         "server_header": False,
         "access_log": False,

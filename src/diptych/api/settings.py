@@ -28,28 +28,38 @@ class Settings:
     """Characters of a text."""
     rate: float = 0.0
     """Requests a second for each key, or for each address where there are no keys; 0 sets no limit."""
+    wrong_keys: float = 1.0
+    """Wrong API keys a second from each address, after ten at once; then none of its keys is looked at. 0: no limit."""
     queue: int = 64
     """Requests that may be read, wait or be worked on at once; what comes then gets 429."""
     memory: int = 256 * MIB
     """Bytes of bodies and fetched pictures that may be held at once; what comes then gets 429."""
+    per_client: int | None = None
+    """Requests that each key, or each address where there are no keys, may have in hand; three quarters of the queue
+    when not given."""
     batch: int = 32
     """Pictures or texts that go through a model at once."""
     wait: float = 0.02
     """Seconds that a batch waits at most for requests which are still being read."""
     body_seconds: float = 30.0
-    """Seconds that a request's body may take to arrive."""
+    """Seconds that a request's body may take to arrive; it may not be slower than 4 kB a second either."""
     urls: bool = False
     """Fetch pictures that are given as URLs; private addresses stay refused."""
+    url_ports: tuple[int, ...] = (80, 443)
+    """Ports from which they are fetched."""
     cors: tuple[str, ...] = ()
     """Origins whose pages may ask from a browser, such as https://example.org; none as it comes."""
     hosts: tuple[str, ...] = LOOPBACK
-    """Names by which the server may be asked for (the Host header); * allows every name."""
+    """Names by which the server may be asked for (the Host header), beside the address that it is reached at; * allows
+    every name."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_rows", "max_text", "queue", "memory", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("rate", "wait"):
+        if self.per_client is not None and self.per_client < 1:
+            raise ConfigError(f"per_client is {self.per_client}; it must be at least 1")
+        for name in ("rate", "wait", "wrong_keys"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not self.body_seconds > 0:

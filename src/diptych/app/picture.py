@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.app.frame import kept, plain, told
 from diptych.app.services import roots_here
 from diptych.app.thumbnails import thumbnail_of
+from diptych.app.uploads import forget_upload
 from diptych.images import MAX_BYTES, PICTURE_SUFFIXES, content_hash, decode, thumbnail
 from diptych.paths import from_text, read_at
 from diptych.quoting import printable
@@ -36,10 +37,11 @@ def pick_picture(key: str, library: list[str] | None = None, *, label: str = "Yo
     """
     state = st.session_state
     taken, turn = f"{key}-taken", f"{key}-turn"
+    field = f"{key}-upload-{state.get(turn, 0)}"
     upload = st.file_uploader(
         label,
         type=sorted(suffix[1:] for suffix in PICTURE_SUFFIXES),
-        key=f"{key}-upload-{state.get(turn, 0)}",
+        key=field,
         max_upload_size=MAX_BYTES // 2**20,
         help="Drop a file here, or paste a picture with Ctrl+V.",
         on_change=lambda: state.pop(taken, None),
@@ -49,7 +51,12 @@ def pick_picture(key: str, library: list[str] | None = None, *, label: str = "Yo
         _offer(key, library)
     with told():
         if upload is not None:
-            return kept(f"{key}-picked", upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
+            picked = kept(f"{key}-picked", upload.file_id, lambda: _picked(upload.name, upload.getvalue()))
+            forget_upload(upload.file_id)
+            return picked
+        if used := getattr(state.get(field), "file_id", None):  # its bytes are forgotten, the picture is not
+            token, picked = state.get(f"{key}-picked", (None, None))
+            return picked if token == used else None
         if path := state.get(taken):
             return kept(f"{key}-picked", path, lambda: _picked(from_text(path).name, read_at(path, roots_here())))
     return None

@@ -24,6 +24,7 @@ def page(
     follow_links: Annotated[bool, Parameter(negative="")] = False,
     host: str = "127.0.0.1",
     port: int = 8501,
+    hosts: Several = (),
     browser: bool = True,
     device: str = "auto",
 ) -> None:
@@ -55,6 +56,9 @@ def page(
         The address to listen on. 0.0.0.0 lets everybody in who reaches this machine: the page asks for no password.
     port
         The port to listen on.
+    hosts
+        A further name by which the page may be asked for, such as a proxy's; may be given several times. It answers to
+        localhost and the address that it is reached at.
     browser
         Open the page in a browser.
     device
@@ -81,4 +85,4 @@ def page(
     if not here:
         warn(f"whoever reaches {host}:{port} sees the library; the page asks for no password")
     say(f"the page: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
-    serve(settings, host=host, port=port, browser=browser)
+    serve(settings, host=host, port=port, hosts=hosts, browser=browser)

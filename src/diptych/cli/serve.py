@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diptych.service import Service
 
 Flag = Annotated[bool, Parameter(negative="")]
+Several = Annotated[tuple[str, ...], Parameter(negative="")]
 Roots = Annotated[tuple[Path, ...], Parameter("--root", negative="")]
 
 _KEYS = "DIPTYCH_API_KEYS"
@@ -74,15 +75,15 @@ def serve(
         auto, cpu, cuda or mps.
     """
     from diptych.api.app import make_app
-    from diptych.api.run import check_place, run
+    from diptych.api.run import check_place, hosts_of, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
-    if settings.hosts == LOOPBACK:
-        settings = replace(settings, hosts=_hosts(host))
+    settings = replace(settings, hosts=hosts_of(host, _further(settings.hosts), keys))
     _log_to_standard_error()
     service = _service(model, captioner, matcher, prompter, index, roots, follow_links, device)
-    run(make_app(service, settings, keys), host=host, port=port, grace=grace, queue=settings.queue)
+    app = make_app(service, settings, keys)
+    run(app, host=host, port=port, grace=grace, queue=settings.queue, stop=app.state.operations.stop)
 
 
 def mcp(
@@ -97,6 +98,7 @@ def mcp(
     transport: Literal["stdio", "http"] = "stdio",
     host: str = "127.0.0.1",
     port: int = 8001,
+    hosts: Several = (),
     key_file: Path | None = None,
     without_key: Flag = False,
     device: str = "auto",
@@ -128,6 +130,9 @@ def mcp(
         With http, the address to listen at.
     port
         With http, the port to listen at.
+    hosts
+        With http, a further name by which the server may be asked for (the Host header), such as a proxy's; may be
+        given several times.
     key_file
         With http, a file of API keys, one a line; keys may also stand in DIPTYCH_API_KEYS.
     without_key
@@ -142,18 +147,16 @@ def mcp(
     if transport == "stdio":
         server.run("stdio")
         return
-    from diptych.api.run import check_place, run
+    from diptych.api.run import check_place, hosts_of, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
-    run(http_app(server, Settings(hosts=_hosts(host)), keys), host=host, port=port)
+    run(http_app(server, Settings(hosts=hosts_of(host, hosts, keys)), keys), host=host, port=port)
 
 
-def _hosts(host: str) -> tuple[str, ...]:
-    """The names to answer to: on the loopback its own and `host`; elsewhere all, since a key does the same."""
-    from diptych.api.run import is_loopback
-
-    return (*LOOPBACK, host) if is_loopback(host) else ("*",)
+def _further(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts that were given; none where they are the default."""
+    return () if hosts == LOOPBACK else hosts
 
 
 def _service(
