@@ -95,13 +95,15 @@ class Attack:
                 (folder / "custom_generate").mkdir(parents=True, exist_ok=True)
                 (folder / "evil.py").write_text(self.code)
                 (folder / "custom_generate" / "generate.py").write_text(self.code + "generate = Evil\n")
-        remote = dict.fromkeys(
-            ("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor", "AutoTokenizer"), "evil.Evil"
-        )
-        for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-            content = {"auto_map": {**remote, "AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "model_type": "evil"}
-            (self.beside / name).write_text(json.dumps(content))
-        (self.folder / "hidden.txt").write_text((self.beside / "config.json").read_text())
+        code = "evil.Evil" if inside else f"{self.beside}--evil.Evil"
+        names = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor")
+        content = {"auto_map": {**dict.fromkeys(names, code), "AutoTokenizer": [code, code]}, "model_type": "evil"}
+        parts = ["", *(part.name for part in self.folder.iterdir() if part.is_dir())]  # a module looks in its own
+        for part in parts:
+            for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+                (self.beside / part).mkdir(exist_ok=True)
+                (self.beside / part / name).write_text(json.dumps(content))
+            (self.folder / part / "hidden.txt").write_text(json.dumps(content))
 
     def change(self, name: str, **settings: Any) -> None:
         """Set these in every file of this name, and where it is missing beside a `config.json`, in a new one."""
@@ -116,7 +118,8 @@ class Attack:
         for file in self.folder.rglob("router_config.json"):
             router = json.loads(file.read_text())
             router["types"]["unused"] = OUR_CLASS
-            (file.parent / "unused").mkdir(exist_ok=True)
+            for head in file.parent.glob("image_*_ResidualHead"):
+                shutil.copytree(head, file.parent / "unused", dirs_exist_ok=True)
             file.write_text(json.dumps(router))
 
     def ran(self) -> bool:
@@ -127,9 +130,7 @@ SENTENCE = "sentence_bert_config.json"
 TRICKS: dict[str, Callable[[Attack], Any]] = {
     "tokenizer elsewhere": lambda a: a.change(SENTENCE, tokenizer_name_or_path=str(a.beside)),
     "tokenizer of the hub": lambda a: a.change(SENTENCE, tokenizer_name_or_path="somebody/evil"),
-    "configuration in another file": lambda a: a.change(
-        SENTENCE, config_kwargs={"_configuration_file": "hidden.txt", "trust_remote_code": True}
-    ),
+    "configuration in another file": lambda a: a.change(SENTENCE, config_kwargs={"_configuration_file": "hidden.txt"}),
     "processor in another file": lambda a: a.change(
         SENTENCE, processor_kwargs={"image_processor_filename": "hidden.txt"}
     ),

@@ -22,7 +22,9 @@ WEIGHTS: dict[str, Any] = {**LOCAL, "use_safetensors": True}
 
 
 def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransformer:
-    """The model in a directory, `what` in messages. sentence-transformers itself imports the classes by their names.
+    """The model in a directory, called `what` in messages.
+
+    sentence-transformers itself would import the classes by the names that the files give.
 
     Raises:
         ModelError: a file in it is not allowed or damaged, or its weights are no safetensors.

@@ -46,6 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     500: {"description": "A fault of the server, logged under the request id"},
     501: {"description": "The server lacks a package for this"},
     503: {"description": "The server ends, or has as many connections as it may"},
+    507: {"description": "The server's disk is full, or refuses to write"},
 }
 for _refusal in REFUSALS.values():
     _refusal["model"] = told.ErrorTold
