@@ -78,8 +78,8 @@ def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[A
 
     texts = checked_texts(texts)
     first: Any = model[0]
-    modules = [route[0] for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
-    if not any(_reads_texts_alone(module) for module in modules):
+    routes: Any = first.sub_modules.values() if isinstance(first, Router) else [[first]]
+    if not any(_reads_texts_alone(route[0]) for route in routes):
         return _named("text", texts)
     if set(model.modalities) != {"text"}:
         raise ModelError(f"the model embeds {model.modalities} with a module for plain strings; take a text encoder")
