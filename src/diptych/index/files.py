@@ -89,7 +89,7 @@ def is_excluded(path: str, root: str, exclude: Sequence[str] = ()) -> bool:
 
 def change_time(found: os.stat_result) -> int:
     """When a file was last changed, in nanoseconds, within the 64 bits of a row: the years 1677 to 2262."""
-    return min(max(found.st_mtime_ns, -(2**63)), 2**63 - 1)
+    return min(max(found.st_mtime_ns, 1 - 2**63), 2**63 - 1)
 
 
 def shown(path: str | Path) -> str:

@@ -104,9 +104,9 @@ def _after(moment: Day) -> str:
     if not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
     try:
-        nanoseconds = min(max(int(moment.timestamp()) * 10**9, -(2**63)), 2**63 - 1)  # as `files.change_time`
+        nanoseconds = min(max(int(moment.timestamp()) * 10**9, 1 - 2**63), 2**63 - 1)  # as `files.change_time`
     except (ValueError, OverflowError):  # the first and the last day of the calendar, in some time zones
-        nanoseconds = -(2**63) if moment.year == 1 else 2**63 - 1
+        nanoseconds = 1 - 2**63 if moment.year == 1 else 2**63 - 1
     local = moment.astimezone().replace(tzinfo=None) if moment.tzinfo else moment
     taken = f"taken >= timestamp '{local.isoformat(' ', 'seconds')}'"
     return f"(taken IS NOT NULL AND {taken}) OR (taken IS NULL AND mtime >= {nanoseconds})"
