@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ import pytest
 import diptych
 from diptych.errors import DataError, DiptychError
 from diptych.images import read_bytes
-from diptych.index import Index
 from diptych.index.rows import to_table
 from diptych.paths import path_id, to_text
 from diptych.service import Service
@@ -324,97 +320,3 @@ def _other() -> dict[str, Any]:
 
     names = ("image_tower", "text_tower", "pretrained", "text_arguments", "image_size", "crop", "dim", "device")
     return {**{name: TINY[name] for name in names}, "projection": "linear"}
-
-
-# an index that is deleted under a server
-
-
-@pytest.mark.parametrize("what", ["index", "index/pictures.lance", "index/index.json"])
-def test_an_index_that_is_deleted_is_one_clear_error_and_can_be_made_again(
-    what: str, api: httpx2.Client, service: Service, root: Path, tmp_path: Path
-) -> None:
-    add = {"path": str(root / "photos")}
-    assert api.post("/v1/index/add", json=add).json()["new"] == 1
-    id = path_id(to_text(root / "photos" / "0.png"))
-    assert api.post("/v1/search", json={"texts": ["a star"], "keep": None}).json()["total"] == 1
-    shutil.rmtree(tmp_path / what) if (tmp_path / what).is_dir() else (tmp_path / what).unlink()
-    for answer in (
-        api.post("/v1/search", json={"texts": ["a star"]}),
-        api.post("/v1/search", json={"texts": ["a star"], "min_side": 1}),
-        api.post("/v1/search", json={"like": [id]}),
-        api.post("/v1/index/remove", json={"ids": [id]}),
-        api.get(f"/v1/pictures/{id}"),
-    ):
-        error = _error(answer)
-        assert answer.status_code == 404, answer.text
-        assert error["type"] == "index_missing"
-        assert str(tmp_path) not in error["message"]
-        assert "lance" not in error["message"].lower()
-    assert api.get("/v1/index").json()["pictures"] == 0
-    again = api.post("/v1/index/add", json=add)
-    assert again.status_code == 200, again.text
-    assert api.post("/v1/search", json={"texts": ["a star"], "keep": None}).json()["total"] == 1
-
-
-def test_an_index_that_lost_its_files_is_told_without_its_insides(
-    api: httpx2.Client, service: Service, root: Path, tmp_path: Path
-) -> None:
-    service.add(root / "photos")
-    shutil.rmtree(tmp_path / "index" / "pictures.lance" / "data")
-    for asked in ({"texts": ["a star"]}, {"texts": ["a star"], "min_side": 1}):
-        answer = api.post("/v1/search", json=asked)
-        assert (answer.status_code, _error(answer)["type"]) == (422, "data_error")
-        assert "damaged" in answer.text
-        assert str(tmp_path) not in answer.text
-
-
-def test_an_index_that_goes_in_the_middle_of_a_search_is_the_same_error(
-    api: httpx2.Client, service: Service, root: Path, tmp_path: Path
-) -> None:
-    service.add(root / "photos")
-    index, search = service.index, Index.search
-
-    def late(self: Index, *arguments: Any, **settings: Any) -> Any:
-        shutil.rmtree(tmp_path / "index")
-        return search(self, *arguments, **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Index, "search", late)
-        error = _error(api.post("/v1/search", json={"texts": ["a star"], "min_side": 1}))
-    assert index is not None
-    assert error["type"] == "index_missing"
-
-
-def test_another_index_in_the_place_of_one_that_was_open_is_opened_anew(
-    service: Service, root: Path, tmp_path: Path
-) -> None:
-    service.add(root / "photos")
-    shutil.rmtree(tmp_path / "index")
-    (root / "photos" / "1.png").write_bytes(encoded("PNG", 1))
-    Index(tmp_path / "index", service.encoder).add(root / "photos")
-    assert service.status()["pictures"] == 2
-    assert len(service.search("a star", keep=None)) == 2
-
-
-def test_an_index_that_is_busy_tells_nothing_of_the_process_that_writes(
-    api: httpx2.Client, service: Service, root: Path, tmp_path: Path
-) -> None:
-    service.add(root / "photos")
-    release, held = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with service.index.store.lock():
-            held.set()
-            release.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(30)
-    try:
-        answer = api.post("/v1/index/add", json={"path": str(root / "photos")})
-    finally:
-        release.set()
-        thread.join()
-    holder = json.loads((tmp_path / "index" / "writer.json").read_text())
-    assert answer.status_code == 423
-    assert not any(str(value) in answer.text for value in (holder["pid"], holder["host"], tmp_path))
