@@ -150,7 +150,7 @@ def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
 
 def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
     from diptych.captions.models import ChatWriter, WholeWriter
-    from diptych.matching.blip import _ItmHead
+    from diptych.matching.blip import _BlipEncoder
 
     seen: list[tuple[int, int]] = []
 
@@ -158,7 +158,7 @@ def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
         seen.extend(image.size for image in images)
         return {"pixel_values": None}
 
-    whole, chat, blip = (kind.__new__(kind) for kind in (WholeWriter, ChatWriter, _ItmHead))
+    whole, chat, blip = (kind.__new__(kind) for kind in (WholeWriter, ChatWriter, _BlipEncoder))
     whole.image_processor, blip.processor = processor, SimpleNamespace(image_processor=processor)
     pictures = [Image.new("RGB", (4_000, 1)), Image.new("RGB", (1_000, 100))]
     whole.prepare(pictures)
