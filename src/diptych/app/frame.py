@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ Made = TypeVar("Made")
 
 _HERE = Path(__file__).parent
 _DRAW_SECONDS = 0.1
-_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+_PUNCTUATION = re.compile(r"[\\`*_{}\[\]()#+\-!|<>~$:.&=]")
 _FOUND_LATER = re.compile(r":(?=[\w+-]+[:/])|:(?=//)|\bwww(?=\.)|@(?=[\w-]+\.)", re.IGNORECASE)
 
 
