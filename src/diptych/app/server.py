@@ -67,7 +67,11 @@ def serve(
         timer = threading.Timer(2.0, webbrowser.open, [f"http://{_shown(host)}:{port}"])
         timer.daemon = True
         timer.start()
-    sockets = {"ws": "websockets-sansio", "ws_max_size": _MESSAGE * MIB, "ws_per_message_deflate": False}
+    sockets: dict[str, Any] = {
+        "ws": "websockets-sansio",
+        "ws_max_size": _MESSAGE * MIB,
+        "ws_per_message_deflate": False,
+    }
     run(page_app(hosts_of(host, hosts)), host=host, port=port, grace=_GRACE, **sockets)
 
 
@@ -80,8 +84,8 @@ def configure(host: str, port: int) -> None:
     from streamlit import config, file_util
     from streamlit.web import bootstrap
 
-    def own_files(name: str) -> list[str]:
-        return [file_util.get_streamlit_file_path(name)]
+    def own_files(file_name: str) -> list[str]:
+        return [file_util.get_streamlit_file_path(file_name)]
 
     config.get_config_files = own_files
     bootstrap.load_config_options(streamlit_options(host, port))

@@ -67,11 +67,11 @@ class Uploads:
 
     def _remove(self, key: tuple[str, str]) -> None:
         del self._held[key]
-        Runtime.instance().uploaded_file_mgr.remove_file(*key)
+        Runtime.instance().uploaded_file_mgr.remove_file(*key)  # type: ignore[attr-defined]
 
 
 def forget_upload(file_id: str) -> None:
     """Free the bytes of an upload of this visit, once they are used."""
     context = get_script_run_ctx()
     if context is not None:
-        context.uploaded_file_mgr.remove_file(context.session_id, file_id)
+        context.uploaded_file_mgr.remove_file(context.session_id, file_id)  # type: ignore[attr-defined]
