@@ -34,7 +34,7 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: $(READY) ## Write docs/cli.md anew from the help texts
+docs: $(READY) ## Write docs/cli.md and the tree of docs/architecture.md anew
 	$(BIN)/python docs/generate.py
 
 bench: $(READY) ## Run the benchmarks; those that measure on a data set need DATA=path

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.classes import read_classes
-from diptych.dual import load
-from diptych.evaluate import embed_classes
-from diptych.images import decode
-from diptych.metrics.retrieval import retrieval_ranks
-from diptych.prompts import templates
-from diptych.samples import photographs
+from diptych.data.classes import read_classes
+from diptych.data.samples.library import photographs
+from diptych.data.templates import templates
+from diptych.evaluation.evaluators import embed_classes
+from diptych.evaluation.metrics.retrieval import retrieval_ranks
+from diptych.images.decode import decode
+from diptych.models.dual_encoder import load
 
 # What a person would accept of ImageNet's 1,000 names; photographs whose subject has no class there are left out.
 ACCEPTED = {

@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from _links import link
 from tests.broken import BROKEN, break_file
 
-from diptych.doctor import inspect
-from diptych.formats import read_pairs
-from diptych.pairs import Pairs
-from diptych.recipes.contrastive import ContrastiveRecipe, train
+from diptych.data.doctor.inspect import inspect
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.training.contrastive.config import ContrastiveRecipe
+from diptych.training.contrastive.train import train
 
 WAYS = [way for way in BROKEN if way not in ("truncated gif", "text")]  # ten
 

@@ -23,9 +23,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from diptych.cli.show import print_table
-from diptych.formats import read_pairs
-from diptych.metrics.captions import NAMES, score_captions
-from diptych.metrics.ptb import tokenize
+from diptych.data.formats.read import read_pairs
+from diptych.evaluation.metrics.captions import NAMES, score_captions
+from diptych.evaluation.metrics.ptb import tokenize
 
 RUNS = 3
 METRICS = ("bleu", "rouge_l", "cider_d")

@@ -17,12 +17,12 @@ import os
 import sys
 from pathlib import Path
 
-from diptych.captions.evaluation import CaptionEvaluator, Scorer
 from diptych.cli.show import print_table
-from diptych.dual import load
+from diptych.data.pairs import Pairs, Row
 from diptych.errors import DiptychError
-from diptych.metrics.captions import NAMES
-from diptych.pairs import Pairs, Row
+from diptych.evaluation.captions import CaptionEvaluator, Scorer
+from diptych.evaluation.metrics.captions import NAMES
+from diptych.models.dual_encoder import load
 
 KEYS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider_d", "spice", "clipscore", "refclipscore")
 PUBLISHED = {  # as they were printed; a figure that was not is ""

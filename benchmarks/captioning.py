@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diptych.captions.captioner import Captioner, load_captioner
-from diptych.decoding.decoder import CaptionDecoder
-from diptych.decoding.grid import NEVER, GridWriter
-from diptych.decoding.strategies import Wish
-from diptych.decoding.words import END, PAD, START
-from diptych.images import decode
-from diptych.quiet import quiet
-from diptych.samples import photographs
-from diptych.states import embed_states
+from diptych.captioning.captioner import Captioner, load_captioner
+from diptych.captioning.decoder import CaptionDecoder
+from diptych.captioning.grid_captioner import NEVER, GridCaptionModel
+from diptych.captioning.strategies import GenerationConfig
+from diptych.captioning.vocabulary import END, PAD, START
+from diptych.data.samples.library import photographs
+from diptych.images.decode import decode
+from diptych.models.hidden_states import compute_hidden_states
+from diptych.runtime.quiet import quiet
 
 
 def in_transformers(decoder: CaptionDecoder) -> Any:
@@ -73,11 +73,11 @@ def _named(place: str, layer: Any) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def by_transformers(writer: GridWriter, twin: Any, image: Image.Image, wish: Wish) -> str:
+def by_transformers(writer: GridCaptionModel, twin: Any, image: Image.Image, wish: GenerationConfig) -> str:
     """One picture's caption as transformers' `generate` writes it."""
     from transformers import DynamicCache, EncoderDecoderCache
 
-    memory = writer.decoder.look(embed_states(writer.encoder, writer.prepare([image])))
+    memory = writer.decoder.look(compute_hidden_states(writer.encoder, writer.prepare([image])))
     told: dict[str, Any] = {"suppress_tokens": list(NEVER), "no_repeat_ngram_size": wish.no_repeat, "do_sample": False}
     told["forced_eos_token_id"] = END
     if wish.width > 1:
@@ -110,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     captioner = load_captioner(arguments.model, "cpu")
-    assert isinstance(captioner.writer, GridWriter), "name a small captioner on a dual encoder"
+    assert isinstance(captioner.writer, GridCaptionModel), "name a small captioner on a dual encoder"
     twin = in_transformers(captioner.writer.decoder)
     with tempfile.TemporaryDirectory() as folder:
         photos = [decode(row.image, min_side=captioner.image_size) for row in photographs(Path(folder))]

@@ -1,4 +1,4 @@
-"""Pictures decoded a second: `diptych.images.decode` beside Pillow's `open(...).convert("RGB")`, alternated in one run.
+"""Images decoded a second: `diptych.images.decode` beside Pillow's `open(...).convert("RGB")`, alternated in one run.
 
     python benchmarks/decoding.py --data flickr8k_originals
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diptych.images import decode
+from diptych.images.decode import decode
 
 MEGAPIXELS = 12e6
 SIDE = 224

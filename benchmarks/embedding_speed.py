@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diptych.dual import load
-from diptych.images import decode
-from diptych.samples import photographs
+from diptych.data.samples.library import photographs
+from diptych.images.decode import decode
+from diptych.models.dual_encoder import load
 
 Prepare = Callable[[Sequence[Image.Image]], Any]
 

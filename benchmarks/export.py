@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from diptych.dual import DualEncoder, load
-from diptych.export import Export, export_model
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.export.exporter import Export, export_model
 from diptych.export.parity import Tolerance, prepared
-from diptych.formats import read_pairs
-from diptych.images import decode
-from diptych.pairs import Pairs
+from diptych.images.decode import decode
+from diptych.models.dual_encoder import DualEncoder, load
 
 FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
 ANY = Tolerance(least_cosine=-1, mean_cosine=-1, largest_difference=2)  # here parity is told, whatever it is

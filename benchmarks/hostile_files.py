@@ -31,10 +31,10 @@ _READ = """
 import resource, sys, time
 from pathlib import Path
 from diptych.errors import DiptychError
-from diptych.formats import read_pairs
-from diptych.recipes.config import make, read_yaml
-from diptych.recipes.contrastive import ContrastiveRecipe
-from diptych.unpacking import unpack
+from diptych.data.formats.read import read_pairs
+from diptych.training.settings import make, read_yaml
+from diptych.training.contrastive.recipe import ContrastiveRecipe
+from diptych.data.archives import unpack
 path = Path(sys.argv[1])
 def recipe(path): return make(ContrastiveRecipe, read_yaml(path))
 def archive(path): return list(unpack(path, path.parent / "out"))

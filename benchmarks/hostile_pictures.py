@@ -27,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = None
 _DECODE = """
 import resource, sys, time
 from diptych.errors import ImageError
-from diptych.images import decode, formats
+from diptych.images.decode import decode, formats
 formats()
 data, side = open(sys.argv[1], "rb").read(), int(sys.argv[2]) or None
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

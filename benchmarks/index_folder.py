@@ -25,7 +25,7 @@ _QUERIES = ("a dog runs on the beach", "two children play football", "a man clim
 
 
 def first_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
-    from diptych.index import Index
+    from diptych.search.index import Index
 
     library = Index(index, model)
     _ = library.model
@@ -34,13 +34,13 @@ def first_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
 
 
 def start(index: Path, pictures: Path, model: str) -> dict[str, float]:
-    from diptych.index import Index
+    from diptych.search.index import Index
 
     return {"rows": len(Index(index))}
 
 
 def second_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
-    from diptych.index import Index
+    from diptych.search.index import Index
 
     library = Index(index)
     rows = len(library)  # what `start` does
@@ -52,8 +52,8 @@ def second_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
 
 def queries(index: Path, pictures: Path, model: str) -> dict[str, float]:
     """Text to answer, warm: the model's forward pass and the search."""
-    from diptych.index import Index
-    from diptych.index.nearest import nearest
+    from diptych.search.index import Index
+    from diptych.search.nearest import nearest
 
     library = Index(index)
     seconds = []

@@ -26,8 +26,8 @@ from PIL import Image
 
 def index_slowly(library: str, acknowledged: Any) -> None:
     """Index with a transaction for every few batches, and tell how many rows are on disk."""
-    from diptych.index import Index
-    from diptych.index import add as adding
+    from diptych.search import add as adding
+    from diptych.search.index import Index
 
     adding._COMMIT_ROWS = 32  # type: ignore[attr-defined]
     index = Index(library)
@@ -114,11 +114,11 @@ def main() -> None:
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diptych.dual", "diptych.index", "timm"])
+    context.set_forkserver_preload(["diptych.models.dual_encoder", "diptych.search.index", "timm"])
     acknowledged = context.Value("q", 0)
     library = Library(folder / "library", arguments.pictures, arguments.data, arguments.seed)
     model = arguments.model or tiny_model(folder / "model")
-    from diptych.index import Index
+    from diptych.search.index import Index
 
     index = Index(library.folder, model)
     rng, killed, lost, began = random.Random(arguments.seed), 0, 0, time.perf_counter()

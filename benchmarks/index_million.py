@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from diptych.index.nearest import nearest
-from diptych.index.store import ModelIdentity, Store, schema, vector_column
-from diptych.paths import path_id
+from diptych.images.paths import path_id
+from diptych.search.nearest import nearest
+from diptych.search.store import ModelIdentity, Store, schema, vector_column
 
 DIM, BLOCK, K = 512, 50_000, 10
 KEPT = 7  # the filter `width = 7` keeps one row in a hundred

@@ -21,14 +21,14 @@ import time
 import numpy as np
 import torch
 
-from diptych.evaluate import MatchEvaluator
-from diptych.formats import read_pairs
-from diptych.images import decode
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.evaluation.evaluators import MatchEvaluator
+from diptych.images.decode import decode
 from diptych.matching.matcher import Encoded, Matcher
-from diptych.matching.models import heads_of, load_matcher
-from diptych.matching.negatives import judged_pairs
+from diptych.matching.negatives import make_labelled_pairs
 from diptych.matching.rerank import reranked_ranks
-from diptych.pairs import Pairs
+from diptych.matching.storage import heads_of, load_matcher
 
 SWAPPED, WORST = 0.05, 0.1
 
@@ -69,7 +69,7 @@ def measure(data: str, model: str, head: str, split: str, threads: int) -> dict[
     captions, owner = pairs.flat_captions()
     matcher = load_matcher(model, head, "cpu")
     images, texts = matcher.encode_pictures(pairs), matcher.encode_texts(captions)
-    judged = judged_pairs(pairs, images.vectors.numpy(), texts.vectors.numpy())
+    judged = make_labelled_pairs(pairs, images.vectors.numpy(), texts.vectors.numpy())
     report = MatchEvaluator(judged)(matcher.probabilities(images, texts, judged.rows, judged.texts))
 
     def shown(name: str, key: str) -> str:

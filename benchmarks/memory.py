@@ -29,11 +29,12 @@ from pathlib import Path
 import numpy as np
 from _links import link
 
-from diptych import dual
-from diptych.evaluate import evaluate_retrieval
-from diptych.formats import read_pairs
-from diptych.pairs import Pairs
-from diptych.recipes.contrastive import ContrastiveRecipe, train
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.evaluation.evaluators import evaluate_retrieval
+from diptych.models import dual_encoder as dual
+from diptych.training.contrastive.config import ContrastiveRecipe
+from diptych.training.contrastive.train import train
 
 DIM = 256
 

@@ -20,17 +20,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from diptych.captions.captioner import load_captioner
+from diptych.captioning.captioner import load_captioner
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
 from diptych.errors import ModelError
-from diptych.formats import read_pairs
-from diptych.metrics.captions import score_captions
-from diptych.metrics.similarity import similarity_metrics
-from diptych.pairs import Pairs
-from diptych.prompting.evaluation import PromptEvaluator, nearest_rows
+from diptych.evaluation.metrics.captions import score_captions
+from diptych.evaluation.metrics.similarity import similarity_metrics
+from diptych.evaluation.prompts import PromptEvaluator, nearest_rows
 from diptych.prompting.library import PromptLibrary
-from diptych.prompting.models import load_prompter
-from diptych.prompting.pictures import prompt_pictures
+from diptych.prompting.many_images import prompt_pictures
 from diptych.prompting.prompter import Prompter
+from diptych.prompting.storage import load_prompter
 
 
 def said_by(prompter: Prompter, pairs: Pairs, **wishes: object) -> tuple[list[str], float]:

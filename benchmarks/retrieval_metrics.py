@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.metrics.retrieval import retrieval_metrics
+from diptych.evaluation.metrics.retrieval import retrieval_metrics
 
 
 def embeddings(pictures: int, captions_each: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

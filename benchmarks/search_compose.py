@@ -17,11 +17,11 @@ from itertools import permutations
 import numpy as np
 from _concepts import CONCEPTS, words
 
-from diptych.dual import load
-from diptych.embed import picture_vectors
-from diptych.formats import read_pairs
-from diptych.index.query import compose
-from diptych.pairs import Pairs
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.models.dual_encoder import load
+from diptych.models.embedding_cache import picture_vectors
+from diptych.search.query import compose
 
 LEAST, PICTURES = 8, 5
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

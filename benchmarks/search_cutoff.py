@@ -22,19 +22,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from _concepts import CONCEPTS, far_queries, words
 
-from diptych.checkpoints import CARD, model_directory
-from diptych.dual import DualEncoder, load
-from diptych.embed import picture_vectors
-from diptych.formats import read_pairs
-from diptych.index.cutoff import CARD_KEY, KEEP, Cutoff, figures, fit_cutoff
-from diptych.index.vocabulary import vocabulary_vectors
-from diptych.pairs import Pairs
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.models.checkpoints import CARD, model_directory
+from diptych.models.dual_encoder import DualEncoder, load
+from diptych.models.embedding_cache import picture_vectors
+from diptych.search.cutoff import CARD_KEY, KEEP, Cutoff, figures, fit_cutoff
+from diptych.search.vocabulary import vocabulary_vectors
 
 LEAST_PICTURES, CAPTIONS, NEAREST, LEAST_ALONE = 3, 5, 10, 10
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestBody:
     """The figures of one query's nearest pictures in one library, and what kind of query and library it is."""
 
     kind: str  # noun, caption, far
@@ -42,15 +42,15 @@ class Asked:
     figures: np.ndarray  # (NEAREST, 3)
 
 
-def ask_all(model: DualEncoder, pairs: Pairs) -> list[Asked]:
+def ask_all(model: DualEncoder, pairs: Pairs) -> list[RequestBody]:
     vectors, background = np.asarray(picture_vectors(model, pairs)), vocabulary_vectors(lambda: model, model.identity())
     generator = np.random.default_rng(0)
 
-    def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> Asked:
+    def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> RequestBody:
         best = rows[np.argsort(-(vectors[rows] @ query), kind="stable")[:NEAREST]]
-        return Asked(kind, library, figures(query, vectors[best], background))
+        return RequestBody(kind, library, figures(query, vectors[best], background))
 
-    found: list[Asked] = []
+    found: list[RequestBody] = []
     for kind, texts, shows, own in _queries(pairs, generator):
         yes, no = np.flatnonzero(shows), np.flatnonzero(~shows)
         others = generator.permutation(no)
@@ -86,12 +86,12 @@ def _queries(
             yield "caption", [captions[at] for at in chosen], shows, {captions[at]: int(index[at]) for at in chosen}
 
 
-def best(asked: list[Asked], cutoff: Cutoff, kinds: tuple[str, ...], library: str) -> np.ndarray:
+def best(asked: list[RequestBody], cutoff: Cutoff, kinds: tuple[str, ...], library: str) -> np.ndarray:
     chosen = [each for each in asked if each.kind in kinds and each.library == library]
     return np.array([cutoff.evidence(each.figures).max() for each in chosen])
 
 
-def row(name: str, cutoff: Cutoff, asked: list[Asked], keep: float) -> dict[str, str]:
+def row(name: str, cutoff: Cutoff, asked: list[RequestBody], keep: float) -> dict[str, str]:
     from sklearn.metrics import roc_auc_score
 
     def area(yes: np.ndarray, no: np.ndarray) -> str:
@@ -113,7 +113,7 @@ def row(name: str, cutoff: Cutoff, asked: list[Asked], keep: float) -> dict[str,
     }
 
 
-def single(column: int, asked: list[Asked]) -> Cutoff:
+def single(column: int, asked: list[RequestBody]) -> Cutoff:
     """One figure alone: a flat threshold (0), or what models without calibration get (2)."""
     cutoff = Cutoff(tuple(float(at == column) for at in range(3)), 0.0, ())
     kept = np.quantile(best(asked, cutoff, ("noun", "caption"), "present"), np.linspace(0, 1, 21))

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 from diptych import load_captioner
-from diptych.grids import Tile, picture_grid
-from diptych.images import decode
-from diptych.samples import photographs
+from diptych.data.samples.library import photographs
+from diptych.images.contact_sheet import Tile, image_grid
+from diptych.images.decode import decode
 
 TILE = 200
 
@@ -28,7 +28,7 @@ def main(model: str = "mini", file: str = "runs/captions.png") -> None:
     told = [captions[0] for captions in captioner.caption(photos)]
     tiles = [Tile(photo, caption.text, f"{caption.score:.2f}") for photo, caption in zip(photos, told, strict=True)]
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    picture_grid(tiles, title=f"Captions by {captioner.name}", columns=5, tile_size=TILE).save(file)
+    image_grid(tiles, title=f"Captions by {captioner.name}", columns=5, tile_size=TILE).save(file)
     for caption in told:
         print(f"{caption.score:.2f}  {caption.text}")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from diptych.cli.show import print_table, progress
+from diptych.data.samples.library import QUERIES, photographs
 from diptych.errors import require
-from diptych.grids import Tile, picture_grid
-from diptych.images import decode
-from diptych.samples import QUERIES, photographs
+from diptych.images.contact_sheet import Tile, image_grid
+from diptych.images.decode import decode
 
 OUT = Path("runs") / "demo"
 TILE = 200
@@ -29,8 +29,8 @@ ABSENT = "a plate of sushi"
 def main(model: str = "mini") -> None:
     started = time.monotonic()
     require("lancedb", "search")
-    from diptych.index import Index
-    from diptych.index.query import Query
+    from diptych.search.index import Index
+    from diptych.search.query import Query
 
     pictures = OUT / "library" / "images"
     photographs(OUT / "library")
@@ -56,7 +56,7 @@ def main(model: str = "mini") -> None:
     print(f"picture to picture: the middle of the temple, mirrored, found {Path(nearest.hits[0].path).name}")
     print(f"a text that fits none: {index.search(ABSENT).message}\n")
 
-    picture_grid(tiles, title="What each text found first", columns=5, tile_size=TILE).save(OUT / "found.png")
+    image_grid(tiles, title="What each text found first", columns=5, tile_size=TILE).save(OUT / "found.png")
     print(f"Done in {time.monotonic() - started:.0f} s; see {OUT / 'found.png'}. Now with your own pictures:")
     print("  .venv/bin/diptych index YOUR_FOLDER")
     print('  .venv/bin/diptych search "a dog on a beach" --index YOUR_FOLDER --out found.html')

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from diptych.app.frame import dress, pictures, timed, told
-from diptych.app.grid import hit_grid
-from diptych.app.picture import pick_picture, show_picture
-from diptych.app.services import library_paths, service_here
+from diptych.serving.app.frame import dress, pictures, timed, told
+from diptych.serving.app.grid import hit_grid
+from diptych.serving.app.image_input import pick_picture, show_picture
+from diptych.serving.app.services import library_paths, service_here
 
 dress("Look-alikes")
 st.title("Look-alikes")

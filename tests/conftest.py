@@ -22,7 +22,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 drawn pictures of 64 pixels with five captions each."""
-    from diptych.samples import draw_scenes
+    from diptych.data.samples.library import draw_scenes
 
     return draw_scenes(tmp_path_factory.mktemp("scenes"), count=48, size=64)
 
@@ -47,7 +47,7 @@ TINY: dict[str, Any] = {
 @pytest.fixture
 def tiny(scenes: Path, tmp_path: Path) -> Callable[..., Any]:
     """A maker of recipes that train a tiny model on the drawn pictures in a second."""
-    from diptych.recipes.contrastive import ContrastiveRecipe
+    from diptych.training.contrastive.config import ContrastiveRecipe
 
     return lambda **settings: ContrastiveRecipe(
         **{**TINY, "data": str(scenes), "out": str(tmp_path / "run"), **settings}

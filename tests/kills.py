@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from diptych.atomic import in_place, replaced_folder, restore, write_text
+from diptych.runtime.atomic import in_place, replaced_folder, restore, write_text
 
 STEPS = ("rename", "replace", "mkdir", "fsync", "unlink", "rmdir")  # of `os`: what publishing does to a disk
 

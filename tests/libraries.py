@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.dual import DualEncoder
-from diptych.index import Index, ModelIdentity, Store
-from diptych.index.rows import to_table
-from diptych.paths import path_id
+from diptych.images.paths import path_id
+from diptych.models.dual_encoder import DualEncoder
+from diptych.search.index import Index, ModelIdentity, Store
+from diptych.search.rows import to_table
 
 
 def index_of(folder: Path, rows: Sequence[dict[str, Any]], model: DualEncoder | None = None) -> Index:

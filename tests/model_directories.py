@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from tests.test_captioner_models import make_blip, make_vit_gpt2
+from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun", "a dog"]
 SIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -16,7 +16,7 @@ SIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num
 
 @cache
 def _encoder() -> Any:
-    from diptych import dual
+    from diptych.models import dual_encoder as dual
 
     small = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     fixed: dict[str, Any] = {"pretrained": False, "captions": TEXTS, "text_arguments": small, "dim": 16}
@@ -31,7 +31,7 @@ def make_dual(folder: Path) -> Path:
 def make_clip(folder: Path) -> Path:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    from diptych.towers import learn_tokenizer
+    from diptych.models.towers import learn_tokenizer
 
     tokenizer = learn_tokenizer(TEXTS)
     tokenizer.model_max_length = 32
@@ -45,7 +45,7 @@ def make_clip(folder: Path) -> Path:
 
 
 def make_open_clip(folder: Path) -> Path:
-    from tests.test_open_clip import ARCHITECTURES, save
+    from tests.models.test_open_clip import ARCHITECTURES, save
 
     folder.mkdir(parents=True)
     save(folder, ARCHITECTURES["siglip"])
@@ -57,9 +57,9 @@ def make_graphs(folder: Path, engine: str) -> Path:
     import onnx
     from onnx import TensorProto, helper
 
-    from diptych.export import _write_modules
-    from diptych.export.engines import GRAPHS
-    from diptych.export.tower import ExportedTower, read_front, write_front
+    from diptych.export.exporter import _write_modules
+    from diptych.models.onnx.engines import GRAPHS
+    from diptych.models.onnx.exported_tower import ExportedTower, read_front, write_front
 
     encoder, routes = _encoder(), {}
     for modality, name, kind, rank in (
@@ -98,7 +98,7 @@ def make_matcher(folder: Path) -> Path:
     from diptych.matching.calibration import Calibration
     from diptych.matching.heads import CosineHead
     from diptych.matching.matcher import Matcher
-    from diptych.matching.models import save_matchers
+    from diptych.matching.storage import save_matchers
 
     make_dual(folder)
     save_matchers(
@@ -128,21 +128,21 @@ def make_blip_itm(folder: Path) -> Path:
 
 
 def make_grid_captioner(folder: Path) -> Path:
-    from diptych.decoding.decoder import CaptionDecoder
-    from diptych.decoding.grid import GridWriter, save_captioner
-    from diptych.decoding.words import Words
+    from diptych.captioning.decoder import CaptionDecoder
+    from diptych.captioning.grid_captioner import GridCaptionModel, save_captioner
+    from diptych.captioning.vocabulary import Words
 
     make_dual(folder)
     words = Words(["<pad>", "<start>", "<end>", "<unknown>", "a", "dog"])
     settings = {"places": 1, "image_width": 8, "vector_dim": 16, "dim": 16, "layers": 1, "heads": 2}
-    save_captioner(GridWriter(_encoder(), CaptionDecoder(len(words), **settings), words, settings), folder)
+    save_captioner(GridCaptionModel(_encoder(), CaptionDecoder(len(words), **settings), words, settings), folder)
     return folder
 
 
 def make_prompter(folder: Path) -> Path:
     from diptych.prompting.features import PictureFeatures
-    from diptych.prompting.models import save_prompter
     from diptych.prompting.prompter import Prompter, PromptHead
+    from diptych.prompting.storage import save_prompter
     from diptych.prompting.text_space import load_text_space
 
     space = load_text_space(str(make_text_encoder(Path(mkdtemp()) / "text")), "cpu")

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from diptych import dual
-from diptych.checkpoints import model_directory
-from diptych.images import decode
+from diptych.data.samples.library import QUERIES, photographs
+from diptych.images.decode import decode
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import CosineHead
 from diptych.matching.matcher import Matcher
-from diptych.matching.models import save_matchers
-from diptych.recipes.caption import CaptionRecipe
-from diptych.recipes.caption_whole import new_writer, token_rows
-from diptych.samples import QUERIES, photographs
+from diptych.matching.storage import save_matchers
+from diptych.models import dual_encoder as dual
+from diptych.models.checkpoints import model_directory
+from diptych.training.caption.config import CaptionRecipe
+from diptych.training.caption.whole import new_caption_model, token_rows
 
 _STEPS = 60
 
@@ -52,7 +52,7 @@ def vit_gpt2(folder: Path) -> Path:
         decoder_arguments={**words, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
         device="cpu",
     )
-    writer = new_writer(recipe, pairs)
+    writer = new_caption_model(recipe, pairs)
     pixels = writer.prepare([decode(row.image) for row in pairs])["pixel_values"]
     tokens, spoken = token_rows(writer, [row.captions[0] for row in pairs], 24)
     optimizer = torch.optim.AdamW(writer.model.parameters(), lr=8e-3)

@@ -12,9 +12,9 @@ from typing import Any
 
 import uvicorn
 
-from diptych.api.run import uvicorn_options
-from diptych.samples import photographs
-from diptych.service import Service
+from diptych.data.samples.library import photographs
+from diptych.serving.api.server import uvicorn_options
+from diptych.serving.service import Service
 from tests.page_models import mini_with_matcher, vit_gpt2
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from diptych.cli import main
-from diptych.formats import read_pairs
+from diptych.data.formats.read import read_pairs
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,7 @@ def test_every_command_of_the_docs_runs(page: str, place: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_python_snippet_of_the_docs_runs(page: str, place: Path) -> None:
-    from diptych.recipes.contrastive import ContrastiveRecipe
+    from diptych.training.contrastive.config import ContrastiveRecipe
 
     def tiny_recipe(**settings: object) -> ContrastiveRecipe:
         return ContrastiveRecipe(**{**TINY, **settings})
@@ -175,3 +175,4 @@ def test_the_reference_of_the_command_line_is_not_stale(monkeypatch: pytest.Monk
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == generate.reference(), "run `make docs`"
+    assert (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8") == generate.architecture(), "run `make docs`"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych import dual
-from diptych.samples import QUERIES
+from diptych.data.samples.library import QUERIES
+from diptych.models import dual_encoder as dual
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diptych.checkpoints import BOX
+from diptych.models.checkpoints import BUNDLED
 
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
@@ -36,7 +36,7 @@ def run(notebook: Any, folder: Path) -> None:
 def test_every_cell_of_the_notebook_runs(name: str, tmp_path: Path) -> None:
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
-    if name == "tour" and not json.loads((BOX / "mini" / "diptych.json").read_text()).get("captioner"):
+    if name == "tour" and not json.loads((BUNDLED / "mini" / "diptych.json").read_text()).get("captioner"):
         pytest.skip("mini has no captioner")
     notebook = nbformat.read(GUIDE / f"{name}.ipynb", as_version=4)
     run(notebook, tmp_path)

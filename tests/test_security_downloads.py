@@ -12,8 +12,8 @@ from threading import Thread
 
 import pytest
 
-from diptych import downloads
-from diptych.downloads import RemoteFile, fetch, open_url, read_answer
+from diptych.data import downloads
+from diptych.data.downloads import RemoteFile, fetch, open_url, read_answer
 from diptych.errors import DataError
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from diptych.index import Index
-from diptych.paths import path_id, to_text
-from diptych.service import Service
+from diptych.images.paths import path_id, to_text
+from diptych.search.index import Index
+from diptych.serving.service import Service
 from tests.broken import encoded
-from tests.test_index import model, model_folder  # noqa: F401 - fixtures
-from tests.test_security_paths import own_cache  # noqa: F401 - a fixture
-from tests.test_security_paths_served import _error, api, root, service  # noqa: F401 - fixtures
+from tests.search.test_index import model, model_folder  # noqa: F401 - fixtures
+from tests.search.test_security_paths import own_cache  # noqa: F401 - a fixture
+from tests.serving.test_security_paths_served import _error, api, root, service  # noqa: F401 - fixtures
 
 pytest.importorskip("fastapi")
 pytest.importorskip("lancedb")

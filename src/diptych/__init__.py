@@ -14,77 +14,81 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
-    from diptych.captions.candidates import choose, rank_candidates
-    from diptych.captions.captioner import Captioner, load_captioner
-    from diptych.client import Client
-    from diptych.decoding.strategies import Caption
-    from diptych.doctor import inspect
-    from diptych.dual import DualEncoder, build, load
+    from diptych.captioning.candidates import choose, rank_candidates
+    from diptych.captioning.captioner import Captioner, load_captioner
+    from diptych.captioning.strategies import Caption
+    from diptych.data.doctor.inspect import inspect
+    from diptych.data.formats.read import read_pairs
+    from diptych.data.pairs import Pairs, Row
     from diptych.errors import ConfigError, DataError, DiptychError, ImageError, MissingExtra, ModelError
-    from diptych.evaluate import RetrievalEvaluator
-    from diptych.export import export_model
-    from diptych.formats import read_pairs
-    from diptych.hub import push
-    from diptych.index import Index
-    from diptych.index.filters import Filters
-    from diptych.index.query import Query
+    from diptych.evaluation.evaluators import RetrievalEvaluator
+    from diptych.evaluation.metrics.captions import score_captions
+    from diptych.export.exporter import export_model
+    from diptych.export.hub import push
     from diptych.matching.matcher import Matcher
-    from diptych.matching.models import load_matcher
-    from diptych.metrics.captions import score_captions
-    from diptych.pairs import Pairs, Row
-    from diptych.pipelines import pipeline
-    from diptych.prompting.models import load_prompter
+    from diptych.matching.storage import load_matcher
+    from diptych.models.dual_encoder import DualEncoder, build, load
     from diptych.prompting.prompter import Prompter
-    from diptych.recipes.caption import CaptionRecipe, train_captioner
-    from diptych.recipes.contrastive import ContrastiveRecipe, train
-    from diptych.recipes.match import MatchRecipe, train_matcher
-    from diptych.recipes.prompt import PromptRecipe, train_prompter
-    from diptych.search import Match, find_matches
-    from diptych.service import Service
+    from diptych.prompting.storage import load_prompter
+    from diptych.search.filters import Filters
+    from diptych.search.find_matches import Match, find_matches
+    from diptych.search.index import Index
+    from diptych.search.query import Query
+    from diptych.serving.client import Client
+    from diptych.serving.pipelines.pipelines import pipeline
+    from diptych.serving.service import Service
+    from diptych.training.caption.config import CaptionRecipe
+    from diptych.training.caption.train import train_captioner
+    from diptych.training.contrastive.config import ContrastiveRecipe
+    from diptych.training.contrastive.train import train
+    from diptych.training.match.config import MatchRecipe
+    from diptych.training.match.train import train_matcher
+    from diptych.training.prompt.config import PromptRecipe
+    from diptych.training.prompt.train import train_prompter
 
 _HOMES = {
-    "choose": "captions.candidates",
-    "rank_candidates": "captions.candidates",
-    "Captioner": "captions.captioner",
-    "load_captioner": "captions.captioner",
-    "Client": "client",
-    "Caption": "decoding.strategies",
-    "inspect": "doctor",
-    "DualEncoder": "dual",
-    "build": "dual",
-    "load": "dual",
+    "choose": "captioning.candidates",
+    "rank_candidates": "captioning.candidates",
+    "Captioner": "captioning.captioner",
+    "load_captioner": "captioning.captioner",
+    "Client": "serving.client",
+    "Caption": "captioning.strategies",
+    "inspect": "data.doctor.inspect",
+    "DualEncoder": "models.dual_encoder",
+    "build": "models.dual_encoder",
+    "load": "models.dual_encoder",
     "ConfigError": "errors",
     "DataError": "errors",
     "DiptychError": "errors",
     "ImageError": "errors",
     "MissingExtra": "errors",
     "ModelError": "errors",
-    "RetrievalEvaluator": "evaluate",
-    "export_model": "export",
-    "read_pairs": "formats",
-    "push": "hub",
-    "Index": "index",
-    "Filters": "index.filters",
-    "Query": "index.query",
+    "RetrievalEvaluator": "evaluation.evaluators",
+    "export_model": "export.exporter",
+    "read_pairs": "data.formats.read",
+    "push": "export.hub",
+    "Index": "search.index",
+    "Filters": "search.filters",
+    "Query": "search.query",
     "Matcher": "matching.matcher",
-    "load_matcher": "matching.models",
-    "score_captions": "metrics.captions",
-    "Pairs": "pairs",
-    "Row": "pairs",
-    "pipeline": "pipelines",
-    "load_prompter": "prompting.models",
+    "load_matcher": "matching.storage",
+    "score_captions": "evaluation.metrics.captions",
+    "Pairs": "data.pairs",
+    "Row": "data.pairs",
+    "pipeline": "serving.pipelines.pipelines",
+    "load_prompter": "prompting.storage",
     "Prompter": "prompting.prompter",
-    "CaptionRecipe": "recipes.caption",
-    "train_captioner": "recipes.caption",
-    "ContrastiveRecipe": "recipes.contrastive",
-    "train": "recipes.contrastive",
-    "MatchRecipe": "recipes.match",
-    "train_matcher": "recipes.match",
-    "PromptRecipe": "recipes.prompt",
-    "train_prompter": "recipes.prompt",
-    "Match": "search",
-    "find_matches": "search",
-    "Service": "service",
+    "CaptionRecipe": "training.caption.config",
+    "train_captioner": "training.caption.train",
+    "ContrastiveRecipe": "training.contrastive.config",
+    "train": "training.contrastive.train",
+    "MatchRecipe": "training.match.config",
+    "train_matcher": "training.match.train",
+    "PromptRecipe": "training.prompt.config",
+    "train_prompter": "training.prompt.train",
+    "Match": "search.find_matches",
+    "find_matches": "search.find_matches",
+    "Service": "serving.service",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the imports above

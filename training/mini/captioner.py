@@ -12,10 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from diptych.checkpoints import BOX, CARD
-from diptych.decoding.grid import WEIGHTS, load_grid_writer, save_captioner
-from diptych.recipes.caption import CaptionRecipe, train_captioner
-from diptych.recipes.config import make, read_yaml
+from diptych.captioning.grid_captioner import WEIGHTS, load_grid_model, save_captioner
+from diptych.models.checkpoints import BUNDLED, CARD
+from diptych.training.caption.config import CaptionRecipe
+from diptych.training.caption.train import train_captioner
+from diptych.training.settings import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "caption.yaml"
 
@@ -29,12 +30,12 @@ def main() -> None:
     result = train_captioner(make(CaptionRecipe, {**read_yaml(CONFIG), **told}), resume=True)
     for name, outcome in result.outcomes.items():
         print(name, f"{outcome.seconds:,.0f} s", [round(epoch["cider"], 3) for epoch in outcome.history])
-    ship(result.model, BOX / "mini")
+    ship(result.model, BUNDLED / "mini")
 
 
 def ship(source: Path, target: Path) -> None:
     """Write the captioner at `source` beside the dual encoder at `target`, in half precision, with its scores."""
-    writer = load_grid_writer(source, "cpu")
+    writer = load_grid_model(source, "cpu")
     told = json.loads((source / CARD).read_text("utf-8"))["captioner"]
     save_captioner(writer, target, {"pictures": told["pictures"], "validation": told["validation"]}, half=True)
     print(f"{target / WEIGHTS}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB, {len(writer.words):,} words")

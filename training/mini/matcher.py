@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych.checkpoints import BOX
-from diptych.matching.models import WEIGHTS, heads_of, load_matcher, save_matchers
-from diptych.recipes.config import make, read_yaml
-from diptych.recipes.match import MatchRecipe, train_matcher
+from diptych.matching.storage import WEIGHTS, heads_of, load_matcher, save_matchers
+from diptych.models.checkpoints import BUNDLED
+from diptych.training.match.config import MatchRecipe
+from diptych.training.match.train import train_matcher
+from diptych.training.settings import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "flickr8k_match.yaml"
 
@@ -29,8 +30,10 @@ def main() -> None:
     result = train_matcher(make(MatchRecipe, {**read_yaml(CONFIG), **told}), resume=True)
     for head, scores in result.scores.items():
         print(head, {name: round(value, 2) for name, value in scores.items()})
-    save_matchers([load_matcher(result.model, head, "cpu") for head in heads_of(result.model)], BOX / "mini", half=True)
-    print(f"{BOX / 'mini' / WEIGHTS}: {(BOX / 'mini' / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+    save_matchers(
+        [load_matcher(result.model, head, "cpu") for head in heads_of(result.model)], BUNDLED / "mini", half=True
+    )
+    print(f"{BUNDLED / 'mini' / WEIGHTS}: {(BUNDLED / 'mini' / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ from timm.data import ImageNetInfo
 from torch.nn import functional
 from train import run
 
-from diptych import dual, towers
-from diptych.dual import DualEncoder
-from diptych.formats import read_pairs
-from diptych.images import decode
-from diptych.modalities import preprocess_images
-from diptych.pairs import Pairs
+from diptych.data.formats.read import read_pairs
+from diptych.data.pairs import Pairs
+from diptych.images.decode import decode
+from diptych.models import dual_encoder as dual
+from diptych.models import towers
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.modalities import preprocess_images
 
 PICTURES = 1024  # whose features the prototypes are drawn from
 DRAWS = 3  # prototypes of every class

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych.checkpoints import BOX
-from diptych.prompting.models import WEIGHTS, load_prompter, save_prompter
-from diptych.recipes.config import make, read_yaml
-from diptych.recipes.prompt import PromptRecipe, train_prompter
+from diptych.models.checkpoints import BUNDLED
+from diptych.prompting.storage import WEIGHTS, load_prompter, save_prompter
+from diptych.training.prompt.config import PromptRecipe
+from diptych.training.prompt.train import train_prompter
+from diptych.training.settings import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "prompt.yaml"
 VAL_FRACTION = 0.0833  # the part that mini was chosen by
@@ -30,8 +31,8 @@ def main() -> None:
     result = train_prompter(recipe, resume=True)
     print({name: round(value, 3) for name, value in result.outcome.best.items()})
     card = {"pictures": result.sizes, "validation": result.outcome.best}
-    save_prompter(load_prompter(result.model, "cpu"), BOX / "mini", half=True, card=card)
-    print(f"{BOX / 'mini' / WEIGHTS}: {(BOX / 'mini' / WEIGHTS).stat().st_size / 1e6:.2f} MB")
+    save_prompter(load_prompter(result.model, "cpu"), BUNDLED / "mini", half=True, card=card)
+    print(f"{BUNDLED / 'mini' / WEIGHTS}: {(BUNDLED / 'mini' / WEIGHTS).stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

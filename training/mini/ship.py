@@ -10,8 +10,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from diptych import checkpoints, dual
-from diptych.atomic import replaced_folder
+from diptych.models import checkpoints
+from diptych.models import dual_encoder as dual
+from diptych.runtime.atomic import replaced_folder
 
 
 def ship(source: Path, target: Path) -> None:
@@ -36,7 +37,7 @@ def _write(model: dual.DualEncoder, card: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="folder of the model")
-    target = checkpoints.BOX / "mini"
+    target = checkpoints.BUNDLED / "mini"
     ship(parser.parse_args().source, target)
     shutil.copy(Path(__file__).with_name("CARD.md"), target / "README.md")
     megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6

@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from small_text_tower import general_words
 from timm.data import ImageNetInfo
 
-from diptych.pairs import Pairs
-from diptych.weights import PYPI_TEXT_TOWERS
+from diptych.data.pairs import Pairs
+from diptych.models.bundled import PYPI_TEXT_TOWERS
 
 VAL_FRACTION = 0.0833
 

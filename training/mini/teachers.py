@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from class_prototypes import ClassPrototypes
 from torch import Tensor
 
-from diptych.dual import DualEncoder
-from diptych.embed import picture_vectors
+from diptych.data.pairs import Pairs
 from diptych.errors import require
-from diptych.pairs import Pairs
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedding_cache import picture_vectors
 
 SHARPNESS = 20.0  # of the likenesses that an earlier model teaches
 

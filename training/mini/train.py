@@ -22,20 +22,20 @@ from study import Study, class_names, split
 from teachers import Lessons, agreement, classifier
 from torch import Tensor, nn
 
-from diptych import dual
-from diptych.augment import augmentation
-from diptych.batches import Epochs, stored_pictures, view
-from diptych.cache import staged
 from diptych.cli.show import progress
-from diptych.dual import DualEncoder
-from diptych.embed import picture_vectors
-from diptych.evaluate import RetrievalEvaluator
-from diptych.formats import read_pairs
-from diptych.objectives import false_negative_mask
-from diptych.prefetch import prefetch
-from diptych.recipes.contrastive_task import Scale
-from diptych.trainer import Schedule, Task, Trainer
-from diptych.weights import PYPI_TEXT_TOWERS
+from diptych.data.formats.read import read_pairs
+from diptych.evaluation.evaluators import RetrievalEvaluator
+from diptych.images.augment import augmentation
+from diptych.models import dual_encoder as dual
+from diptych.models.bundled import PYPI_TEXT_TOWERS
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedding_cache import picture_vectors
+from diptych.runtime.background import prefetch
+from diptych.runtime.cache import staged
+from diptych.training.batches import Epochs, stored_pictures, view
+from diptych.training.contrastive.task import Scale
+from diptych.training.objectives import false_negative_mask
+from diptych.training.trainer import Schedule, Task, Trainer
 
 PHRASES = ("a photo of a {}", "a picture of a {}", "a {}", "there is a {} in the picture")
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from cyclopts import App
 
 from diptych.errors import DiptychError
-from diptych.terminal import guard_output
+from diptych.runtime.terminal import guard_output
 
 COMMANDS = {  # name -> where the function or group stands in this package, and what it is for
     "data": ("data:app", "Look at data sets, and draw one to try things on."),
@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             _fail(f"'{error.filename}': {error.strerror}", 1)
-        from diptych.atomic import is_storage_failure
+        from diptych.runtime.atomic import is_storage_failure
 
         if not is_storage_failure(error):
             raise

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from diptych.cli.show import print_json, print_paths, print_table, say, warn
-from diptych.index.ask import Sort
-from diptych.index.cutoff import KEEP
-from diptych.index.filters import Filters
+from diptych.search.cutoff import KEEP
+from diptych.search.engine import Sort
+from diptych.search.filters import Filters
 
 if TYPE_CHECKING:
-    from diptych.index import Index
-    from diptych.index.gallery import Gallery
-    from diptych.index.results import Results
+    from diptych.reports.gallery import Gallery
+    from diptych.search.index import Index
+    from diptych.search.results import Results
 
 Several = Annotated[tuple[str, ...], Parameter(negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -94,8 +94,8 @@ def search(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.index.gallery import gallery_of
-    from diptych.index.query import Query
+    from diptych.reports.gallery import gallery_of
+    from diptych.search.query import Query
 
     query = Query.of(
         texts,
@@ -122,7 +122,7 @@ def search(
 
 def open_index(folder: Path | None, device: str = "auto", model: str | None = None) -> Index:
     from diptych.errors import DataError
-    from diptych.index import Index, Store, find_index, index_folder
+    from diptych.search.index import Index, Store, find_index, index_folder
 
     folder = folder if folder is not None else find_index()
     if model is not None and not Store.is_one(index_folder(folder)):
@@ -156,7 +156,7 @@ def _print_results(results: Results, written: list[Path]) -> None:
 
 
 def save_if_asked(gallery: Gallery, out: Path | None, library: Index) -> list[Path]:
-    from diptych.index.gallery import save_gallery
+    from diptych.reports.gallery import save_gallery
 
     return save_gallery(gallery, out, roots=library.readable) if out else []
 
@@ -169,7 +169,7 @@ def say_written(files: list[Path]) -> None:
 
 def shown(path: str) -> str:
     """A path for people: relative where it lies below the working folder."""
-    from diptych.paths import from_text
+    from diptych.images.paths import from_text
 
     whole = from_text(path)
     here = Path.cwd()

@@ -13,12 +13,12 @@ from cyclopts import Parameter
 from diptych.cli.show import print_table, progress, say
 
 if TYPE_CHECKING:
-    from diptych.captions.pictures import Describe, Described
-    from diptych.images import Picture
+    from diptych.captioning.many_images import CaptionFunction, CaptionResult
+    from diptych.images.decode import Picture
 
 _AT_ONCE = 64  # pictures whose captions are written at once
 Pictures = Iterable[tuple[str, "Picture"]]
-DescribeAll = Callable[[Pictures], Iterator["Described"]]
+CaptionBatch = Callable[[Pictures], Iterator["Described"]]
 
 
 def caption(
@@ -104,7 +104,7 @@ def caption(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.captions.pictures import describe_pictures
+    from diptych.captioning.many_images import caption_images
     from diptych.errors import ConfigError
 
     if (source is None) == (index is None):
@@ -135,8 +135,8 @@ def caption(
     def best(images: list[Any]) -> list[list[Any]]:
         return [texts[:keep] for texts in describe(images)]
 
-    def described(pictures: Pictures) -> Iterator[Described]:
-        return describe_pictures(pictures, best, image_size=size, batch_size=batch_size)
+    def described(pictures: Pictures) -> Iterator[CaptionResult]:
+        return caption_images(pictures, best, image_size=size, batch_size=batch_size)
 
     if index is not None:
         _into_index(index, again, follow_links, described)
@@ -161,11 +161,11 @@ def _refuse(what: str, told: dict[str, Any]) -> None:
 
 def _writer(
     model: str, matcher: str | None, count: int, settings: dict[str, Any], device: str
-) -> tuple[Describe, int | None]:
+) -> tuple[CaptionFunction, int | None]:
     """Captions by a model, chosen by a matcher if one is named."""
-    from diptych.captions.candidates import choose
-    from diptych.captions.captioner import load_captioner
-    from diptych.matching.models import load_matcher
+    from diptych.captioning.candidates import choose
+    from diptych.captioning.captioner import load_captioner
+    from diptych.matching.storage import load_matcher
 
     captioner = load_captioner(model, device)
     if matcher is None:
@@ -178,11 +178,11 @@ def _writer(
 
 def _ranker(
     model: str, candidates: Path, templates: tuple[str, ...], temperature: float | None, device: str
-) -> tuple[Describe, int | None]:
+) -> tuple[CaptionFunction, int | None]:
     """Given captions, ranked by a dual encoder."""
-    from diptych.captions.candidates import Ranker
-    from diptych.dual import load
-    from diptych.formats.text import open_text
+    from diptych.captioning.candidates import Ranker
+    from diptych.data.formats.encoding import open_text
+    from diptych.models.dual_encoder import load
 
     with open_text(candidates) as file:
         texts = [line.strip() for line in file if line.strip()]
@@ -192,36 +192,36 @@ def _ranker(
 
 def _pictures_of(
     source: Path, split: str | None, follow_links: bool
-) -> tuple[list[tuple[str, Picture]], list[Described]]:
+) -> tuple[list[tuple[str, Picture]], list[CaptionResult]]:
     """(path, picture) of a picture file, or of all in a folder, a tar or a data set, and those that cannot be read."""
-    from diptych.captions.pictures import Described
-    from diptych.formats import read_pairs
-    from diptych.formats.pictures import is_picture
-    from diptych.index.report import Skipped
-    from diptych.index.sources import source_of
-    from diptych.paths import to_text
-    from diptych.roots import ANYWHERE
+    from diptych.captioning.many_images import CaptionResult
+    from diptych.data.formats.read import read_pairs
+    from diptych.images.paths import to_text
+    from diptych.images.roots import ANYWHERE
+    from diptych.images.skipped import Skipped
+    from diptych.images.walk import is_image_file
+    from diptych.search.sources import source_of
 
-    if source.is_file() and is_picture(source.name):
+    if source.is_file() and is_image_file(source.name):
         _refuse("a picture; it is for data sets", {"--split": split})
         return [(to_text(source), source)], []
     pictures: list[tuple[str, Picture]] = []
-    lost: list[Described] = []
+    lost: list[CaptionResult] = []
     roots = ANYWHERE if follow_links else None
     found = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots)
     for item in found.items():
         if isinstance(item, Skipped):
-            lost.append(Described(item.path, reason=item.reason, message=item.detail))
+            lost.append(CaptionResult(item.path, reason=item.reason, message=item.detail))
         else:
             pictures.append((item.path, item.picture))
     return pictures, lost
 
 
-def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
+def _show_one(pictures: Pictures, describe_all: CaptionBatch) -> None:
     """A table of one picture's texts, with their scores."""
-    from diptych.captions.sinks import SCORES
+    from diptych.captioning.sinks import SCORES
     from diptych.errors import ImageError
-    from diptych.paths import from_text
+    from diptych.images.paths import from_text
 
     for described in describe_all(pictures):
         if described.reason:
@@ -231,9 +231,9 @@ def _show_one(pictures: Pictures, describe_all: DescribeAll) -> None:
         print_table(str(from_text(described.path)), rows)
 
 
-def _show(found: Iterable[Described]) -> None:
+def _show(found: Iterable[CaptionResult]) -> None:
     """A line a caption, as they come."""
-    from diptych.paths import from_text
+    from diptych.images.paths import from_text
 
     without: Counter[str] = Counter()
     for described in found:
@@ -244,10 +244,10 @@ def _show(found: Iterable[Described]) -> None:
 
 
 def _into_files(
-    pictures: list[tuple[str, Picture]], lost: list[Described], out: Path | None, describe_all: DescribeAll
+    pictures: list[tuple[str, Picture]], lost: list[CaptionResult], out: Path | None, describe_all: CaptionBatch
 ) -> None:
     """Into one file, or beside the pictures, those that an earlier run wrote left out."""
-    from diptych.captions.sinks import CaptionFile, Sidecars
+    from diptych.captioning.sinks import CaptionFile, Sidecars
 
     sink = CaptionFile(out) if out is not None else Sidecars()
     left = [(path, picture) for path, picture in pictures if not sink.done(path)]
@@ -260,11 +260,11 @@ def _into_files(
     _say_without(without)
 
 
-def _into_index(folder: Path, again: bool, follow_links: bool, describe_all: DescribeAll) -> None:
-    from diptych.index import index_folder
-    from diptych.index.captions import IndexCaptions
-    from diptych.index.store import Store
-    from diptych.roots import ANYWHERE
+def _into_index(folder: Path, again: bool, follow_links: bool, describe_all: CaptionBatch) -> None:
+    from diptych.images.roots import ANYWHERE
+    from diptych.search.captions import IndexCaptions
+    from diptych.search.index import index_folder
+    from diptych.search.store import Store
 
     sink = IndexCaptions(Store.open(index_folder(folder)), again=again)
     sink.readable = ANYWHERE if follow_links else sink.readable
@@ -276,11 +276,11 @@ def _into_index(folder: Path, again: bool, follow_links: bool, describe_all: Des
 
 
 def _write(
-    described: Iterable[Described], total: int, write: Callable[[list[Described]], None]
+    described: Iterable[CaptionResult], total: int, write: Callable[[list[CaptionResult]], None]
 ) -> tuple[int, Counter[str]]:
     """Write as captions come, some at once: how many pictures were captioned, and why the others were not."""
     without: Counter[str] = Counter()
-    waiting: list[Described] = []
+    waiting: list[CaptionResult] = []
     count = 0
     for each in progress(described, total, "captioning"):
         count += not each.reason

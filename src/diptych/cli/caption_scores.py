@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from diptych.captions.evaluation import CaptionReport
-    from diptych.doctor import Report
-    from diptych.pairs import Pairs
+    from diptych.data.doctor.inspect import Report
+    from diptych.data.pairs import Pairs
+    from diptych.evaluation.captions import CaptionReport
 
 
 def caption(
@@ -73,8 +73,8 @@ def caption(
     as_json
         Print the scores as JSON.
     """
-    from diptych.captions.page import save_page, save_table
     from diptych.errors import ConfigError
+    from diptych.evaluation.captions_page import save_page, save_table
 
     settings = {"method": method, "beams": beams, "max_tokens": max_tokens}
     if captions and references and data is None:
@@ -102,9 +102,9 @@ def caption(
 
 
 def _of_files(captions: Path, references: Path, tokenizer: str) -> CaptionReport:
-    from diptych.captions.evaluation import CaptionEvaluator
-    from diptych.captions.file import one_each, read_caption_file
-    from diptych.pairs import Pairs, Row
+    from diptych.captioning.caption_files import one_each, read_caption_file
+    from diptych.data.pairs import Pairs, Row
+    from diptych.evaluation.captions import CaptionEvaluator
 
     known = read_caption_file(references)
     pairs = Pairs.from_rows(Row(name, Path(name), tuple(texts)) for name, texts in known.items())
@@ -116,9 +116,9 @@ class _Measured:
     """The pictures that are measured on, and with what."""
 
     def __init__(self, data: str, format: str | None, split: str, clip: str, device: str, tokenizer: str) -> None:
-        from diptych.captions.evaluation import Scorer
-        from diptych.dual import load
-        from diptych.formats import read_pairs
+        from diptych.data.formats.read import read_pairs
+        from diptych.evaluation.captions import Scorer
+        from diptych.models.dual_encoder import load
 
         everything = read_pairs(data, format).with_val()
         self.pairs, self.device = everything.split(split), device
@@ -127,15 +127,15 @@ class _Measured:
         self.options: dict[str, Any] = {"training": training, "scorer": scorer, "tokenizer": tokenizer}
 
     def given(self, captions: Path) -> tuple[CaptionReport, Report]:
-        from diptych.captions.evaluation import evaluate_captions
-        from diptych.captions.file import one_each, read_caption_file
+        from diptych.captioning.caption_files import one_each, read_caption_file
+        from diptych.evaluation.captions import evaluate_captions
 
         said = one_each(read_caption_file(captions), self.pairs.image_ids, captions)
         return evaluate_captions(said, self.pairs, progress=progress, **self.options)
 
     def written(self, model: str, settings: dict[str, Any]) -> tuple[CaptionReport, Report]:
-        from diptych.captions.captioner import load_captioner
-        from diptych.captions.evaluation import evaluate_captioner
+        from diptych.captioning.captioner import load_captioner
+        from diptych.evaluation.captions import evaluate_captioner
 
         captioner = load_captioner(model, self.device)
         return evaluate_captioner(captioner, self.pairs, progress=progress, **self.options, **settings)
@@ -149,9 +149,9 @@ def _training(everything: Pairs, split: str) -> list[str] | None:
 
 
 def _print(report: CaptionReport, title: str) -> None:
-    from diptych.captions.page import variety_rows
-    from diptych.metrics.captions import NAMES
-    from diptych.metrics.ptb import TOKENIZERS
+    from diptych.evaluation.captions_page import variety_rows
+    from diptych.evaluation.metrics.captions import NAMES
+    from diptych.evaluation.metrics.ptb import TOKENIZERS
 
     say(f"{title}: {len(report.captions):,} pictures")
     rows = [(report.name(key), f"{value:.4f}") for key, value in report.corpus.items()] + variety_rows(report)

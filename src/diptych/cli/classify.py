@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from diptych.classify import Classified, MethodScores, Sorter
+    from diptych.evaluation.classify import Classified, ImageClassifier, MethodScores
 
 
 def classify(
@@ -62,10 +62,10 @@ def classify(
     as_json
         Print what was found as JSON.
     """
-    from diptych.classes import classes_in, read_class_folders, read_classes
-    from diptych.classify import Sorter
-    from diptych.doctor import sound
-    from diptych.dual import load
+    from diptych.data.classes import classes_in, read_class_folders, read_classes
+    from diptych.data.doctor.inspect import sound
+    from diptych.evaluation.classify import ImageClassifier
+    from diptych.models.dual_encoder import load
 
     measuring = labels is None and examples is None
     learnt: Any = None
@@ -74,7 +74,7 @@ def classify(
         if not as_json:
             say_left_out(left_out)
     classes = read_classes(labels) if labels else classes_in(learnt)
-    sorter = Sorter(load(model, device), classes, prompts=prompts, progress=progress)
+    sorter = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
     if measuring:
         scores = sorter.scores(learnt, shots=shots, progress=progress)
         _tell_scores(scores, as_json)
@@ -85,10 +85,10 @@ def classify(
 
 
 def _classified(
-    sorter: Sorter, path: str, learnt: Any, method: str | None, top: int, as_json: bool
+    sorter: ImageClassifier, path: str, learnt: Any, method: str | None, top: int, as_json: bool
 ) -> list[Classified]:
-    from diptych.classify import best_method
-    from diptych.embed import picture_vectors
+    from diptych.evaluation.classify import best_method
+    from diptych.models.embedding_cache import picture_vectors
 
     pictures = _pictures(path)
     if learnt is None:
@@ -107,9 +107,9 @@ def _classified(
 
 def _pictures(path: str) -> Any:
     """Every picture below a folder, whatever the folders within are called."""
+    from diptych.data.formats.image_paths import walk_pictures
+    from diptych.data.pairs import Pairs, Row
     from diptych.errors import DataError
-    from diptych.formats.pictures import walk_pictures
-    from diptych.pairs import Pairs, Row
 
     folder = Path(path).absolute()
     rows = [Row(file.relative_to(folder).as_posix(), file, ()) for file in walk_pictures(folder)]
@@ -154,9 +154,11 @@ def _tell_classes(found: list[Classified], as_json: bool) -> None:
         say(f"and {len(found) - len(rows):,} more; --table FILE writes them all")
 
 
-def _write(found: list[Classified], sorter: Sorter, table: Path | None, page: Path | None, as_json: bool) -> None:
-    from diptych.classify import class_gallery, write_table
-    from diptych.index.gallery import save_gallery
+def _write(
+    found: list[Classified], sorter: ImageClassifier, table: Path | None, page: Path | None, as_json: bool
+) -> None:
+    from diptych.evaluation.classify import class_gallery, write_table
+    from diptych.reports.gallery import save_gallery
 
     files: list[Path] = []
     if table:

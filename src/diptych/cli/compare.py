@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diptych.cli.show import print_table, progress, say
 
 if TYPE_CHECKING:
-    from diptych.compare.tables import Cell, Table
+    from diptych.evaluation.compare.tables import Cell, Table
 
 
 def compare(
@@ -64,10 +64,10 @@ def compare(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.compare import compare, model_names, read_suite
-    from diptych.compare.files import write_report
-    from diptych.compare.tables import cost_table, difference_table, quality_tables, said
     from diptych.errors import ModelError
+    from diptych.evaluation.compare.comparison import compare, model_names, read_suite
+    from diptych.evaluation.compare.report_files import write_report
+    from diptych.evaluation.compare.tables import cost_table, difference_table, quality_tables, said
 
     model_names(models)  # before pictures are read
     suite = read_suite(

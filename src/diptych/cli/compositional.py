@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from diptych.cli.show import print_json, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from diptych.compositional import ChoiceScores, QuadScores
+    from diptych.evaluation.compositional.checks import ChoiceScores, QuadScores
 
 
 def compositional(
@@ -53,13 +53,13 @@ def compositional(
     as_json
         Print the scores as JSON.
     """
-    from diptych.compositional import Checks, checks_of, evaluate_checks, evaluate_quads
-    from diptych.compositional.published import read_published
-    from diptych.doctor import sound
-    from diptych.dual import load
+    from diptych.data.doctor.inspect import sound
+    from diptych.data.formats.read import read_pairs
     from diptych.errors import ConfigError
-    from diptych.formats import read_pairs
-    from diptych.matching.models import load_matcher
+    from diptych.evaluation.compositional.checks import Checks, checks_of, evaluate_checks, evaluate_quads
+    from diptych.evaluation.compositional.published import read_published
+    from diptych.matching.storage import load_matcher
+    from diptych.models.dual_encoder import load
 
     if (data is None) == (published is None):
         raise ConfigError("give a data set of your own with --data, or Winoground or SugarCrepe with --published")

@@ -44,8 +44,8 @@ def inspect(
     as_json
         Print the report as JSON.
     """
-    from diptych import doctor
-    from diptych.formats import detect, read_pairs
+    from diptych.data.doctor import inspect as doctor
+    from diptych.data.formats.read import detect, read_pairs
 
     pairs = read_pairs(path, format)
     source = detect(path, format)
@@ -76,7 +76,7 @@ def draw(out: Path, *, count: int = 600, size: int = 128, seed: int = 0) -> None
     seed
         Another seed draws other scenes.
     """
-    from diptych.samples import draw_scenes
+    from diptych.data.samples.library import draw_scenes
 
     draw_scenes(out, count=count, size=size, seed=seed)
     say(f"{count} pictures with 5 captions each: {out}")
@@ -91,7 +91,7 @@ def photographs(out: Path) -> None:
     out
         Folder for `images/`, the queries in `captions.txt`, and the photographs' terms in `LICENCES.md`.
     """
-    from diptych.samples import photographs
+    from diptych.data.samples.library import photographs
 
     say(f"{len(photographs(out))} photographs with a query each: {out}")
 
@@ -132,10 +132,10 @@ def audit(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.audit import audit, audit_gallery, write_table
-    from diptych.formats import read_pairs
-    from diptych.index.gallery import save_gallery
-    from diptych.matching.models import load_matcher
+    from diptych.data.formats.read import read_pairs
+    from diptych.evaluation.audit import audit, audit_gallery, write_table
+    from diptych.matching.storage import load_matcher
+    from diptych.reports.gallery import save_gallery
 
     pairs = read_pairs(path, format).split(split)
     judged, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)

@@ -76,7 +76,7 @@ def endpoint(model: str, *, out: Path) -> None:
     out
         The new directory to write; `diptych hub push` takes it to the hub.
     """
-    from diptych.endpoint import write_endpoint
+    from diptych.export.endpoint import write_endpoint
 
     say(f"endpoint: {write_endpoint(model, out)}")
 
@@ -84,11 +84,11 @@ def endpoint(model: str, *, out: Path) -> None:
 def _export(model: str, out: Path, engine: str, precision: str, data: str | None, least_cosine: float | None) -> None:
     from dataclasses import replace
 
-    from diptych.cache import cache_dir
-    from diptych.export import export_model
+    from diptych.data.formats.read import read_pairs
+    from diptych.data.samples.photographs import photographs
+    from diptych.export.exporter import export_model
     from diptych.export.parity import TOLERANCES
-    from diptych.formats import read_pairs
-    from diptych.photographs import photographs
+    from diptych.runtime.cache import cache_dir
 
     pairs = read_pairs(data) if data else photographs(cache_dir() / "photographs")
     tolerance = TOLERANCES.get(precision)

@@ -45,9 +45,9 @@ def find(
     as_json
         Print the matches as JSON.
     """
-    from diptych.dual import load
-    from diptych.formats import read_pairs
-    from diptych.search import find_matches, match_grid
+    from diptych.data.formats.read import read_pairs
+    from diptych.models.dual_encoder import load
+    from diptych.search.find_matches import find_matches, match_grid
 
     pairs = read_pairs(data, format).with_val().split(split)
     matches = find_matches(load(model, device), text, pairs, k, progress=progress)

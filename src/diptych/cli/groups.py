@@ -12,9 +12,9 @@ from diptych.cli.ask import Flag, Json, open_index, save_if_asked, say_written, 
 from diptych.cli.show import print_json, print_paths, print_table, say
 
 if TYPE_CHECKING:
-    from diptych.index.dedupe import Copy, Duplicates
-    from diptych.index.gallery import Gallery
-    from diptych.index.themes import Theme
+    from diptych.reports.gallery import Gallery
+    from diptych.search.clusters import Theme
+    from diptych.search.dedupe import Copy, Duplicates
 
 _CARDS = 24  # pictures of each theme in a gallery
 
@@ -45,7 +45,7 @@ def dedupe(
     index
         The library or index folder; else the one that the working folder lies in.
     """
-    from diptych.index.dedupe import find_duplicates
+    from diptych.search.dedupe import find_duplicates
 
     library = open_index(index)
     groups = find_duplicates(library)
@@ -85,7 +85,7 @@ def cluster(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.index.themes import find_themes
+    from diptych.search.clusters import find_themes
 
     library = open_index(index, device, model)
     themes = find_themes(library, groups)
@@ -123,7 +123,7 @@ def _print_duplicates(groups: list[Duplicates]) -> None:
 
 
 def _duplicates_gallery(groups: list[Duplicates]) -> Gallery:
-    from diptych.index.gallery import Card, Gallery, Section
+    from diptych.reports.gallery import Card, Gallery, Section
 
     sections = tuple(
         Section(
@@ -144,7 +144,7 @@ def _duplicates_gallery(groups: list[Duplicates]) -> Gallery:
 
 
 def _themes_gallery(themes: list[Theme]) -> Gallery:
-    from diptych.index.gallery import Card, Gallery, Section
+    from diptych.reports.gallery import Card, Gallery, Section
 
     sections = tuple(
         Section(f"{theme.name} ({len(theme.paths):,})", tuple(Card(path, _name(path)) for path in theme.paths[:_CARDS]))

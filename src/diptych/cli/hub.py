@@ -38,7 +38,7 @@ def push(
     message
         The message of the commit.
     """
-    from diptych.hub import push as push_model
+    from diptych.export.hub import push as push_model
 
     say(push_model(model, repo, licence=licence, picture=picture, private=private, message=message))
 
@@ -58,9 +58,9 @@ def card(model: str, repo: str, *, out: Path, licence: str | None = None) -> Non
     licence
         Under which licence, as the hub names it, when the model's card does not say so.
     """
-    from diptych.atomic import write_text
-    from diptych.checkpoints import model_directory
-    from diptych.hub_card import full_card
+    from diptych.export.model_card import full_card
+    from diptych.models.checkpoints import model_directory
+    from diptych.runtime.atomic import write_text
 
     write_text(out, full_card(model_directory(model), repo, licence=licence))
     say(f"card: {out}")

@@ -11,10 +11,10 @@ from cyclopts import Parameter
 
 from diptych.cli.ask import shown
 from diptych.cli.show import console, print_json, print_table, progress_bar, say, text_column, warn
-from diptych.quoting import printable
+from diptych.runtime.quoting import printable
 
 if TYPE_CHECKING:
-    from diptych.index import Added, Index
+    from diptych.search.index import Added, Index
 
 Item = TypeVar("Item")
 
@@ -98,8 +98,8 @@ def index(
 def _open(source: Path, folder: Path | None, model: str | None, device: str) -> Index:
     """The index named, or the one that `source` lies in, or a new one."""
     from diptych.errors import DataError
-    from diptych.index import Index, find_index
-    from diptych.index.vectors import is_vectors
+    from diptych.search.index import Index, find_index
+    from diptych.search.precomputed import is_vectors
 
     source = source.expanduser()
     if not source.exists() and not any(mark in source.name for mark in "*?[{"):
@@ -141,7 +141,7 @@ def _progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[
     """A bar on standard error with pictures a second, time left, and how many were skipped."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-    from diptych.index import Skipped
+    from diptych.search.index import Skipped
 
     columns = (
         *(text_column("{task.description}"), BarColumn(), MofNCompleteColumn()),

@@ -42,8 +42,8 @@ def match(
         auto, cpu, cuda or mps.
     """
     from diptych.errors import ConfigError
-    from diptych.images import decode
-    from diptych.matching.models import load_matcher
+    from diptych.images.decode import decode
+    from diptych.matching.storage import load_matcher
 
     if (pairs is None) == (picture is None):
         raise ConfigError('give a picture and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
@@ -62,8 +62,8 @@ def match(
 
 def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, prior: float | None, device: str) -> None:
     """Each line of the table with its probability; a picture that cannot be decoded leaves its field empty."""
-    from diptych.matching.models import load_matcher
-    from diptych.matching.table import match_table, read_match_table
+    from diptych.matching.match_table import match_table, read_match_table
+    from diptych.matching.storage import load_matcher
 
     table = read_match_table(pairs)
     probabilities = match_table(load_matcher(model, head, device), table, prior=prior, progress=progress)

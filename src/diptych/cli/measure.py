@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from diptych.cli.show import print_json, print_scores, print_table, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from diptych.evaluate import MatchReport
+    from diptych.evaluation.evaluators import MatchReport
 
 app = App(name="eval")
 app.command("diptych.cli.prompt_model:evaluate", name="prompt")
@@ -46,9 +46,9 @@ def retrieval(
     as_json
         Print the scores as JSON.
     """
-    from diptych.dual import load
-    from diptych.evaluate import evaluate_retrieval
-    from diptych.formats import read_pairs
+    from diptych.data.formats.read import read_pairs
+    from diptych.evaluation.evaluators import evaluate_retrieval
+    from diptych.models.dual_encoder import load
 
     pairs = read_pairs(data, format).with_val().split(split)
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
@@ -96,9 +96,9 @@ def zeroshot(
     as_json
         Print the scores as JSON.
     """
-    from diptych.classes import read_classes, read_labelled
-    from diptych.dual import load
-    from diptych.evaluate import evaluate_zeroshot
+    from diptych.data.classes import read_classes, read_labelled
+    from diptych.evaluation.evaluators import evaluate_zeroshot
+    from diptych.models.dual_encoder import load
 
     pairs = read_labelled(data, format).split(split)
     known = read_classes(classes) if classes else None
@@ -160,10 +160,10 @@ def match(
     as_json
         Print the scores as JSON.
     """
-    from diptych.evaluate import evaluate_match
-    from diptych.formats import read_pairs
-    from diptych.matching.labelled import is_labelled, read_labelled_pairs
-    from diptych.matching.models import load_matcher
+    from diptych.data.formats.read import read_pairs
+    from diptych.data.labelled import is_labelled, read_labelled_pairs
+    from diptych.evaluation.evaluators import evaluate_match
+    from diptych.matching.storage import load_matcher
 
     pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
     matcher = load_matcher(model, head, device)
@@ -181,7 +181,7 @@ def match(
 
 
 def _print_match(report: MatchReport, title: str, precision: float | None) -> None:
-    from diptych.metrics.matching import threshold_for_precision
+    from diptych.evaluation.metrics.matching import threshold_for_precision
 
     def shown(name: str, key: str) -> str:
         low, high = report.intervals[name][key]
@@ -200,8 +200,8 @@ def _print_match(report: MatchReport, title: str, precision: float | None) -> No
 
 
 def _save_plots(report: MatchReport, head: str, folder: Path) -> list[Path]:
-    from diptych.atomic import new_file
-    from diptych.metrics.match_plots import PLOTS
+    from diptych.evaluation.match_plots import PLOTS
+    from diptych.runtime.atomic import new_file
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []

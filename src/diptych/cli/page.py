@@ -64,9 +64,9 @@ def page(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.api.run import is_loopback
-    from diptych.app.server import serve
-    from diptych.app.settings import Settings
+    from diptych.serving.api.server import is_loopback
+    from diptych.serving.app.server import serve
+    from diptych.serving.app.settings import Settings
 
     here = is_loopback(host)
     allowed = root or ((Path.home(), Path.cwd()) if here else ())

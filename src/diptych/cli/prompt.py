@@ -48,11 +48,11 @@ def prompt(
     device
         auto, cpu, cuda or mps.
     """
+    from diptych.data.formats.image_paths import walk_pictures
     from diptych.errors import DataError
-    from diptych.formats.pictures import walk_pictures
-    from diptych.paths import to_text
-    from diptych.prompting.models import load_prompter
-    from diptych.prompting.pictures import prompt_pictures
+    from diptych.images.paths import to_text
+    from diptych.prompting.many_images import prompt_pictures
+    from diptych.prompting.storage import load_prompter
 
     if not pictures.exists():
         raise DataError(f"there is no picture or folder '{pictures}'; check the path")
@@ -60,7 +60,7 @@ def prompt(
     if not files:
         raise DataError(f"no picture is below '{pictures}'")
     prompter = load_prompter(model, device)
-    wishes = {"how": how, "count": count, **wishes_of(prompter, library, captioner, lists, device)}
+    wishes = {"how": how, "count": count, **generation_config_of(prompter, library, captioner, lists, device)}
     found = prompt_pictures(prompter, files, progress=progress, **wishes)
     if out is None and not pictures.is_dir():
         said = next(iter(found))[1]
@@ -80,18 +80,18 @@ def prompt(
         say(f"{len(files) - bad:,} pictures: {out}" + (f"; {bad:,} left out: they cannot be decoded" if bad else ""))
 
 
-def wishes_of(
+def generation_config_of(
     prompter: Prompter, library: Path | None, captioner: str | None, lists: Path | None, device: str
 ) -> dict[str, Any]:
     """What `Prompter.say` is given beside the pictures."""
     from diptych.prompting.library import PromptLibrary, read_prompts
-    from diptych.prompting.phrases import phrase_lists
+    from diptych.prompting.phrases.compose import phrase_lists
 
     wishes: dict[str, Any] = {}
     if library:
         wishes["library"] = PromptLibrary.of(read_prompts(library), prompter.space, progress)
     if captioner:
-        from diptych.captions.captioner import load_captioner
+        from diptych.captioning.captioner import load_captioner
 
         wishes["captioner"] = load_captioner(captioner, device)
     if lists:

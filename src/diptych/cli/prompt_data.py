@@ -33,9 +33,9 @@ def get(
     accept_licence
         Agree to its licence without being asked.
     """
+    from diptych.data.hub_datasets import PUBLISHED, offer
+    from diptych.data.hub_datasets import get as get_published
     from diptych.errors import ConfigError
-    from diptych.published import PUBLISHED, offer
-    from diptych.published import get as get_published
 
     if name is None:
         rows = [{"name": key, "what": each.what, "licence": each.licence} for key, each in PUBLISHED.items()]
@@ -70,7 +70,7 @@ def make_prompts(out: Path, *, count: int = 400, size: int = 128, seed: int = 0)
     seed
         Another seed draws other pictures.
     """
-    from diptych.prompting.scenes import draw_prompts
+    from diptych.data.samples.prompts import draw_prompts
 
     draw_prompts(out, count=count, size=size, seed=seed, progress=progress)
     say(f"{count} pictures with a prompt each: {out}")

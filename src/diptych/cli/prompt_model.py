@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from diptych.cli.recipe import Config, Given, Resume, say_outcome, settled
 from diptych.cli.show import print_json, print_table, progress, say, say_left_out
-from diptych.quoting import ReportTable
-from diptych.recipes.prompt import PromptRecipe
+from diptych.runtime.quoting import ReportTable
+from diptych.training.prompt.config import PromptRecipe
 
 if TYPE_CHECKING:
-    from diptych.prompting.evaluation import PromptReport
+    from diptych.evaluation.prompts import PromptReport
 
 
 def train(
@@ -24,7 +24,7 @@ def train(
     given: Given = (),
 ) -> None:
     """Train a prompter on pictures with prompts: from a picture to its prompt's embedding."""
-    from diptych.recipes.prompt import train_prompter
+    from diptych.training.prompt.train import train_prompter
 
     recipe = settled(recipe, config, given)
     result = train_prompter(recipe, resume=resume, progress=progress)
@@ -81,16 +81,16 @@ def evaluate(
     as_json
         Print the scores as JSON.
     """
-    from diptych.cli.prompt import wishes_of
-    from diptych.formats import read_pairs
-    from diptych.prompting.evaluation import evaluate_prompter
-    from diptych.prompting.models import load_prompter
+    from diptych.cli.prompt import generation_config_of
+    from diptych.data.formats.read import read_pairs
+    from diptych.evaluation.prompts import evaluate_prompter
+    from diptych.prompting.storage import load_prompter
 
     pairs = read_pairs(data, format).with_val()
     known = read_pairs(train_data).with_val(0.0) if train_data else pairs
     training = known.split("train") if "train" in known.split_sizes and (train_data or split != "train") else None
     prompter = load_prompter(model, device)
-    wishes = wishes_of(prompter, library, captioner, None, device)
+    wishes = generation_config_of(prompter, library, captioner, None, device)
     chosen = pairs.split(split)
     report, left_out = evaluate_prompter(prompter, chosen, training, how=how, progress=progress, **wishes)
     files = _written(report, results, histogram, f"{model}, {split} split")
@@ -124,7 +124,7 @@ def _print(report: PromptReport, title: str) -> None:
 
 
 def _written(report: PromptReport, results: Path | None, histogram: Path | None, title: str) -> list[Path]:
-    from diptych.atomic import new_file, new_text
+    from diptych.runtime.atomic import new_file, new_text
 
     if results:
         with new_text(results) as file:
@@ -132,7 +132,7 @@ def _written(report: PromptReport, results: Path | None, histogram: Path | None,
             writer.writerow(("imgId", "prompt", "predicted", "cosine"))
             writer.writerows(report.lines())
     if histogram:
-        from diptych.metrics.prompt_plots import cosine_histogram
+        from diptych.evaluation.match_plots import cosine_histogram
 
         marks = {name: scores.mean for name, scores in report.scores.items()}
         with new_file(histogram) as file:

@@ -10,10 +10,10 @@ from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from diptych.cli.show import say
-from diptych.recipes.config import make, read_yaml
+from diptych.training.settings import make, read_yaml
 
 if TYPE_CHECKING:
-    from diptych.trainer import Outcome
+    from diptych.training.trainer import Outcome
 
 Recipe = TypeVar("Recipe")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.cli.show import print_table, progress, say
-from diptych.quoting import ReportTable
+from diptych.runtime.quoting import ReportTable
 
 
 def score(*tables: Path, model: str = "mini", out: Path | None = None, device: str = "auto") -> None:
@@ -26,11 +26,11 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.atomic import new_text
-    from diptych.dual import load
     from diptych.errors import ConfigError
-    from diptych.matching.table import read_match_table
-    from diptych.prompting.scores import score_pictures
+    from diptych.evaluation.prompts import score_pictures
+    from diptych.matching.match_table import read_match_table
+    from diptych.models.dual_encoder import load
+    from diptych.runtime.atomic import new_text
 
     if not tables:
         raise ConfigError("no table is given: diptych score pictures.csv, with the columns image and prompt")
@@ -54,7 +54,7 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
 
 def _row(scores: np.ndarray) -> dict[str, str]:
     """Mean with its 95% interval, median and spread of the lines that have a score."""
-    from diptych.metrics.matching import bootstrap
+    from diptych.evaluation.metrics.matching import bootstrap
 
     known = scores[~np.isnan(scores)]
     told = {"pictures": f"{len(known):,}", "left out": f"{len(scores) - len(known):,}"}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.api.settings import LOOPBACK, Settings
+from diptych.serving.api.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
-    from diptych.service import Service
+    from diptych.serving.service import Service
 
 Flag = Annotated[bool, Parameter(negative="")]
 Several = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -74,8 +74,8 @@ def serve(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.api.app import make_app
-    from diptych.api.run import check_place, hosts_of, run
+    from diptych.serving.api.app import make_app
+    from diptych.serving.api.server import check_place, hosts_of, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
@@ -140,14 +140,14 @@ def mcp(
     device
         auto, cpu, cuda or mps.
     """
-    from diptych.mcp import http_app, make_server
+    from diptych.serving.agents.mcp_server import http_app, make_server
 
     _log_to_standard_error(logging.WARNING)  # standard output is the protocol's
     server = make_server(_service(model, captioner, matcher, prompter, index, roots, follow_links, device))
     if transport == "stdio":
         server.run("stdio")
         return
-    from diptych.api.run import check_place, hosts_of, run
+    from diptych.serving.api.server import check_place, hosts_of, run
 
     keys = _read_keys(key_file)
     check_place(host, keys, without_key)
@@ -169,7 +169,7 @@ def _service(
     follow_links: bool,
     device: str,
 ) -> Service:
-    from diptych.service import Service
+    from diptych.serving.service import Service
 
     named = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
     return Service(model, **named, index=index, roots=roots, follow_links=follow_links, device=device)
@@ -177,7 +177,7 @@ def _service(
 
 def _read_keys(file: Path | None) -> tuple[str, ...]:
     """The keys of the file and of the environment; not of the command line, which every user of a machine can read."""
-    from diptych.files import read_text
+    from diptych.runtime.files import read_text
 
     lines = read_text(file).splitlines() if file else []
     return tuple(key for key in map(str.strip, [*lines, *os.environ.get(_KEYS, "").split(",")]) if key)

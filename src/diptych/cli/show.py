@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from cyclopts import Parameter, validators
 
-from diptych.quoting import printable, to_json
+from diptych.runtime.quoting import printable, to_json
 
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.panel import Panel
     from rich.progress import Progress, ProgressColumn
 
-    from diptych.doctor import Report, Spread
+    from diptych.data.doctor.inspect import Report, Spread
 
 Item = TypeVar("Item")
 PictureFile = Annotated[Path, Parameter(validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp")))]
@@ -59,7 +59,7 @@ class RowWriter(Protocol):
 def csv_output(out: Path | None) -> Iterator[RowWriter]:
     """CSV into a file, or to standard output: exact for programs, escaped where it is a terminal."""
     if out is not None:
-        from diptych.atomic import new_text
+        from diptych.runtime.atomic import new_text
 
         with new_text(out) as file:
             yield csv.writer(file)
@@ -81,7 +81,7 @@ def print_paths(paths: Iterable[str], end: bytes) -> None:
 
     Ended by line breaks, a path that contains one would read as two, so it is left out, and a warning counts those.
     """
-    from diptych.paths import from_text
+    from diptych.images.paths import from_text
 
     sys.stdout.flush()
     out = getattr(sys.stdout, "buffer", None)
@@ -100,7 +100,7 @@ def print_paths(paths: Iterable[str], end: bytes) -> None:
 
 def write_picture(image: Image.Image, path: Path) -> None:
     """Save a picture, and make its folder first."""
-    from diptych.grids import save_picture
+    from diptych.images.contact_sheet import save_picture
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(image, path)

@@ -9,9 +9,9 @@ from cyclopts import App, Parameter
 
 from diptych.cli.recipe import Config, Given, Resume, note_given, say_outcome, settled
 from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
-from diptych.recipes.caption import CaptionRecipe
-from diptych.recipes.contrastive import ContrastiveRecipe
-from diptych.recipes.match import MatchRecipe
+from diptych.training.caption.config import CaptionRecipe
+from diptych.training.contrastive.config import ContrastiveRecipe
+from diptych.training.match.config import MatchRecipe
 
 app = App(name="train", config=note_given)
 app.command("diptych.cli.prompt_model:train", name="prompt")
@@ -34,11 +34,11 @@ def contrastive(
         YAML file of settings, each with a list of values: every combination is trained, and one table compares them.
         An interrupted sweep goes on where it was.
     """
-    from diptych.recipes.contrastive import train
+    from diptych.training.contrastive.train import train
 
     recipe = settled(recipe, config, given)
     if sweep:
-        from diptych.recipes.sweep import run_sweep
+        from diptych.training.sweep import run_sweep
 
         print_table(f"sweep of {sweep.name}, validation recall in %", run_sweep(recipe, sweep, progress=progress))
         return
@@ -59,7 +59,7 @@ def match(
     given: Given = (),
 ) -> None:
     """Train a matcher on a dual encoder: the probability that a picture and a text belong together."""
-    from diptych.recipes.match import train_matcher
+    from diptych.training.match.train import train_matcher
 
     recipe = settled(recipe, config, given)
     result = train_matcher(recipe, resume=resume, progress=progress)
@@ -84,7 +84,7 @@ def caption(
     given: Given = (),
 ) -> None:
     """Train a captioner: a small decoder on a dual encoder, a ViT-GPT2, or a BLIP."""
-    from diptych.recipes.caption import train_captioner
+    from diptych.training.caption.train import train_captioner
 
     recipe = settled(recipe, config, given)
     result = train_captioner(recipe, resume=resume, progress=progress)

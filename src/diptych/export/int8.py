@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diptych.errors import require
-from diptych.export.graphs import silence
+from diptych.models.onnx.engines import Inputs
+from diptych.models.onnx.graphs import silence
 
-Inputs = dict[str, np.ndarray]
 _PRODUCTS = ("MatMul", "Gemm")
 
 

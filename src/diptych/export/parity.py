@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from diptych.dual import DualEncoder
 from diptych.errors import ModelError
-from diptych.truncation import TextCutWarning
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.truncation import TextCutWarning
 
 _BATCH = {"image": 8, "text": 32}
 _ROUNDS = 5

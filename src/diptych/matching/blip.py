@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.checkpoints import loading, refuse_unsafe
-from diptych.device import pick_device
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
 from diptych.matching.matcher import Encoded, Matcher
-from diptych.modalities import checked_images, checked_texts
-from diptych.module_loading import LOCAL, WEIGHTS
-from diptych.quiet import quiet
+from diptych.models.checkpoints import loading, refuse_unsafe
+from diptych.models.loading import LOCAL, WEIGHTS
+from diptych.models.modalities import checked_images, checked_texts
+from diptych.runtime.device import pick_device
+from diptych.runtime.quiet import quiet
 
 _ARCHITECTURE = "BlipForImageTextRetrieval"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.states import States
+from diptych.models.hidden_states import HiddenStates
 
 Side = tuple[Tensor, ...]  # what a head made of some pictures or texts: tensors of (items, ...)
 
@@ -22,7 +22,7 @@ class Head(Protocol):
 
     needs_states: bool  # whether it looks at patches and tokens, or at the two vectors alone
 
-    def encode(self, modality: str, states: States) -> Side: ...
+    def encode(self, modality: str, states: HiddenStates) -> Side: ...
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
         """Row by row: (pairs,) logits."""
@@ -36,7 +36,7 @@ class CosineHead(nn.Module):
 
     needs_states = False
 
-    def encode(self, modality: str, states: States) -> Side:
+    def encode(self, modality: str, states: HiddenStates) -> Side:
         return (states.vectors,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
@@ -63,7 +63,7 @@ class PairHead(nn.Module):
         nn.init.zeros_(last.bias)
         self.body = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * dim, hidden), nn.GELU(), nn.Dropout(dropout), last)
 
-    def encode(self, modality: str, states: States) -> Side:
+    def encode(self, modality: str, states: HiddenStates) -> Side:
         return (states.vectors,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
@@ -102,7 +102,7 @@ class CrossHead(nn.Module):
         self.scales = nn.Parameter(torch.tensor([10.0, 10.0]))
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
-    def encode(self, modality: str, states: States) -> Side:
+    def encode(self, modality: str, states: HiddenStates) -> Side:
         """(items, length, dim) unit vectors, and (items, length) how much each counts; the latter sum to 1."""
         return self.sides[modality](states)
 
@@ -143,7 +143,7 @@ class _Projection(nn.Module):
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
 
-    def forward(self, states: States) -> Side:
+    def forward(self, states: HiddenStates) -> Side:
         mask = states.mask
         hidden = self.dropout(self.norm(states.states))  # (items, length, width)
         weights = self.weigh(hidden).squeeze(-1).masked_fill(~mask, -torch.inf)  # (items, length)

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diptych.dual import DualEncoder
-from diptych.embed import decode_all
+from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, DataError
 from diptych.matching.calibration import EVIDENCE, Calibration, sigmoid
 from diptych.matching.heads import Side
 from diptych.matching.hubness import Banks
-from diptych.modalities import checked_images, checked_texts
-from diptych.pairs import Pairs
-from diptych.prefetch import prefetch
-from diptych.progress import Progress, silent
-from diptych.states import States, embed_states
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedding_cache import decode_all
+from diptych.models.hidden_states import HiddenStates, compute_hidden_states
+from diptych.models.modalities import checked_images, checked_texts
+from diptych.runtime.background import prefetch
+from diptych.runtime.progress import Progress, silent
 
 _BLOCK = 512  # pairs compared at once
 
@@ -157,11 +157,11 @@ class Matcher:
         if not self.head.needs_states:
             vectors = self.encoder.embed(features)
             return self._encoded(modality, vectors, (vectors,))
-        states = embed_states(self.encoder, features)
+        states = compute_hidden_states(self.encoder, features)
         return self.encode_states(modality, states)
 
     @torch.inference_mode()
-    def encode_states(self, modality: str, states: States) -> Encoded:
+    def encode_states(self, modality: str, states: HiddenStates) -> Encoded:
         """States that the towers gave before, encoded; patches and tokens are kept in half precision."""
         side = self.head.encode(modality, states)
         kept = tuple(tensor.half() if tensor.ndim > 2 else tensor for tensor in side)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.data.pairs import Pairs
 from diptych.errors import DataError
-from diptych.pairs import Pairs
 
 HARD_SHARE = 0.02  # of the pictures: those most similar to the caption, among which hard negatives are drawn
 _BLOCK = 512  # captions compared at once
@@ -108,7 +108,7 @@ def _check_others(matches: Matches, caption: int) -> None:
 
 
 @dataclass(frozen=True)
-class JudgedPairs:
+class LabelledPairs:
     """Pictures put to texts, with what is known of each pair: (pairs,) rows of pictures, numbers of texts, 0/1 labels.
 
     `owner` is the row of each text's own picture, by which pairs belong together; `sets` names parts of the pairs.
@@ -121,7 +121,7 @@ class JudgedPairs:
     sets: dict[str, np.ndarray]
 
 
-def judged_pairs(
+def make_labelled_pairs(
     pairs: Pairs,
     image_vectors: np.ndarray,
     text_vectors: np.ndarray,
@@ -129,7 +129,7 @@ def judged_pairs(
     hard_share: float = HARD_SHARE,
     hard_mixture: float = 0.5,
     seed: int = 0,
-) -> JudgedPairs:
+) -> LabelledPairs:
     """Each caption with its own picture, with a random negative and with a hard one, vectors being a dual encoder's.
 
     The sets `random` and `hard` hold the matches and the negatives of that kind; `mixture` the matches and one negative
@@ -144,7 +144,7 @@ def judged_pairs(
     hard = hard_negatives(matches, image_vectors, text_vectors, share=hard_share, seed=seed)[:, 0]
     is_hard = np.random.default_rng([seed, 3]).permutation(count) < round(hard_mixture * count)
     own, first, second = np.split(np.arange(3 * count), 3)
-    return JudgedPairs(
+    return LabelledPairs(
         rows=np.concatenate([matches.owner, easy, hard]),
         texts=np.tile(np.arange(count), 3),
         labels=np.repeat([True, False, False], count),

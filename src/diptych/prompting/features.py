@@ -13,18 +13,18 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.cache import cache_dir
-from diptych.device import pick_device
-from diptych.dual import DualEncoder
-from diptych.embed import VectorFile, decode_all, write_vectors
+from diptych.data.pairs import Pairs
 from diptych.errors import DataError
-from diptych.families import embedding_width, input_size
-from diptych.heads import EMBEDDING
-from diptych.identity import modules_identity
-from diptych.modalities import preprocess_images
-from diptych.pairs import Pairs
-from diptych.progress import Progress, silent
-from diptych.towers import width_of
+from diptych.models.architectures import embedding_width, input_size
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.embedding_cache import VectorFile, decode_all, write_vectors
+from diptych.models.fingerprint import modules_fingerprint
+from diptych.models.heads import EMBEDDING
+from diptych.models.modalities import preprocess_images
+from diptych.models.towers import width_of
+from diptych.runtime.cache import cache_dir
+from diptych.runtime.device import pick_device
+from diptych.runtime.progress import Progress, silent
 
 
 class PictureFeatures:
@@ -59,7 +59,7 @@ class PictureFeatures:
 
     def identity(self) -> str:
         """A hash of weights and preprocessing."""
-        return modules_identity([*self.tower, *self.projection])
+        return modules_fingerprint([*self.tower, *self.projection])
 
     def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it.

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of
+from diptych.data.formats.encoding import clean, open_text
+from diptych.data.formats.read import read_pairs
+from diptych.data.formats.tables import CAPTION_COLUMNS
 from diptych.errors import ConfigError, DataError
-from diptych.formats import read_pairs
-from diptych.formats.delimited import column_names, csv_fields, delimiter_of
-from diptych.formats.tables import CAPTION_COLUMNS
-from diptych.formats.text import clean, open_text
-from diptych.modalities import checked_texts
-from diptych.progress import Progress, silent
+from diptych.models.modalities import checked_texts
 from diptych.prompting.text_space import TextSpace
+from diptych.runtime.progress import Progress, silent
 
 _BLOCK = 256  # pictures compared with all prompts at once
 

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
-from diptych.pairs import Pairs
-from diptych.progress import Progress, silent
 from diptych.prompting.features import PictureFeatures
 from diptych.prompting.library import Prompt, PromptLibrary
-from diptych.prompting.phrases import compose, phrase_lists
+from diptych.prompting.phrases.compose import compose, phrase_lists
 from diptych.prompting.text_space import TextSpace
+from diptych.runtime.progress import Progress, silent
 
 How = Literal["retrieve", "compose", "generate"]
 WAYS: tuple[How, ...] = ("retrieve", "compose", "generate")

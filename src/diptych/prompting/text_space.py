@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from diptych.cache import cache_dir
-from diptych.checkpoints import model_directory
-from diptych.embed import VectorFile, write_vectors
 from diptych.errors import ModelError
-from diptych.identity import modules_identity
-from diptych.modalities import checked_texts, inputs_to_encode
-from diptych.module_loading import load_modules
-from diptych.progress import Progress, silent
-from diptych.weights import PYPI_TEXT_TOWERS, carried
+from diptych.models.bundled import PYPI_TEXT_TOWERS, packaged_model
+from diptych.models.checkpoints import model_directory
+from diptych.models.embedding_cache import VectorFile, write_vectors
+from diptych.models.fingerprint import modules_fingerprint
+from diptych.models.loading import load_modules
+from diptych.models.modalities import checked_texts, inputs_to_encode
+from diptych.runtime.cache import cache_dir
+from diptych.runtime.progress import Progress, silent
 
 MINILM = "pypi/all-minilm-l6-v2"
 
@@ -32,7 +32,7 @@ class TextSpace:
         self.dim = int(model.get_embedding_dimension() or 0)
         modules: list[Any] = list(model)
         # A hash of weights and tokenizer: two encoders share it exactly when they give the same vectors.
-        self.identity = modules_identity(modules)
+        self.identity = modules_fingerprint(modules)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32; longer ones than the encoder reads are cut.
@@ -70,7 +70,7 @@ def load_text_space(name: str = MINILM, device: str = "auto") -> TextSpace:
         ModelError: there is no such encoder, or it does not embed texts.
         MissingExtra: it comes with a package that is not installed.
     """
-    path = Path(carried(PYPI_TEXT_TOWERS, name)) if name.startswith("pypi/") else model_directory(name)
+    path = Path(packaged_model(PYPI_TEXT_TOWERS, name)) if name.startswith("pypi/") else model_directory(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
         model = load_modules(path, f"text encoder '{name}'", device)

@@ -1,0 +1,1 @@
+"""Captioners: decoding, candidates, and writing captions for many images."""

@@ -1,0 +1,1 @@
+"""Data sets of images and captions: reading, splitting, checking, downloading, and samples."""

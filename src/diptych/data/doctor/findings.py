@@ -1,0 +1,161 @@
+"""The doctor's searches: each takes a data set, or the checks of its pictures, and returns examples by kind."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.data.doctor.report import Example
+from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.read import wrong_encoding
+from diptych.data.pairs import Pairs
+from diptych.images.decode import describe, readable_text
+from diptych.images.near_duplicates import DISTANCE, near_groups, telling
+
+Found = dict[str, list[Example]]
+
+_TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
+_BLOCK = 1024  # rows that are Python objects at once
+_SHOWN = 6  # members of a group, or pictures of a caption, that a detail names
+
+
+def broken_pictures(pairs: Pairs, checks: pa.Table) -> Found:
+    """Pictures that cannot be used, by the reason of `ImageError`."""
+    found: Found = defaultdict(list)
+    for index, (reason, detail) in enumerate(_columns(checks, "reason", "detail")):
+        if reason:
+            found[reason].append(Example(describe(pairs[index].image).strip("'"), detail))
+    return found
+
+
+def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
+    """Which pictures decode and have a caption that is not empty."""
+    captions = pairs.values("captions")
+    return [
+        not reason and any(caption.strip() for caption in row)
+        for (reason,), row in zip(_columns(checks, "reason"), captions, strict=True)
+    ]
+
+
+def missing_captions(pairs: Pairs) -> Found:
+    """Empty captions, and pictures without any that is not."""
+    found: Found = {"empty_captions": [], "without_captions": []}
+    for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
+        written = sum(1 for caption in captions if caption.strip())
+        found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
+        if not written:
+            found["without_captions"].append(Example(image_id, "no caption"))
+    return found
+
+
+def caption_faults(pairs: Pairs) -> Found:
+    """Missing captions, lost characters, mojibake, and captions of several pictures."""
+    found: Found = defaultdict(list, missing_captions(pairs))
+    owners: dict[str, list[str]] = defaultdict(list)
+    for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
+        written = [caption for caption in captions if caption.strip()]
+        for caption in written:
+            if "\ufffd" in caption:
+                found["lost_characters"].append(Example(image_id, caption))
+            if meant := unscrambled(caption):
+                found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {meant}?)"))
+        for plain in {" ".join(caption.casefold().split()) for caption in written}:
+            owners[plain].append(image_id)
+    shared = sorted(((plain, ids) for plain, ids in owners.items() if len(ids) > 1), key=lambda pair: -len(pair[1]))
+    found["shared_captions"] = [Example(_listed(ids), f"{len(ids)} pictures: {plain}") for plain, ids in shared]
+    return found
+
+
+def unscrambled(caption: str) -> str | None:
+    """The caption as it was meant, if it has UTF-8 read as Windows-1252 or Latin-1 ("cafÃ©"); None if it has not."""
+    meant = re.sub(r"[^\x00-\x7f]+", lambda run: _as_utf8(run[0]), caption)
+    return meant if meant != caption else None
+
+
+def _as_utf8(run: str) -> str:
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return run.encode(encoding).decode()
+        except UnicodeError:
+            continue
+    return run
+
+
+def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
+    """Groups of identical (same bytes) and near-identical pictures, by whether they straddle splits.
+
+    Near-identical groups are looked for among pictures of different bytes, by perceptual hash, and joined by chains.
+    Pictures so plain that their hashes say little are left out of that.
+    """
+    splits = pairs.table.column("split").to_pylist()
+    same: dict[str, list[int]] = defaultdict(list)
+    for index, (reason, content) in enumerate(_columns(checks, "reason", "content")):
+        if not reason:
+            same[content].append(index)
+    firsts = np.array([indices[0] for indices in same.values()], np.int64)
+    hashes = np.asarray(checks.column("perceptual"), np.uint64)[firsts]
+    firsts, hashes = firsts[telling(hashes)], hashes[telling(hashes)]
+    contents = checks.column("content").to_pylist()
+    near = (
+        list(chain.from_iterable(same[contents[firsts[member]]] for member in group))
+        for group in near_groups(hashes, distance)
+    )
+    return {
+        **_by_split(pairs, splits, "identical", (group for group in same.values() if len(group) > 1)),
+        **_by_split(pairs, splits, "near_identical", near),
+    }
+
+
+def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Iterable[list[int]]) -> Found:
+    found: Found = {kind: [], f"{kind}_across_splits": []}
+    ids = pairs.table.column("image_id")
+    for group in groups:
+        straddles = len({splits[index] for index in group}) > 1
+        named = [f"{ids[index].as_py()} ({splits[index] or 'no split'})" for index in group]
+        found[f"{kind}_across_splits" if straddles else kind].append(
+            Example(ids[group[0]].as_py(), f"{len(group)} pictures: {_listed(named)}")
+        )
+    return found
+
+
+def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
+    """Picture files in a folder that are the picture of no row."""
+    named = set(pairs.values("path"))
+    files = map(readable_text, map(str, walk_pictures(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
+    return {"uncaptioned_files": [Example(file, "no caption") for file in files if file not in named]}
+
+
+def wrong_lines(caption_files: Iterable[str | Path]) -> Found:
+    """Lines of caption files in text form that are not UTF-8."""
+    files = [path for path in map(Path, caption_files) if path.is_file() and path.suffix.lower() in _TEXT_FILES]
+    return {
+        "wrong_encoding": [
+            Example(readable_text(str(path)), f"line {number}") for path in files for number in wrong_encoding(path)
+        ]
+    }
+
+
+def merged(*parts: Found) -> Found:
+    """All examples of each kind."""
+    whole: Found = defaultdict(list)
+    for part in parts:
+        for kind, examples in part.items():
+            whole[kind] += examples
+    return whole
+
+
+def _columns(table: pa.Table, *names: str) -> Iterator[tuple[str, ...]]:
+    for block in table.select(names).to_batches(_BLOCK):
+        yield from zip(*(column.to_pylist() for column in block.columns), strict=True)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,61 @@
+"""The two JSON forms of COCO captions: Karpathy's splits and COCO's own annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diptych.data.formats.encoding import clean, split_of
+from diptych.data.formats.image_paths import Pictures
+from diptych.data.formats.json_values import entries
+from diptych.data.pairs import Row
+from diptych.errors import DataError
+
+
+def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
+    """`dataset_coco.json`, `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
+    for where, image in _entries(path, "images"):
+        name, folder = clean(_value(image, "filename", where)), clean(image.get("filepath"))
+        sentences = image.get("sentences") or []
+        if not isinstance(sentences, list):
+            raise DataError(f"{where} has no list 'sentences'; is it a caption file of this format?")
+        found = pictures.find(f"{folder}/{name}" if folder else name, where)
+        yield Row(name, found, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
+
+
+def _sentence(told: Any) -> str:
+    """A caption as Karpathy's files have it: as it was written, else its tokens."""
+    if not isinstance(told, dict):
+        return clean(told)
+    tokens = told.get("tokens")
+    return clean(told.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
+
+
+def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
+    """`captions_train2014.json`: images and, apart from them, annotations; the file's name says the split."""
+    captions: dict[Any, list[str]] = {}
+    for where, annotation in _entries(path, "annotations"):
+        captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+    for where, image in _entries(path, "images"):
+        name = clean(_value(image, "file_name", where))
+        described = tuple(map(clean, captions.get(_id(image, "id", where), ())))
+        yield Row(name, pictures.find(name, where), described, split_of(path, pictures.base))
+
+
+def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for at, entry in entries(path, key):
+        if not isinstance(entry, dict):
+            raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
+        yield f"'{path}', {key}[{at}]", entry
+
+
+def _id(entry: dict[str, Any], key: str, where: str) -> int | float | str:
+    value = _value(entry, key, where)
+    return value if isinstance(value, int | float) else clean(value)  # a list would be no key
+
+
+def _value(entry: dict[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise DataError(f"{where} has no '{key}', only: {', '.join(sorted(entry))}; is it a file of captions?")
+    return entry[key]

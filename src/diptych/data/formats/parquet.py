@@ -1,0 +1,292 @@
+"""The rows of Parquet files, whose few bytes may stand for any number of values of any size.
+
+Arrow takes memory for what a file declares: a page unpacks to what its header says, each row of a batch gets its own
+copy of a dictionary's value, a list has as many entries as a run length names. So the headers of the pages are read
+here before Arrow reads the pages, and values stay in their dictionary until their size is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from diptych.errors import DataError
+from diptych.runtime.files import MAX_COLUMNS, MAX_RATIO, Ratio, open_file
+
+_MAX_FOOTER = 16 << 20  # bytes; a file of 10,000 row groups has 12 MiB
+_MAX_DEPTH = 32  # of nested columns: Arrow descends into them by recursion, without a limit
+_PAGE_ALLOWANCE = 16 << 20  # bytes above MAX_RATIO times a packed page; writers make pages of 1 MiB
+_MAX_PAGE_HEADER = 1 << 20
+_SPARE = 1_000_000  # rows above one for each byte of the file, and values of lists above _MAX_LIST for each row
+_MAX_LIST = 1_000
+_BATCH_BYTES = 32 << 20
+_BATCH_ROWS = (64, 2_048)  # the least, since pictures are large, and the most
+_DELTA_BYTE_ARRAY = 7  # an encoding in which a value of a few bits repeats the one before it
+
+
+def parquet_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a Parquet file with their numbers, and of them the columns that `select` chooses by their names.
+
+    Raises:
+        DataError: it is not Parquet, or breaks a limit; the message names the file.
+    """
+    try:
+        with open_file(path) as file:
+            size = _check_footer(path, file)
+            with closing(pq.ParquetFile(path)) as table:
+                _check_rows(path, table, size)
+                wanted = select(table.schema_arrow.names)
+                yield from enumerate(_rows(path, file, table, wanted, Ratio(path, size)))
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+        raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
+
+
+def row_count(path: Path) -> int:
+    """How many rows a Parquet file has. Raises as `parquet_rows`."""
+    try:
+        with open_file(path) as file:
+            size = _check_footer(path, file)
+        with closing(pq.ParquetFile(path)) as table:
+            return _check_rows(path, table, size)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
+
+
+_NEXT = "fetch it again, or write it anew with pyarrow if you trust where it comes from"
+
+
+def _check_rows(path: Path, table: pq.ParquetFile, size: int) -> int:
+    if (rows := table.metadata.num_rows) > size + _SPARE:
+        raise DataError(f"'{path}' declares {rows:,} rows in {size:,} bytes; {_NEXT}")
+    return int(rows)
+
+
+def _rows(
+    path: Path, file: BinaryIO, table: pq.ParquetFile, wanted: set[str], ratio: Ratio
+) -> Iterator[dict[str, Any]]:
+    columns = [table.schema.column(at) for at in range(table.metadata.num_columns)]
+    leaves = [at for at, each in enumerate(columns) if any(f"{each.path}.".startswith(f"{name}.") for name in wanted)]
+    ordered = [name for name in table.schema_arrow.names if name in wanted]
+    if not ordered:
+        yield from ({} for _ in range(table.metadata.num_rows))
+        return
+    texts = [columns[at].path for at in leaves if columns[at].physical_type == "BYTE_ARRAY"]
+    with closing(pq.ParquetFile(path, read_dictionary=texts)) as packed:
+        for group in range(table.num_row_groups):
+            for leaf in leaves:
+                _check_pages(path, file, table, group, leaf)
+            size = _batch_rows(table, group, leaves)
+            for batch in packed.iter_batches(size, row_groups=[group], columns=ordered):
+                for part in _small(batch):
+                    ratio.note(_decoded_bytes(part))
+                    yield from _plain(part).to_pylist()
+
+
+def _check_footer(path: Path, file: BinaryIO) -> int:
+    """The file's size; refuses a footer that is too large, or columns that are too many or nested too deeply."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
+    if size < 12 or tail[4:] != b"PAR1":
+        raise DataError(f"'{path}' is not readable Parquet (it does not end with PAR1); fetch it again")
+    length = int.from_bytes(tail[:4], "little")
+    if length > min(size - 12, _MAX_FOOTER):
+        raise DataError(f"'{path}' has a footer of {length:,} bytes, the limit is {_MAX_FOOTER:,}; {_NEXT}")
+    file.seek(size - 8 - length)
+    thrift = _Thrift(file.read(length))
+    for field, kind in thrift.fields():
+        if field == 2:
+            columns = [thrift.struct().get(5, 0) for _ in range(thrift.list_length())]
+            if len(columns) > 2 * MAX_COLUMNS:
+                raise DataError(f"'{path}' has {len(columns):,} columns, the limit is {2 * MAX_COLUMNS:,}; {_NEXT}")
+            if _depth(columns) > _MAX_DEPTH:
+                raise DataError(f"'{path}' nests columns more than {_MAX_DEPTH} deep; {_NEXT}")
+            break
+        thrift.skip(kind)
+    file.seek(0)
+    return size
+
+
+def _depth(children: list[int]) -> int:
+    """How deep a schema is nested, given in preorder by the number of each one's children."""
+    deepest = 0
+    open_: list[int] = []  # the children still to come of each group that is open
+    for count in children:
+        while open_ and not open_[-1]:
+            open_.pop()
+        if open_:
+            open_[-1] -= 1
+        open_.append(count)
+        deepest = max(deepest, len(open_))
+    return deepest
+
+
+def _check_pages(path: Path, file: BinaryIO, table: pq.ParquetFile, group: int, leaf: int) -> None:
+    """Refuse a column of a row group with a page that unpacks to too much, or lists of too many values."""
+    chunk, rows = table.metadata.row_group(group).column(leaf), table.metadata.row_group(group).num_rows
+    is_list = table.schema.column(leaf).max_repetition_level > 0
+    name = f"'{path}', column '{chunk.path_in_schema}'"
+    at = chunk.data_page_offset
+    if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < at:
+        at = chunk.dictionary_page_offset
+    end, values = at + chunk.total_compressed_size, 0
+    while at < end and values < chunk.num_values:
+        header, length = _page_header(path, file, at)
+        packed, unpacked = header.get(3, 0), header.get(2, 0)
+        if packed < 0 or unpacked < 0 or unpacked > MAX_RATIO * packed + _PAGE_ALLOWANCE:
+            raise DataError(f"{name}: a page of {packed:,} bytes unpacks to {unpacked:,}; {_NEXT}")
+        page = header.get(5) or header.get(8) or {}
+        count = page.get(1, 0)
+        values += max(0, count)
+        if is_list and (page.get(2 if 5 in header else 4) == _DELTA_BYTE_ARRAY):
+            raise DataError(f"{name}: lists in the encoding DELTA_BYTE_ARRAY are not read; {_NEXT}")
+        if is_list and values > _MAX_LIST * rows + _SPARE:
+            raise DataError(f"{name}: {values:,} values in {rows:,} rows, the limit is {_MAX_LIST:,} a row; {_NEXT}")
+        at += length + packed
+
+
+def _page_header(path: Path, file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
+    window = 1 << 10
+    while True:
+        file.seek(at)
+        content = file.read(window)
+        thrift = _Thrift(content)
+        try:
+            return thrift.struct(), thrift.at
+        except _TruncatedError:
+            if len(content) < window or window >= _MAX_PAGE_HEADER:
+                raise DataError(f"'{path}' is not readable Parquet (no page at byte {at:,}); fetch it again") from None
+            window *= 4
+
+
+def _batch_rows(table: pq.ParquetFile, group: int, leaves: list[int]) -> int:
+    found = table.metadata.row_group(group)
+    size = sum(found.column(leaf).total_uncompressed_size for leaf in leaves)
+    least, most = _BATCH_ROWS
+    return max(least, min(most, _BATCH_BYTES * found.num_rows // max(size, 1)))
+
+
+def _small(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in parts of at most `_BATCH_BYTES` decoded bytes, or of one row."""
+    if batch.num_rows < 2 or _decoded_bytes(batch) <= _BATCH_BYTES:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _small(batch.slice(0, half))
+    yield from _small(batch.slice(half))
+
+
+def _decoded_bytes(batch: pa.RecordBatch) -> int:
+    return sum(map(_bytes, batch.columns))
+
+
+def _bytes(array: pa.Array) -> int:
+    """How many bytes the values of an array have when each has its own."""
+    kind = array.type
+    if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
+        lengths = pc.take(pc.binary_length(array.dictionary), array.indices)
+        return len(array) + (pc.sum(lengths).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(_bytes, array.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return len(array) + _bytes(array.flatten())
+    return int(array.nbytes)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        (
+            pa.types.is_binary(kind),
+            pa.types.is_string(kind),
+            pa.types.is_large_binary(kind),
+            pa.types.is_large_string(kind),
+        )
+    )
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Columns without dictionaries, which become Python objects faster; nested ones stay as they are."""
+    arrays = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+class _TruncatedError(ValueError):
+    """A header ends within a value."""
+
+
+class _Thrift:
+    """Reads Thrift's compact protocol, in which Parquet's headers are written.
+
+    https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self.at = content, 0
+
+    def struct(self) -> dict[int, Any]:
+        """Integers and structs by their field's number; other values are passed over."""
+        return {field: self._value(kind) for field, kind in self.fields()}
+
+    def fields(self) -> Iterator[tuple[int, int]]:
+        """The number and the type of each field of a struct; the caller passes its value."""
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._zigzag()
+            yield number, head & 15
+
+    def list_length(self) -> int:
+        """Pass the head of a list of structs."""
+        head = self._byte()
+        return self._varint() if head >> 4 == 15 else head >> 4
+
+    def skip(self, kind: int) -> None:
+        self._value(kind)
+
+    def _value(self, kind: int, depth: int = 0) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("a header is nested too deeply")
+        if kind in (1, 2):  # true and false, which the type itself says
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._zigzag()
+        if kind == 7:
+            return self._pass(8)
+        if kind == 8:
+            return self._pass(self._varint())
+        if kind in (9, 10):
+            head = self._byte()
+            for _ in range(self._varint() if head >> 4 == 15 else head >> 4):
+                self._byte() if head & 15 in (1, 2) else self._value(head & 15, depth + 1)
+            return None
+        if kind == 12:
+            return {field: self._value(each, depth + 1) for field, each in self.fields()}
+        raise ValueError(f"a header has a value of type {kind}")  # maps, which Parquet does not use
+
+    def _pass(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self._content):
+            raise _TruncatedError("a header ends within a value")
+
+    def _byte(self) -> int:
+        self._pass(1)
+        return self._content[self.at - 1]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) & 0x80:
+            value |= (byte & 0x7F) << shift
+            if (shift := shift + 7) > 63:
+                raise ValueError("a header has a number of more than 64 bits")
+        return value | byte << shift
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)

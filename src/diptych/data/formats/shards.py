@@ -1,0 +1,136 @@
+"""Samples made of files that share a stem: WebDataset shards (tar) and folders of pictures with .txt sidecars."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+
+from diptych.data.formats.encoding import clean, folder_split, open_text, split_of
+from diptych.data.formats.image_paths import Pictures, walk_pictures
+from diptych.data.formats.tables import Columns, caption_list
+from diptych.data.formats.tar import Member, members
+from diptych.data.pairs import Row
+from diptych.errors import DataError
+from diptych.images.decode import MAX_BYTES, Picture, Slice
+from diptych.images.walk import is_image_file
+from diptych.runtime.files import MAX_PATTERN_FILES, MAX_RECORD
+
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_CAPTION_PARTS = ("txt", "caption", "json")  # in order of preference
+
+
+def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
+    """One WebDataset shard: neighbouring members that share a key (the name up to its first dot) are one sample.
+
+    The pictures of an uncompressed tar stay where they lie; those of a compressed one come as bytes. The id of a
+    picture is `shard/key`, since keys are often numbered anew in each shard.
+    """
+    packed = path.name.lower().endswith("gz")
+    shard = path.name.split(".tar")[0].removesuffix(".tgz")
+    split = split_of(path, pictures.base)
+    files = (member for member in members(path, packed=packed) if "." in Path(member.name).name)
+    for key, sample in groupby(files, _key):
+        yield from _sample_rows(f"{shard}/{key}", sample, path, packed, split)
+
+
+def _key(member: Member) -> str:
+    parent, _, name = member.name.rpartition("/")
+    return f"{parent}/{name.split('.')[0]}".removeprefix("./").lstrip("/")
+
+
+def _sample_rows(image_id: str, sample: Iterator[Member], path: Path, packed: bool, split: str | None) -> Iterator[Row]:
+    image: Picture | None = None
+    texts: dict[str, bytes] = {}
+    for member in sample:
+        part = member.name.rsplit(".", 1)[-1].lower()
+        if is_image_file(member.name) and image is None:
+            # One byte over the limit of a packed one: decoding it says so.
+            image = member.read(MAX_BYTES + 1) if packed else Slice(path.absolute(), member.offset, member.size)
+        elif part in _CAPTION_PARTS:
+            if member.size > MAX_RECORD:
+                raise DataError(
+                    f"'{path}': the text '{member.name}' has {member.size:,} bytes, the limit is {MAX_RECORD:,}; "
+                    "take it out of the shard"
+                )
+            texts[part] = member.read(MAX_RECORD)
+    if image is not None:
+        yield Row(image_id, image, _sample_captions(texts, image_id), split)
+
+
+def _sample_captions(texts: dict[str, bytes], where: str) -> tuple[str, ...]:
+    for part in _CAPTION_PARTS:
+        if part not in texts:
+            continue
+        text = texts[part].decode("utf-8-sig", "diptych_cp1252")
+        if part != "json":
+            return (clean(text),)
+        try:
+            record = json.loads(text)
+            columns = Columns.find([*record, "image"], where) if isinstance(record, dict) else None
+        except (ValueError, RecursionError, DataError):
+            continue  # metadata without a caption
+        return tuple(each for name in columns.captions for each in caption_list(record[name])) if columns else ()
+    return ()
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files that a pattern names: `{000..003}` and `{a,b}` each make one name a value, `*` and `?` match files.
+
+    Raises:
+        DataError: it names more than `MAX_PATTERN_FILES` files, or has more than a few braces.
+    """
+    if pattern.count("{") > _MOST_BRACES:
+        raise DataError(f"'{pattern[:80]}' has more than {_MOST_BRACES} braces; use `*`, or give the folder")
+    has_wildcards = re.search(r"[*?\[]", pattern) is not None
+    most = _MOST_SEARCHES if has_wildcards else MAX_PATTERN_FILES
+    names = list(islice(_expanded(pattern), most + 1))
+    if len(names) > most:
+        raise DataError(f"'{pattern[:80]}' names more than {most:,} files; use a smaller range, or give the folder")
+    if has_wildcards:
+        return [Path(path) for name in names for path in sorted(glob.glob(name))]  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    return [Path(name) for name in names]
+
+
+_MOST_BRACES = 8
+_MOST_SEARCHES = 1_000  # names with wildcards: each lists a folder
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """The names that the braces make, one by one: a range may have any length."""
+    if not (found := re.search(r"\{([^{}]*)\}", pattern)):
+        yield pattern
+        return
+    values: Iterator[str]
+    if bounds := re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", found[1]):
+        width = len(bounds[1]) if bounds[1].startswith("0") else 0
+        values = (f"{value:0{width}d}" for value in range(int(bounds[1]), int(bounds[2]) + 1))
+    else:
+        values = iter(found[1].split(","))
+    for value in values:
+        yield from _expanded(pattern[: found.start()] + value + pattern[found.end() :])
+
+
+def read_sidecars(folder: Path, pictures: Pictures) -> Iterator[Row]:
+    """A folder of pictures, each with its caption in a `.txt` of the same stem; one line is one caption."""
+    folder = folder.absolute()
+    for path in walk_pictures(folder):
+        sidecar = path.with_suffix(".txt")
+        captions: tuple[str, ...] = ()
+        if sidecar.is_file() and pictures.roots.hold(sidecar):
+            with open_text(sidecar) as file:
+                captions = tuple(clean(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
+        yield Row(path.relative_to(folder).as_posix(), path, captions, folder_split(path, folder))
+
+
+def _lines(file: Iterable[str], sidecar: Path) -> Iterator[str]:
+    size = 0
+    for line in file:
+        if (size := size + len(line)) > MAX_RECORD:
+            raise DataError(
+                f"'{sidecar}' has more than {MAX_RECORD:,} characters; it is read as captions: move it away"
+            )
+        yield line

@@ -1,0 +1,1 @@
+"""Sample data: photographs that packages carry, and drawn scenes."""

@@ -1,0 +1,1 @@
+"""Metrics, evaluators, classifiers and comparisons of models."""

@@ -1,0 +1,123 @@
+"""Captions and their scores to look at: a page with the worst and the best pictures first, and a table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from diptych.errors import ConfigError, ImageError
+from diptych.evaluation.captions import CaptionReport, ScoredCaption
+from diptych.evaluation.metrics.captions import NAMES
+from diptych.evaluation.metrics.ptb import TOKENIZERS
+from diptych.images.decode import decode, thumbnail
+from diptych.reports.html import CARDS, document, embedded
+from diptych.runtime.atomic import new_text, write_text
+from diptych.runtime.background import prefetch
+from diptych.runtime.quoting import ReportTable, escaped
+
+_SHOWN = ("cider_d", "meteor", "rouge_l", "clipscore")  # below a picture; the table has all
+_STYLE = (
+    CARDS
+    + """
+table { border-collapse: collapse; margin: 0 0 1rem } td { padding: .2rem 1.6rem .2rem 0; border-bottom: 1px solid
+  var(--line) } td + td { text-align: right; font-variant-numeric: tabular-nums; padding-right: 0 }
+.scores { display: flex; flex-wrap: wrap; align-items: start; gap: 0 4rem } .score { white-space: nowrap }
+.facts { color: var(--faint); margin: 0 0 .2rem }
+ul { margin: .5rem 0; padding: 0; list-style: none; color: var(--faint) } ul li { display: block; border: 0;
+  border-radius: 0; background: none; padding: .15rem 0; overflow-wrap: anywhere }
+"""
+)
+
+
+def caption_page(report: CaptionReport, title: str, *, shown: int = 24, size: int = 480) -> str:
+    """The page as HTML: all scores, then the `shown` worst pictures, then the best; references below each.
+
+    Pictures have at most `size` pixels a side and are in the page itself.
+    """
+    worst = report.worst_first()
+    best = worst[shown:][::-1][:shown]
+    sections = [("The worst, by CIDEr-D", worst[:shown]), ("The best", best)]
+    body = _scores(report) + "".join(_section(name, rows, size) for name, rows in sections if rows)
+    note = f"{len(worst):,} pictures, each with one caption and, below it, what people wrote."
+    return document(title, note, body, _STYLE)
+
+
+def save_page(report: CaptionReport, title: str, path: Path, *, shown: int = 24) -> None:
+    """Write `caption_page` to a file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        write_text(path, caption_page(report, title, shown=shown))
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}' ({error.strerror}); check the folder and its permissions") from error
+
+
+def save_table(report: CaptionReport, path: Path) -> None:
+    """Write CSV with a line a picture: image, caption, and each score.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    keys = list(report.corpus)
+    try:
+        with new_text(path) as file:
+            table = ReportTable(file)
+            table.writerow(("image", "caption", *keys))
+            for each in report.captions:
+                table.writerow((each.image_id, each.caption, *(f"{each.scores[key]:.4f}" for key in keys)))
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}' ({error.strerror}); check the folder and its permissions") from error
+
+
+def _scores(report: CaptionReport) -> str:
+    scores = [(report.name(key), f"{value:.4f}") for key, value in report.corpus.items()]
+    facts = [f"{NAMES[key]} is not here: {why}" for key, why in report.missing.items()]
+    notes = "".join(f'<p class="facts">{escaped(fact)}</p>' for fact in (TOKENIZERS[report.tokenizer], *facts))
+    return f'<div class="scores">{_table(scores)}{_table(variety_rows(report))}</div>\n{notes}\n'
+
+
+def variety_rows(report: CaptionReport) -> list[tuple[str, str]]:
+    """The figures of `CaptionVariety` as a report tells them."""
+    told = report.variety
+    rows = [
+        ("words a caption, mean", f"{told.length:.2f}"),
+        ("different words", f"{told.vocabulary:,}"),
+        ("captions that several pictures got", f"{100 * told.repeated:.1f}%"),
+    ]
+    if told.novel is not None:
+        rows.append(("captions that training has not", f"{100 * told.novel:.1f}%"))
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    lines = (f"<tr><td>{escaped(name)}</td><td>{escaped(value)}</td></tr>" for name, value in rows)
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _section(title: str, rows: Sequence[ScoredCaption], size: int) -> str:
+    pictures = prefetch(rows, lambda each: _thumbnail(each, size))
+    cards = "".join(_card(each, picture) for each, picture in zip(rows, pictures, strict=True))
+    return f"<section>\n<h2>{escaped(title)}</h2>\n<ol>\n{cards}</ol>\n</section>\n"
+
+
+def _thumbnail(each: ScoredCaption, size: int) -> Image.Image | None:
+    try:
+        return thumbnail(decode(each.image, min_side=size), size)
+    except ImageError:
+        return None
+
+
+def _card(each: ScoredCaption, picture: Image.Image | None) -> str:
+    image = f'<img src="{embedded(picture)}" alt="{escaped(each.caption)}">' if picture else "no longer there"
+    references = "".join(f"<li>{escaped(text)}</li>" for text in each.references)
+    scores = (f"{NAMES[key]} {each.scores[key]:.2f}" for key in _SHOWN if key in each.scores)
+    told = " · ".join(f'<span class="score">{score}</span>' for score in scores)
+    return (
+        f'<li><figure><div class="mat">{image}</div><figcaption><div class="name">{escaped(each.caption)}</div>'
+        f'<ul>{references}</ul><div class="small">{told}</div>'
+        f'<div class="small">{escaped(each.image_id)}</div></figcaption></figure></li>\n'
+    )

@@ -1,0 +1,1 @@
+"""Several models measured on the same images, in one report."""

@@ -1,0 +1,87 @@
+"""The report on disk: `report.html`, and the same numbers as `report.json`, `report.md` and `report.csv`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import ConfigError
+from diptych.evaluation.compare.comparison import Comparison
+from diptych.evaluation.compare.report_page import html_report
+from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.runtime import quoting
+from diptych.runtime.atomic import new_text, write_text
+
+
+def write_report(comparison: Comparison, out: str | Path, *, command: str = "") -> list[Path]:
+    """Write all four into the folder `out`; returns the files, the page first.
+
+    Raises:
+        ConfigError: one cannot be written.
+    """
+    folder = Path(out)
+    contents = {
+        "report.html": html_report(comparison, command),
+        "report.md": markdown(comparison, command),
+        "report.json": json.dumps(_finite(comparison.as_dict() | {"command": command}), indent=2, ensure_ascii=False)
+        + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_text(folder / name, content, errors="replace")
+        _write_table(comparison, folder / "report.csv")
+    except OSError as error:
+        raise ConfigError(f"cannot write into '{out}' ({error}); check the folder and its permissions") from error
+    return [folder / name for name in (*contents, "report.csv")]
+
+
+def _finite(content: Any) -> Any:
+    """The same with null for what is no number: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def markdown(comparison: Comparison, command: str = "") -> str:
+    """The sentences and tables, in the order of the page; the best in bold, what is tied with it behind a `≈`."""
+    tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
+    sentences = [
+        *said(comparison),
+        *(f"{name} could not be measured: {why}" for name, why in comparison.failed.items()),
+    ]
+    parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]
+    parts += [_markdown_table(table) for table in tables if table]
+    return "\n\n".join([*parts, *([quoting.code_block(command, "sh")] if command else [])]) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    header = (map(quoting.markdown, table.header), ("---", *("---:" for _ in table.header[1:])))
+    lines = [*header, *(map(_markdown_cell, row) for row in table.rows)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(
+        part for part in (f"## {quoting.markdown(table.title)}", quoting.markdown(table.note), body) if part
+    )
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = quoting.markdown(cell.text)
+    text = f"**{text}**" if cell.best else f"≈ {text}" if cell.tied else text
+    return f"{text} ({', '.join(map(quoting.markdown, cell.small.splitlines()))})" if cell.small else text
+
+
+def _write_table(comparison: Comparison, path: Path) -> None:
+    """A line for each model and number: model, group, measure, value, low, high, best or tied."""
+    with new_text(path, errors="replace") as file:
+        table = quoting.ReportTable(file)
+        table.writerow(("model", "group", "measure", "value", "low", "high", "rank"))
+        for measure in comparison.measures:
+            for name, value in measure.values.items():
+                rank = "best" if name == measure.best else "tied" if measure.tied(name) else "behind"
+                table.writerow((name, measure.group, measure.key, value, *measure.intervals[name], rank))
+        for model in comparison.models:
+            table.writerows((model.name, "cost", key, value, "", "", "") for key, value in model.told["cost"].items())

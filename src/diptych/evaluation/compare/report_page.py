@@ -1,0 +1,214 @@
+"""The report as one HTML page that needs nothing else: tables, plots, examples with their pictures, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diptych.data.pairs import Pairs
+from diptych.errors import ImageError
+from diptych.evaluation.compare.comparison import Comparison
+from diptych.evaluation.compare.examples import Example, Found, examples
+from diptych.evaluation.compare.plots import confusion_matrix, plots
+from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.images.decode import Picture, decode, thumbnail
+from diptych.reports.html import document, embedded, embedded_svg
+from diptych.runtime.background import prefetch
+from diptych.runtime.quoting import escaped
+
+_STYLE = """
+body { max-width: 1240px } section { margin: 0 0 2.5rem } p { margin: 0 0 1rem; max-width: 62rem }
+h3 { margin: 1.6rem 0 .6rem; font-size: 1.02rem } .said { font-size: 1.06rem; margin: 0 0 .35rem }
+.faint, small, footer { color: var(--faint) } small { display: block; font-size: .78rem; white-space: pre }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 12px; background: var(--card) }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .5rem .8rem; text-align: right; border-top: 1px solid var(--line); vertical-align: top }
+th { font-weight: 600; color: var(--faint); border-top: 0; vertical-align: bottom; font-size: .86rem }
+th:first-child, td:first-child { text-align: left; font-weight: 600; white-space: nowrap }
+.made td { text-align: left; font-weight: 400 } .made small { white-space: normal }
+.best { font-weight: 700; color: var(--accent) } .tied::before { content: "≈ "; color: var(--faint) }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 1.1rem }
+figure { margin: 0 }
+.plots figure { padding: 1rem; border-radius: 12px; background: #fff; border: 1px solid var(--line) }
+.plots img { display: block; width: 100%; max-height: 32rem; object-fit: contain }
+.plots figcaption { color: #1c202a; font-weight: 600; margin: 0 0 .5rem }
+.example { margin: 0 0 1.4rem; padding: 1rem; border: 1px solid var(--line); border-radius: 12px;
+  background: var(--card) }
+.query { margin: 0 0 .8rem; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere }
+.found { display: grid; grid-template-columns: minmax(6rem, 9rem) repeat(6, minmax(0, 1fr)); gap: .5rem;
+  align-items: center; padding: .35rem 0; border-top: 1px solid var(--line) }
+.name { font-weight: 600; overflow-wrap: anywhere } .name small { font-weight: 400 }
+.thumb { aspect-ratio: 4 / 3; width: 100%; object-fit: contain; background: var(--mat); border-radius: 6px }
+.right { outline: 3px solid #22a054; outline-offset: 0 }
+.written { display: grid; grid-template-columns: minmax(7rem, 12rem) 1fr; gap: 1rem; padding: .7rem 0;
+  border-top: 1px solid var(--line) } .written p { margin: 0 0 .25rem }
+@media (max-width: 720px) { .found { grid-template-columns: repeat(3, minmax(0, 1fr)) } .name { grid-column: 1 / -1 } }
+@media print { body { background: none } .example, .plots figure { break-inside: avoid } }
+"""
+
+_THUMB = 220
+_CLASSES_DRAWN = 25  # more classes than this are told as the ten commonest confusions alone
+
+
+def html_report(comparison: Comparison, command: str = "") -> str:
+    """The page; `command` is what it was made with, if it was a command."""
+    names = ", ".join(comparison.names)
+    title = f"{len(comparison.models)} models compared: {names}" if len(comparison.models) > 1 else names
+    parts = [
+        "".join(f'<p class="said">{escaped(sentence)}</p>\n' for sentence in said(comparison)),
+        *(_table(table) for table in quality_tables(comparison)),
+        _table(cost_table(comparison)),
+        _plots(plots(comparison), "Plots"),
+        *(_table(table) for table in [difference_table(comparison)] if table),
+        _confusions(comparison),
+        _examples(comparison),
+        _captions(comparison),
+        _made(comparison, command),
+    ]
+    return document(title, _asked(comparison), "".join(part for part in parts if part), _STYLE)
+
+
+def _asked(comparison: Comparison) -> str:
+    """What the models were asked, in a sentence."""
+    source, told = comparison.suite.source, []
+    if "data" in source:
+        data = source["data"]
+        told.append(
+            f"{data['pictures']:,} pictures with {data['captions']:,} captions ({data['path']}, {data['split']})"
+        )
+    if "class_data" in source:
+        data = source["class_data"]
+        classes = len(comparison.suite.evaluator.classes)
+        told.append(f"{data['pictures']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
+    return f"Measured on {' and '.join(told)}. The best in colour; ≈ where its lead may be chance."
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escaped(name)}</th>" for name in table.header)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.rows)
+    note = f'<p class="faint">{escaped(table.note)}</p>\n' if table.note else ""
+    return (
+        f"<section>\n<h2>{escaped(table.title)}</h2>\n{note}"
+        f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}</table></div>\n</section>\n'
+    )
+
+
+def _cell(cell: Cell) -> str:
+    mark = ' class="best"' if cell.best else ' class="tied"' if cell.tied else ""
+    small = f"<small>{escaped(cell.small)}</small>" if cell.small else ""
+    return f"<td><span{mark}>{escaped(cell.text)}</span>{small}</td>"
+
+
+def _plots(drawn: dict[str, bytes], title: str) -> str:
+    figures = "".join(
+        f'<figure><figcaption>{escaped(name)}</figcaption><img src="{embedded_svg(drawing)}" alt="{escaped(name)}">'
+        "</figure>\n"
+        for name, drawing in drawn.items()
+    )
+    return f'<section>\n<h2>{escaped(title)}</h2>\n<div class="plots">\n{figures}</div>\n</section>\n' if drawn else ""
+
+
+def _confusions(comparison: Comparison) -> str:
+    """For each model which classes it takes for which: a matrix of few classes, and the commonest confusions."""
+    models = [model for model in comparison.models if "class_found" in model.arrays]
+    if not models:
+        return ""
+    evaluator = comparison.suite.evaluator
+    names = list(evaluator.classes.names)
+    drawn, rows = {}, []
+    for model in models:
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (evaluator.labels, model.arrays["class_found"]), 1)
+        if len(names) <= _CLASSES_DRAWN:
+            drawn[model.name] = confusion_matrix(counts, names, model.name)
+        rows.append((Cell(model.name), Cell("; ".join(_commonest(counts, names)) or "none")))
+    told = Table("What is taken for what", "The commonest confusions of each model.", ("model", "is → taken for"),
+                 tuple(rows))  # fmt: skip
+    return _plots(drawn, "Confusion matrices") + _table(told)
+
+
+def _commonest(counts: np.ndarray, names: Sequence[str], most: int = 10) -> list[str]:
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [np.unravel_index(at, wrong.shape) for at in order]
+    return [f"{names[is_]} → {names[taken]} ({wrong[is_, taken]})" for is_, taken in pairs if wrong[is_, taken]]
+
+
+def _examples(comparison: Comparison) -> str:
+    found = examples(comparison)
+    if not any(found.values()):
+        return ""
+    assert comparison.suite.pairs is not None
+    rows = {row for chosen in found.values() for each in chosen for of in each.found for row in (each.row, *of.rows)}
+    pictures = _thumbnails(comparison.suite.pairs, sorted(rows))
+    shown = "".join(
+        f"<h3>{escaped(title)}</h3>\n" + "".join(_example(each, pictures) for each in chosen)
+        for title, chosen in found.items()
+        if chosen
+    )
+    note = "For each caption the pictures that a model finds first; the caption's own is framed in green."
+    return f'<section>\n<h2>Example queries</h2>\n<p class="faint">{note}</p>\n{shown}</section>\n'
+
+
+def _example(example: Example, pictures: dict[int, str]) -> str:
+    rows = "".join(_found(found, example.row, pictures) for found in example.found)
+    return f'<article class="example"><p class="query">“{escaped(example.caption)}”</p>\n{rows}</article>\n'
+
+
+def _found(found: Found, right: int, pictures: dict[int, str]) -> str:
+    shown = "".join(_thumb(pictures[row], row == right, f"number {at}") for at, row in enumerate(found.rows, 1))
+    return (
+        f'<div class="found"><div class="name">{escaped(found.model)}'
+        f"<small>right one: number {found.rank:,}</small></div>{shown}</div>\n"
+    )
+
+
+def _thumb(address: str, right: bool, alt: str) -> str:
+    words = f"{alt}, the right one" if right else alt
+    return f'<img class="thumb{" right" if right else ""}" src="{address}" alt="{words}">'
+
+
+def _captions(comparison: Comparison, count: int = 6) -> str:
+    """What each captioner writes for the same pictures, beside what people wrote."""
+    writers = [model for model in comparison.models if "captions" in model.told]
+    if not writers:
+        return ""
+    some = comparison.suite.some
+    pictures = _thumbnails(some, list(range(min(count, len(some)))))
+    parts = []
+    for row, address in pictures.items():
+        lines = [(model.name, model.told["captions"]["written"].get(some[row].image_id, "")) for model in writers]
+        said = "".join(f"<p><b>{escaped(name)}</b>: {escaped(text)}</p>" for name, text in lines)
+        people = f'<p class="faint">people: {escaped(some[row].captions[0])}</p>'
+        parts.append(f'<div class="written">{_thumb(address, False, "picture")}<div>{said}{people}</div></div>\n')
+    return f"<section>\n<h2>Captions side by side</h2>\n{''.join(parts)}</section>\n"
+
+
+def _thumbnails(pairs: Pairs, rows: Sequence[int]) -> dict[int, str]:
+    """By row the address of a small picture; one that has gone since is a grey field."""
+    return dict(zip(rows, prefetch([pairs[row].image for row in rows], _address), strict=True))
+
+
+def _address(picture: Picture) -> str:
+    try:
+        return embedded(thumbnail(decode(picture, min_side=_THUMB), _THUMB))
+    except ImageError:
+        return "data:,"
+
+
+def _made(comparison: Comparison, command: str) -> str:
+    rows = [(Cell("command"), Cell(command))] if command else []
+    for model in comparison.models:
+        told = model.told["machine"]
+        where = f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, device {told['device']}"
+        versions = f"diptych {told['diptych']}, torch {told['torch']}, Python {told['python']}, {told['system']}"
+        rows.append((Cell(model.name), Cell(f"{model.model}; measured {told['date']} on {where}", versions)))
+        rows += [(Cell(""), Cell(f"no {what}: {why}")) for what, why in model.told["absent"].items()]
+    rows += [(Cell(name), Cell(f"could not be measured: {why}")) for name, why in comparison.failed.items()]
+    suite = comparison.suite
+    rows.append((Cell("asked"), Cell(
+        f"prompts {suite.prompts}; matchers and captioners at most {suite.most:,} pictures; seed {suite.seed}; "
+        f"key {suite.key}"
+    )))  # fmt: skip
+    return _table(Table("How this was made", "", ("", ""), tuple(rows))).replace("<table>", '<table class="made">')

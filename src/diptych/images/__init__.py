@@ -1,0 +1,1 @@
+"""Image files: decoding, hashing, metadata, walking folders, augmentation and contact sheets."""

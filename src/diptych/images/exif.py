@@ -1,0 +1,103 @@
+"""What a picture file says of itself: its size upright, when and with which camera it was taken, and where."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from PIL import ExifTags, Image
+
+from diptych.images.decode import DECODER_ERRORS, MAX_EXIF_BYTES, open_lazily, orientation
+
+_TAKEN = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized)
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The size of a picture as it is seen, and what its EXIF tells.
+
+    `taken` is the camera's own clock, without a zone; coordinates are degrees, north and east positive. None: not told,
+    or not believable (a date of zeros, a latitude of 200, the point where both coordinates are exactly 0).
+    """
+
+    width: int
+    height: int
+    taken: datetime | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+def read_facts(data: bytes) -> Facts:
+    """The facts of an encoded picture, from its header alone; damaged EXIF is as good as none.
+
+    Raises:
+        one of `DECODER_ERRORS`: it is no picture. Decode it first.
+    """
+    image = open_lazily(data)
+    width, height = image.size if orientation(image) not in _SIDEWAYS else image.size[::-1]
+    with contextlib.suppress(*DECODER_ERRORS):
+        if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
+            return _told(image.getexif(), width, height)
+    return Facts(width, height)
+
+
+def _told(exif: Image.Exif, width: int, height: int) -> Facts:
+    details: dict[int, Any] = {}
+    place: dict[int, Any] = {}
+    with contextlib.suppress(*DECODER_ERRORS):
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+    with contextlib.suppress(*DECODER_ERRORS):
+        place = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    taken = next((found for tag in _TAKEN if (found := _date(details.get(tag)))), None)
+    camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
+    return Facts(width, height, taken, camera, *_coordinates(place))
+
+
+def _date(value: Any) -> datetime | None:
+    """`2019:07:04 12:30:05`, and with other separators, as some programs write it."""
+    numbers = re.match(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?", _text(value))
+    with contextlib.suppress(ValueError):
+        if numbers:
+            year, month, day, hour, minute, second = (int(number or 0) for number in numbers.groups())
+            return datetime(year, month, day, hour, minute, second)
+    return None
+
+
+def _camera(make: Any, model: Any) -> str | None:
+    """Make and model, the make only where the model does not begin with it: `Canon EOS 5D`, `NIKON D70`."""
+    make, model = _text(make), _text(model)
+    brand = make.split(" ")[0]
+    return (model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()) or None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return ""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", " ", value).split())[:200]
+
+
+def _coordinates(place: dict[int, Any]) -> tuple[float | None, float | None]:
+    tags = ExifTags.GPS
+    latitude = _degrees(place.get(tags.GPSLatitude), place.get(tags.GPSLatitudeRef), "S", 90)
+    longitude = _degrees(place.get(tags.GPSLongitude), place.get(tags.GPSLongitudeRef), "W", 180)
+    if latitude is None or longitude is None or latitude == longitude == 0:
+        return None, None
+    return latitude, longitude
+
+
+def _degrees(parts: Any, reference: Any, negative: str, limit: int) -> float | None:
+    """Degrees, minutes and seconds as one number; None where they are no place."""
+    with contextlib.suppress(*DECODER_ERRORS):
+        degrees, minutes, seconds = (float(part) for part in (*parts, 0, 0)[:3])
+        value = degrees + minutes / 60 + seconds / 3600
+        if math.isfinite(value) and abs(value) <= limit:
+            return -value if _text(reference).upper() == negative else value
+    return None

@@ -1,0 +1,1 @@
+"""Dual encoders: towers, projection heads, checkpoints and their safety rules."""

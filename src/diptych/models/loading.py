@@ -1,0 +1,70 @@
+"""sentence-transformers' models from a directory: built of known classes, from the files in it alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from diptych.models.checkpoints import files_in, loading, refuse_unsafe
+from diptych.models.safety import module_class, module_types
+from diptych.runtime.device import pick_device
+from diptych.runtime.quiet import quiet
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Arguments of every `from_pretrained` of transformers: no network, no code of the checkpoint, and no question."""
+
+WEIGHTS: dict[str, Any] = {**LOCAL, "use_safetensors": True}
+"""The same for a network."""
+
+
+def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransformer:
+    """The model in a directory, called `what` in messages.
+
+    sentence-transformers itself would import the classes by the names that the files give.
+
+    Raises:
+        ModelError: a file in it is not allowed or damaged, or its weights are no safetensors.
+    """
+    refuse_unsafe(path)
+    on = str(pick_device(device))
+    with loading(what), quiet():
+        if not (path / "modules.json").exists():
+            return SentenceTransformer(
+                str(path), device=on, local_files_only=True, model_kwargs={"use_safetensors": True}
+            )
+        modules, kwargs = _modules(path)
+        model = SentenceTransformer(modules=modules, device=on, **_settings(path))
+        model.module_kwargs = kwargs
+    return model
+
+
+def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
+    """The modules that a directory's `modules.json` lists, and which arguments of `encode` each takes, by position."""
+    classes = {
+        name: module_class(name)
+        for file in files_in(path)
+        if file.name.lower() in ("modules.json", "router_config.json", "config.json")
+        for name in module_types(file)
+    }
+    modules: list[Any] = []
+    kwargs = {}
+    for entry in json.loads((path / "modules.json").read_text("utf-8")):
+        kind = classes[entry["type"]]
+        known = {"module_classes": classes} if issubclass(kind, Router) else {}
+        kwargs[str(len(modules))] = entry.get("kwargs", [])
+        modules.append(
+            kind.load(str(path), subfolder=entry["path"], model_kwargs={"use_safetensors": True}, **LOCAL, **known)
+        )
+    return modules, kwargs
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The prompts and the similarity of a directory's `config_sentence_transformers.json`, if it has one."""
+    file = path / "config_sentence_transformers.json"
+    settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    names = ("prompts", "default_prompt_name", "similarity_fn_name")
+    return {name: settings[name] for name in names if settings.get(name) is not None}

@@ -1,0 +1,153 @@
+"""A tower as one graph: preprocessing as it was, and network, pooling and head in ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers.base.modules import InputModule, Transformer
+from torch import nn
+
+from diptych.errors import ModelError
+from diptych.models import truncation
+from diptych.models.architectures import input_size
+from diptych.models.heads import EMBEDDING
+from diptych.models.loading import LOCAL
+from diptych.models.onnx.engines import GRAPHS, open_graph
+from diptych.runtime.quiet import quiet
+
+_HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+
+
+class ExportedTower(InputModule):
+    """One side of a dual encoder, in the place of all modules of its route: (batch, ...) to (batch, dim) unit vectors.
+
+    Its folder holds the graph, and what its `front` needs to preprocess: that of the module which was exported, without
+    its weights.
+    """
+
+    config_file_name = "exported.json"
+    config_keys: list[str] = ["modality", "engine", "inputs", "dim", "graph_sha256"]  # noqa: RUF012 - as the base has it
+    save_in_root = False
+
+    def __init__(
+        self, folder: Path, front: InputModule, modality: str, engine: str, inputs: list[str], dim: int, **told: str
+    ) -> None:
+        super().__init__()
+        self.folder, self.front = Path(folder), front
+        self.modality, self.engine, self.inputs, self.dim = modality, engine, inputs, dim
+        self.graph_sha256 = graph_hash(self.folder, engine)
+        if told.get("graph_sha256", self.graph_sha256) != self.graph_sha256:
+            raise ModelError(f"'{self.folder / GRAPHS[engine]}' is not the graph that was checked; export it again")
+        self.nowhere = nn.Parameter(torch.empty(0), requires_grad=False)  # so that the model is on a device
+        self._run = open_graph(engine, self.folder)
+
+    # what reads a module's preprocessing finds it here
+
+    @property
+    def modalities(self) -> list:
+        return [self.modality]
+
+    @property
+    def processor(self) -> Any:
+        return getattr(self.front, "processor", None)
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        return getattr(self.front, "tokenizer", None)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        return getattr(self.front, "max_seq_length", None)
+
+    @property
+    def image_size(self) -> int | None:
+        return input_size(self.front)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, uncut, start and end tokens included."""
+        return truncation.token_counts(self.front, texts)
+
+    def get_embedding_dimension(self) -> int:
+        return self.dim
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        return self.front.preprocess(inputs, prompt=prompt, **kwargs)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        inputs = {name: np.ascontiguousarray(features[name].cpu().numpy()) for name in self.inputs}
+        features[EMBEDDING] = torch.from_numpy(self._run(inputs)).to(self.nowhere.device)
+        return features
+
+    # disk
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        if Path(output_path).resolve() != self.folder.resolve():
+            shutil.copytree(self.folder, output_path, dirs_exist_ok=True)
+        self.save_config(output_path)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ExportedTower:
+        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+        folder = Path(str(cls.load_dir_path(model_name_or_path, **hub)))
+        config = cls.load_config(model_name_or_path, **hub)
+        return cls(folder, read_front(folder, config["modality"]), **config)
+
+
+class WeightlessTransformer(Transformer):
+    """sentence-transformers' module with its preprocessing alone."""
+
+    def _load_model(
+        self, model_name_or_path: str, transformer_task: Any, config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        return _NoNetwork(config)
+
+
+class _NoNetwork(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, **inputs: Any) -> Any:
+        raise ModelError("this tower was exported as a whole: it has vectors alone, and no states of patches or tokens")
+
+
+@quiet()
+def write_front(module: Any, folder: Path) -> None:
+    """Write what a route's first module needs to preprocess, without its weights."""
+    if isinstance(module, Transformer):
+        module.config.save_pretrained(folder)
+        module.processor.save_pretrained(folder)
+    elif hasattr(getattr(module, "tokenizer", None), "save_pretrained"):  # open_clip's; its own tokenizer has no files
+        module.tokenizer.save_pretrained(str(folder))
+    module.save_config(str(folder))
+
+
+def read_front(folder: Path, modality: str) -> InputModule:
+    """The preprocessing that lies in a tower's folder."""
+    from diptych.models.open_clip.names import CONFIG
+
+    if not (folder / CONFIG).exists():
+        return WeightlessTransformer.load(str(folder), **LOCAL)
+    from diptych.models.open_clip.towers import OpenClipImage, OpenClipText, read_tokenizer
+
+    config = OpenClipImage.load_config(str(folder))
+    if modality == "image":
+        return OpenClipImage(nn.Identity(), **config)
+    return OpenClipText(nn.Identity(), **config, tokenizer=read_tokenizer(folder))
+
+
+def graph_hash(folder: Path, engine: str) -> str:
+    """A hash of the graph with its weights: what in a tower's folder decides the vectors, preprocessing aside."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(f"{Path(GRAPHS[engine]).stem}.*")):
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

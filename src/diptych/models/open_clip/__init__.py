@@ -1,0 +1,1 @@
+"""open_clip models as dual encoders."""

@@ -1,0 +1,236 @@
+"""Image towers and text towers: each a list of sentence-transformers modules, one after another.
+
+A tower's name is looked up in this order: `pypi/NAME` (weights that a PyPI package carries), a local directory, then
+the hub (`timm/NAME` through timm, any other through transformers). With `pretrained=False` nothing is downloaded: the
+architecture is built from its configuration with random weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from diptych.errors import ConfigError, ModelError, did_you_mean, require
+from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
+from diptych.models.checkpoints import fetched_directory, refuse_unsafe
+from diptych.models.heads import EMBEDDING
+from diptych.models.loading import LOCAL, WEIGHTS
+from diptych.runtime.quiet import quiet
+
+
+def image_tower(
+    name: str,
+    *,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    crop: str | None = None,
+    pooling: str | None = None,
+    arguments: dict[str, Any] | None = None,
+) -> list[Module]:
+    """Modules from a picture to its pooled features, (batch, width).
+
+    `image_size` is the input's side in pixels; `crop` is `center` (crop the middle square) or `squash` (resize to a
+    square, losing the aspect ratio); both default to what the weights were trained with. `pooling` (`mean`, `cls`,
+    `max`) is for transformers towers; a timm tower pools by itself. `arguments` go to the architecture.
+
+    Raises:
+        ModelError: the name is not known, or its weights cannot be loaded.
+    """
+    if name.startswith("pypi/"):
+        return _timm_tower(packaged_model(PYPI_IMAGE_TOWERS, name), image_size, crop)
+    if Path(name).is_dir():
+        refuse_unsafe(Path(name))
+        return _image_transformer(name, pooling)
+    if name.startswith("timm/"):
+        timm = require("timm", "train")
+        try:
+            if not timm.is_model(name.removeprefix("timm/")):  # a source of timm's, such as `hf-hub:`
+                raise ValueError("timm has no such model of its own; give another's name on the hub without 'timm/'")
+            network = timm.create_model(
+                name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ModelError(_no_tower(name, pretrained, error)) from error
+        return _timm_tower(network, image_size, crop, arguments)
+    from transformers import AutoImageProcessor, AutoModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if pretrained:
+                path = _fetched(name)
+                AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
+                AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
+            else:
+                config = config_alone(name, arguments)
+                with quiet():
+                    AutoModel.from_config(config).save_pretrained(folder)
+                default_image_processor(config, image_size).save_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(_no_tower(name, pretrained, error)) from error
+        return _image_transformer(folder, pooling)
+
+
+def text_tower(
+    name: str,
+    *,
+    pretrained: bool = True,
+    pooling: str = "mean",
+    max_length: int | None = 64,
+    arguments: dict[str, Any] | None = None,
+    captions: Iterable[str] | None = None,
+) -> list[Module]:
+    """Modules from a text to its pooled features, (batch, width).
+
+    Texts longer than `max_length` tokens are cut. With `pretrained=False` a WordPiece vocabulary is learnt from
+    `captions`, which must then be given.
+
+    Raises:
+        ModelError: the name is not known, or its weights cannot be loaded.
+        ConfigError: `pretrained=False` without captions.
+    """
+    if name.startswith("pypi/"):
+        with quiet():
+            return _text_transformer(packaged_model(PYPI_TEXT_TOWERS, name), pooling, max_length)
+    if Path(name).is_dir():
+        refuse_unsafe(Path(name))
+    if Path(name).is_dir() or pretrained:
+        path = name if Path(name).is_dir() else _fetched(name)
+        try:
+            return _text_transformer(path, pooling, max_length)
+        except (OSError, ValueError) as error:
+            raise ModelError(_no_tower(name, pretrained, error)) from error
+    if captions is None:
+        raise ConfigError(f"text tower '{name}' with pretrained=False needs captions to learn a vocabulary from")
+    from transformers import AutoModel
+
+    tokenizer = learn_tokenizer(captions)
+    config = config_alone(name, {"vocab_size": len(tokenizer), **(arguments or {})})
+    config.pad_token_id = tokenizer.pad_token_id
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        AutoModel.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return _text_transformer(folder, pooling, max_length)
+
+
+def _fetched(name: str) -> str:
+    """The local copy of a tower that the user named, held to the rules of every model's directory."""
+    try:
+        path = fetched_directory(name)
+    except ModelError as error:
+        raise ModelError(_no_tower(name, True, error)) from error
+    refuse_unsafe(path)
+    return str(path)
+
+
+def width_of(tower: list[Module]) -> int:
+    """The number of features that a tower's last module returns."""
+    return tower[-1].get_embedding_dimension()
+
+
+def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192):
+    """A lower-casing WordPiece tokenizer for captions, with BERT's special tokens.
+
+    Its vocabulary is every letter and the most frequent words, in an order that the captions alone decide: the trainer
+    of `tokenizers` breaks ties at random, and a run that is resumed must number its tokens as it did before.
+    """
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    splitter = BertWordPieceTokenizer(lowercase=True)._tokenizer
+    words: Counter[str] = Counter()
+    for caption in captions:
+        normal = splitter.normalizer.normalize_str(caption)
+        words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal))
+    letters = sorted(set("".join(words)))
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokens = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
+    vocabulary = {token: number for number, token in enumerate(list(dict.fromkeys(tokens))[:vocab_size])}
+    tokenizer = BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
+    special = {f"{name}_token": token for name, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+@quiet()
+def _timm_tower(
+    network: Any, image_size: int | None, crop: str | None, arguments: dict[str, Any] | None = None
+) -> list[Module]:
+    """A timm network as a transformers `TimmWrapperModel`, its preprocessing written beside its weights."""
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    preprocessing = dict(network.pretrained_cfg)
+    if image_size:
+        preprocessing |= {"input_size": (3, image_size, image_size), "crop_pct": 1.0}
+    if crop:
+        if crop not in ("center", "squash"):
+            raise ConfigError(f"no crop is called '{crop}'; {did_you_mean(crop, ('center', 'squash'))}")
+        preprocessing["crop_mode"] = crop
+        if crop == "squash":
+            preprocessing["crop_pct"] = 1.0
+    extra: dict[str, Any] = {
+        "pretrained_cfg": preprocessing,
+        "num_features": network.num_features,  # sentence-transformers reads a timm tower's width there
+    }
+    config = TimmWrapperConfig(architecture=preprocessing["architecture"], model_args=arguments, **extra)
+    wrapper = TimmWrapperModel(config)
+    wrapper.timm_model.load_state_dict(network.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper.save_pretrained(folder)
+        return _image_transformer(folder, None)
+
+
+@quiet()
+def _image_transformer(path: str, pooling: str | None) -> list[Module]:
+    from transformers import AutoConfig
+
+    is_timm = AutoConfig.from_pretrained(path, **LOCAL).model_type == "timm_wrapper"
+    output = "pooler_output" if is_timm else "last_hidden_state"
+    trunk = Transformer(
+        path,
+        model_kwargs=dict(WEIGHTS),
+        processor_kwargs=dict(LOCAL),
+        config_kwargs=dict(LOCAL),
+        modality_config={"image": {"method": "forward", "method_output_name": output}},
+        module_output_name=EMBEDDING if is_timm else "token_embeddings",
+    )
+    if is_timm:
+        return [trunk]
+    return [trunk, Pooling(trunk.get_embedding_dimension(), pooling or "mean")]
+
+
+def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[Module]:
+    local = {"processor_kwargs": dict(LOCAL), "config_kwargs": dict(LOCAL)}
+    trunk = Transformer(path, max_seq_length=max_length, model_kwargs=dict(WEIGHTS), **local)
+    return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
+
+
+def config_alone(name: str, arguments: dict[str, Any] | None):
+    """The default configuration of the architecture that begins the name: `distilbert-base-uncased` -> distilbert."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    base = name.rsplit("/", 1)[-1].lower()
+    known = [key for key in CONFIG_MAPPING if base == key or base.startswith((f"{key}-", f"{key}_"))]
+    if not known:
+        raise ModelError(
+            f"no architecture of transformers begins '{base}'; {did_you_mean(base.split('-')[0], list(CONFIG_MAPPING))}"
+        )
+    return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
+
+
+def default_image_processor(config: Any, image_size: int | None) -> Any:
+    from transformers import ViTImageProcessor
+
+    size = int(image_size or getattr(config, "image_size", None) or 224)
+    return ViTImageProcessor(size={"height": size, "width": size})
+
+
+def _no_tower(name: str, pretrained: bool, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    step = "check the name and the network, or pass a local directory" if pretrained else "check the name"
+    return f"cannot load tower '{name}': {reason}; {step}, or set pretrained=False to build it with random weights"

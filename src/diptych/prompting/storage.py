@@ -1,0 +1,165 @@
+"""Prompters on disk: beside a dual encoder, or with an image tower of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from diptych.errors import ModelError
+from diptych.models import dual_encoder as dual
+from diptych.models.bundled import PYPI_TEXT_TOWERS
+from diptych.models.checkpoints import (
+    CARD,
+    bundled_models,
+    closed_folder,
+    loading,
+    model_directory,
+    read_metadata,
+    refuse_unsafe,
+    write_card,
+)
+from diptych.models.loading import load_modules
+from diptych.prompting.features import PictureFeatures
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.prompter import Captioner, Prompter, PromptHead
+from diptych.prompting.text_space import TextSpace, load_text_space
+from diptych.runtime.atomic import write_text
+from diptych.runtime.quiet import quiet
+
+WEIGHTS = "prompter.safetensors"
+_TOWER, _TEXT, _LIBRARY = "picture_tower", "text_encoder", "prompt_library"
+_KEY = "prompter"
+
+
+def save_prompter(
+    prompter: Prompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
+) -> None:
+    """Write a prompter to a directory: `prompter.safetensors`, and its settings into `diptych.json`.
+
+    Into the directory of the dual encoder that it stands on, which goes on loading as one; into any other directory
+    its image tower goes too. The text encoder is copied: a model's directory may not send those who load it elsewhere.
+    One that comes with a package is kept by its name. Its prompt library is written by `save_library`.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    told = read_metadata(path) or {"kind": _KEY}
+    weights = {
+        name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
+    }
+    save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    if told["kind"] == _KEY:
+        with quiet():
+            prompter.pictures.model.save_pretrained(
+                str(path / _TOWER), create_model_card=False, safe_serialization=True
+            )
+    space = prompter.space
+    packaged = _is_packaged(space.name)
+    if not packaged:
+        with quiet():
+            space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
+    known = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
+    told |= {_KEY: {"settings": prompter.settings, "text_encoder": known, **(card or {})}}
+    write_card(path, told)
+
+
+def save_library(library: PromptLibrary, path: str | Path) -> None:
+    """Write the prompts that a prompter is to choose from beside it, with their vectors in half precision."""
+    import torch
+
+    folder = Path(path) / _LIBRARY
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = {"vectors": torch.from_numpy(library.vectors).half().contiguous()}
+    save_file(vectors, folder / "vectors.safetensors", metadata={"format": "pt"})
+    write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
+
+
+def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
+    """Load a prompter: one in the box, a run of `diptych train prompt`, its directory, or the hub name of one.
+
+    Only safetensors are read.
+
+    Raises:
+        ModelError: there is no such model, it has no prompter, or its files do not fit together.
+    """
+    path = _directory(name)
+    card = read_metadata(path)
+    if _KEY not in card:
+        raise ModelError(
+            f"'{name}' has no prompter; train one on it: "
+            f"diptych train prompt --model {name} --data PATH --out runs/prompt"
+        )
+    refuse_unsafe(path)
+    pictures = _pictures(name, path, device)
+    told = card[_KEY]
+    with loading(f"prompter '{name}'"):
+        head = PromptHead(**told["settings"])
+        head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+    return Prompter(
+        pictures,
+        head,
+        name=str(name),
+        settings=told["settings"],
+        space=partial(_space, told["text_encoder"], path, device),
+        library=partial(_library, path) if (path / _LIBRARY).is_dir() else None,
+        captioner=_captioner(name, card, device),
+    )
+
+
+def _directory(name: str | Path) -> Path:
+    """As `model_directory`, which does not know a directory that holds a prompter alone."""
+    for candidate in (Path(name), Path(name) / "model"):
+        if (candidate / WEIGHTS).exists():
+            return closed_folder(candidate, Path(name))
+    return model_directory(name)
+
+
+def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
+    tower = path / _TOWER
+    if not tower.is_dir():
+        return PictureFeatures.of_encoder(dual.load(name, device))
+    modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
+    return PictureFeatures.of_tower(modules, device)
+
+
+def _space(told: dict[str, Any], path: Path, device: str) -> TextSpace:
+    """The text encoder, if it is still the one into whose space the head was trained."""
+    name = None if (path / _TEXT).is_dir() else told["name"]
+    if name is not None and not _is_packaged(name):
+        raise ModelError(
+            f"'{path / CARD}' names the text encoder '{name}', which is not loaded, since the file says so and "
+            f"not you; if you trust '{name}', put its files into '{path / _TEXT}'"
+        )
+    space = load_text_space(name or str(path / _TEXT), device)
+    if space.identity != told["identity"]:
+        raise ModelError(
+            f"text encoder '{space.name}' gives other vectors than the one that this prompter was trained for; "
+            "its weights or its tokenizer changed"
+        )
+    return space
+
+
+def _is_packaged(name: Any) -> bool:
+    """Whether a text encoder comes with diptych or a package."""
+    return isinstance(name, str) and name in (*PYPI_TEXT_TOWERS, *bundled_models())
+
+
+def _library(path: Path) -> PromptLibrary:
+    with loading(f"the prompts of '{path}'"):
+        texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
+        vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+        return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:
+    """The captioner in the same directory, if there is one."""
+    if "captioner" not in card:
+        return None
+    from diptych.captioning.captioner import load_captioner
+
+    return partial(load_captioner, name, device)

@@ -1,0 +1,1 @@
+"""Cache folder, devices, progress, background work and atomic writes."""

@@ -1,0 +1,1 @@
+"""The image index and the search in it."""

@@ -1,0 +1,376 @@
+"""The folder of an index: a LanceDB table of pictures, the model that made its vectors, the lock of its one writer."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diptych.errors import DataError, ModelError, require
+from diptych.runtime.atomic import is_temporary, storing, write_text
+from diptych.search.lock import HOLDER, LOCK, writing
+
+ANN_ROWS = 50_000  # below this many rows a search compares with all of them
+HIDDEN = ".diptych"  # the index of a library, inside it
+SKIPPED = "skipped."  # how the names of the list of skipped files begin
+_FORMAT = 1
+_CARD, _TABLE = "index.json", "pictures"
+_CARD_BYTES = 65_536
+_LONGEST_NAME = 4_096
+_is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
+_SMALL_FILES = 32  # so many files of a batch each ask for a compaction
+_ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
+_UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
+_KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
+_RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model made the vectors of an index.
+
+    `hash` is `DualEncoder.identity()` (weights and preprocessing); None where the vectors were made elsewhere and the
+    model is known by name alone. `image_size` is the side in pixels of what the image tower sees, if known.
+    """
+
+    name: str
+    hash: str | None
+    dim: int
+    image_size: int | None = None
+
+    def check(self, other: ModelIdentity, folder: Path) -> None:
+        """Refuse another model than this one, which made the index in `folder`.
+
+        Raises:
+            ModelError: the vectors of the two cannot be compared.
+        """
+        same = self.dim == other.dim if None in (self.hash, other.hash) else self.hash == other.hash
+        if not same:
+            raise ModelError(
+                f"'{folder}' was made by the model '{self.name}' ({self.hash or 'elsewhere'}, {self.dim} dimensions) "
+                f"and cannot be used with '{other.name}' ({other.hash or 'elsewhere'}, {other.dim} dimensions); use "
+                "the model that made it, or make another index with --index FOLDER"
+            )
+
+
+def schema(dim: int) -> pa.Schema:
+    """The columns of the table; float16 halves disk, memory and time of float32 and loses nothing a search can see."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),  # path_id(path)
+            pa.field("hash", pa.string(), nullable=False),  # of the bytes; "" where only a vector is known
+            pa.field("path", pa.string(), nullable=False),  # paths.to_text
+            pa.field("folder", pa.string(), nullable=False),  # the path's parent
+            pa.field("size", pa.int64(), nullable=False),  # -1 where only a vector is known
+            pa.field("mtime", pa.int64(), nullable=False),  # nanoseconds
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("taken", pa.timestamp("s")),  # the camera's clock
+            pa.field("camera", pa.string()),
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("caption", pa.string()),  # several are joined by newlines
+            pa.field("phash", pa.uint64()),
+            pa.field("vector", pa.list_(pa.float16(), dim), nullable=False),  # unit length
+        ]
+    )
+
+
+class Store:
+    """One index folder. Readers need nothing; whoever writes holds `lock()`."""
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        self.folder = folder
+        self.identity = ModelIdentity(**card["model"])
+        self.id: str = card.get("id") or ""  # drawn when the index was made; none in those made before there were any
+        self.root = folder.parent if folder.name == HIDDEN else None  # the library that the index was made for
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """The index in `folder`.
+
+        Raises:
+            DataError: there is none, it is damaged or holds links, or a newer diptych made it.
+        """
+        folder = Path(folder)
+        card = _read_card(folder)
+        _refuse_links(folder)
+        return cls(folder, card)
+
+    @classmethod
+    def create(cls, folder: str | Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
+        """A new, empty index in `folder`, or the one that is there if the same model made it.
+
+        Raises:
+            DataError: `folder` holds something else.
+            ModelError: another model made the index that is there.
+        """
+        folder = Path(folder)
+        if not (folder / _CARD).exists():
+            ours = (_CARD, LOCK, HOLDER, SKIPPED, f"{_TABLE}.lance")  # what is left of an index without its card
+            if folder.exists() and any(not (e.name.startswith(ours) or is_temporary(e)) for e in folder.iterdir()):
+                raise DataError(f"'{folder}' holds other files and no index; name a new folder")
+            _make(folder)
+            _refuse_links(folder)
+            with storing(folder, "it is begun anew"):
+                _make_table(folder, model_identity.dim)
+            card = {"format": _FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
+            write_json(folder / _CARD, card)  # last: an index whose card is there is whole
+        store = cls.open(folder)
+        store.identity.check(model_identity, folder)
+        if not cls.is_whole(folder):  # somebody removed the table alone
+            _make_table(folder, model_identity.dim)
+        return store
+
+    @staticmethod
+    def is_one(folder: Path) -> bool:
+        return (folder / _CARD).is_file()
+
+    @staticmethod
+    def is_whole(folder: Path) -> bool:
+        """Whether an index is there with its table, which somebody may remove while it is open."""
+        return Store.is_one(folder) and (folder / f"{_TABLE}.lance").is_dir()
+
+    @cached_property
+    def table(self) -> Any:
+        """The LanceDB table; each read sees the newest version, whoever wrote it."""
+        try:
+            table = _connect(self.folder).open_table(_TABLE)
+            columns = {field.name: field.type for field in table.schema}
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"'{self.folder}' cannot be opened ({_first_line(error)}); index the pictures again"
+            ) from error
+        if columns != {field.name: field.type for field in schema(self.identity.dim)}:
+            raise DataError(
+                f"the table in '{self.folder}' has other columns than an index of {self.identity.dim} dimensions; "
+                "index the pictures again in a new folder"
+            )
+        return table
+
+    def __len__(self) -> int:
+        return self.table.count_rows()
+
+    @contextmanager
+    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Be the one writer while the context lasts; see `lock.writing`.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+            StorageError: the disk is full; what was added before is kept.
+        """
+        with storing(self.folder, "what was added before is kept"), writing(self.folder, wait, on_wait):
+            yield
+
+    # writing, under the lock
+
+    def add(self, batch: pa.Table) -> None:
+        """Append rows whose ids are new, in one transaction. On disk when this returns."""
+        self.table.add(batch.cast(schema(self.identity.dim)))
+
+    def replace(self, batch: pa.Table) -> None:
+        """Put rows in the place of those with their ids, in one transaction."""
+        merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(batch.cast(schema(self.identity.dim)))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove the rows with these ids."""
+        for start in range(0, len(ids), 1_000):
+            self.table.delete(in_list("id", ids[start : start + 1_000]))
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these ids, in no order."""
+        query = self.table.search().where(in_list("id", ids)).limit(len(ids))
+        return (query.select(list(columns)) if columns else query).to_arrow()
+
+    def compact(self) -> None:
+        """Join small files, drop old versions, and fold rows that were added later into the ANN index."""
+        # Under the lock nobody else writes, so what no version names is what a killed writer left.
+        self.table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
+
+    def compact_if_scattered(self) -> None:
+        """Compact when many small additions have piled up: often enough to stay fast, too seldom to cost much."""
+        found = self.table.stats()
+        files, rows = found["fragment_stats"]["num_small_fragments"], found["num_rows"]
+        if files > max(_SMALL_FILES, rows // _ROWS_PER_FILE) or self._unindexed > max(_UNINDEXED_ROWS, rows // 16):
+            self.compact()
+
+    def settle(self) -> None:
+        """End a run of additions: an ANN index where the table has grown into one, and compact files."""
+        rows = len(self)
+        if rows >= ANN_ROWS and rows >= (_read_card(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
+            self.build_ann()
+        self.compact_if_scattered()
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the ANN index has, whoever built it; 0 without one."""
+        return _read_card(self.folder).get("ann_partitions") or 0
+
+    @property
+    def _unindexed(self) -> int:
+        """How many rows were added since the ANN index was last brought up to date; 0 without one."""
+        return sum(index.num_unindexed_rows or 0 for index in self.table.list_indices() if "vector" in index.columns)
+
+    def build_ann(self) -> None:
+        """Build the ANN index, anew if there is one: vectors of 8-bit numbers, as many partitions as each has rows.
+
+        By cosine, not by dot product: the centre of a tight cluster is longer than that of a loose one, so that by dot
+        product a tenth of the partitions took all the rows, and a query took forty times as long.
+        """
+        from lancedb.index import IvfSq
+
+        rows = len(self)
+        partitions = max(1, math.isqrt(rows))
+        config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
+        self.table.create_index("vector", config=config)
+        write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """Vectors (rows, dim) as the table's column, float16."""
+    flat = np.ascontiguousarray(vectors, np.float16).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
+
+
+def in_list(column: str, values: Sequence[str]) -> str:
+    """The SQL condition that `column` is one of `values`, quoted."""
+    return f"{column} IN ({', '.join(map(quoted, values))})" if values else "false"
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _make_table(folder: Path, dim: int) -> None:
+    _connect(folder).create_table(_TABLE, schema=schema(dim), exist_ok=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"'{folder}' cannot be made ({error.strerror}); put the index elsewhere with --index FOLDER"
+        ) from error
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """What the card of an index says, every value of it checked: an index may be a stranger's.
+
+    Raises:
+        DataError: there is none, it is damaged, or a newer diptych made it.
+    """
+    file = folder / _CARD
+    try:
+        if not file.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError
+        with file.open("rb") as opened:
+            text = opened.read(_CARD_BYTES + 1)
+        if len(text) > _CARD_BYTES:
+            raise DataError(
+                f"'{file}' has more than {_CARD_BYTES:,} bytes, which no index has; index the pictures again"
+            )
+        card = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"'{file}' cannot be read ({_first_line(error)}); index the pictures again") from error
+    format = card.get("format") if isinstance(card, dict) else None
+    if isinstance(format, int) and format > _FORMAT:
+        raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {_FORMAT}: update it")
+    if not isinstance(card, dict):
+        raise DataError(f"'{file}' is not the card of an index: it is no JSON object; index the pictures again")
+    if wrong := _wrong(card, _CARD_VALUES):
+        raise DataError(f"'{file}' is not the card of an index: its '{wrong}' is not valid; index the pictures again")
+    if wrong := _wrong(card["model"], _MODEL_VALUES):
+        raise DataError(
+            f"'{file}' does not say which model made the index: '{wrong}' is not valid; index the pictures again"
+        )
+    card["model"] = {name: card["model"].get(name) for name in _MODEL_VALUES}
+    return card
+
+
+def _wrong(values: dict[str, Any], checks: dict[str, Callable[[Any], bool]]) -> str | None:
+    """The first name whose value is not what it must be."""
+    return next((name for name, check in checks.items() if not check(values.get(name))), None)
+
+
+def _count(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value can be a path or a name: a text without NUL that a file system could hold."""
+    if not isinstance(value, str) or "\0" in value or not 0 < len(value) <= _LONGEST_NAME:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte, which JSON can spell
+        return False
+    return True
+
+
+# What the values of a card are. The hash names files of the cache folder, so it is held to its form.
+_CARD_VALUES: dict[str, Callable[[Any], bool]] = {
+    "format": _count(_FORMAT, _FORMAT),
+    "model": lambda value: isinstance(value, dict),
+    "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
+    "root": lambda value: value is None or _is_name(value),
+    "ann_rows": lambda value: value is None or _count(0, 2**40)(value),
+    "ann_partitions": lambda value: value is None or _count(0, 2**40)(value),
+}
+_MODEL_VALUES: dict[str, Callable[[Any], bool]] = {
+    "name": _is_name,
+    "hash": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,128}", value))),
+    "dim": _count(1, 2**16),
+    "image_size": lambda value: value is None or _count(1, 2**16)(value),
+}
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse an index with links in it: what is written to them, locks among it, would overwrite files elsewhere.
+
+    Raises:
+        DataError: there is one.
+    """
+    folders = [str(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink() or _is_junction(entry.path):
+                        raise DataError(f"'{entry.path}' is a link, and an index holds none; remove the link")
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except FileNotFoundError:  # a writer tidies up
+            continue
+        except OSError as error:
+            raise DataError(f"'{folder}' cannot be listed ({error.strerror}); check its permissions") from error
+
+
+def _connect(folder: Path) -> Any:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read once, at its import: warnings of empty clusters are no news
+    return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

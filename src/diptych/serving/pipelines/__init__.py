@@ -1,0 +1,1 @@
+"""diptych models as transformers pipelines."""

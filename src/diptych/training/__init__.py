@@ -1,0 +1,1 @@
+"""Recipes, the trainer they share, and their objectives."""

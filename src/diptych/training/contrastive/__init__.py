@@ -1,0 +1,1 @@
+"""The contrastive recipe for dual encoders."""

@@ -1,0 +1,409 @@
+"""The command line, run in this process on drawn pictures: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from diptych.cli import COMMANDS, main
+from tests.broken import break_files
+from tests.conftest import TINY
+
+SETTINGS = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs `diptych` with these words, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*words: object) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        told = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration file of a tiny model."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny model, trained by the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**SETTINGS, "epochs": 2, "batch_size": 8}))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "contrastive", "--config", f"{folder}/tiny.yaml", "--data", f"{scenes}", "--out", f"{folder}/r"])
+    assert not ended.value.code
+    return folder / "r"
+
+
+def recipe_of(out: Path) -> dict:
+    return yaml.safe_load((out / "recipe.yaml").read_text())
+
+
+# data
+
+
+def test_inspect_tells_people_the_figures_and_writes_the_contact_sheet(run: Run, scenes: Path, tmp_path: Path) -> None:
+    ended = run("data", "inspect", scenes, "--sheet", "sheet.png")
+    assert ended.code == 0
+    for words in ("pictures", "48", "captions a picture", "5 to 5, median 5", "contact sheet: sheet.png"):
+        assert words in ended.out
+    assert Image.open(tmp_path / "sheet.png").width > 500
+
+
+def test_inspect_json_is_json_alone_and_names_the_broken_files(run: Run, tmp_path: Path) -> None:
+    assert run("data", "draw", "mine", "--count", 30, "--size", 32).code == 0
+    broken = break_files(sorted((tmp_path / "mine" / "images").iterdir())[:3])
+    ended = run("data", "inspect", "mine", "--json")
+    report = json.loads(ended.out)
+    assert (ended.code, report["pictures"], report["bad_pictures"]) == (0, 30, 3)
+    found = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
+    assert {path.name for path in broken} <= found
+    assert "checking pictures" in ended.err
+
+
+def test_draw_draws_what_is_asked_and_can_be_read(run: Run, tmp_path: Path) -> None:
+    from diptych.data.formats.read import read_pairs
+
+    ended = run("data", "draw", "mine", "--count", 3, "--size", 32, "--seed", 7)
+    assert ended.code == 0
+    assert "3 pictures" in ended.out
+    pairs = read_pairs(tmp_path / "mine")
+    assert len(pairs) == 3
+    assert Image.open(pairs[0].image).size == (32, 32)
+
+
+# train
+
+
+def test_a_flag_wins_over_the_configuration_and_what_neither_names_keeps_its_default(
+    run: Run, config: Path, scenes: Path, tmp_path: Path
+) -> None:
+    config.write_text(config.read_text() + "epochs: 5\nbatch_size: 8\ndropout: 0.25\n")
+    ended = run("train", "contrastive", "--config", config, "--data", scenes, "--out", "r", "--epochs", 1)
+    assert ended.code == 0, ended.err
+    recipe = recipe_of(tmp_path / "r")
+    assert (recipe["epochs"], recipe["dropout"], recipe["weight_decay"]) == (1, 0.25, 0.05)
+    for words in ("pictures to train on", "text to image", "rsum", f"model: {Path('r') / 'model'}"):
+        assert words in ended.out
+    assert "epoch 1/1" in ended.err
+
+
+def test_a_flag_that_repeats_its_default_still_wins_over_the_configuration(
+    run: Run, config: Path, scenes: Path, tmp_path: Path
+) -> None:
+    config.write_text(config.read_text() + "epochs: 1\nbatch_size: 8\naugment: light\n")
+    words = ("train", "contrastive", "--config", config, "--data", scenes, "--out", "r", "--augment", "none")
+    assert run(*words).code == 0
+    assert recipe_of(tmp_path / "r")["augment"] == "none"
+
+
+def test_every_setting_can_be_given_as_a_flag(run: Run, scenes: Path, tmp_path: Path) -> None:
+    flags: list[object] = []
+    for name, value in {**SETTINGS, "epochs": 1, "batch_size": 8, "freeze": ["image", "text"]}.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-"))
+        elif isinstance(value, dict):
+            flags += [word for key, inner in value.items() for word in (f"{flag}.{key}", inner)]
+        elif isinstance(value, list):
+            flags += [word for inner in value for word in (flag, inner)]
+        else:
+            flags += [flag, value]
+    ended = run("train", "contrastive", "--data", scenes, "--out", "r", *flags)
+    assert ended.code == 0, ended.err
+    recipe = recipe_of(tmp_path / "r")
+    assert {name: recipe[name] for name in SETTINGS} == SETTINGS
+    assert recipe["freeze"] == ["image", "text"]
+
+
+def test_an_unknown_key_in_the_configuration_is_refused_with_the_nearest(run: Run, config: Path, scenes: Path) -> None:
+    config.write_text(config.read_text() + "epoch: 5\n")
+    ended = run("train", "contrastive", "--config", config, "--data", scenes)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("diptych: no setting is called 'epoch'; did you mean 'epochs'?")
+
+
+def test_a_run_that_exists_is_kept_unless_it_is_resumed(run: Run, model: Path, scenes: Path) -> None:
+    words = ("train", "contrastive", "--config", model / "recipe.yaml")
+    ended = run(*words)
+    assert ended.code == 1
+    assert "holds a run already; resume it" in ended.err
+    assert run(*words, "--resume").code == 0
+
+
+def test_a_sweep_ends_in_one_table_with_a_row_for_each_run(
+    run: Run, config: Path, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "grid.yaml").write_text("dropout: [0.0, 0.5]\n")
+    words = ("train", "contrastive", "--config", config, "--data", scenes, "--out", "runs", "--epochs", 1)
+    ended = run(*words, "--batch-size", 8, "--sweep", "grid.yaml")
+    assert ended.code == 0, ended.err
+    assert "sweep of grid.yaml" in ended.out
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["dropout=0.0", "dropout=0.5"]
+    rows = [line for line in ended.out.splitlines() if line.startswith(("│ 0.0", "│ 0.5", "│     0.0", "│     0.5"))]
+    assert len(rows) == 2
+
+
+# eval
+
+
+def test_eval_retrieval_prints_both_directions_and_json_has_the_same_numbers(
+    run: Run, model: Path, scenes: Path
+) -> None:
+    words = ("eval", "retrieval", model, "--data", scenes, "--split", "all")
+    table, scores = run(*words).out, json.loads(run(*words, "--json").out)
+    assert "all split: 48 pictures, 240 captions" in table
+    for direction, key in (("text to image", "t2i"), ("image to text", "i2t")):
+        row = next(line for line in table.splitlines() if direction in line)
+        for k in (1, 5, 10):
+            assert f"{scores[f'{key}_r@{k}']:.1f}" in row
+    assert scores["left_out"] == 0
+    assert f"rsum {scores['rsum']:.1f}" in table
+
+
+def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_default(
+    run: Run, model: Path, scenes: Path
+) -> None:
+    from diptych.data.formats.read import read_pairs
+    from diptych.training.contrastive.train import split_for_training
+
+    held_out = split_for_training(read_pairs(scenes), None)[1]
+    assert 0 < len(held_out) < 48
+    assert held_out.image_ids == read_pairs(scenes).with_val().split("val").image_ids
+    ended = run("eval", "retrieval", model, "--data", scenes, "--split", "val")
+    assert f"val split: {len(held_out)} pictures" in ended.out
+
+
+def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: Path, scenes: Path) -> None:
+    ended = run("eval", "retrieval", model, "--data", scenes)
+    assert (ended.code, ended.out) == (1, "")
+    assert "no picture is in split 'test'; the data set has: " in ended.err
+    assert "val (" in ended.err
+
+
+# find
+
+
+def test_find_prints_a_ranked_table_and_writes_the_grid(run: Run, model: Path, scenes: Path, tmp_path: Path) -> None:
+    ended = run("find", model, "a red circle", "--data", scenes, "-k", 3)
+    assert ended.code == 0
+    assert "“a red circle” among 48 pictures" in ended.out
+    assert ended.out.count("scene-0-") == 3
+    assert Image.open(tmp_path / "matches.png").width > 500
+
+
+def test_find_json_has_falling_scores_and_the_grid_goes_where_it_is_sent(
+    run: Run, model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    ended = run("find", model, "a red circle", "--data", scenes, "-k", 4, "--grid", "found/best.png", "--json")
+    rows = json.loads(ended.out)
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert len(rows) == 4
+    assert len(rows[0]["captions"]) == 5
+    assert (tmp_path / "found" / "best.png").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = run("data", "draw", Path("file") / "mine", "--count", 1, "--size", 32)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("diptych: 'file")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("find", "nowhere", "a dog", "--data", "SCENES"), "'nowhere' is not a model"),
+        (("find", "MODEL", " ", "--data", "SCENES"), "the text is empty"),
+        (("find", "MODEL", "a dog", "--data", "SCENES", "-k", "0"), "k is 0; it must be at least 1"),
+        (("find", "MODEL", "a dog", "--data", "nowhere"), "nowhere"),
+        (("data", "inspect", "nowhere"), "nowhere"),
+        (("train", "contrastive"), "no data set is given"),
+        (("train", "contrastive", "--config", "missing.yaml"), "cannot read the configuration 'missing.yaml'"),
+    ],
+)
+def test_a_known_error_is_one_sentence_on_standard_error(
+    run: Run, model: Path, scenes: Path, words: tuple[str, ...], told: str
+) -> None:
+    places = {"MODEL": str(model), "SCENES": str(scenes)}
+    ended = run(*(places.get(word, word) for word in words))
+    assert (ended.code, ended.out) == (1, "")
+    assert told in ended.err
+    sentence = ended.err[ended.err.index("diptych: ") :]
+    assert sentence.count("\n") == 1
+    assert "Traceback" not in ended.err
+
+
+# words that are no command
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("trian",), 'Did you mean "train"'),
+        (("find", "m", "a dog", "--data", "d", "--griid", "x"), "Did you mean --grid"),
+        (("find", "m"), "requires an argument"),
+        (("data", "draw", "d", "--count", "many"), "many"),
+        (("find", "m", "a dog", "--data", "d", "--grid", "found.txt"), "extensions"),
+        (("train", "contrastive", "--objective", "clip"), "info_nce"),
+    ],
+)
+def test_words_that_are_no_command_end_with_2_and_say_what_is_near(run: Run, words: tuple[str, ...], told: str) -> None:
+    ended = run(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in " ".join(ended.err.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "diptych", "data", "draw", str(tmp_path / "mine"), "--count", "100000"]
+    # A job that a shell started in the background ignores SIGINT, and its children inherit that.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as drawing:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("mine/images/*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        drawing.send_signal(signal.SIGINT)
+        try:
+            told = drawing.communicate(timeout=30)[1]
+        finally:
+            drawing.kill()
+    assert (drawing.returncode, told) == (130, "\ndiptych: interrupted\n")
+
+
+def test_help_names_every_group_and_loads_neither_torch_nor_the_groups(run: Run) -> None:
+    ended = run("--help")
+    assert ended.code == 0
+    for name, (_, purpose) in COMMANDS.items():
+        assert name in ended.out
+        assert purpose.split()[0] in ended.out
+    code = (
+        "import sys; from diptych.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sorted(name for name in sys.modules if name.split('.')[0] in "
+        "('torch', 'numpy', 'yaml', 'transformers', 'pyarrow', 'PIL') or name.startswith('diptych.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_every_purpose_begins_the_help_of_its_command(run: Run) -> None:
+    for name, (_, purpose) in COMMANDS.items():
+        assert purpose in " ".join(run(name, "--help").out.split())
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    import diptych
+
+    assert run("--version").out.strip() == diptych.__version__
+
+
+# matching
+
+
+@pytest.fixture(scope="module")
+def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny matcher on the tiny model, trained by the command line."""
+    out = tmp_path_factory.mktemp("matcher") / "run"
+    settings = ["--val-fraction", "0.25", "--epochs", "2", "--batch-size", "8", "--dim", "16", "--hidden", "16"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "match", "--model", f"{model}", "--data", f"{scenes}", "--out", f"{out}", *settings])
+    assert not ended.value.code
+    return out
+
+
+def test_match_says_how_likely_each_text_is(run: Run, matcher: Path, scenes: Path) -> None:
+    picture = next((scenes / "images").iterdir())
+    ended = run("match", picture, "a red circle", "a blue star", "--model", matcher)
+    assert ended.code == 0, ended.err
+    assert "a red circle" in ended.out
+    assert "P(match)" in ended.out
+
+
+def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (scenes / "images").iterdir())[:2]
+    (tmp_path / "images").symlink_to(scenes / "images")
+    (tmp_path / "pairs.csv").write_text(f"image,caption\n{names[0]},a red circle\n{names[1]},a star\ngone.png,a cat\n")
+    ended = run("match", "--pairs", "pairs.csv", "--out", "found.csv", "--model", matcher, "--head", "pair")
+    assert ended.code == 0, ended.err
+    assert "1 without a probability" in ended.out
+    lines = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
+    assert lines[0] == ["image", "caption", "probability"]
+    assert [line[:2] for line in lines[1:]] == [[names[0], "a red circle"], [names[1], "a star"], ["gone.png", "a cat"]]
+    assert [0 < float(line[2]) < 1 for line in lines[1:3]] == [True, True]
+    assert lines[3][2] == ""
+
+
+def test_match_without_text_or_without_a_matcher_says_what_to_do(run: Run, matcher: Path, model: Path) -> None:
+    assert "no text is given" in run("match", "photo.jpg", "--model", matcher).err
+    assert "give a picture and a text" in run("match", "--model", matcher).err
+    ended = run("match", "photo.jpg", "a dog", "--model", model)
+    assert ended.code == 1
+    assert "diptych train match" in ended.err
+
+
+def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
+    run: Run, matcher: Path, scenes: Path, tmp_path: Path
+) -> None:
+    words = ("eval", "match", matcher, "--data", scenes, "--split", "all", "--resamples", "5")
+    ended = run(*words, "--plots", "plots", "--precision", "0.4")
+    assert ended.code == 0, ended.err
+    for told in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
+        assert told in ended.out
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        *("precision_recall.png", "reliability.png", "roc.png")
+    ]
+    with Image.open(tmp_path / "plots" / "reliability.png") as plot:
+        assert plot.width > 600
+    scores = json.loads(run(*words, "--json").out)
+    low, high = scores["hard"]["auc_interval"]
+    assert 0 <= low <= scores["hard"]["auc"] <= high <= 1
+
+
+def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
+    run: Run, matcher: Path, scenes: Path, tmp_path: Path
+) -> None:
+    ended = run("data", "audit", scenes, "--model", matcher, "--worst", "5", "--page", "a.html", "--table", "a.csv")
+    assert ended.code == 0, ended.err
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    found = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    assert len(found) == 240
+    assert found == sorted(found)
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<img ") == 5
+    assert "least likely describe" in page

@@ -1,0 +1,77 @@
+"""`diptych index`, run in this process: what it makes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diptych.search.index import Index, Store
+from tests.cli.test_cli import Run, run  # noqa: F401 - a fixture
+from tests.search.test_index import library, model_folder  # noqa: F401 - fixtures
+from tests.search.test_index_files import stored_vectors
+
+pytest.importorskip("lancedb")
+
+
+def test_a_library_is_indexed_and_brought_up_to_date(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+    first = run("index", library, "--model", model_folder)
+    assert first.code == 0, first.err
+    assert "6 new" in first.out
+    assert str(library / ".diptych") in first.out.replace("\n", "")
+    (library / "0.png").unlink()
+    (library / "broken.png").write_bytes(b"no picture")
+    again = json.loads(run("index", library, "--json").out)
+    assert (again["unchanged"], again["gone"], again["reasons"]) == (5, 1, {"undecodable": 1})
+    assert [Path(each["path"]).name for each in again["skipped"]] == ["broken.png"]
+    pruned = run("index", library, "--prune")
+    assert "1 pruned" in pruned.out
+    assert "broken.png" in pruned.out
+    assert len(Index(library)) == 5
+
+
+def test_within_a_library_its_index_is_found(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+    run("index", library, "--model", model_folder)
+    shutil.copy(library / "0.png", library / "sub" / "copy.png")
+    part = json.loads(run("index", library / "sub", "--json").out)
+    assert (part["copied"], part["unchanged"], part["gone"]) == (1, 3, 0)
+    assert not (library / "sub" / ".diptych").exists()
+
+
+def test_names_that_match_a_pattern_are_left_out(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+    words = ("index", library, "--model", model_folder, "--exclude", "sub", "--exclude", "0.*", "--json")
+    assert json.loads(run(*words).out)["new"] == 2
+
+
+def test_an_index_may_be_kept_elsewhere(run: Run, library: Path, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert run("index", library, "--index", tmp_path / "kept", "--model", model_folder).code == 0
+    assert len(Store.open(tmp_path / "kept")) == 6
+    assert not (library / ".diptych").exists()
+
+
+def test_captions_are_kept_when_asked_for(run: Run, scenes: Path, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    words = ("index", scenes, "--index", tmp_path / "kept", "--model", model_folder, "--captions", "--json")
+    assert json.loads(run(*words).out)["new"] == 48
+    row = Store.open(tmp_path / "kept").table.search().limit(1).to_list()[0]
+    assert len(row["caption"].split("\n")) == 5
+
+
+def test_stored_vectors_need_the_name_of_their_model(run: Run, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    stored_vectors(tmp_path / "vectors")
+    refused = run("index", tmp_path / "vectors")
+    assert refused.code == 1
+    assert "name the model" in refused.err
+    assert json.loads(run("index", tmp_path / "vectors", "--model", model_folder, "--json").out)["new"] == 13
+
+
+def test_what_cannot_be_indexed_is_refused_in_a_sentence(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+    missing = run("index", library / "nowhere")
+    assert (missing.code, missing.out) == (1, "")
+    assert "does not exist" in missing.err
+    run("index", library, "--model", model_folder)
+    with Index(library).store.lock():
+        busy = run("index", library, "--wait", "0")
+    assert busy.code == 1
+    assert "is writing" in busy.err

@@ -1,0 +1,226 @@
+"""The doctor finds what is wrong with a data set, and leaves out what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.data.doctor import checks
+from diptych.data.doctor.findings import unscrambled
+from diptych.data.doctor.inspect import Report, contact_sheet, inspect, sound
+from diptych.data.pairs import Pairs, Row
+from diptych.errors import DataError
+from diptych.images.contact_sheet import MAT
+from tests.broken import BROKEN, break_files, encoded, picture
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+
+
+def _good(folder: Path, count: int, split: str | None = None, first: int = 100) -> list[Row]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed in range(first, first + count):
+        path = folder / f"good{seed}.png"
+        path.write_bytes(encoded("PNG", seed))
+        rows.append(Row(path.name, path, (f"picture number {seed}",), split))
+    return rows
+
+
+def _pairs(folder: Path, **captions: tuple[str, ...]) -> Pairs:
+    """A sound picture for each keyword, with these captions."""
+    rows = _good(folder, len(captions))
+    return Pairs.from_rows(Row(name, row.image, told) for row, (name, told) in zip(rows, captions.items(), strict=True))
+
+
+def _details(report: Report, kind: str) -> list[str]:
+    return [example.detail for found in report.findings if found.kind == kind for example in found.examples]
+
+
+def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp_path: Path) -> None:
+    broken, good = break_files([tmp_path / f"{name}.jpg" for name in BROKEN]), _good(tmp_path, 5)
+    rows = [Row(path.name, path, ("a caption",)) for path in broken]
+    kept, report = sound(Pairs.from_rows([*rows[:6], *good, *rows[6:]]), max_bad_share=0.9, examples=100)
+    assert kept.image_ids == [row.image_id for row in good]
+    found = {Path(e.file): finding.kind for finding in report.findings for e in finding.examples}
+    assert found == broken
+    assert (report.pictures, report.bad_pictures) == (17, 12)
+    assert report.count("truncated") == 3
+    assert all(example.detail for finding in report.findings for example in finding.examples)
+
+
+def test_a_picture_over_the_limit_of_pixels_is_dropped(tmp_path: Path) -> None:
+    rows = _good(tmp_path, 2)
+    picture(7, (80, 80)).save(tmp_path / "wide.png")
+    pairs = Pairs.from_rows([*rows, Row("wide.png", tmp_path / "wide.png", ("wide",))])
+    kept, report = sound(pairs, max_pixels=5_000, max_bad_share=0.5)
+    assert (len(kept), report.count("too_many_pixels")) == (2, 1)
+    assert len(sound(pairs)[0]) == 3
+
+
+def test_empty_captions_are_dropped_and_pictures_left_without_any(tmp_path: Path) -> None:
+    pairs = _pairs(tmp_path, a=("one", " ", "two"), b=("", "\t"), c=(), d=("three",))
+    kept, report = sound(pairs, max_bad_share=0.5)
+    assert [(row.image_id, row.captions) for row in kept] == [("a", ("one", "two")), ("d", ("three",))]
+    assert (report.count("empty_captions"), report.count("without_captions")) == (3, 2)
+    assert (report.pictures, report.bad_pictures, report.captions) == (4, 2, 6)
+
+
+def test_a_sound_data_set_comes_back_as_it_was(tmp_path: Path) -> None:
+    pairs = Pairs.from_rows(_good(tmp_path, 3, "train"))
+    kept, report = sound(pairs)
+    assert list(kept) == list(pairs)
+    assert (report.findings, report.worst, report.summary()) == ((), None, "nothing")
+
+
+def test_too_many_bad_pictures_are_refused_with_reasons_files_and_a_next_step(tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(b"")
+    rows = [*_good(tmp_path, 3), *(Row(name, tmp_path / name, ("x",)) for name in ("cut.jpg", "gone.jpg"))]
+    pairs = Pairs.from_rows(rows)
+    with pytest.raises(DataError) as refusal:
+        sound(pairs, max_bad_share=0.3)
+    for words in ("2 of 5", "missing 1", "empty 1", "cut.jpg", "gone.jpg", "data inspect", "max_bad_share"):
+        assert words in str(refusal.value)
+    assert len(sound(pairs, max_bad_share=0.4)[0]) == 3
+
+
+@pytest.mark.parametrize("rows", [[], [Row("gone.jpg", Path("gone.jpg"), ("x",))]])
+def test_a_data_set_of_which_nothing_is_left_is_refused(rows: list[Row]) -> None:
+    with pytest.raises(DataError, match="cannot be used"):
+        sound(Pairs.from_rows(rows), max_bad_share=1.0)
+
+
+def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Pairs.from_rows(_good(tmp_path, 4))
+    first = inspect(pairs)
+    decoded: list[object] = []
+    monkeypatch.setattr(checks, "check_picture", lambda *given: decoded.append(given) or ("", "", "", 0))
+    assert inspect(pairs) == first
+    assert len(sound(pairs)[0]) == 4
+    assert not decoded
+    (tmp_path / "good100.png").write_bytes(encoded("JPEG"))
+    inspect(pairs)
+    assert len(decoded) == 4
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "late.png"
+    path.mkdir()
+    pairs = Pairs.from_rows([*_good(tmp_path, 3), Row("late.png", path, ("late",))])
+    assert inspect(pairs).count("unreadable") == 1
+    assert not list(tmp_path.glob("cache/checks/*"))
+    path.rmdir()
+    path.write_bytes(encoded("PNG", 3))
+    assert inspect(pairs).bad_pictures == 0
+
+
+def test_progress_is_told_of_every_picture(tmp_path: Path) -> None:
+    seen = []
+
+    def progress(items, total, label):  # type: ignore[no-untyped-def]
+        for item in items:
+            seen.append((total, label))
+            yield item
+
+    inspect(Pairs.from_rows(_good(tmp_path, 3)), progress=progress)
+    assert seen == [(3, "checking pictures")] * 3
+
+
+def test_the_figures_of_a_small_set_by_hand(tmp_path: Path) -> None:
+    report = inspect(_pairs(tmp_path, a=("one two three", "one"), b=("one two",), c=("a b c d e f", "x", "y z")))
+    assert (report.pictures, report.captions, report.splits) == (3, 6, {"": 3})
+    assert (report.captions_per_picture.min, report.captions_per_picture.median) == (1, 2)
+    assert (report.captions_per_picture.max, report.caption_words.min) == (3, 1)
+    assert (report.caption_words.median, report.caption_words.max) == (2, 6)
+
+
+def test_identical_and_near_identical_pictures_are_told_apart_and_by_split(tmp_path: Path) -> None:
+    train, val = _good(tmp_path, 3, "train"), _good(tmp_path, 2, "val", first=200)
+    copies = []
+    for name, split, data in [
+        ("same_leak.png", "val", encoded("PNG", 100)),
+        ("near_leak.jpg", "val", encoded("JPEG", 101)),
+        ("same.png", "train", encoded("PNG", 102)),
+        ("near.jpg", "val", encoded("JPEG", 200)),
+    ]:
+        (tmp_path / name).write_bytes(data)
+        copies.append(Row(name, tmp_path / name, ("a copy",), split))
+    report = inspect(Pairs.from_rows([*train, *val, *copies]))
+    kinds = ("identical_across_splits", "near_identical_across_splits", "identical", "near_identical")
+    assert [_details(report, kind) for kind in kinds] == [
+        ["2 pictures: good100.png (train), same_leak.png (val)"],
+        ["2 pictures: good101.png (train), near_leak.jpg (val)"],
+        ["2 pictures: good102.png (train), same.png (train)"],
+        ["2 pictures: good200.png (val), near.jpg (val)"],
+    ]
+    assert report.worst == "error"
+
+
+def test_plain_pictures_of_different_colours_are_not_near_identical(tmp_path: Path) -> None:
+    rows = []
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+        rows.append(Row(colour, tmp_path / f"{colour}.png", (colour,)))
+    assert inspect(Pairs.from_rows(rows)).findings == ()
+
+
+def test_faulty_text_is_found(tmp_path: Path) -> None:
+    report = inspect(_pairs(tmp_path, a=("a caf\ufffd",), b=("a cafÃ© at night",), c=("a café", "Œuvre “quoted”")))
+    assert _details(report, "lost_characters") == ["a caf\ufffd"]
+    assert _details(report, "suspected_mojibake") == ["a cafÃ© at night (was it: a café at night?)"]
+
+
+@pytest.mark.parametrize("text", ["plain", "café", "Ünïcödé “quoted” – naïve", "一只狗", "Ñandú", "Łódź", "£5 à 10°"])
+def test_text_is_suspected_exactly_when_it_was_read_as_another_encoding(text: str) -> None:
+    assert unscrambled(text) is None
+    read_as_latin = text.encode().decode("latin-1")
+    assert unscrambled(read_as_latin) == (None if text.isascii() else text)
+
+
+def test_captions_of_several_pictures_are_listed_most_shared_first(tmp_path: Path) -> None:
+    report = inspect(_pairs(tmp_path, a=("A dog", "cat", "cat"), b=("a  dog", "cat"), c=("a dog", "bird", "bird")))
+    assert _details(report, "shared_captions") == ["3 pictures: a dog", "2 pictures: cat"]
+
+
+def test_picture_files_that_no_caption_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Pairs.from_rows(_good(tmp_path / "images", 2))
+    (tmp_path / "images" / "alone.jpg").write_bytes(encoded("JPEG"))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path("images")):
+        report = inspect(pairs, folder=folder)
+        assert report.count("uncaptioned_files") == 1
+        assert report.findings[0].examples[0].file == str(tmp_path / "images" / "alone.jpg")
+    assert inspect(pairs).findings == ()
+
+
+def test_lines_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.txt"
+    captions.write_bytes("image,caption\ngood100.png,caf\xe9\ngood101.png,bar\n".encode("latin-1"))
+    report = inspect(Pairs.from_rows(_good(tmp_path, 2)), caption_files=[captions])
+    assert _details(report, "wrong_encoding") == ["line 2"]
+
+
+def test_a_report_goes_through_json(tmp_path: Path) -> None:
+    rows = [*_good(tmp_path, 2), *(Row(f"gone{k}", tmp_path / f"gone{k}.jpg", ("x",)) for k in range(5))]
+    told = json.loads(json.dumps(inspect(Pairs.from_rows(rows), examples=3).as_dict()))
+    missing = next(finding for finding in told["findings"] if finding["kind"] == "missing")
+    assert (told["pictures"], told["bad_pictures"]) == (7, 5)
+    assert (missing["count"], missing["severity"], len(missing["examples"])) == (5, "error", 3)
+    assert missing["examples"][0]["file"] == str(tmp_path / "gone0.jpg")
+    assert missing["next_step"].endswith(".")
+
+
+def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_pictures_grey(tmp_path: Path) -> None:
+    good = _good(tmp_path, 6)
+    pairs = Pairs.from_rows(good)
+    sheet = contact_sheet(pairs, 4, seed=1, title="t", tile_size=64)
+    assert sheet.tobytes() == contact_sheet(pairs, 4, seed=1, title="t", tile_size=64).tobytes()
+    assert sheet.tobytes() != contact_sheet(pairs, 4, seed=2, title="t", tile_size=64).tobytes()
+    broken = Pairs.from_rows([Row("gone.jpg", tmp_path / "gone.jpg", ())])
+    colours = {colour: count for count, colour in contact_sheet(broken, tile_size=64).getcolors(100_000) or []}
+    assert colours[MAT] > 64 * 64 * 0.8

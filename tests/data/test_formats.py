@@ -1,0 +1,865 @@
+"""Every format reads to the same pairs; the files found in the wild, with their faults, read too."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diptych.data.doctor.inspect import inspect, sound
+from diptych.data.formats.encoding import split_of
+from diptych.data.formats.read import FORMATS, READERS, Pictures, detect, read_pairs, wrong_encoding
+from diptych.data.formats.shards import expand
+from diptych.data.pairs import Pairs, Row
+from diptych.errors import ConfigError, DataError
+from diptych.images.decode import Slice, decode
+from diptych.runtime.atomic import new_folder
+from diptych.runtime.cache import cache_dir
+
+COLOURS = {"a.jpg": (250, 10, 10), "b.jpg": (10, 250, 10), "c.jpg": (10, 10, 250)}
+CAPTIONS = {
+    "a.jpg": ("A red, plain picture .", 'It says "red" twice'),
+    "b.jpg": ("Green", "Ein grünes Bild 🟩"),
+    "c.jpg": ("Blue | or nearly", ""),
+}
+SPLITS = {"a.jpg": "train", "b.jpg": "val", "c.jpg": "test"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the three pictures in `images/`."""
+    made = tmp_path / "set"
+    (made / "images").mkdir(parents=True)
+    for name in COLOURS:
+        (made / "images" / name).write_bytes(picture(name))
+    return made
+
+
+def picture(name: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12), COLOURS[name]).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def colour(image: Image.Image) -> tuple[int, ...]:
+    return tuple(250 if value > 128 else 10 for value in image.getpixel((8, 6)))
+
+
+def seen(pairs) -> dict[tuple[int, ...], tuple[tuple[str, ...], str | None]]:
+    """What was read, by the colour of the decoded picture: so that a wrong picture cannot go unnoticed."""
+    return {colour(decode(row.image)): (row.captions, row.split) for row in pairs}
+
+
+def expected(splits: dict[str, str | None] | None = SPLITS):
+    return {COLOURS[name]: (CAPTIONS[name], (splits or {}).get(name)) for name in COLOURS}
+
+
+def flat() -> list[tuple[str, int, str]]:
+    return [(name, at, caption) for name, captions in CAPTIONS.items() for at, caption in enumerate(captions)]
+
+
+def write_csv(path: Path, header: list[str], lines, **options) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, **options).writerows([header, *lines])
+    return path
+
+
+def write_split_lists(folder: Path) -> None:
+    for word, name in (("train", "a.jpg"), ("dev", "b.jpg"), ("test", "c.jpg")):
+        (folder / f"Flickr_8k.{word}Images.txt").write_text(f"{name}\r\n")
+
+
+# Flickr
+
+
+def test_kaggles_flickr8k_reads_with_the_split_lists_beside_it(folder: Path):
+    write_csv(folder / "captions.txt", ["image", "caption"], [(name, text) for name, _, text in flat()])
+    write_split_lists(folder)
+    assert detect(folder).format == "flickr8k"
+    assert seen(read_pairs(folder)) == expected()
+
+
+def test_the_token_file_reads_the_same_and_is_preferred(folder: Path):
+    lines = [f"{name}#{at}\t{text}\r\n" for name, at, text in flat()]
+    (folder / "Flickr8k.token.txt").write_text("".join(lines), encoding="utf-8", newline="")
+    write_csv(folder / "captions.txt", ["image", "caption"], [])
+    write_split_lists(folder)
+    assert detect(folder).format == "flickr8k-token"
+    assert seen(read_pairs(folder)) == expected()
+
+
+def test_a_picture_in_no_split_list_has_no_split(folder: Path):
+    (folder / "captions.txt").write_text("image,caption\na.jpg,x\nb.jpg,y\n")
+    (folder / "Flickr_8k.trainImages.txt").write_text("a.jpg\n")
+    assert [row.split for row in read_pairs(folder)] == ["train", None]
+
+
+def test_unquoted_commas_and_quotes_that_never_close_stay_in_their_line(folder: Path):
+    lines = [
+        "a.jpg,A dog , a cat , and",
+        'a.jpg,"Stop" says a sign, red',
+        'b.jpg,"never closed',
+        'c.jpg,"well, closed"',
+    ]
+    (folder / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    assert [row.captions for row in read_pairs(folder)] == [
+        ("A dog , a cat , and", '"Stop" says a sign, red'),
+        ('"never closed',),
+        ("well, closed",),
+    ]
+
+
+def test_flickr30k_reads_with_its_broken_row(folder: Path):
+    (folder / "results.csv").write_text(
+        "image_name| comment_number| comment\n"
+        "a.jpg| 0| Two dogs | one cat .\n"
+        "a.jpg| 4   A dog runs across the grass .\n"
+        "b.jpg| 0| 3 men\n"
+    )
+    assert [row.captions for row in read_pairs(folder)] == [
+        ("Two dogs | one cat .", "A dog runs across the grass ."),
+        ("3 men",),
+    ]
+
+
+def test_a_line_that_is_no_caption_is_named_by_file_and_number(folder: Path):
+    (folder / "x.token").write_text("a.jpg#0\tfine\nbroken\n")
+    with pytest.raises(DataError, match=r"x\.token', line 2 is not"):
+        read_pairs(folder)
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "delimiter"),
+    [
+        ("pairs.csv", ["image", "caption", "split"], ","),
+        ("pairs.tsv", ["File Name", "title", "subset"], "\t"),
+        ("pairs.csv", ["img_path", "text", "Split"], ";"),
+    ],
+)
+def test_tables_with_named_columns_read(folder: Path, name: str, header: list[str], delimiter: str):
+    lines = [(name, text, SPLITS[name]) for name, _, text in flat()]
+    write_csv(folder / name, header, lines, delimiter=delimiter)
+    assert detect(folder).format == "table"
+    assert seen(read_pairs(folder)) == expected()
+
+
+def test_ids_without_a_suffix_find_their_picture_wherever_it_lies(folder: Path):
+    (folder / "images" / "deep").mkdir()
+    (folder / "images" / "c.jpg").rename(folder / "images" / "deep" / "c.JPG")
+    write_csv(folder / "prompts.csv", ["imgId", "prompt"], [(name[0], text) for name, _, text in flat()])
+    pairs = read_pairs(folder)
+    assert pairs.image_ids == ["a", "b", "c"]
+    assert seen(pairs) == expected(splits=None)
+
+
+def test_an_id_that_fits_two_pictures_finds_neither(folder: Path):
+    (folder / "other").mkdir()
+    (folder / "other" / "a.png").write_bytes(b"")
+    write_csv(folder / "prompts.csv", ["imgId", "prompt"], [("a", "x")])
+    assert not read_pairs(folder)[0].image.exists()
+
+
+def test_a_caption_over_several_lines_is_one_caption(folder: Path):
+    (folder / "t.csv").write_text('id,image,caption\n1,a.jpg,"one\ntwo, ""three"""\n2,b.jpg,four\n')
+    assert [row.captions for row in read_pairs(folder)] == [('one\ntwo, "three"',), ("four",)]
+
+
+def test_unquoted_commas_in_the_last_of_three_columns_stay(folder: Path):
+    (folder / "t.csv").write_text("n,image,caption\n1,a.jpg,one, two, three\n")
+    assert read_pairs(folder)[0].captions == ("one, two, three",)
+
+
+def test_numbered_caption_columns_and_lists_of_captions_give_them_all(folder: Path):
+    write_csv(folder / "t.csv", ["image", "caption_0", "caption_1", "n"], [("a.jpg", "x", "y", 1)])
+    assert read_pairs(folder)[0].captions == ("x", "y")
+    write_csv(folder / "t.csv", ["image", "raw", "n"], [("a.jpg", '["x", "y"]', 1), ("b.jpg", "[1] x", 1)])
+    assert [row.captions for row in read_pairs(folder)] == [("x", "y"), ("[1] x",)]
+
+
+def test_a_json_list_and_json_lines_read(folder: Path):
+    entries = [{"image": f"images/{name}", "caption": list(CAPTIONS[name]), "split": SPLITS[name]} for name in COLOURS]
+    (folder / "list.json").write_text(json.dumps(entries))
+    assert seen(read_pairs(folder)) == seen(read_pairs(folder / "list.json")) == expected()
+    (folder / "lines.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    assert seen(read_pairs(folder / "lines.jsonl")) == expected()
+
+
+def test_tables_named_by_split_are_one_data_set_and_others_are_not(folder: Path):
+    for name, split in SPLITS.items():
+        write_csv(folder / f"{split}.csv", ["image", "caption"], [(name, text) for text in CAPTIONS[name]])
+    assert seen(read_pairs(folder)) == expected()
+    write_csv(folder / "more.csv", ["image", "caption"], [("a.jpg", "x")])
+    with pytest.raises(DataError, match=r"several files .*'more\.csv'.*give the path of one"):
+        read_pairs(folder)
+
+
+def test_a_table_without_a_caption_column_lists_the_columns_that_it_has(folder: Path):
+    path = write_csv(folder / "t.csv", ["image", "weight"], [("a.jpg", "3")])
+    with pytest.raises(
+        DataError, match="no column for the caption: it has image, weight; rename one to one of: caption"
+    ):
+        read_pairs(path, format="table")
+
+
+# Text
+
+
+def test_a_byte_order_mark_windows_line_ends_and_utf16_are_read(folder: Path):
+    text = "image,caption\r\na.jpg,Grün\r\nb.jpg,rot\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (folder / "captions.txt").write_bytes(text.encode(encoding))
+        assert [row.captions for row in read_pairs(folder)] == [("Grün",), ("rot",)]
+        assert wrong_encoding(folder / "captions.txt") == []
+
+
+def test_bytes_that_are_not_utf8_are_read_as_cp1252_and_their_lines_reported(folder: Path):
+    lines = [b"image,caption", "a.jpg,Grün".encode(), b"b.jpg,Gr\xfcn \x93ja\x94", b"c.jpg,\x81"]
+    (folder / "captions.txt").write_bytes(b"\n".join(lines))
+    assert [row.captions for row in read_pairs(folder)] == [("Grün",), ("Grün “ja”",), ("\x81",)]
+    assert wrong_encoding(folder / "captions.txt") == [3, 4]
+
+
+captions = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=40)
+names = st.from_regex(r"[a-z0-9_]{1,8}\.jpg", fullmatch=True)
+in_any_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+
+
+@in_any_folder
+@given(
+    st.lists(st.tuples(names, captions), min_size=1, max_size=8), st.sampled_from(["captions.txt", "t.csv", "t.tsv"])
+)
+def test_whatever_csv_writes_reads_back(tmp_path: Path, lines: list[tuple[str, str]], file: str):
+    delimiter = "\t" if file.endswith("tsv") else ","
+    path = write_csv(tmp_path / file, ["image", "caption"], lines, delimiter=delimiter)
+    assert in_order(READERS["table"](path, Pictures(tmp_path))) == [(name, text.strip()) for name, text in lines]
+    if file == "captions.txt":
+        assert in_order(READERS["flickr8k"](path, Pictures(tmp_path))) == [(name, text.strip()) for name, text in lines]
+
+
+@in_any_folder
+@given(st.lists(st.tuples(st.integers(), names, captions), min_size=1, max_size=8))
+def test_whatever_csv_writes_in_three_columns_reads_back(tmp_path: Path, lines: list[tuple[int, str, str]]):
+    path = write_csv(tmp_path / "t.csv", ["n", "image", "caption"], lines)
+    read = in_order(READERS["table"](path, Pictures(tmp_path)))
+    assert read == [(name, text.strip()) for _, name, text in lines]
+
+
+@in_any_folder
+@given(st.lists(st.tuples(names, captions.map(lambda text: text.replace("\n", " "))), min_size=1, max_size=8))
+def test_token_lines_and_unquoted_lines_read_back(tmp_path: Path, lines: list[tuple[str, str]]):
+    token, kaggle = tmp_path / "x.token", tmp_path / "captions.txt"
+    token.write_text("".join(f"{name}#0\t{text}\n" for name, text in lines), encoding="utf-8")
+    assert in_order(READERS["flickr8k-token"](token, Pictures(tmp_path))) == [
+        (name, text.strip()) for name, text in lines
+    ]
+    plain = [(name, text) for name, text in lines if not text.startswith('"')]
+    kaggle.write_text("image,caption\n" + "".join(f"{name},{text}\n" for name, text in plain), encoding="utf-8")
+    assert in_order(READERS["flickr8k"](kaggle, Pictures(tmp_path))) == [(name, text.strip()) for name, text in plain]
+
+
+def in_order(rows) -> list[tuple[str, str]]:
+    return [(row.image_id, row.captions[0]) for row in rows]
+
+
+# JSON of COCO
+
+
+def test_karpathys_json_reads_with_its_splits(folder: Path):
+    images = [
+        {"filename": name, "split": SPLITS[name], "sentences": [{"raw": text} for text in CAPTIONS[name]]}
+        for name in COLOURS
+    ]
+    images[0]["filepath"] = "images"
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": images, "dataset": "flickr8k"}))
+    assert detect(folder).format == "karpathy"
+    assert seen(read_pairs(folder)) == expected()
+
+
+def test_restval_is_train(folder: Path):
+    entry = {"filename": "a.jpg", "split": "restval", "sentences": [{"tokens": ["a", "b"]}]}
+    (folder / "dataset.json").write_text(json.dumps({"images": [entry]}))
+    row = read_pairs(folder)[0]
+    assert (row.split, row.captions) == ("train", ("a b",))
+
+
+def test_cocos_annotations_read_with_the_split_of_their_file_name(folder: Path):
+    (folder / "annotations").mkdir()
+    (folder / "images").rename(folder / "val2014")
+    (folder / "train2014").mkdir()
+    (folder / "val2014" / "a.jpg").rename(folder / "train2014" / "a.jpg")
+    for file, chosen in {"train2014": ["a.jpg"], "val2014": ["b.jpg", "c.jpg"]}.items():
+        images = [{"id": name, "file_name": name} for name in chosen]
+        notes = [{"image_id": name, "caption": text} for name in chosen for text in CAPTIONS[name]]
+        path = folder / "annotations" / f"captions_{file}.json"
+        path.write_text(json.dumps({"info": {}, "images": images, "annotations": notes}))
+    wanted = expected({"a.jpg": "train", "b.jpg": "val", "c.jpg": "val"})
+    assert seen(read_pairs(folder)) == wanted
+    single = read_pairs(folder / "annotations" / "captions_train2014.json", images=folder)
+    assert seen(single) == {COLOURS["a.jpg"]: wanted[COLOURS["a.jpg"]]}
+
+
+def test_annotations_that_are_not_captions_say_so(folder: Path):
+    path = folder / "instances.json"
+    path.write_text(json.dumps({"images": [], "annotations": [{"image_id": 1, "bbox": []}]}))
+    with pytest.raises(DataError, match=r"annotations\[0\] has no 'caption', only: bbox, image_id"):
+        read_pairs(path)
+    path.write_text('{"images": [')
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_pairs(path)
+
+
+# Image folders and sidecars
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_image_folder_reads_and_its_folders_are_the_splits(tmp_path: Path, suffix: str):
+    for name, split in SPLITS.items():
+        part = tmp_path / "set" / {"val": "validation"}.get(split, split)
+        part.mkdir(parents=True)
+        (part / "0.jpg").write_bytes(picture(name))  # the same name in each
+        entries = [{"file_name": "0.jpg", "text": text} for text in CAPTIONS[name]]
+        if suffix == "jsonl":
+            (part / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+        elif suffix == "csv":
+            write_csv(part / "metadata.csv", ["file_name", "text"], [entry.values() for entry in entries])
+        else:
+            pq.write_table(pa.Table.from_pylist(entries), part / "metadata.parquet")
+    assert detect(tmp_path / "set").format == "imagefolder"
+    assert seen(read_pairs(tmp_path / "set")) == expected()
+
+
+def test_sidecars_read_one_caption_a_line(tmp_path: Path):
+    for name, split in SPLITS.items():
+        part = tmp_path / "set" / split
+        part.mkdir(parents=True)
+        (part / name).write_bytes(picture(name))
+        (part / f"{name[0]}.txt").write_text("\n".join(CAPTIONS[name]), encoding="utf-8")
+    (tmp_path / "set" / "train" / "d.jpg").touch()
+    pairs = read_pairs(tmp_path / "set")
+    assert pairs.image_ids == ["test/c.jpg", "train/a.jpg", "train/d.jpg", "val/b.jpg"]
+    assert [row.captions for row in pairs] == [("Blue | or nearly",), CAPTIONS["a.jpg"], (), CAPTIONS["b.jpg"]]
+    assert [row.split for row in pairs] == ["test", "train", "train", "val"]
+
+
+# WebDataset
+
+
+def write_shard(path: Path, chosen: list[str], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for at, name in enumerate(chosen):
+            parts = {"jpg": picture(name), "json": json.dumps({"url": "x", "caption": list(CAPTIONS[name])}).encode()}
+            for suffix, data in parts.items():
+                member = tarfile.TarInfo(f"./{at:05d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    (tmp_path / "shards").mkdir()
+    for name, split in SPLITS.items():
+        write_shard(tmp_path / "shards" / f"{split}-000.tar", [name])
+    return tmp_path / "shards"
+
+
+def test_shards_read_as_slices_of_the_tar_and_keys_may_repeat_between_them(shards: Path):
+    pairs = read_pairs(shards)
+    assert seen(pairs) == expected()
+    assert sorted(pairs.image_ids) == ["test-000/00000", "train-000/00000", "val-000/00000"]
+    assert all(isinstance(row.image, Slice) and row.image.path.parent == shards for row in pairs)
+    assert not list(cache_dir().rglob("*.bin"))
+
+
+def test_one_shard_a_glob_and_braces_read(shards: Path):
+    assert len(read_pairs(shards / "val-000.tar")) == 1
+    assert len(read_pairs(str(shards / "t*.tar"))) == 2
+    assert len(read_pairs(f"{shards}/{{train,val}}-{{000..000}}.tar")) == 2
+    with pytest.raises(DataError, match=r"no file or folder '.*train-001\.tar'"):
+        read_pairs(f"{shards}/train-{{000..001}}.tar")
+
+
+def test_braces_keep_their_zeros():
+    assert [str(path) for path in expand("s-{008..010}.tar")] == ["s-008.tar", "s-009.tar", "s-010.tar"]
+    assert [str(path) for path in expand("{a,b}{1..2}")] == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_compressed_shard_reads_into_the_cache(tmp_path: Path):
+    path = write_shard(tmp_path / "all.tar.gz", list(COLOURS), "w:gz")
+    pairs = read_pairs(path)
+    assert seen(pairs) == expected(splits=None)
+    assert all(row.image.path.is_relative_to(cache_dir()) for row in pairs)
+
+
+def test_text_members_and_names_with_several_dots_are_one_sample(tmp_path: Path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, data in {"a.b/k.cls": b"3", "a.b/k.seg.png": picture("a.jpg"), "a.b/k.txt": b" red \n"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    row = read_pairs(tmp_path / "x.tar")[0]
+    assert (row.image_id, row.captions) == ("x/a.b/k", ("red",))
+
+
+def test_a_shard_cut_short_is_an_error_that_names_it(shards: Path):
+    data = (shards / "train-000.tar").read_bytes()
+    (shards / "train-000.tar").write_bytes(data[:700])
+    with pytest.raises(DataError, match=r"train-000\.tar' is not a whole tar file"):
+        read_pairs(shards)
+
+
+# Parquet and the hub
+
+
+def parquet_column(kind: str, name: str):
+    return {"struct": {"bytes": picture(name), "path": name}, "binary": picture(name), "path": f"images/{name}"}[kind]
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary", "path"])
+def test_parquet_reads_bytes_and_paths_and_equal_pictures_are_one_row(folder: Path, kind: str):
+    for name, split in SPLITS.items():
+        table = [{"image": parquet_column(kind, name), "caption": text, "n": 1} for text in CAPTIONS[name]]
+        pq.write_table(pa.Table.from_pylist(table), folder / f"{split}-00000-of-00001.parquet")
+    assert detect(folder).format == "parquet"
+    assert seen(read_pairs(folder)) == expected()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = [{"image": picture(name), "captions": list(CAPTIONS[name])} for name in COLOURS]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    return tmp_path / "pairs.parquet"
+
+
+def test_a_second_read_uses_the_pictures_already_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
+    first = read_pairs(table)
+    monkeypatch.setattr("diptych.data.formats.read.READERS", {})  # nothing can be read again
+    second = read_pairs(table)
+    assert first.table.equals(second.table)
+    assert seen(second) == expected(splits=None)
+
+
+def test_the_cache_may_move(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read_pairs(table)
+    cache_dir().rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("diptych.data.formats.read.READERS", {})
+    assert seen(read_pairs(table)) == expected(splits=None)
+
+
+def test_a_changed_file_is_read_anew(table: Path):
+    read_pairs(table)
+    pq.write_table(pa.Table.from_pylist([{"image": picture("a.jpg"), "captions": ["new"]}]), table)
+    assert [row.captions for row in read_pairs(table)] == [("new",)]
+
+
+def test_a_read_that_fails_leaves_nothing_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(path, pictures):
+        yield from FORMATS["parquet"].read(path, pictures)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diptych.data.formats.read.READERS", {"parquet": fails})
+        with pytest.raises(KeyboardInterrupt):
+            read_pairs(table)
+    assert [path for path in cache_dir().rglob("*") if path.is_file()] == []
+    assert seen(read_pairs(table)) == expected(splits=None)
+
+
+def test_a_new_folder_appears_whole_and_the_first_wins(tmp_path: Path):
+    target = tmp_path / "kept"
+    with new_folder(target) as slow:
+        (slow / "a").write_text("slow")
+        with new_folder(target) as fast:
+            (fast / "a").write_text("fast")
+            assert not target.exists()
+    assert (target / "a").read_text() == "fast"
+    assert [path.name for path in tmp_path.glob("*kept*")] == ["kept"]
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path):
+    ages = {".kept-0123abcd.diptych": 2 * 86400, ".kept-4567cdef.diptych": 60, ".kept-old": 2 * 86400}
+    for name, age in ages.items():
+        left = tmp_path / name
+        left.mkdir()
+        os.utime(left, (time.time() - age,) * 2)
+    with new_folder(tmp_path / "kept"):
+        pass
+    assert sorted(path.name for path in tmp_path.glob(".kept-*")) == [".kept-4567cdef.diptych", ".kept-old"]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_damaged_parquet_is_an_error_that_names_it(tmp_path: Path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match=r"x\.parquet' is not readable Parquet"):
+        read_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "imagefolder"])
+def test_a_hub_data_set_streams(folder: Path, layout: str):
+    pytest.importorskip("datasets")
+    for name, split in SPLITS.items():
+        if layout == "parquet":
+            rows = [{"image": {"bytes": picture(name), "path": None}, "caption": list(CAPTIONS[name])}]
+            features = {
+                "info": {
+                    "features": {
+                        "image": {"_type": "Image"},
+                        "caption": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+                    }
+                }
+            }
+            made = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(features)})
+            (folder / "data").mkdir(exist_ok=True)
+            pq.write_table(made, folder / "data" / f"{split}-00000-of-00001.parquet")
+        else:
+            part = folder / split
+            part.mkdir()
+            (folder / "images" / name).rename(part / name)
+            line = {"file_name": name, "caption": list(CAPTIONS[name])}
+            (part / "metadata.jsonl").write_text(json.dumps(line))
+    assert seen(read_pairs(folder, format="hub")) == expected()
+
+
+def test_pictures_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    datasets = pytest.importorskip("datasets")
+    remote = "hf://datasets/user/name/far.jpg"
+    opened: list[str] = []
+
+    def fetch(address: str, mode: str) -> io.BytesIO:
+        opened.append(address)
+        return io.BytesIO(picture("b.jpg"))
+
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    rows = [{"image": {"bytes": None, "path": remote}, "caption": "x"}]
+    stream = datasets.IterableDataset.from_generator(lambda: iter(rows), features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": stream})
+    monkeypatch.setattr("fsspec.open", fetch)
+    assert seen(read_pairs("hf://user/name")) == {COLOURS["b.jpg"]: (("x",), "train")}
+    assert opened == [remote]
+    write_csv(folder / "t.csv", ["image", "caption"], [(remote, "x")])
+    assert not read_pairs(folder)[0].image.exists()
+    assert opened == [remote]
+
+
+def test_names_of_the_hub_are_told_from_missing_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert detect("hf://user/name").paths == detect("user/name").paths == (Path("user/name"),)
+    assert detect("hf://datasets/user/name@v1").paths == (Path("user/name@v1"),)
+    for path in ("data/captions.csv", "data/x.tar.gz", "/data/name", "a/b/c"):
+        with pytest.raises(DataError, match="no file or folder"):
+            detect(path)
+
+
+# Where pictures lie
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "images/../../secret.jpg", "..\\..\\secret.jpg"])
+@pytest.mark.parametrize("file", ["captions.txt", "t.csv", "x.token"])
+def test_a_name_may_not_lead_out_of_the_folder(folder: Path, name: str, file: str):
+    line = {
+        "captions.txt": f"image,caption\n{name},x",
+        "t.csv": f"n,image,caption\n1,{name},x",
+        "x.token": f"{name}#0\tx",
+    }
+    (folder / file).write_text(line[file])
+    with pytest.raises(DataError, match=r"line \d: '.*' lies outside the folder of pictures"):
+        read_pairs(folder)
+
+
+def test_absolute_paths_are_read_below_the_folder_given_for_images(folder: Path, tmp_path: Path):
+    table = write_csv(tmp_path / "set" / "t.csv", ["image", "caption"], [(folder / "images" / "a.jpg", "x")])
+    assert len(seen(read_pairs(table))) == 1  # inside the data set's own folder
+    (tmp_path / "apart").mkdir()
+    table = table.rename(tmp_path / "apart" / "t.csv")
+    with pytest.raises(DataError, match="give `images`"):
+        read_pairs(table)
+    assert len(seen(read_pairs(table, images=folder))) == 1
+
+
+def test_a_missing_picture_keeps_its_row_and_its_path(folder: Path):
+    (folder / "captions.txt").write_text("image,caption\nnone.jpg,x\n")
+    assert read_pairs(folder)[0].image == folder / "images" / "none.jpg"
+
+
+@pytest.mark.parametrize("name", ["Images", "Flicker8k_Dataset", "flickr30k_images", "."])
+def test_the_usual_picture_folders_are_found(folder: Path, name: str):
+    for path in list((folder / "images").iterdir()):
+        (folder / name).mkdir(exist_ok=True)
+        path.rename(folder / name / path.name)
+    (folder / "images").rmdir()
+    write_csv(folder / "captions.txt", ["image", "caption"], [(name, text) for name, _, text in flat()])
+    assert seen(read_pairs(folder)) == expected(splits=None)
+
+
+def test_captions_in_a_folder_beside_the_pictures_folder_are_found(folder: Path):
+    (folder / "images").rename(folder / "Flicker8k_Dataset")
+    (folder / "Flickr8k_text").mkdir()
+    path = folder / "Flickr8k_text" / "Flickr8k.token.txt"
+    path.write_text("a.jpg#0\tx\n")
+    assert len(seen(read_pairs(folder))) == len(seen(read_pairs(path))) == 1
+
+
+# Recognition
+
+
+def test_an_unknown_format_offers_the_nearest_name(folder: Path):
+    with pytest.raises(ConfigError, match="unknown format 'kaparthy': did you mean 'karpathy'"):
+        read_pairs(folder, format="kaparthy")
+
+
+def test_a_folder_without_captions_says_what_it_holds_and_what_was_looked_for(folder: Path):
+    (folder / "notes.docx").touch()
+    with pytest.raises(DataError, match=r"it holds 3 pictures, 1 \.docx.*flickr8k \(captions\.txt\)"):
+        read_pairs(folder)
+
+
+def test_a_file_that_is_not_recognised_says_how_it_begins(folder: Path):
+    (folder / "x.csv").write_text("weight;height\n1;2\n")
+    with pytest.raises(DataError, match="it begins 'weight;height'"):
+        read_pairs(folder / "x.csv")
+
+
+def test_a_renamed_file_is_recognised_by_what_it_holds(folder: Path):
+    (folder / "mine.txt").write_text("a.jpg#0\tx\n")
+    assert detect(folder / "mine.txt").format == "flickr8k-token"
+
+
+def test_a_file_with_a_header_alone_is_refused(folder: Path):
+    (folder / "captions.txt").write_text("image,caption\n")
+    with pytest.raises(DataError, match="holds no picture"):
+        read_pairs(folder)
+
+
+def test_a_split_is_a_whole_word_of_a_file_name_or_a_folder_inside_the_data_set():
+    base = Path("/data/test")
+    assert split_of(base / "captions_train2014.json", base) == "train"
+    assert split_of(base / "cc3m-val-0001.tar", base) == "val"
+    assert split_of(base / "training.csv", base) == "training"
+    assert split_of(base / "dev" / "metadata.csv", base) == "dev"
+    for name in ("trains.csv", "latest.csv", "train_and_test.csv", "captions.txt"):
+        assert split_of(base / name, base) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "platform", "wanted"),
+    [
+        ({"DIPTYCH_CACHE": "/x"}, "linux", "/x"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "linux", "/xdg/diptych"),
+        ({}, "linux", "/me/.cache/diptych"),
+        ({}, "darwin", "/me/Library/Caches/diptych"),
+        ({"LOCALAPPDATA": "/local"}, "win32", "/local/diptych"),
+    ],
+)
+def test_the_cache_lies_where_the_platform_keeps_caches(variables, platform, wanted, monkeypatch: pytest.MonkeyPatch):
+    for name in ("DIPTYCH_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", platform)
+    assert cache_dir() == Path(wanted)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from("abc"), st.sampled_from([None, "train"])), max_size=60),
+    st.integers(1, 5),
+)
+def test_captions_of_one_picture_come_together_however_far_apart_they_stand(rows, block):
+    together: dict[int, list[str]] = {}
+    splits: dict[int, str | None] = {}
+    for number, caption, split in rows:
+        together.setdefault(number, []).append(caption)
+        splits[number] = splits.get(number) or split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diptych.data.row_table.BLOCK", block)
+        pairs = Pairs.from_rows(Row(f"{n}.jpg", Path(f"{n}.jpg"), (caption,), split) for n, caption, split in rows)
+    assert [(row.image_id, row.captions, row.split) for row in pairs] == [
+        (f"{number}.jpg", tuple(captions), splits[number]) for number, captions in together.items()
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep no such names")
+@pytest.mark.parametrize("format", ["sidecars", "table"])
+def test_a_file_whose_name_is_not_utf8_is_left_out_counted_and_named(folder: Path, format: str) -> None:
+    """The other pictures of the data set are read and used as if it were not there."""
+    names = [*COLOURS, os.fsdecode(b"caf\xe9.jpg")]
+    (folder / "images" / names[3]).write_bytes(picture("a.jpg"))
+    if format == "sidecars":
+        for name in names:
+            (folder / "images" / name).with_suffix(".txt").write_text("a plain picture")
+    else:  # found by its stem, which JSON can spell
+        table = [{"image": name.removesuffix(".jpg"), "caption": "a plain picture"} for name in names]
+        (folder / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    pairs = read_pairs(folder)
+    assert len(pairs) == 4
+    kept, report = sound(pairs, max_bad_share=0.5)
+    assert {colour(decode(row.image)) for row in kept} == set(COLOURS.values())
+    assert (report.bad_pictures, report.count("missing")) == (1, 1)
+    (example,) = report.findings[0].examples
+    assert example.file == str(folder / "images" / r"caf\xe9.jpg")
+    assert example.detail.endswith(r"caf\xe9.jpg' has a name that is not UTF-8; rename the file")
+    inspect(pairs, folder=folder).summary().encode()
+    assert all(e.file.encode() for found in inspect(pairs[:3], folder=folder).findings for e in found.examples)
+
+
+@pytest.mark.parametrize("name", [chr(0xDCFF), chr(0xD800), chr(0xD800) + chr(0xDCFF)])
+def test_an_id_that_no_table_can_hold_is_escaped_and_its_captions_stay_together(name: str) -> None:
+    shard = Slice(Path("shard.tar"), 1, 2)
+    pairs = Pairs.from_rows([Row(name, shard, (caption,), "\ud800") for caption in ("x", "y")])
+    assert [(row.image, row.captions) for row in pairs] == [(shard, ("x", "y"))]
+    assert pairs[0].image_id.startswith("\\x")
+
+
+def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.data.row_table.BLOCK", 1)
+    rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
+    with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
+        Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])
+
+
+# hostile and odd files
+
+
+def karpathy(image: object) -> str:
+    return json.dumps({"images": [image]})
+
+
+HOSTILE = {
+    "a number of thousands of digits": ("dataset.json", '{"images": [{"filename": 1%s}]}' % ("1" * 5000)),
+    "one in JSON lines": ("t.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image": 1%s}\n' % ("1" * 5000)),
+    "a first line nested deeply": ("t.jsonl", '{"a":' * 9000),
+    "sentences that are none": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": 5})),
+    "a picture without a name": ("captions_x.json", '{"images": [{"id": 1, "file_name": null}], "annotations": []}'),
+    "a quote that is never closed": ("t.csv", 'image,caption,split\na.jpg,"A dog,train\nb.jpg,A cat,val\n'),
+    "a quote that another closes": ("t.csv", 'image,caption,split\na.jpg,"A dog,train\nb.jpg,"A cat",val\n'),
+    "two columns of one name": ("t.csv", "image,caption,caption\na.jpg,x,y\n"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, kind: str) -> None:
+    name, content = HOSTILE[kind]
+    (folder / name).write_text(content)
+    with pytest.raises(DataError):
+        read_pairs(folder / name)
+
+
+def test_an_unclosed_quote_is_told_by_the_line_that_opens_it(folder: Path) -> None:
+    (folder / "t.csv").write_text('image,caption,split\na.jpg,"two\nlines",train\nb.jpg,"A dog,val\nc.jpg,A cat,val\n')
+    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is opened and not closed"):
+        read_pairs(folder / "t.csv")
+
+
+ODD = {  # what was written, and the captions and split of a.jpg
+    "sentences as plain text": (
+        "dataset.json",
+        karpathy({"filename": "a.jpg", "sentences": ["x", {"raw": 5}]}),
+        ("x", "5"),
+        None,
+    ),
+    "a split that is a number": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": [], "split": 5}), (), "5"),
+    "no sentences": ("dataset.json", karpathy({"filename": "a.jpg", "sentences": None, "split": "train"}), (), "train"),
+    "ids that are lists": (
+        "captions_train.json",
+        '{"images": [{"id": [1], "file_name": "a.jpg"}], "annotations": [{"image_id": [1], "caption": "x"}]}',
+        ("x",),
+        "train",
+    ),
+    "a quoted header": ("t.csv", '"image","caption","split"\n"a.jpg","x, y","train"\n', ("x, y",), "train"),
+    "a quoted header and semicolons": ("t.csv", '\ufeff"File Name";"Caption"\r\n"A.JPG";"x; y"\r\n', ("x; y",), None),
+    "a line that ends early": ("t.csv", "image,caption,split\na.jpg\nb.jpg,y,val\n", ("",), None),
+    "lines that end as on old Macs": ("t.csv", "image,caption,split\ra.jpg,x,train\rb.jpg,y,val\r", ("x",), "train"),
+    "a caption of several lines": (
+        "t.csv",
+        'image,caption,split\r\na.jpg,"A ""big""\r\ndog",train\r\n',
+        ('A "big"\r\ndog',),
+        "train",
+    ),
+    "a path of Windows": ("t.csv", "image,caption,split\nC:\\me\\a.jpg,x,train\n", ("x",), "train"),
+    "captions nested deeply": (
+        "t.jsonl",
+        '{"image": "a", "caption": ' + "[" * 400 + '"x"' + "]" * 400 + "}\n",
+        ("x",),
+        None,
+    ),
+    "a line separator in a caption": (
+        "t.csv",
+        "image,caption,split\na.jpg,one\u2028two\x0bthree,train\n",
+        ("one\u2028two\x0bthree",),
+        "train",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_but_clear_files_are_read(folder: Path, kind: str) -> None:
+    name, content, captions, split = ODD[kind]
+    (folder / name).write_text(content, encoding="utf-8", newline="")
+    first = read_pairs(folder)[0]
+    assert first.image == folder / "images" / "a.jpg"
+    assert (first.captions, first.split) == (captions, split)
+
+
+def test_a_gap_among_the_pictures_of_a_table_is_one_missing_picture(folder: Path) -> None:
+    pq.write_table(pa.table({"image": [picture("a.jpg"), None], "caption": ["x", "y"]}), folder / "p.parquet")
+    kept, report = sound(read_pairs(folder / "p.parquet"), max_bad_share=0.5)
+    assert [row.captions for row in kept] == [("x",)]
+    assert "p.parquet, row 1" in report.findings[0].examples[0].file
+
+
+def test_parquet_whose_text_is_not_utf8_is_refused_by_name(folder: Path) -> None:
+    offsets, text = pa.py_buffer(np.array([0, 2], np.int32).tobytes()), pa.py_buffer(b"\xff\xfe")
+    captions = pa.StringArray.from_buffers(1, offsets, text)
+    pq.write_table(pa.table({"image": [picture("a.jpg")], "caption": captions}), folder / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet' is not readable Parquet \('utf-8' codec"):
+        read_pairs(folder / "p.parquet")
+
+
+def test_a_name_with_a_nul_is_one_unreadable_picture(folder: Path) -> None:
+    table = [{"image": name, "caption": "x"} for name in ("a\0.jpg", "b.jpg", "c.jpg")]
+    (folder / "t.json").write_text(json.dumps(table))
+    kept, report = sound(read_pairs(folder), max_bad_share=0.5)
+    assert (len(kept), report.count("unreadable")) == (2, 1)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.size": "z"}, {"GNU.sparse.map": "a,b"}, {"size": "9" * 25}])
+def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, headers: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.size, member.pax_headers = 4, headers
+        tar.addfile(member, io.BytesIO(b"0123"))
+    with pytest.raises(DataError, match=r"s\.tar' is not a whole tar file"):
+        read_pairs(tmp_path / "s.tar")
+
+
+def test_metadata_with_a_number_of_thousands_of_digits_is_no_caption(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, content in (("a.jpg", picture("a.jpg")), ("a.json", b'{"caption": %s}' % (b"1" * 5000))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert [row.captions for row in read_pairs(tmp_path / "s.tar")] == [()]

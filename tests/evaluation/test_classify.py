@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.cli import main
+from diptych.data.classes import Classes, classes_in, read_class_folders
+from diptych.data.pairs import Pairs, Row
+from diptych.errors import ConfigError
+from diptych.evaluation.classify import METHODS, ImageClassifier, best_method, class_gallery
+from diptych.evaluation.evaluators import evaluate_zeroshot
+from diptych.models import dual_encoder as dual
+from diptych.reports.gallery import html_page
+
+COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures of each of three colours, a folder for each."""
+    folder = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(8):
+            pixels = np.clip(np.array(colour) + random.normal(0, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of random weights, which tells colours apart by examples, but not by their names."""
+    torch.manual_seed(0)
+    model = dual.build(
+        "timm/test_resnet",
+        "distilbert",
+        pretrained=False,
+        captions=["a photo of a red green blue."],
+        text_arguments={"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+        dim=16,
+        image_size=32,
+        device="cpu",
+    )
+    model.save(tmp_path_factory.mktemp("model"))
+    return Path(tmp_path_factory.getbasetemp()) / "model0"
+
+
+@pytest.fixture(scope="module")
+def sorter(folder: Path, colours: Path) -> ImageClassifier:
+    return ImageClassifier(dual.load(folder, "cpu"), classes_in(read_class_folders(colours)), prompts="one")
+
+
+def test_zero_shot_scores_are_those_of_the_evaluator(sorter: ImageClassifier, colours: Path) -> None:
+    labelled = read_class_folders(colours)
+    found = sorter.scores(labelled, methods=["zero-shot"])[0]
+    expected, _ = evaluate_zeroshot(sorter.model, labelled, prompts="one")
+    assert found.top1 == pytest.approx(expected.accuracy[1])
+    assert found.mean_per_class == pytest.approx(expected.mean_per_class)
+    assert found.low <= found.top1 <= found.high
+
+
+def test_examples_tell_apart_what_names_do_not(sorter: ImageClassifier, colours: Path) -> None:
+    scores = sorter.scores(read_class_folders(colours), shots=(1,))
+    by = {(score.method, score.shots): score for score in scores}
+    assert set(by) == {*((method, None) for method in METHODS), ("adapter", 1), ("probe", 1)}
+    assert by["probe", None].top1 > by["zero-shot", None].top1
+    assert by["adapter", None].top1 > by["zero-shot", None].top1
+    assert best_method(scores) in ("probe", "adapter")
+
+
+def test_a_picture_that_does_not_decode_has_no_class_and_the_others_have(
+    sorter: ImageClassifier, colours: Path, tmp_path: Path
+) -> None:
+    shutil.copy(colours / "red" / "0.png", tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    pairs = Pairs.from_rows(Row(name, tmp_path / name, ()) for name in ("bad.png", "good.png"))
+    bad, good = sorter.classify(pairs, sorter.fit("zero-shot"), top=2)
+    assert bad.names == ()
+    assert len(good.names) == 2
+    assert good.probabilities[0] >= good.probabilities[1]
+    gallery = class_gallery([bad, good], sorter.classes)
+    assert [len(section.cards) for section in gallery.sections] == [1]
+    assert good.names[0] in html_page(gallery)
+
+
+def test_an_unknown_method_and_missing_examples_are_refused(sorter: ImageClassifier) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'adapter'"):
+        sorter.fit("adaptor")
+    with pytest.raises(ConfigError, match="--examples"):
+        sorter.fit("probe")
+
+
+def test_examples_of_given_labels_are_told_by_their_names(folder: Path, colours: Path) -> None:
+    classes = Classes(("blue", "green", "red"), ("a blue wall", "a green wall", "a red wall"))
+    sorter = ImageClassifier(dual.load(folder, "cpu"), classes, prompts="one")
+    assert sorter.scores(read_class_folders(colours), methods=["probe"])[0].top1 > 60
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def command(*words: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, words)])
+        assert not ended.value.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return command
+
+
+def test_the_command_measures_a_folder_that_is_sorted_already(
+    run: Callable[..., str], folder: Path, colours: Path
+) -> None:
+    told = json.loads(run("classify", colours, "--model", folder, "--prompts", "one", "--shots", 1, 2, "--json"))
+    assert [(score["method"], score["shots"]) for score in told] == [
+        *((method, None) for method in METHODS),
+        *((method, shots) for shots in (1, 2) for method in ("adapter", "probe")),
+    ]
+
+
+def test_the_command_sorts_a_folder_by_examples(
+    run: Callable[..., str], folder: Path, colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    for name in COLOURS:
+        shutil.copy(colours / name / "0.png", tmp_path / "new" / f"{name}.png")
+    table, page = tmp_path / "classes.csv", tmp_path / "classes.html"
+    words = ["classify", tmp_path / "new", "--examples", colours, "--model", folder, "--prompts", "one"]
+    assert "classified by" in run(*words, "--table", table, "--page", page)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["image"] for row in rows) == ["blue.png", "green.png", "red.png"]
+    assert sum(Path(row["image"]).stem == row["class"] for row in rows) >= 2
+    assert "Pictures by class" in page.read_text()
+
+
+def test_the_command_sorts_a_folder_by_names_alone(
+    run: Callable[..., str], folder: Path, colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("red\ngreen\n")
+    found = json.loads(
+        run("classify", colours, "--labels", tmp_path / "names.txt", "--model", folder, "--prompts", "one", "--json")
+    )
+    assert len(found) == 24
+    assert {each["names"][0] for each in found} <= {"red", "green"}
+    assert sum(found[0]["probabilities"]) == pytest.approx(1)

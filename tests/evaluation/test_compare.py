@@ -1,0 +1,478 @@
+from __future__ import annotations
+
+import csv
+import doctest
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from diptych.data.formats.read import read_pairs
+from diptych.errors import ConfigError, DataError, ModelError
+from diptych.evaluation.compare import comparison as compare_module
+from diptych.evaluation.compare.comparison import Comparison, Measure, Measured, Suite, compare, model_names, read_suite
+from diptych.evaluation.compare.cost import bytes_on_disk, memory_peak
+from diptych.evaluation.compare.examples import examples
+from diptych.evaluation.compare.measure import nearest_pictures
+from diptych.evaluation.compare.report_files import markdown, write_report
+from diptych.evaluation.compare.report_page import html_report
+from diptych.evaluation.compare.suite import word_vectors
+from diptych.evaluation.compare.tables import difference_table, quality_tables
+from diptych.evaluation.compare.worker import measure_fresh
+from diptych.evaluation.evaluators import evaluate_retrieval
+from diptych.evaluation.metrics import java, paired
+from diptych.evaluation.metrics.paired import Difference, auc_of, mean_of, paired_difference, resampled
+from diptych.models import dual_encoder as dual
+
+TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+
+
+@pytest.mark.parametrize("module", [paired, compare_module])
+def test_the_worked_examples_hold(module) -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted
+    assert not outcome.failed
+
+
+# the paired bootstrap
+
+
+def test_a_weighted_mean_is_that_of_the_values_drawn_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    values, owner = random.normal(size=40), random.integers(10, size=40)
+    drawn = random.integers(10, size=10)
+    by_hand = np.concatenate([values[owner == picture] for picture in drawn]).mean()
+    weights = np.bincount(drawn, minlength=10).astype(float)
+    assert mean_of(values, owner, 10)(weights) == pytest.approx(by_hand)
+
+
+def test_the_area_under_the_curve_is_scikit_learns_weights_and_ties_included() -> None:
+    random = np.random.default_rng(0)
+    scores, labels = random.integers(8, size=200).astype(float), random.random(200) < 0.4
+    owner = random.integers(30, size=200)
+    weights = np.bincount(random.integers(30, size=30), minlength=30).astype(float)
+    expected = roc_auc_score(labels, scores, sample_weight=weights[owner])
+    assert auc_of(scores, labels, owner)(weights) == pytest.approx(expected)
+
+
+def test_a_small_difference_that_every_picture_shows_is_real_and_one_of_a_few_is_not() -> None:
+    random = np.random.default_rng(0)
+    base = random.normal(size=300)
+    each, lucky = base + 0.05, base.copy()
+    lucky[:3] += 5
+    owner = np.arange(300)
+    draws = resampled([mean_of(v, owner, 300) for v in (base, each, lucky)], 300, resamples=500)
+    own = [paired_difference(v.mean(), base.mean(), draws[:, at], draws[:, 0]) for at, v in ((1, each), (2, lucky))]
+    assert own[0].value == pytest.approx(0.05)
+    assert own[1].value == pytest.approx(0.05)
+    assert own[0].real
+    assert not own[1].real
+    two_intervals = np.percentile(draws[:, 0], 97.5) > np.percentile(draws[:, 1], 2.5)
+    assert two_intervals  # unpaired, the real difference would not have been seen
+
+
+def test_between_equal_models_no_more_differences_are_called_real_than_the_level_says() -> None:
+    random = np.random.default_rng(1)
+    real = 0
+    for seed in range(100):
+        first, second = random.random((2, 150)) < 0.3
+        owner = np.arange(150)
+        draws = resampled([mean_of(1.0 * v, owner, 150) for v in (first, second)], 150, resamples=200, seed=seed)
+        real += paired_difference(first.mean(), second.mean(), draws[:, 0], draws[:, 1]).real
+    assert real <= 12
+
+
+# what is asked
+
+
+@pytest.fixture(scope="module")
+def class_folders(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classes")
+    for number, picture in enumerate(sorted((scenes / "images").iterdir())[:12]):
+        (folder / ("star", "tree", "boat")[number % 3]).mkdir(exist_ok=True)
+        shutil.copy(picture, folder / ("star", "tree", "boat")[number % 3])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite(scenes: Path, class_folders: Path) -> Suite:
+    return read_suite(str(scenes), split="all", class_data=str(class_folders), prompts="one", most=20)
+
+
+def tiny_model(scenes: Path, seed: int) -> dual.DualEncoder:
+    torch.manual_seed(seed)
+    captions = [caption for row in read_pairs(scenes) for caption in row.captions]
+    arguments = {"pretrained": False, "captions": captions, "text_arguments": TINY_TEXT, "dim": 16, "image_size": 32}
+    return dual.build("timm/test_resnet", "distilbert", device="cpu", **arguments)
+
+
+@pytest.fixture(scope="module")
+def models(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two dual encoders, the second with a matcher that calls everything as likely as its cosine."""
+    from diptych.matching.calibration import Calibration
+    from diptych.matching.heads import CosineHead
+    from diptych.matching.matcher import Matcher
+    from diptych.matching.storage import save_matchers
+
+    folder = tmp_path_factory.mktemp("models")
+    encoders = [tiny_model(scenes, seed) for seed in (0, 1)]
+    for name, encoder in zip(("plain", "matching"), encoders, strict=True):
+        encoder.save(folder / name)
+    calibration = Calibration({"cosine": 4.0}, 0.0)
+    save_matchers([Matcher(encoders[1], CosineHead(), calibration, name="cosine")], folder / "matching")
+    return [str(folder / "plain"), f"with-matcher={folder / 'matching'}"]
+
+
+@pytest.fixture(scope="module")
+def comparison(models: list[str], suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return compare(models, suite, tmp_path_factory.mktemp("out"), device="cpu", fresh=False, resamples=60)
+
+
+def test_a_suite_comes_out_of_its_folder_as_it_went_in(suite: Suite, tmp_path: Path) -> None:
+    suite.save(tmp_path)
+    again = Suite.load(tmp_path)
+    assert again.key == suite.key
+    assert again.few.tolist() == suite.few.tolist()
+    assert again.judged.rows.tolist() == suite.judged.rows.tolist()
+    assert again.checks.wrong == suite.checks.wrong
+    assert again.source == suite.source
+
+
+def test_another_question_is_another_suite(scenes: Path, suite: Suite) -> None:
+    keys = {
+        suite.key,
+        read_suite(str(scenes), split="all", most=20).key,
+        read_suite(str(scenes), split="all", most=10).key,
+        read_suite(str(scenes), split="all", most=10, seed=1).key,
+        read_suite(str(scenes), split="val", most=10).key,
+    }
+    assert len(keys) == 5
+
+
+def test_pictures_whose_captions_share_words_are_near_by_their_words(scenes: Path) -> None:
+    pairs = read_pairs(scenes)
+    images, texts = word_vectors(pairs)
+    owner = pairs.flat_captions()[1]
+    ranks = (texts @ images.T >= np.einsum("nd,nd->n", texts, images[owner])[:, None]).sum(axis=1)
+    assert np.median(ranks) <= 3
+    assert np.allclose(np.linalg.norm(images, axis=1), 1)
+
+
+def test_nothing_to_compare_on_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--data"):
+        read_suite(None)
+
+
+# names
+
+
+def test_names_are_as_short_as_tells_them_apart() -> None:
+    assert list(model_names(["runs/a/model", "other/a/model", "mini"])) == ["runs/a", "other/a", "mini"]
+    with pytest.raises(ConfigError, match="two models are called 'x'"):
+        model_names(["x=a", "x=b"])
+    with pytest.raises(ConfigError, match="no model is named"):
+        model_names([])
+
+
+# measuring
+
+
+def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison, scenes: Path) -> None:
+    pairs = read_pairs(scenes)
+    for model in comparison.models:
+        expected, _ = evaluate_retrieval(dual.load(model.model, "cpu"), pairs)
+        assert model.told["retrieval"] == expected.as_dict()
+        for measure in comparison.group("retrieval"):
+            assert measure.values[model.name] == pytest.approx(expected.as_dict()[measure.key])
+            low, high = measure.intervals[model.name]
+            assert low <= measure.values[model.name] <= high
+
+
+def test_every_group_is_measured_and_what_a_model_lacks_is_told(comparison: Comparison) -> None:
+    assert {measure.group for measure in comparison.measures} == {"retrieval", "classes", "matching", "checks"}
+    plain, matching = comparison.models
+    assert plain.told["matching"]["calibrated"] is False
+    assert matching.told["matching"]["calibrated"] is True
+    assert 0 <= matching.told["matching"]["sets"]["mixture"]["ece"] <= 1
+    assert set(plain.told["absent"]) == {"matcher", "captioner"}
+    assert set(matching.told["absent"]) == {"captioner"}
+
+
+def test_costs_are_those_of_the_model(comparison: Comparison) -> None:
+    for model in comparison.models:
+        cost, encoder = model.told["cost"], dual.load(model.model, "cpu")
+        assert cost["parameters"] == sum(weight.numel() for weight in encoder.model.parameters())
+        assert cost["image_parameters"] + cost["text_parameters"] == cost["parameters"]
+        assert cost["bytes_on_disk"] == sum(f.stat().st_size for f in Path(model.model).rglob("*") if f.is_file())
+        assert min(cost["pictures_per_second"], cost["texts_per_second"], cost["load_seconds"]) > 0
+        assert "peak_memory" not in cost  # this process has done much else
+
+
+def test_a_file_with_two_names_takes_its_room_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert bytes_on_disk(tmp_path) == 100
+
+
+def test_the_nearest_pictures_are_those_of_a_full_sort() -> None:
+    random = np.random.default_rng(0)
+    images, texts = random.normal(size=(30, 8)), random.normal(size=(50, 8))
+    expected = np.argsort(-(texts @ images.T), axis=1)[:, :6]
+    assert nearest_pictures(images, texts, block=7).tolist() == expected.tolist()
+    assert nearest_pictures(images[:2], texts).shape == (50, 2)
+
+
+def test_a_model_that_was_measured_is_not_measured_again_until_it_changes(
+    models: list[str], suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models[0], tmp_path / "model")
+    first = compare([str(tmp_path / "model")], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    kept = [path for path in (tmp_path / "out" / "measured").iterdir() if not path.name.startswith("suite")]
+    written = (kept[0] / "measured.json").stat().st_mtime_ns
+    again = compare([str(tmp_path / "model")], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    assert (kept[0] / "measured.json").stat().st_mtime_ns == written
+    assert again.models[0].told == first.models[0].told
+    (tmp_path / "model" / "README.md").write_text("another")
+    compare([str(tmp_path / "model")], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    assert len(list((tmp_path / "out" / "measured").iterdir())) == len(kept) + 1
+
+
+def test_a_model_that_fails_is_told_and_the_others_are_measured(
+    models: list[str], suite: Suite, tmp_path: Path
+) -> None:
+    found = compare([models[0], str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False, resamples=5)
+    assert [model.name for model in found.models] == ["plain"]
+    assert "is not a model" in found.failed["none"]
+    assert "none could not be measured" in markdown(found)
+    with pytest.raises(ModelError, match="no model could be measured"):
+        compare([str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False)
+
+
+def test_a_process_that_dies_says_its_last_words(tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\necho out of memory >&2\nexit 3\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(ModelError, match="code 3: out of memory"):
+        measure_fresh("mini", tmp_path / "suite", tmp_path / "found")
+
+
+def test_what_a_process_raises_in_the_midst_of_a_step_is_raised_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    told = ({"begins": "encoding", "total": 2}, {"step": 1}, {"error": "DataError", "says": "it is gone"})
+    failing = tmp_path / "python"
+    failing.write_text(
+        "#!/bin/sh\n" + "".join(f"printf 'loading... \\036%s\\n' '{json.dumps(line)}'\n" for line in told)
+    )
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    with pytest.raises(DataError, match="it is gone"):
+        measure_fresh("mini", tmp_path / "suite", tmp_path / "found")
+
+
+# the report
+
+
+@pytest.fixture(scope="module")
+def page(comparison: Comparison) -> str:
+    return html_report(comparison, "diptych compare plain with-matcher --data scenes")
+
+
+def test_the_page_needs_nothing_else_and_shows_what_was_found(page: str, comparison: Comparison) -> None:
+    assert "default-src 'none'" in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    for words in (
+        "Retrieval",
+        "Classification",
+        "linear probe",
+        "Matching",
+        "Compositional",
+        "Cost",
+        "Differences",
+        "Example queries",
+    ):
+        assert words in page
+    for words in ("Quality against speed", "Reliability of the matchers", "Confusion matrices", "How this was made"):
+        assert words in page
+    for measure in comparison.measures:
+        for name in comparison.names:
+            assert f"{measure.values[name]:.{measure.digits}f}" in page
+    assert "diptych compare plain with-matcher --data scenes" in page
+
+
+def test_hostile_captions_and_names_are_text_on_the_page(scenes: Path, models: list[str], tmp_path: Path) -> None:
+    nasty = '<script>alert(1)</script> a red star and a "blue" heart & more |'
+    pictures = sorted((scenes / "images").iterdir())[:4]
+    for picture in pictures:
+        shutil.copy(picture, tmp_path)
+    with (tmp_path / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *((picture.name, nasty) for picture in pictures)])
+    suite = read_suite(str(tmp_path), split="all")
+    found = compare([f"<b>|={models[0]}"], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    page = html_report(found)
+    assert "<script>" not in page
+    assert "<b>|" not in page
+    assert "&lt;b&gt;|" in page
+    assert "\\|" in markdown(found)
+
+
+def test_examples_show_each_model_for_the_same_caption(comparison: Comparison) -> None:
+    found = examples(comparison, drawn=3, disputed=2)
+    assert [len(chosen) for chosen in found.values()] == [3, 2]
+    every = [each for chosen in found.values() for each in chosen]
+    assert len({each.row for each in every}) == 5
+    for each in every:
+        assert [of.model for of in each.found] == comparison.names
+        for of in each.found:
+            assert (of.rank <= len(of.rows)) == (each.row in of.rows)
+
+
+def test_markdown_json_and_csv_hold_the_same_numbers(comparison: Comparison, tmp_path: Path) -> None:
+    files = write_report(comparison, tmp_path / "report")
+    assert [file.name for file in files] == ["report.html", "report.md", "report.json", "report.csv"]
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    text = (tmp_path / "report" / "report.md").read_text()
+    with (tmp_path / "report" / "report.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for measure in told["measures"]:
+        for name, value in measure["values"].items():
+            row = next(line for line in lines if (line["model"], line["measure"]) == (name, measure["key"]))
+            assert float(row["value"]) == pytest.approx(value)
+        assert measure["title"] in text
+        assert len(measure["differences"]) == 1
+
+
+def test_the_best_is_marked_and_what_may_be_chance_too(comparison: Comparison) -> None:
+    table = quality_tables(comparison)[0]
+    for column, measure in enumerate(comparison.group("retrieval"), 1):
+        cells = {row[0].text: row[column] for row in table.rows}
+        assert cells[measure.best].best
+        assert all(cell.tied == (name != measure.best and measure.tied(name)) for name, cell in cells.items())
+    differences = difference_table(comparison)
+    assert differences is not None
+    first = comparison.group("retrieval")[0]
+    cell = differences.rows[0][1]
+    assert cell.best == first.difference(*comparison.names).real
+    other = first.difference(*reversed(comparison.names))
+    assert other.value == -first.difference(*comparison.names).value
+
+
+def test_a_check_that_is_won_without_the_picture_leads_nothing(suite: Suite) -> None:
+    """`blind` has 63%, but the same without the picture; `close` and `seeing` differ by chance; `behind` is behind."""
+    values = {"blind": 63.0, "seeing": 60.0, "close": 59.0, "behind": 55.0}
+    unseen = {"blind": 63.0, "seeing": 50.0, "close": 50.0, "behind": 50.0}
+    models = []
+    for name in values:
+        kinds = [{"kind": "relation", "blind": unseen[name], "checks": 9}]
+        models.append(Measured(name, name, {"checks": {"kinds": kinds}}))
+    real = {("seeing", "behind"), ("close", "behind"), ("blind", "behind")}
+    differences = {
+        (one, two): Difference(values[one] - values[two], 0.5 if (one, two) in real else -1, 9)
+        for one, two in itertools.combinations(values, 2)
+    }
+    intervals = {name: (value - 2, value + 2) for name, value in values.items()}
+    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences)
+    table = quality_tables(Comparison(suite, tuple(models), (measure,), {}))[0]
+    marks = {row[0].text: (row[1].best, row[1].tied) for row in table.rows}
+    nothing = (False, False)
+    assert marks == {"blind": nothing, "seeing": (True, False), "close": (False, True), "behind": nothing}
+
+
+@pytest.fixture
+def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """METEOR takes its time to start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    java.java.cache_clear()
+    yield
+    java.java.cache_clear()
+
+
+@pytest.mark.usefixtures("_without_java")
+def test_captioners_are_measured_by_their_captions(scenes: Path, tmp_path: Path) -> None:
+    captioner = tiny_captioner(scenes, tmp_path / "captioner")
+    suite = read_suite(str(scenes), split="all", most=6)
+    found = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    model = found.models[0]
+    assert "encoder" in model.told["absent"]
+    assert set(model.told["captions"]["written"]) == set(suite.some.image_ids)
+    assert {"cider_d", "rouge_l"} <= {measure.key for measure in found.group("captions")}
+    assert model.told["captions"]["captions_per_second"] > 0
+    assert "Captions side by side" in html_report(found)
+
+
+def tiny_captioner(scenes: Path, folder: Path) -> Path:
+    """A ViT-GPT2 of random weights with a vocabulary of the drawn pictures' captions, as transformers saves it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        GPT2Config,
+        PreTrainedTokenizerFast,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTImageProcessor,
+    )
+
+    words = sorted({word for row in read_pairs(scenes) for text in row.captions for word in text.lower().split()})
+    vocabulary = {word: at for at, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    decoder = GPT2Config(
+        vocab_size=len(vocabulary), n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        ViTConfig(image_size=32, patch_size=8, **sizes), decoder
+    )
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
+    torch.manual_seed(0)
+    VisionEncoderDecoderModel(config=config).save_pretrained(folder)
+    return folder
+
+
+def test_the_command_measures_in_a_process_of_its_own_and_writes_the_report(
+    comparison: Comparison,
+    models: list[str],
+    scenes: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    run: Callable[..., str],
+) -> None:
+    words = ["--data", scenes, "--split", "all", "--class-data", class_folders, "--prompts", "one", "--most", 20]
+    said = run("compare", models[0], *words, "--resamples", 20, "--out", tmp_path / "out", "--device", "cpu")
+    assert "Retrieval" in said
+    assert str(tmp_path / "out" / "report.html") in said
+    told = json.loads((tmp_path / "out" / "report.json").read_text())["models"]["plain"]
+    here = comparison.models[0].told
+    for group in ("retrieval", "classes", "matching", "checks"):
+        assert told[group] == here[group]
+    if memory_peak() is not None:
+        assert 0 < told["cost"]["peak_memory"] < 2**32
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    from diptych.cli import main
+
+    def command(*words: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, words)])
+        assert not ended.value.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return command

@@ -1,0 +1,432 @@
+"""The HTTP API: the same answers as the local service, one shape of error, and limits that hold."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from pydantic import BaseModel
+from starlette.testclient import TestClient
+
+from diptych.captioning.candidates import standing
+from diptych.errors import ConfigError
+from diptych.search.index import Added
+from diptych.serving.api import responses as models
+from diptych.serving.api.access import Rate
+from diptych.serving.api.app import make_app
+from diptych.serving.api.error_responses import RequestRefused
+from diptych.serving.api.operations import Operations
+from diptych.serving.api.prometheus import ServerMetrics
+from diptych.serving.api.server import check_place, is_loopback
+from diptych.serving.api.settings import Settings
+from diptych.serving.service import Service
+from tests.broken import BROKEN
+from tests.serving import photo, running
+
+TOLD: dict[str, type[BaseModel]] = {
+    **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},
+    **{"/v1/match": models.MatchTold, "/v1/prompt": models.PromptTold, "/v1/embeddings": models.EmbeddingsTold},
+    **{"/v1/index/add": models.AddedTold, "/v1/index/remove": models.RemovedTold},
+}
+KEY = "a-key-of-the-tests-0123456789"
+
+
+@pytest.fixture(scope="module")
+def folder(whole: tuple[Service, Path]) -> Path:
+    return whole[1]
+
+
+@pytest.fixture(scope="module")
+def service(whole: tuple[Service, Path]) -> Service:
+    return whole[0]
+
+
+def client_of(app: FastAPI) -> TestClient:
+    return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def api(service: Service) -> Iterator[TestClient]:
+    with client_of(make_app(service, Settings(max_bytes=2_000_000, max_pixels=1_000_000, max_rows=4))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cat(folder: Path) -> bytes:
+    return photo(folder, "cat.png").read_bytes()
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def post(api: TestClient, route: str, **asked: Any) -> Any:
+    answer = api.post(route, json=asked)
+    assert answer.status_code == 200, answer.text
+    TOLD[route].model_validate_json(answer.content, strict=True, extra="forbid")  # what OpenAPI says of it
+    return answer.json()
+
+
+# the same answers as the service
+
+
+def test_json_forms_and_data_urls_give_the_vectors_of_the_service(api: TestClient, service: Service, cat) -> None:
+    local = service.embed([cat], ["a cat"])
+    as_json = post(
+        api, "/v1/embed", images=[in_base64(cat), f"data:image/png;base64,{in_base64(cat)}"], texts=["a cat"]
+    )
+    as_form = api.post("/v1/embed", files=[("images", ("../../etc/passwd", cat))], data={"texts": ["a cat"]}).json()
+    assert np.allclose(as_json["image_vectors"], [local.image_vectors[0]] * 2, atol=1e-4)
+    assert np.allclose(as_form["image_vectors"], local.image_vectors, atol=1e-4)
+    assert np.allclose(as_form["text_vectors"], local.text_vectors, atol=1e-4)
+    assert (as_form["model"], as_form["dim"]) == ("mini", 256)
+
+
+def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service, cat: bytes) -> None:
+    found = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
+    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in service.search("a cat", count=3, keep=None)]
+    by_picture = post(api, "/v1/search", images=[in_base64(cat)], min_side=100, since="2001-01-01")
+    assert by_picture["hits"][0]["path"].endswith("cat.png")
+    looked = post(api, "/v1/search", texts=["a cat"], keep=None, rerank=2)
+    assert looked["hits"][0]["match"] > 0.5
+    answer = api.get(f"/v1/pictures/{found['hits'][0]['id']}", params={"size": 64})
+    assert (answer.headers["content-type"], answer.content[:2]) == ("image/jpeg", b"\xff\xd8")
+
+
+def test_captions_matches_and_prompts_are_those_of_the_service(api: TestClient, service: Service, cat: bytes) -> None:
+    told = post(api, "/v1/caption", images=[in_base64(cat)], count=2, candidates=["a cat", "a rocket"])["captions"]
+    local = service.caption([cat], count=2, candidates=["a cat", "a rocket"])[0]
+    assert [each["text"] for each in told[0]["alternatives"]] == [each.text for each in local.alternatives]
+    assert told[0]["confidence"] == pytest.approx(local.confidence, abs=1e-4)
+    assert told[0]["candidates"][0]["text"] == "a cat"
+    chosen = post(api, "/v1/caption", images=[in_base64(cat)], count=8, choose=True)["captions"][0]["alternatives"]
+    assert chosen == sorted(chosen, key=lambda each: -standing(each["score"], each["confidence"]))
+    matched = post(api, "/v1/match", images=[in_base64(cat)] * 2, texts=["a cat", "a rocket"])["probabilities"]
+    assert np.allclose(matched, [service.match(cat, ["a cat", "a rocket"])] * 2, atol=1e-4)
+    assert matched[0][0] > matched[0][1]
+    drawn = {"method": "nucleus", "count": 2, "seed": 3}
+    told = post(api, "/v1/caption", images=[in_base64(cat)], **drawn)["captions"]
+    assert told[0]["best"] == service.caption([cat], **drawn)[0].best
+
+
+def test_the_index_is_added_to_looked_at_and_removed_from(api: TestClient, folder: Path) -> None:
+    before = api.get("/v1/index").json()
+    assert before["pictures"] == 15
+    gone = post(api, "/v1/search", texts=["a rocket"], keep=None)["hits"][0]["id"]
+    assert post(api, "/v1/index/remove", ids=[gone, "0" * 32]) == {"removed": 1}
+    assert post(api, "/v1/index/add", path=str(folder / "photos"))["new"] == 1
+    assert api.get("/v1/index").json() == before
+
+
+def test_openai_clients_get_embeddings_of_texts_and_pictures(api: TestClient, service: Service, cat: bytes) -> None:
+    url = f"data:image/png;base64,{in_base64(cat)}"
+    told = post(api, "/v1/embeddings", model="any", input=["a cat", url, {"image": in_base64(cat)}, {"text": "a cat"}])
+    assert [each["index"] for each in told["data"]] == [0, 1, 2, 3]
+    local = service.embed([cat], ["a cat"])
+    vectors = np.array([each["embedding"] for each in told["data"]])
+    assert np.allclose(vectors[[0, 3]], local.text_vectors, atol=1e-4)
+    assert np.allclose(vectors[[1, 2]], local.image_vectors, atol=1e-4)
+    one = post(api, "/v1/embeddings", model="any", input="a cat", encoding_format="base64", dimensions=256)
+    assert np.allclose(np.frombuffer(base64.b64decode(one["data"][0]["embedding"]), "<f4"), vectors[0], atol=1e-4)
+    assert one["usage"]["prompt_tokens"] == one["usage"]["total_tokens"] > 0
+    assert api.post("/v1/embeddings", json={"input": "a", "dimensions": 7}).status_code == 422
+
+
+# errors
+
+
+def told_error(answer: Any) -> tuple[int, str]:
+    error = answer.json()["error"]
+    assert sorted(error) == ["message", "request_id", "type"]
+    assert error["request_id"] == answer.headers["x-request-id"]
+    assert error["message"]
+    return answer.status_code, error["type"]
+
+
+JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
+    "no JSON": ("/v1/embed", b"{", (422, "invalid_request")),
+    "a list": ("/v1/embed", [], (422, "invalid_request")),
+    "nothing": ("/v1/embed", {}, (422, "invalid_request")),
+    "an unknown name": ("/v1/embed", {"texts": ["a"], "image": "x"}, (422, "invalid_request")),
+    "an empty text": ("/v1/embed", {"texts": [" "]}, (422, "invalid_request")),
+    "a surrogate": ("/v1/embed", b'{"texts": ["\\ud800"]}', (422, "invalid_request")),
+    "a deep nest": ("/v1/embed", b"[" * 100_000, (422, "invalid_request")),
+    "a long text": ("/v1/embed", {"texts": ["a" * 2_001]}, (413, "too_large")),
+    "too many rows": ("/v1/embed", {"texts": ["a"] * 5}, (413, "too_many_rows")),
+    "no base64": ("/v1/embed", {"images": ["*"]}, (422, "invalid_request")),
+    "a data URL without base64": ("/v1/embed", {"images": ["data:image/png,x"]}, (422, "invalid_request")),
+    "a URL": ("/v1/embed", {"images": ["http://localhost/x.jpg"]}, (403, "urls_off")),
+    "a path": ("/v1/index/add", {"path": "/etc"}, (422, "data_error")),
+    "a path with NUL": ("/v1/index/add", {"path": "\0"}, (422, "data_error")),
+    "an id that is none": ("/v1/search", {"like": ["x"]}, (422, "invalid_request")),
+    "an unknown id": ("/v1/search", {"like": ["0" * 32]}, (422, "data_error")),
+    "nothing wanted": ("/v1/search", {}, (400, "config_error")),
+    "a long path": ("/v1/index/add", {"path": "a" * 5_000}, (422, "invalid_request")),
+    "a long word": ("/v1/search", {"texts": ["a"], "camera": "a" * 1_001}, (422, "invalid_request")),
+    "a great many values": ("/v1/embed", b'{"texts":[' + b"0," * 60_000, (413, "too_many_rows")),
+    "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "count": 200}, (400, "config_error")),
+    "a day out of time": ("/v1/search", {"texts": ["a"], "until": "9999-12-31"}, (422, "invalid_request")),
+    "a prior": ("/v1/match", {"images": ["AAAA"], "texts": ["a"], "prior": 1}, (422, "invalid_request")),
+    "no input": ("/v1/embeddings", {"input": []}, (422, "invalid_request")),
+    "tokens": ("/v1/embeddings", {"input": [1, 2]}, (422, "invalid_request")),
+    "a text and a picture": ("/v1/embeddings", {"input": [{"text": "a", "image": "b"}]}, (422, "invalid_request")),
+}
+
+
+@pytest.mark.parametrize("fault", JSON_FAULTS)
+def test_a_faulty_request_gets_its_status_and_type(api: TestClient, fault: str) -> None:
+    path, content, expected = JSON_FAULTS[fault]
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    assert told_error(api.post(path, content=data, headers={"content-type": "application/json"})) == expected
+
+
+@pytest.mark.parametrize("way", [way for way, (data, _) in BROKEN.items() if data is not None])
+def test_a_broken_picture_is_refused_with_its_reason_on_every_route(api: TestClient, way: str) -> None:
+    data, reason = BROKEN[way]
+    for path in ("/v1/embed", "/v1/search", "/v1/caption", "/v1/match", "/v1/prompt"):
+        texts = {"texts": ["a"]} if path == "/v1/match" else {}
+        answer = api.post(path, files=[("images", ("x.jpg", data))], data=texts)
+        assert told_error(answer) == (422, f"image_{reason}"), path
+
+
+def test_what_is_not_there_or_not_so_asked_has_the_same_shape(api: TestClient) -> None:
+    assert told_error(api.get("/nowhere")) == (404, "not_found")
+    assert told_error(api.get("/v1/embed")) == (405, "method_not_allowed")
+    assert told_error(api.post("/v1/embed", content=b"x")) == (415, "unsupported_type")
+    assert told_error(api.post("/v1/embed", content=b"x", headers={"content-type": "multipart/form-data"}))[0] == 400
+    assert told_error(api.get("/v1/pictures/x")) == (422, "invalid_request")
+    twice = api.post("/v1/caption", files=[("images", b"x"), ("count", (None, "1")), ("count", (None, "2"))])
+    assert told_error(twice) == (422, "invalid_request")
+    assert told_error(api.post("/v1/embed", files=[("texts", b"a cat")])) == (422, "invalid_request")
+
+
+def test_a_request_may_name_itself_and_a_bad_name_is_replaced(api: TestClient) -> None:
+    assert api.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert api.get("/healthz", headers={"X-Request-ID": "no good"}).headers["x-request-id"] != "no good"
+
+
+def test_a_path_cannot_write_lines_into_the_log(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "diptych.serving.api"):
+        api.get("/x%0a200 GET /of-my-own")
+    assert [record.message.count("\n") for record in caplog.records if "of-my-own" in record.message] == [0]
+
+
+def test_a_fault_of_the_server_is_logged_and_not_told(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(service)
+
+    @app.get("/fault")
+    async def fault() -> None:
+        raise RuntimeError("a secret")
+
+    answer = client_of(app).get("/fault")
+    assert told_error(answer) == (500, "internal_error")
+    assert "a secret" not in answer.text
+    assert "a secret" in caplog.text
+    assert answer.headers["x-request-id"] in caplog.text
+
+
+# limits
+
+
+def test_bytes_and_pixels_are_limited(api: TestClient, folder: Path) -> None:
+    assert told_error(api.post("/v1/embed", files=[("images", b"x" * 3_000_000)])) == (413, "too_large")
+
+    def pieces() -> Iterator[bytes]:
+        yield from [b"x" * 1_000_000] * 3
+
+    kind = {"content-type": "application/json"}
+    assert told_error(api.post("/v1/embed", content=pieces(), headers=kind)) == (413, "too_large")
+    from tests.broken import picture
+
+    path = folder / "large.png"
+    picture(size=(1_100, 1_000)).save(path)
+    answer = api.post("/v1/embed", files=[("images", path.read_bytes())])
+    assert told_error(answer) == (422, "image_too_many_pixels")
+
+
+def test_a_key_is_asked_for_everywhere_but_at_the_health_checks(service: Service) -> None:
+    api = client_of(make_app(service, keys=[KEY, KEY + "2"]))
+    assert [
+        api.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/openapi.json")
+    ] == [*(200, 503, 401, 401, 401)]
+    for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": KEY}, {"X-API-Key": KEY[:-1]}):
+        answer = api.get("/v1/models", headers=wrong)
+        assert told_error(answer) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for right in ({"Authorization": f"Bearer {KEY}"}, {"Authorization": f"bearer {KEY}2"}, {"X-API-Key": KEY}):
+        assert api.get("/v1/models", headers=right).status_code == 200
+    with pytest.raises(ConfigError, match="can be guessed"):
+        make_app(service, keys=["secret"])
+
+
+def test_only_the_servers_own_name_and_pages_may_ask(service: Service) -> None:
+    api = client_of(make_app(service, Settings(cors=("https://example.org",))))
+    assert told_error(api.get("/healthz", headers={"Host": "evil.example"})) == (403, "forbidden_host")
+    assert told_error(api.get("/healthz", headers={"Origin": "https://evil.example"})) == (403, "forbidden_origin")
+    assert api.get("/healthz", headers={"Origin": "http://localhost:8000"}).status_code == 200
+    allowed = api.get("/healthz", headers={"Origin": "https://example.org"})
+    assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+    refused = api.post("/v1/embed", headers={"Origin": "https://example.org"}, json={})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (422, "https://example.org")
+    asks = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert api.options("/v1/embed", headers=asks).status_code == 200
+    assert "access-control-allow-origin" not in client_of(make_app(service)).get("/healthz").headers
+    for host in ("127.0.0.1:8000", "[::1]:8000"):
+        assert api.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
+    now = 0.0
+    rate = Rate(2, clock=lambda: now)
+    for _ in range(10):
+        rate.check("ada")
+    with pytest.raises(RequestRefused, match="more than 2 requests a second; try again in 1 s") as refused:
+        rate.check("ada")
+    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+    rate.check("bob")
+    now = 0.5
+    rate.check("ada")
+    with pytest.raises(RequestRefused):
+        rate.check("ada")
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(service: Service) -> None:
+    api = client_of(make_app(service, Settings(rate=0.001)))
+    answers = [api.get("/v1/models") for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+    assert told_error(answers[-1]) == (429, "too_many_requests")
+    assert int(answers[-1].headers["retry-after"]) > 1
+    assert api.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_the_loopback_needs_no_key(host: str) -> None:
+    assert is_loopback(host)
+    check_place(host, keys=())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_elsewhere_a_key_is_needed_unless_it_is_said_that_none_is(host: str) -> None:
+    with pytest.raises(ConfigError, match="--without-key"):
+        check_place(host, keys=())
+    check_place(host, keys=[KEY])
+    check_place(host, keys=(), without_key=True)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for settings in ({"queue": 0}, {"rate": -1}, {"rate": float("nan")}, {"body_seconds": 0}, {"cors": ("*",)}):
+        with pytest.raises(ConfigError):
+            Settings(**settings)
+
+
+def test_texts_take_room_as_pictures_do(service: Service, cat: bytes) -> None:
+    app = make_app(service, Settings(batch=1, max_rows=4))  # room for 16
+    images, texts = [in_base64(cat)] * 4, ["a"] * 4
+    asked = {"/v1/match": {"images": images, "texts": texts}, "/v1/caption": {"images": images, "candidates": texts}}
+    asked["/v1/search"] = {"texts": texts, "unwanted": texts}
+    with client_of(app) as api:
+        operations = app.state.operations
+        for path, body in asked.items():
+            with operations.rows.take(16 - 7):
+                assert told_error(api.post(path, json=body)) == (429, "busy"), path
+            with operations.rows.take(16 - 8):
+                assert api.post(path, json=body).status_code == 200, path
+
+
+# adding beside searching
+
+
+def test_adds_that_take_long_keep_no_search_waiting(service: Service, folder: Path) -> None:
+    gate, added = threading.Event(), threading.Semaphore(0)
+
+    def add(*arguments: Any, **settings: Any) -> Added:
+        added.release()
+        gate.wait(60)
+        return Added()
+
+    slow = service.at(folder / "index")
+    slow.add = add  # type: ignore[method-assign]
+    with running(make_app(slow, Settings())) as url, ThreadPoolExecutor(40) as clients:
+        ask = partial(httpx2.post, timeout=60, trust_env=False)
+        adding = [clients.submit(ask, f"{url}/v1/index/add", json={"path": "photos"}) for _ in range(40)]
+        try:
+            assert all(added.acquire(timeout=30) for _ in adding)
+            assert ask(f"{url}/v1/search", json={"texts": ["a cat"]}).status_code == 200
+        finally:
+            gate.set()
+        assert {each.result().status_code for each in adding} == {200}
+
+
+def test_an_add_ends_with_the_server_and_keeps_what_it_has(service: Service, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for at in range(400):
+        Image.new("RGB", (64, 64), (at % 256, at // 256, 99)).save(photos / f"{at}.png")
+    other = Service(service.encoder, index=tmp_path / "index", roots=[photos])
+
+    async def add_and_end() -> None:
+        operations = Operations(other, Settings(), ServerMetrics())
+        operations.open()
+        adding = asyncio.create_task(operations.add(str(photos), prune=False))
+        while not (other.status()["adding"] or {}).get("seen"):
+            assert not adding.done()
+            await asyncio.sleep(0.01)
+        await operations.close()
+        with pytest.raises(RequestRefused, match="the server is ending"):
+            await adding
+
+    asyncio.run(add_and_end())
+    assert other.status()["adding"] is None
+    assert other.status()["pictures"] < 400
+
+
+# health and figures
+
+
+def test_a_server_is_ready_when_its_model_is_loaded_and_tells_its_log_alone_why_it_is_not(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert told_error(client_of(make_app(service)).get("/readyz")) == (503, "not_ready")
+    with client_of(make_app(service)) as api:
+        assert until(lambda: api.get("/readyz").status_code == 200)
+    with client_of(make_app(Service(tmp_path))) as api:
+        assert until(lambda: "cannot be loaded" in api.get("/readyz").text)
+        assert str(tmp_path) not in api.get("/readyz").text
+        assert "is not a model" in caplog.text
+        assert api.get("/healthz").status_code == 200
+
+
+def until(holds: Any, seconds: float = 20.0) -> bool:
+    import time
+
+    ended = time.monotonic() + seconds
+    while time.monotonic() < ended:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_figures_count_answers_rows_and_batches(service: Service) -> None:
+    with client_of(make_app(service)) as api:
+        post(api, "/v1/embed", texts=["a", "b"])
+        api.get("/v1/no-such-page-1")
+        text = api.get("/metrics").text
+    assert 'diptych_requests_total{route="/v1/embed",status="200"} 1.0' in text
+    assert 'diptych_requests_total{route="other",status="404"} 1.0' in text
+    assert 'diptych_rows_total{operation="embed_texts"} 2.0' in text
+    assert 'diptych_batch_rows_count{operation="embed_texts"} 1.0' in text
+    assert "diptych_requests_open 0.0" in text
+    assert "no-such-page" not in text

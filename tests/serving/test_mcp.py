@@ -1,0 +1,141 @@
+"""The tools of agents: asked by a real MCP client over standard input and output and over HTTP, and by smolagents."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
+
+from diptych.serving.agents.mcp_server import http_app, make_server
+from diptych.serving.agents.smolagents_tools import smolagents_tools
+from diptych.serving.api.settings import Settings
+from diptych.serving.service import Service
+from tests.serving import photo, running
+
+NAMES = ["search_pictures", "find_similar", "caption_picture", "match_picture", "index_folder"]
+KEY = "a-key-of-the-tests-0123456789"
+
+
+@pytest.fixture(scope="module")
+def service(whole: tuple[Service, Path]) -> Service:
+    return whole[0]
+
+
+@pytest.fixture(scope="module")
+def folder(whole: tuple[Service, Path]) -> Path:
+    return whole[1]
+
+
+def said(result: Any) -> str:
+    return result.content[0].text
+
+
+def thumbnails(result: Any) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(base64.b64decode(each.data))) for each in result.content if each.type == "image"]
+
+
+async def use_every_tool(session: ClientSession, folder: Path) -> None:
+    """What an agent would do; asserts what it must see."""
+    assert [tool.name for tool in (await session.list_tools()).tools] == NAMES
+    added = await session.call_tool("index_folder", {"path": str(folder / "photos")})
+    assert "the library has 15" in said(added)
+    found = await session.call_tool("search_pictures", {"query": "a cat", "count": 3})
+    assert "cat.png" in said(found).splitlines()[1]
+    assert thumbnails(found)[0].size == (256, 170)
+    id = said(found).split("id ")[1][:32]
+    similar = await session.call_tool("find_similar", {"picture": id, "count": 2})
+    assert len(thumbnails(similar)) == 2
+    assert f"id {id}" not in said(similar)
+    by_path = await session.call_tool("find_similar", {"picture": str(photo(folder, "cat.png")), "count": 1})
+    assert id in said(by_path)
+    captioned = await session.call_tool("caption_picture", {"picture": id})
+    assert "confidence" in said(captioned)
+    matched = await session.call_tool("match_picture", {"picture": id, "texts": ["a cat", "a rocket"]})
+    assert matched.is_error is False
+    assert said(matched).splitlines()[1].endswith('"a cat"')
+
+
+async def ask_for_what_is_refused(session: ClientSession) -> None:
+    for tool, arguments, why in (
+        ("index_folder", {"path": "/etc"}, "outside the folders"),
+        ("caption_picture", {"picture": "/etc/passwd"}, "outside the folders"),
+        ("caption_picture", {"picture": "0" * 32}, "no picture of the index"),
+        ("caption_picture", {"picture": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
+        ("caption_picture", {"picture": "data:image/png;base64,*"}, "not in base64"),
+        ("search_pictures", {"query": "a", "count": 1_000}, "less than or equal to 20"),
+        ("search_pictures", {"query": " "}, "is empty"),
+    ):
+        result = await session.call_tool(tool, arguments)
+        assert result.is_error, (tool, arguments)
+        assert why in said(result), said(result)
+
+
+async def everything(session: ClientSession, folder: Path) -> None:
+    await session.initialize()
+    await use_every_tool(session, folder)
+    await ask_for_what_is_refused(session)
+
+
+def test_an_agent_uses_every_tool_over_standard_input_and_output(folder: Path, tmp_path: Path) -> None:
+    models = ["--captioner", str(folder / "captioner"), "--matcher", str(folder / "matcher"), "--device", "cpu"]
+    places = ["--index", str(tmp_path / "index"), "--root", str(folder / "photos")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = StdioServerParameters(
+        command=sys.executable, args=["-m", "diptych", "mcp", *models, *places], env=environment
+    )
+
+    async def run() -> None:
+        async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as session:
+            await everything(session, folder)
+
+    asyncio.run(run())
+
+
+def over_http(url: str, key: str | None, work: Callable[[ClientSession], Awaitable[None]]) -> None:
+    async def run() -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=120) as client,
+            streamable_http_client(f"{url}/mcp", http_client=client) as (reading, writing, *_),
+            ClientSession(reading, writing) as session,
+        ):
+            await work(session)
+
+    asyncio.run(run())
+
+
+def test_an_agent_uses_every_tool_over_http_with_a_key(service: Service, folder: Path) -> None:
+    with running(http_app(make_server(service), Settings(), keys=[KEY])) as url:
+        over_http(url, KEY, lambda session: everything(session, folder))
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        assert httpx2.post(f"{url}/mcp", json=asked).status_code == 401
+        key = {"Authorization": f"Bearer {KEY}"}
+        assert httpx2.post(f"{url}/mcp", json=asked, headers={**key, "Host": "evil.example"}).status_code == 403
+        assert (
+            httpx2.post(f"{url}/mcp", json=asked, headers={**key, "Origin": "https://evil.example"}).status_code == 403
+        )
+
+
+def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
+    tools = {tool.name: tool for tool in smolagents_tools(service)}
+    assert list(tools) == NAMES
+    found = tools["search_pictures"](query="a cat", count=2)
+    assert "cat.png" in found["text"]
+    assert max(found["pictures"][0].size) == 256
+    id = found["text"].split("id ")[1][:32]
+    assert len(tools["find_similar"](picture=id)["pictures"]) == 5
+    assert tools["caption_picture"](picture=id)["text"]
+    assert "a cat" in tools["match_picture"](picture=id, texts=["a cat"])["text"]
+    assert "15 unchanged" in tools["index_folder"](path=str(folder / "photos"))["text"]

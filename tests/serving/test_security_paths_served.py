@@ -1,0 +1,324 @@
+"""A server, its page and its agents' tools: nothing outside the roots is read, and errors tell nothing about it."""
+
+# ruff: noqa: F811 - fixtures of other files
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import diptych
+from diptych.errors import DataError, DiptychError
+from diptych.images.decode import read_bytes
+from diptych.images.paths import path_id, to_text
+from diptych.search.rows import to_table
+from diptych.serving.agents.tools import Tools
+from diptych.serving.service import Service
+from tests.broken import encoded
+from tests.search.test_index import model, model_folder  # noqa: F401 - fixtures
+from tests.search.test_security_paths import holiday, own_cache, private, row  # noqa: F401 - fixtures
+
+pytest.importorskip("fastapi")
+pytest.importorskip("lancedb")
+
+# Outside and not there are told alike; so are users, processes and names that no system takes.
+ELSEWHERE = [
+    *("/etc", "/etc/passwd", "/etc/no-such-file", "/proc/self", "/proc/999999999", "~root", "~nobody-at-all/x"),
+    *("~root/.ssh", "..", "../private", "\0", "a\0b", "x" * 4_000, "/" + "a/" * 2_000, "//server/share/x.png"),
+    *(r"\\server\share\x.png", r"C:\Windows", "hf://datasets/x", "file:///etc/passwd", "http://127.0.0.1:1/x", "."),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder that may be read, with one picture."""
+    (tmp_path / "root" / "photos").mkdir(parents=True)
+    (tmp_path / "root" / "photos" / "0.png").write_bytes(encoded("PNG", 0))
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def service(root: Path, tmp_path: Path, model: diptych.DualEncoder) -> Service:
+    return Service(model, index=tmp_path / "index", roots=[root], device="cpu")
+
+
+@pytest.fixture
+def api(service: Service) -> Iterator[httpx2.Client]:
+    """A server on the loopback."""
+    from diptych.serving.api.app import make_app
+    from tests.serving import running
+
+    with running(make_app(service)) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def _error(answer: Any) -> dict[str, str]:
+    told = answer.json()
+    assert set(told) == {"error"}, told
+    assert set(told["error"]) == {"type", "message", "request_id"}
+    return told["error"]
+
+
+def _paths(service: Service) -> set[str]:
+    assert service.index is not None
+    return {each["path"] for each in service.index.store.table.search().to_list()}
+
+
+# what may be named
+
+
+def test_what_lies_outside_and_what_is_not_there_get_one_answer(
+    api: httpx2.Client,
+    service: Service,
+    root: Path,
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (root / "link").symlink_to(private.parent)
+    (root / "loop").symlink_to(root / "loop")
+    inside = [str(root / name) for name in ("link", "link/secret.png", "link/none.png", "loop", "loop/x", "none")]
+    tools = Tools(service)
+    answers = set()
+    for path in (*ELSEWHERE, str(private), str(private.parent / "none.png"), *inside):
+        answer = api.post("/v1/index/add", json={"path": path})
+        assert answer.status_code == 422, (path, answer.text)
+        for told in (
+            _error(answer)["message"],
+            _refused(tools.index_folder, path),
+            _refused(tools.caption_picture, path),
+        ):
+            assert str(Path.cwd()) not in told.replace(path, "")
+            answers.add(told.replace(f"'{path}'", "X").replace(f"'{path[:200]}…'", "X"))
+    assert len(answers) == 1, answers
+    assert not service.index
+
+
+def _refused(tool: Any, path: str) -> str:
+    with pytest.raises(DataError) as fault:
+        tool(path)
+    return str(fault.value)
+
+
+def test_a_path_that_lies_outside_by_its_name_is_never_looked_at(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("os.path.realpath", lambda path, **_: looked.append(str(path)) or str(path))
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: looked.append(str(path)) or True)
+    for path in ("/etc/passwd", "//server/share/x.png", "~root/x", "/proc/1"):
+        with pytest.raises(DataError, match="outside the folders"):
+            service.allowed(path)
+    assert not looked
+
+
+def test_a_root_may_be_named_by_a_link_and_by_what_it_leads_to(root: Path, model: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    service = Service(model, roots=[tmp_path / "link"])
+    assert service.allowed(tmp_path / "link" / "photos") == service.allowed(root / "photos") == root / "photos"
+
+
+@pytest.mark.parametrize("folder", ["~root/x", "~nobody-at-all/x", "\0", "x" * 4_000, "/" + "a/" * 2_000])
+def test_a_filter_by_folder_tells_nothing_of_users(
+    api: httpx2.Client, service: Service, root: Path, folder: str
+) -> None:
+    service.add(root / "photos")
+    answer = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": folder})
+    assert answer.status_code in (200, 400), answer.text
+    assert answer.json().get("total", 0) == 0
+    if folder.startswith("~"):
+        assert answer.status_code == 200
+
+
+# what is added
+
+
+def test_a_server_indexes_nothing_outside_its_roots(
+    api: httpx2.Client,
+    service: Service,
+    root: Path,
+    private: Path,
+) -> None:
+    (root / "photos" / "file.png").symlink_to(private)
+    (root / "photos" / "folder").symlink_to(private.parent)
+    (root / "photos" / "inside.png").symlink_to(root / "photos" / "0.png")
+    added = api.post("/v1/index/add", json={"path": str(root / "photos")}).json()
+    assert (added["pictures"], added["reasons"]) == (2, {"outside": 2})
+    assert "--follow-links" in added["skipped"][0]["detail"]
+    assert _paths(service) == {to_text(root / "photos" / "0.png"), to_text(root / "photos" / "inside.png")}
+
+
+def test_stored_vectors_inside_a_root_bring_no_pictures_from_outside(
+    api: httpx2.Client,
+    service: Service,
+    root: Path,
+    private: Path,
+) -> None:
+    folder = root / "embeddings"
+    (folder / "img_emb").mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    names = ["own.png", str(private), "../../private/secret.png", "file:///etc/passwd"]
+    np.save(folder / "img_emb" / "img_emb_0.npy", np.eye(len(names), 16, dtype=np.float32))
+    pq.write_table(pa.table({"image_path": names}), folder / "metadata" / "metadata_0.parquet")
+    added = api.post("/v1/index/add", json={"path": str(folder)}).json()
+    assert (added["new"], added["reasons"]) == (2, {"outside": 2})
+    assert api.get(f"/v1/pictures/{path_id(to_text(private))}").status_code == 422
+    assert _error(api.get(f"/v1/pictures/{path_id('file:///etc/passwd')}"))["type"] == "image_outside"
+
+
+@pytest.mark.parametrize("name", ["captions", "text", "metadata", "annotations"])
+def test_a_root_called_as_folders_of_captions_are_opens_no_pictures_of_the_folder_above(
+    name: str,
+    tmp_path: Path,
+    model: diptych.DualEncoder,
+) -> None:
+    root = tmp_path / "data" / name
+    root.mkdir(parents=True)
+    for folder in (root, tmp_path / "data", tmp_path / "data" / "images"):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{folder.name}.png").write_bytes(encoded("PNG", len(folder.name)))
+    names = [f"{name}.png", "data.png", "images.png"]
+    (root / "set.csv").write_text("image,caption\n" + "".join(f"{each},a star\n" for each in names))
+    service = Service(model, index=tmp_path / "index", roots=[root], device="cpu")
+    added = service.add(root / "set.csv")
+    assert (added.new, added.reasons) == (1, {"missing": 2})
+    assert _paths(service) == {to_text(root / f"{name}.png")}
+
+
+def test_an_index_is_not_made_through_a_link_that_leads_out_of_the_roots(
+    root: Path,
+    tmp_path: Path,
+    model: diptych.DualEncoder,
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (root / "photos" / ".diptych").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="leads out"):
+        Service(model, roots=[root], device="cpu").add(root / "photos")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# what is served
+
+
+def test_no_row_brings_a_picture_from_outside(
+    api: httpx2.Client,
+    service: Service,
+    root: Path,
+    private: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.add(root / "photos")
+    (root / "link").symlink_to(private.parent)
+    (tmp_path / "private" / "set.tar").write_bytes(b"")
+    paths = [to_text(private), to_text(root / "link" / "secret.png"), f"{to_text(root)}/../private/secret.png", "x.png"]
+    service.index.store.add(to_table([row(path) for path in paths], 16))
+    tools = Tools(service)
+    for path in paths:
+        answer = api.get(f"/v1/pictures/{path_id(path)}")
+        assert (answer.status_code, _error(answer)["type"]) == (422, "image_outside")
+        for tool in (tools.caption_picture, lambda id: tools.match_picture(id, ["a dog"])):
+            with pytest.raises(DiptychError, match="outside the folders"):
+                tool(path_id(path))
+    shown = tools.search_pictures("a red star", 20)
+    assert len(shown.pictures) <= 1
+    own = to_text(root / "photos" / "0.png")
+    assert api.get(f"/v1/pictures/{path_id(own)}").status_code == 200
+    followed = Service(service.encoder, index=tmp_path / "index", roots=[root], follow_links=True, device="cpu")
+    assert followed.picture(path_id(to_text(private))).size == (48, 40)
+
+
+def test_reranking_looks_at_no_picture_outside(service: Service, root: Path, private: Path) -> None:
+    seen: list[int] = []
+
+    class Matcher:
+        encoder = service.encoder
+
+        def predict(self, images: list[Any], texts: list[str], **_: Any) -> list[float]:
+            seen.append(len(images))
+            return [0.5] * len(images)
+
+    service.add(root / "photos")
+    service.index.store.add(to_table([row(to_text(private))], 16))
+    service.loaded.names["matcher"] = Matcher()
+    assert len(service.search("a star", keep=None, rerank=5)) == 2
+    assert seen == [1]
+
+
+def test_the_page_shows_no_picture_outside(
+    service: Service,
+    root: Path,
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("streamlit")
+    from diptych.serving.app import services, thumbnails
+
+    service.add(root / "photos")
+    monkeypatch.setattr(services, "shared_service", lambda *_: service)
+    monkeypatch.setattr(services, "library_here", lambda: str(root))
+    assert thumbnails.thumbnail_of(to_text(root / "photos" / "0.png"))
+    assert thumbnails.thumbnail_of(to_text(private)) is None
+
+
+def test_a_link_that_takes_the_place_of_a_picture_while_it_is_served_is_not_shown(
+    service: Service,
+    root: Path,
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.add(root / "photos")
+    picture = root / "photos" / "0.png"
+
+    def swapped(found: Any) -> bytes:
+        picture.unlink()
+        picture.symlink_to(private)
+        return read_bytes(found)
+
+    monkeypatch.setattr("diptych.data.paths.read_bytes", swapped)
+    with pytest.raises(DiptychError, match="outside"):
+        service.picture(path_id(to_text(picture)))
+
+
+# the model of a stranger's index
+
+
+def test_no_door_of_a_service_loads_the_model_that_a_strangers_index_names(
+    holiday: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("streamlit")
+    from diptych.models.dual_encoder import load
+    from diptych.serving.app import services
+
+    other = diptych.build(**_other(), captions=["a blue ring"])
+    other.save(tmp_path / "own")
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "diptych.models.dual_encoder.load", lambda name, *rest: loaded.append(str(name)) or load(name, *rest)
+    )
+    service = Service(tmp_path / "own", index=holiday, roots=[holiday], device="cpu")
+    for door in (lambda: service.search("a dog"), lambda: Tools(service).search_pictures("a dog")):
+        with pytest.raises(DiptychError, match="name it once"):
+            door()
+    with pytest.raises(DiptychError, match="name it once"):
+        services._model_of(str(holiday))
+    assert set(loaded) == {str(tmp_path / "own")}
+    named = Service(holiday / "model", index=holiday, roots=[holiday], device="cpu")
+    assert len(named.search("a dog", keep=None)) == 1
+    assert services._model_of(str(holiday)) == str(holiday / "model")
+
+
+def _other() -> dict[str, Any]:
+    from tests.conftest import TINY
+
+    names = ("image_tower", "text_tower", "pretrained", "text_arguments", "image_size", "crop", "dim", "device")
+    return {**{name: TINY[name] for name in names}, "projection": "linear"}

@@ -1,0 +1,207 @@
+"""The service: one facade, with models that are loaded once and an index that grows inside its roots."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diptych
+from diptych.data.samples.library import photographs
+from diptych.errors import ConfigError, DataError, ImageError, ModelError
+from diptych.search.filters import Filters
+from diptych.search.index import IndexBusy
+from diptych.serving.service import Service
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample library's fifteen photographs in a folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    photographs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """mini over an index of the photographs."""
+    service = Service(index=tmp_path_factory.mktemp("index"), roots=[photos], device="cpu")
+    service.add(photos)
+    return service
+
+
+def cat(photos: Path) -> Path:
+    return next(photos.rglob("cat.png"))
+
+
+def test_pictures_and_texts_share_a_space_in_whatever_form_they_come(service: Service, photos: Path) -> None:
+    file = cat(photos)
+    told = service.embed([file, str(file), file.read_bytes(), Image.open(file)], ["a cat", "a rocket"])
+    assert told.image_vectors.shape == (4, service.encoder.dim)
+    assert np.allclose(np.linalg.norm(told.image_vectors, axis=1), 1, atol=1e-4)
+    assert np.allclose(told.image_vectors[0], told.image_vectors[1:], atol=1e-4)
+    assert told.similarity[0, 0] > told.similarity[0, 1]
+    assert service.embed().similarity.shape == (0, 0)
+
+
+def test_one_text_is_one_text_and_not_its_letters(service: Service, photos: Path) -> None:
+    one, same = service.embed(cat(photos), "dog"), service.embed([cat(photos)], ["dog"])
+    assert np.allclose(one.text_vectors, same.text_vectors, atol=1e-6)
+    assert np.allclose(one.image_vectors, same.image_vectors, atol=1e-6)
+
+
+def test_a_search_finds_by_text_by_picture_and_by_both(service: Service, photos: Path) -> None:
+    assert service.search("a cup of coffee", keep=None).hits[0].path.endswith("coffee.png")
+    assert service.search(image=Image.open(cat(photos))).hits[0].path.endswith("cat.png")
+    both = service.search("a cat", image=[cat(photos)], filters=Filters(min_side=10), count=3, keep=None)
+    assert both.hits[0].path.endswith("cat.png")
+    assert len(both) == 3
+
+
+def test_similar_pictures_are_found_by_an_id_and_leave_out_the_picture_itself(service: Service) -> None:
+    first = service.search("a cat", keep=None).hits[0]
+    assert first.id not in {hit.id for hit in service.similar(first.id, count=5)}
+    assert service.picture(first.id, size=64).size[0] <= 64
+    with pytest.raises(DataError, match="no picture of the index"):
+        service.picture("0" * 32)
+
+
+def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tmp_path: Path) -> None:
+    (photos / "out").symlink_to(tmp_path, target_is_directory=True)
+    try:
+        for path in (tmp_path, photos / "..", photos / "out", "~nobody-at-all/x", "\0", photos / ("a" * 300)):
+            with pytest.raises(DataError):
+                service.add(path)
+    finally:
+        (photos / "out").unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        service.add(photos / "nowhere")
+    assert Service(roots=None).allowed(tmp_path) == tmp_path
+    with pytest.raises(DataError, match="--root"):
+        Service().allowed(photos)
+
+
+def test_the_first_folder_that_is_added_makes_the_index(service: Service, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (40, 40), "red" if name == "a.jpg" else "blue").save(library / name)
+    (library / "broken.jpg").write_bytes(b"no picture")
+    other = Service(model=service.encoder, roots=[library], device="cpu")
+    assert other.index is None
+    with pytest.raises(DataError, match="there is no index"):
+        other.search("a cat")
+    added = other.add(library)
+    assert (added.new, [each.reason for each in added.skipped]) == (2, ["undecodable"])
+    assert other.status()["pictures"] == 2
+    assert other.remove([hit.id for hit in other.search("red", keep=None, fold=False)]) == 2
+    assert other.status() | {"roots": None, "index": None} == {
+        **{"index": None, "model": "(a model in memory)", "pictures": 0, "roots": None, "adding": None}
+    }
+
+
+def colours(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (40, 40), name).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_the_index(
+    service: Service, tmp_path: Path
+) -> None:
+    taken, empty, good = colours(tmp_path / "a", "red"), colours(tmp_path / "b"), colours(tmp_path / "c", "red", "blue")
+    (taken / ".diptych").mkdir()
+    (taken / ".diptych" / "notes.txt").write_text("mine")
+    other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
+    with pytest.raises(DataError, match="holds other files"):
+        other.add(taken)
+    assert other.add(empty).new == 0
+    assert other.add(good).new == 2
+    assert other.status()["index"] == str(good / ".diptych")
+    other.remove([hit.id for hit in other.search("red", keep=None, fold=False)])
+    assert other.index is not None  # it was made, and is empty now
+    assert not other.index
+
+
+def test_of_two_who_add_at_once_the_second_is_told_who_adds(service: Service, tmp_path: Path) -> None:
+    library = colours(tmp_path / "library", "red", "blue")
+    other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
+    begun, gate = threading.Event(), threading.Event()
+
+    def waiting(items: Iterable[Any], total: int | None, label: str) -> Iterable[Any]:
+        for item in items:
+            begun.set()
+            gate.wait(60)
+            yield item
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(other.add, library, progress=waiting)
+        assert begun.wait(60)
+        with pytest.raises(IndexBusy, match="library' is being added"):
+            other.add(library, wait=0)
+        assert other.status()["adding"] == {"path": str(library), "seen": 0}
+        gate.set()
+        assert first.result().new == 2
+
+
+def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photos: Path) -> None:
+    service = Service(device="cpu")
+    assert not any(model["loaded"] for model in service.models())
+    gate = threading.Barrier(4)
+
+    def load(_: int) -> int:
+        gate.wait()
+        return id(service.encoder)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(load, range(4)))) == 1
+    assert service.at(photos).encoder is service.encoder
+    assert service.loaded.get("matcher").encoder is service.encoder
+    assert service.models()[0] == {"kind": "encoder", "name": "mini", "available": True, "loaded": True}
+
+
+def test_threads_get_what_one_thread_gets(service: Service, photos: Path) -> None:
+    texts = [f"{'very ' * (at % 7)}big cat {at}" for at in range(24)]
+    alone = service.embed([cat(photos)], texts)
+    with ThreadPoolExecutor(8) as pool:
+        vectors = list(pool.map(lambda text: service.embed(texts=[text]).text_vectors[0], texts))
+    assert np.allclose(np.stack(vectors), alone.text_vectors, atol=1e-4)
+
+
+def test_what_cannot_be_answered_is_said(service: Service, photos: Path) -> None:
+    with pytest.raises(ConfigError, match="text 1 is empty"):
+        service.embed(texts=["a", " "])
+    with pytest.raises(ImageError):
+        service.embed([b"no picture"])
+    with pytest.raises(ConfigError, match="nothing is wanted"):
+        service.search()
+
+
+def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path, service: Service) -> None:
+    service.encoder.save(tmp_path / "plain")
+    plain = Service(tmp_path / "plain", device="cpu")
+    for kind, ask in {
+        "captioner": lambda: plain.caption([Image.new("RGB", (8, 8))]),
+        "matcher": lambda: plain.match(Image.new("RGB", (8, 8)), ["a"]),
+        "prompter": lambda: plain.prompt([Image.new("RGB", (8, 8))]),
+    }.items():
+        assert not plain.has(kind)
+        with pytest.raises(ModelError, match=f"has no {kind}; name one \\(--{kind}"):
+            ask()
+    assert not plain.loaded.is_loaded("encoder")
+
+
+def test_a_model_of_open_clips_by_name_brings_nothing_and_is_not_looked_for_on_the_hub() -> None:
+    service = Service("open_clip/ViT-B-32")
+    assert [model["available"] for model in service.models()] == [True, False, False, False]
+
+
+def test_the_service_is_a_public_name() -> None:
+    assert diptych.Service is Service
