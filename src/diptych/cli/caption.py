@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 64  # pictures whose captions are written at once
 Pictures = Iterable[tuple[str, "Picture"]]
-CaptionBatch = Callable[[Pictures], Iterator["Described"]]
+CaptionBatch = Callable[[Pictures], Iterator["CaptionResult"]]
 
 
 def caption(
