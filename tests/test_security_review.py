@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from diptych.api.guard import Guard
 from diptych.api.reading import read
 from diptych.api.refusals import Refused
 from diptych.api.settings import Settings
+from diptych.errors import ConfigError
+from diptych.service import Service
+from diptych.tools import Tools
 
 
 def _passed(content_type: str) -> bool:
@@ -57,3 +61,26 @@ def test_a_fault_does_not_repeat_a_name_of_megabytes() -> None:
         asyncio.run(read(Request(scope, receive), EmbedAsked, Settings()))
     assert len(str(refused.value)) < 1_000
     assert time.perf_counter() - began < 5
+
+
+def test_a_text_of_a_megabyte_costs_no_more_than_the_tower_reads() -> None:
+    import tracemalloc
+
+    import diptych
+
+    model = diptych.load("mini", device="cpu")
+    model.encode_texts(["a dog"])
+    tracemalloc.start()
+    with pytest.warns(diptych.TextCutWarning):
+        long = model.encode_texts(["!" * 1_000_000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    with pytest.warns(diptych.TextCutWarning):
+        assert (long == model.encode_texts(["!" * 4_000])).all()
+
+
+def test_an_agent_cannot_have_any_number_of_texts_matched(tmp_path: Path) -> None:
+    tools = Tools(Service("mini", roots=[tmp_path]))
+    with pytest.raises(ConfigError, match="at most 64"):
+        tools.match_picture(str(tmp_path / "a.jpg"), ["a dog"] * 65)

@@ -19,7 +19,7 @@ from diptych.atomic import new_folder
 from diptych.cache import cache_dir
 from diptych.errors import DiptychError, ModelError
 from diptych.modalities import checked_texts
-from diptych.truncation import TextCutWarning, token_limit, warn_of_cut
+from diptych.truncation import TextCutWarning, token_limit, warn_of_cut, within_reach
 
 if TYPE_CHECKING:
     from diptych.dual import DualEncoder
@@ -54,7 +54,7 @@ class TextGraph:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32. One `TextCutWarning` a call says what was cut."""
-        texts = checked_texts(texts)
+        texts = within_reach(checked_texts(texts), self.limit)
         if not texts:
             return np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
         if self.limit is not None:

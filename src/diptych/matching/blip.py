@@ -20,6 +20,7 @@ from diptych.matching.matcher import Encoded, Matcher
 from diptych.modalities import checked_images, checked_texts
 from diptych.module_loading import LOCAL, WEIGHTS
 from diptych.quiet import quiet
+from diptych.truncation import within_reach
 
 _ARCHITECTURE = "BlipForImageTextRetrieval"
 
@@ -87,7 +88,8 @@ class _BlipEncoder:
     def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
         tokenizer = self.processor.tokenizer
         limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        told = tokenizer(checked_texts(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        texts = within_reach(checked_texts(texts), limit)
+        told = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: told[name] for name in ("input_ids", "attention_mask")}
 
 
