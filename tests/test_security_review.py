@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import shutil
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from diptych import dual
 from diptych.api.asked import EmbedAsked
 from diptych.api.guard import Guard
 from diptych.api.reading import read
 from diptych.api.refusals import Refused
 from diptych.api.settings import Settings
-from diptych.errors import ConfigError
+from diptych.checkpoints import BOX, CARD
+from diptych.errors import ConfigError, ModelError
+from diptych.matching.blip import is_blip
+from diptych.modalities import preprocess_texts
+from diptych.model_configs import refuse_config
+from diptych.prompting.models import load_prompter
 from diptych.service import Service
 from diptych.tools import Tools
+from diptych.truncation import warn_of_cut_texts
+from tests.model_directories import make_clip
 
 
 def _passed(content_type: str) -> bool:
@@ -63,24 +76,81 @@ def test_a_fault_does_not_repeat_a_name_of_megabytes() -> None:
     assert time.perf_counter() - began < 5
 
 
-def test_a_text_of_a_megabyte_costs_no_more_than_the_tower_reads() -> None:
-    import tracemalloc
+class _Tower:
+    """A text tower that notes how long the texts are that come to its tokenizer."""
 
-    import diptych
+    def __init__(self, limit: int | None) -> None:
+        self.max_seq_length, self.longest = limit, 0
 
-    model = diptych.load("mini", device="cpu")
-    model.encode_texts(["a dog"])
-    tracemalloc.start()
-    with pytest.warns(diptych.TextCutWarning):
-        long = model.encode_texts(["!" * 1_000_000])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 16 * 2**20
-    with pytest.warns(diptych.TextCutWarning):
-        assert (long == model.encode_texts(["!" * 4_000])).all()
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        self.longest = max(self.longest, *map(len, texts))
+        return list(map(len, texts))
+
+    def preprocess(self, inputs: Sequence[dict[str, str]]) -> dict[str, Any]:
+        self.token_counts([each["text"] for each in inputs])
+        return {}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(8, 4_096), (64, 4_096), (512, 32_768), (None, 65_536)])
+def test_a_text_of_a_megabyte_costs_what_the_tower_can_read(limit: int | None, most: int) -> None:
+    tower: Any = _Tower(limit)
+    preprocess_texts(tower, ["a dog", "!" * 1_000_000])
+    assert tower.longest == most
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warn_of_cut_texts(tower, ["!" * 1_000_000])
+    assert tower.longest == most
+    assert bool(told) == (limit is not None)
 
 
 def test_an_agent_cannot_have_any_number_of_texts_matched(tmp_path: Path) -> None:
     tools = Tools(Service("mini", roots=[tmp_path]))
     with pytest.raises(ConfigError, match="at most 64"):
         tools.match_picture(str(tmp_path / "a.jpg"), ["a dog"] * 65)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", {"model_type": ["clip"]}),
+        ("config.json", {"text_config": {"num_hidden_layers": []}}),
+        ("config.json", {"text_config": 1e308}),
+        ("tokenizer_config.json", {"model_max_length": [[]]}),
+    ],
+)
+def test_odd_values_in_a_model_are_its_fault(clip: Path, tmp_path: Path, file: str, settings: dict[str, Any]) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(clip, folder)
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, **settings}))
+    with pytest.raises(ModelError):
+        dual.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("architectures", [None, 5, float("nan")])
+def test_a_model_without_architectures_is_no_traceback(tmp_path: Path, architectures: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
+    with contextlib.suppress(ModelError):
+        assert not is_blip(tmp_path)
+
+
+def test_a_prompter_whose_card_says_nothing_of_its_text_encoder_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    shutil.copytree(BOX / "mini", folder)
+    card = json.loads((folder / CARD).read_text())
+    card["prompter"]["text_encoder"] = ["x"]
+    (folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(ModelError):
+        load_prompter(folder, "cpu")
+
+
+def test_parts_of_a_model_fetch_no_more_than_the_whole(tmp_path: Path) -> None:
+    config = {"model_type": "vision-encoder-decoder", "decoder": {"model_type": "rwkv"}, "encoder": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="rwkv"):
+        refuse_config(tmp_path / "config.json")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.checkpoints import UNREADABLE, first_line, loading, refuse_unsafe
+from diptych.checkpoints import first_line, is_unreadable, loading, refuse_unsafe
 from diptych.decoding.strategies import Caption, Draws, Wish
 from diptych.device import pick_device
 from diptych.errors import ModelError
@@ -227,7 +227,9 @@ def load_chat_writer(path: Path, device: str = "auto") -> ChatWriter:
     try:
         model = AutoModelForImageTextToText.from_pretrained(path, **WEIGHTS)
         processor = AutoProcessor.from_pretrained(path, **LOCAL)
-    except UNREADABLE as error:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
         raise ModelError(
             f"'{path}' is no captioner that can be loaded: {first_line(error)}; take mini, a run of `diptych "
             "train caption`, a VisionEncoderDecoder, a BLIP for captions or an image-text-to-text model"

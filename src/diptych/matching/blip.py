@@ -96,7 +96,8 @@ class _BlipEncoder:
 def is_blip(path: Path) -> bool:
     """Whether a directory holds a BLIP checkpoint for matching."""
     config = path / "config.json"
-    return config.exists() and _ARCHITECTURE in json.loads(config.read_text("utf-8")).get("architectures", [])
+    with loading(f"'{config}'"):
+        return config.exists() and _ARCHITECTURE in (json.loads(config.read_text("utf-8")).get("architectures") or [])
 
 
 @quiet()

@@ -12,7 +12,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from diptych.cache import cache_dir
-from diptych.checkpoints import model_directory
+from diptych.checkpoints import loading, model_directory
 from diptych.embed import VectorFile, write_vectors
 from diptych.errors import ModelError
 from diptych.identity import modules_identity
@@ -74,6 +74,7 @@ def load_text_space(name: str = MINILM, device: str = "auto") -> TextSpace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
         model = load_modules(path, f"text encoder '{name}'", device)
-    if not model.supports("text") or not model.get_embedding_dimension():
-        raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
-    return TextSpace(model, name)
+    with loading(f"text encoder '{name}'"):
+        if not model.supports("text") or not model.get_embedding_dimension():
+            raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
+        return TextSpace(model, name)
