@@ -15,17 +15,22 @@ from typing import Any
 import pytest
 
 from diptych import dual
+from diptych.answers import Ranked
 from diptych.api.asked import EmbedAsked
 from diptych.api.guard import Guard
 from diptych.api.reading import read
 from diptych.api.refusals import Refused
 from diptych.api.settings import Settings
+from diptych.captions.pictures import Described
+from diptych.captions.sinks import Sidecars
 from diptych.checkpoints import BOX, CARD
 from diptych.errors import ConfigError, ModelError
 from diptych.matching.blip import is_blip
 from diptych.modalities import preprocess_texts
 from diptych.model_configs import refuse_config
 from diptych.prompting.models import load_prompter
+from diptych.recipes.match import MatchRecipe
+from diptych.recipes.run import LOCK, MARK, OWNER, owned_run
 from diptych.service import Service
 from diptych.tools import Tools
 from diptych.truncation import warn_of_cut_texts
@@ -154,3 +159,26 @@ def test_parts_of_a_model_fetch_no_more_than_the_whole(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="rwkv"):
         refuse_config(tmp_path / "config.json")
+
+
+def test_a_link_beside_a_picture_is_not_written_through(tmp_path: Path) -> None:
+    library, outside = tmp_path / "library", tmp_path / "outside.txt"
+    library.mkdir()
+    (library / "a.txt").symlink_to(outside)
+    sink = Sidecars()
+    sink.write([Described(str(library / "a.jpg"), texts=(Ranked("a dog", 0.5, 0.5),))])
+    assert sink.done(str(library / "a.jpg"))
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("name", [MARK, OWNER, LOCK, "recipe.yaml", "pair"])
+def test_a_run_writes_through_no_link_of_its_folder(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).symlink_to(precious)
+    recipe = MatchRecipe(data="nowhere", out=str(out))
+    with pytest.raises(ConfigError), owned_run(recipe, resume=True) as run:
+        run.record()
+    assert precious.read_text() == "precious"
