@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,11 +82,11 @@ class Sidecars:
     """
 
     def done(self, path: str) -> bool:
-        return self._beside(path).exists()
+        return os.path.lexists(self._beside(path))  # a link that leads nowhere would be written through
 
     def write(self, described: Iterable[CaptionResult]) -> None:
         for each in described:
-            if not each.texts or (target := self._beside(each.path)).exists():
+            if not each.texts or os.path.lexists(target := self._beside(each.path)):
                 continue
             try:
                 write_text(target, "".join(f"{text.text}\n" for text in each.texts))

@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.captioning.strategies import Caption, Draws, GenerationConfig
 from diptych.errors import ModelError
 from diptych.images.decode import central
-from diptych.models.checkpoints import UNREADABLE, first_line, loading, refuse_unsafe
+from diptych.models.checkpoints import first_line, is_unreadable, loading, refuse_unsafe
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
@@ -237,7 +237,9 @@ def load_chat_model(path: Path, device: str = "auto") -> ChatCaptionModel:
     try:
         model = AutoModelForImageTextToText.from_pretrained(path, **WEIGHTS)
         processor = AutoProcessor.from_pretrained(path, **LOCAL)
-    except UNREADABLE as error:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
         raise ModelError(
             f"'{path}' is no captioner that can be loaded: {first_line(error)}; take mini, a run of `diptych "
             "train caption`, a VisionEncoderDecoder, a BLIP for captions or an image-text-to-text model"

@@ -18,6 +18,7 @@ from diptych.matching.matcher import Encoded, Matcher
 from diptych.models.checkpoints import loading, refuse_unsafe
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.modalities import checked_images, checked_texts
+from diptych.models.truncation import within_reach
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
@@ -87,14 +88,16 @@ class _BlipEncoder:
     def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
         tokenizer = self.processor.tokenizer
         limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        told = tokenizer(checked_texts(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        texts = within_reach(checked_texts(texts), limit)
+        told = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: told[name] for name in ("input_ids", "attention_mask")}
 
 
 def is_blip(path: Path) -> bool:
     """Whether a directory holds a BLIP checkpoint for matching."""
     config = path / "config.json"
-    return config.exists() and _ARCHITECTURE in json.loads(config.read_text("utf-8")).get("architectures", [])
+    with loading(f"'{config}'"):
+        return config.exists() and _ARCHITECTURE in (json.loads(config.read_text("utf-8")).get("architectures") or [])
 
 
 @quiet()

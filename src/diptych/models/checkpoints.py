@@ -42,8 +42,18 @@ def loading(what: str) -> Iterator[None]:
     """Turn what the libraries raise on files that are damaged, or not what they expect, into a `ModelError`."""
     try:
         yield
-    except UNREADABLE as error:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
         raise ModelError(f"cannot load {what}: {first_line(error)}") from error
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether a library says by an error that a model's files are damaged, or not what it expects.
+
+    The hub's library, which takes long to import, has errors of no standard type for configurations.
+    """
+    return isinstance(error, UNREADABLE) or type(error).__module__ == "huggingface_hub.errors"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -250,9 +250,10 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
         return _load_open_clip(path, device)
     model = load_modules(path, f"model '{name}'", device)
     card = _numbered(path)
-    encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
-    for modality in MODALITIES:
-        settle(encoder.route(modality)[0])
+    with loading(f"model '{name}'"):
+        encoder = DualEncoder(model, logit_scale=card.get("logit_scale"), logit_bias=card.get("logit_bias"))
+        for modality in MODALITIES:
+            settle(encoder.route(modality)[0])
     return encoder
 
 

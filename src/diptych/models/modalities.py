@@ -13,6 +13,7 @@ from PIL import Image
 
 from diptych.errors import ConfigError, ModelError
 from diptych.images.decode import central
+from diptych.models.truncation import token_limit, within_reach
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -58,7 +59,7 @@ def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
 
 def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:
     """The tensors that the first module of a text route makes of texts."""
-    texts = checked_texts(texts)
+    texts = within_reach(checked_texts(texts), token_limit(module))
     if not texts:
         return {}
     return module.preprocess(texts if _reads_texts_alone(module) else _named("text", texts))
@@ -78,8 +79,8 @@ def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[A
     """
     from sentence_transformers.base.modules import Router
 
-    texts = checked_texts(texts)
     first: Any = model[0]
+    texts = within_reach(checked_texts(texts), token_limit(first))
     routes: Any = first.sub_modules.values() if isinstance(first, Router) else [[first]]
     if not any(_reads_texts_alone(route[0]) for route in routes):
         return _named("text", texts)

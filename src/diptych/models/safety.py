@@ -205,6 +205,8 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
         return f"sets {name}, {_HARM}"
     if not isinstance(value, str) or not value or _is_text(path):
         return None
+    if key == "model_type" and value in _FETCHING:
+        return f"builds a part of the type '{value}' ({name}), which fetches more than the checkpoint"
     if key == "activation_function":
         return _activation_reason(value)
     if key in _CLASSES and not _CLASSES[key].fullmatch(value):
@@ -290,7 +292,7 @@ def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
         return
     from transformers import CONFIG_MAPPING
 
-    if kind not in CONFIG_MAPPING or kind in _FETCHING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING or kind in _FETCHING:
         raise ModelError(
             f"'{file}' is of the type '{kind}', for which transformers has no code of its own that needs nothing but "
             "the checkpoint; a newer transformers may"

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modules import Module
 
 _BLOCK = 1024  # texts tokenised at once: a tokenizer keeps kilobytes for each
+_CHARACTERS = 64  # of a text for each token that is read: no language comes near it
+_FEWEST, _MOST = 4_096, 65_536  # characters where a tower reads few tokens, and where it has no limit
 
 
 class TextCutWarning(UserWarning):
@@ -21,6 +23,12 @@ def token_limit(trunk: Module) -> int | None:
     """How many tokens of a text the tower reads, its start and end tokens included; None where it has no limit."""
     limit = getattr(trunk, "max_seq_length", None)
     return limit if limit and math.isfinite(limit) else None
+
+
+def within_reach(texts: Sequence[str], limit: int | None) -> list[str]:
+    """Texts without what lies far beyond a limit in tokens: a tokenizer takes 400 bytes and more for each character."""
+    most = max(_FEWEST, _CHARACTERS * limit) if limit else _MOST
+    return [text[:most] for text in texts]
 
 
 def token_counts(trunk: Module, texts: Sequence[str]) -> list[int]:
@@ -37,10 +45,13 @@ def token_counts(trunk: Module, texts: Sequence[str]) -> list[int]:
 
 
 def warn_of_cut_texts(trunk: Module, texts: Sequence[str], stacklevel: int = 2) -> None:
-    """Warn, once a call, if any text is longer than the tower reads: how many, and how long the longest is."""
+    """Warn, once a call, if any text is longer than the tower reads: how many, and how long the longest is.
+
+    Of a text `within_reach` the tokens are counted.
+    """
     limit = token_limit(trunk)
     if limit is not None and texts:  # counting takes less than a hundredth of what embedding them takes
-        warn_of_cut(texts, token_counts(trunk, texts), limit, stacklevel + 1)
+        warn_of_cut(texts, token_counts(trunk, within_reach(texts, limit)), limit, stacklevel + 1)
 
 
 def warn_of_cut(texts: Sequence[str], counts: Sequence[int], limit: int, stacklevel: int = 2) -> None:

@@ -95,9 +95,10 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
             f"diptych train prompt --model {name} --data PATH --out runs/prompt"
         )
     refuse_unsafe(path)
-    pictures = _pictures(name, path, device)
     told = card[_KEY]
     with loading(f"prompter '{name}'"):
+        pictures = _pictures(name, path, device)
+        known = {each: told["text_encoder"][each] for each in ("name", "identity")}
         head = PromptHead(**told["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
     return Prompter(
@@ -105,7 +106,7 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
         head,
         name=str(name),
         settings=told["settings"],
-        space=partial(_space, told["text_encoder"], path, device),
+        space=partial(_space, known, path, device),
         library=partial(_library, path) if (path / _LIBRARY).is_dir() else None,
         captioner=_captioner(name, card, device),
     )

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from diptych.errors import ModelError
 from diptych.models.bundled import PYPI_TEXT_TOWERS, packaged_model
-from diptych.models.checkpoints import model_directory
+from diptych.models.checkpoints import loading, model_directory
 from diptych.models.embedding_cache import VectorFile, write_vectors
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.loading import load_modules
@@ -74,6 +74,7 @@ def load_text_space(name: str = MINILM, device: str = "auto") -> TextSpace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no modules.json: the mean is what is wanted
         model = load_modules(path, f"text encoder '{name}'", device)
-    if not model.supports("text") or not model.get_embedding_dimension():
-        raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
-    return TextSpace(model, name)
+    with loading(f"text encoder '{name}'"):
+        if not model.supports("text") or not model.get_embedding_dimension():
+            raise ModelError(f"'{name}' does not embed texts (it embeds {model.modalities}); name a text encoder")
+        return TextSpace(model, name)

@@ -25,6 +25,9 @@ _PHASES = ("heads", "pair", "cross", "words", "reward", "whole")
 _NAMES = (MODEL, RECIPE, LOG, CHECKPOINT, "best.safetensors", "tensorboard", *_PHASES)
 """What a run of any recipe writes into its folder."""
 
+_OWN = (MARK, LOCK, OWNER, RECIPE, LOG, CHECKPOINT, "best.safetensors", *_PHASES)
+"""What is written in the folder itself; a finished model may lie elsewhere, and its link is replaced."""
+
 _SIGNS = (CARD, "training.json")  # of a model that a recipe published
 
 
@@ -84,6 +87,9 @@ def is_published(model: Path) -> bool:
 def _refuse_other_files(out: Path, recipe: Any) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise ConfigError(f"'{out}' is no folder; choose another with out")
+    for name in _OWN:
+        if (out / name).is_symlink():
+            raise ConfigError(f"'{out / name}' is a link, and what it leads to would be replaced; remove the link")
     kind = _kind_of_run(out)
     if kind is None:
         if there := [name for name in _NAMES if os.path.lexists(out / name)]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from diptych.errors import DiptychError, ModelError
 from diptych.models.modalities import checked_texts
-from diptych.models.truncation import TextCutWarning, token_limit, warn_of_cut
+from diptych.models.truncation import TextCutWarning, token_limit, warn_of_cut, within_reach
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
@@ -54,7 +54,7 @@ class TextGraph:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts: (texts, dim) float32. One `TextCutWarning` a call says what was cut."""
-        texts = checked_texts(texts)
+        texts = within_reach(checked_texts(texts), self.limit)
         if not texts:
             return np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
         if self.limit is not None:

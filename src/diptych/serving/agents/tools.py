@@ -26,6 +26,7 @@ from diptych.serving.service import Service
 
 _ID = re.compile("[0-9a-f]{32}")
 _MOST = 20  # pictures that one answer shows: a model reads every one of them
+_TEXTS = 64  # that one answer matches
 _SKIPPED = 10
 _SIDE = 256  # pixels of a thumbnail's longer side
 
@@ -65,8 +66,10 @@ class Tools:
 
     def match_picture(self, picture: str, texts: Sequence[str]) -> Shown:
         """The probability of each text that it describes the picture."""
-        image = decoded(self._picture(picture))
         texts = several_texts(texts)
+        if len(texts) > _TEXTS:
+            raise ConfigError(f"there are {len(texts):,} texts; give at most {_TEXTS} at once")
+        image = decoded(self._picture(picture))
         found = self.service.match(image, texts)
         matches = [{"text": text, "probability": float(p)} for text, p in zip(texts, found, strict=True)]
         lines = [f"{each['probability']:.3f} {to_json(each['text'])}" for each in matches]

@@ -19,6 +19,8 @@ from diptych.serving.api.settings import Settings
 
 OPEN = ("/healthz", "/readyz")  # for whoever watches over the process; they tell nothing
 HEAD_BYTES = 32 * 1024  # of a request's headers and address
+# A charset other than UTF-8 for a form: Python has encodings that it reads in the square of a text's length (punycode).
+_FOREIGN_CHARSET = re.compile(rb"""charset[\s*\d]*=(?!\s*["']?utf-?8["']?\s*(?:;|$))""", re.IGNORECASE)
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _REMEMBERED = 10_000  # clients whose rate is known; the longest silent is forgotten first
 
@@ -53,6 +55,7 @@ class Guard:
             raise RequestRefused(400, "invalid_request", "there are no WebSockets here")
         if scope["type"] in ("http", "websocket"):
             _check_length(scope)
+            _check_charset(scope)
             headers = dict(scope["headers"])
             client = network_of((scope.get("client") or ("",))[0])
             self._check_names(headers, (scope.get("server") or ("",))[0])
@@ -111,7 +114,7 @@ class Rate:
         """Count one, or with `count=0` only see whether there may be another.
 
         Raises:
-            Refused: 429, it is one too many; the answer says when to try again.
+            RequestRefused: 429, it is one too many; the answer says when to try again.
         """
         now = self.clock()
         tokens, when = self._known.pop(client, (self.burst, now))
@@ -146,6 +149,12 @@ def _check_length(scope: dict[str, Any]) -> None:
         raise RequestRefused(
             431, "too_large", f"the address and headers have more than {HEAD_BYTES:,} bytes; send less"
         )
+
+
+def _check_charset(scope: dict[str, Any]) -> None:
+    """Refuse other encodings than UTF-8, before the reader of a form decodes each field by what its client names."""
+    if any(name == b"content-type" and _FOREIGN_CHARSET.search(value) for name, value in scope["headers"]):
+        raise RequestRefused(415, "unsupported_type", "a body in another charset than UTF-8 is not read; send UTF-8")
 
 
 def _digest(key: bytes) -> bytes:

@@ -21,6 +21,7 @@ Form = TypeVar("Form", bound=RequestBody)
 _SCALAR_LIMIT = 1_000  # fields of a form that are no files
 _FETCH_SECONDS = 10.0
 _VALUES = 20_000  # twice as many ids as may be removed at once
+_SHOWN = 200  # characters of a fault's place, which is a name that the client chose
 _FAULTS = 1_000  # of a request, each an object in memory once they are told
 
 
@@ -95,7 +96,8 @@ def _in_words(error: ValidationError) -> str:
     if error.error_count() > _FAULTS:
         return f"there are {error.error_count():,} faults in the request; /openapi.json describes what can be asked"
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3]]
+    places = [".".join(map(str, each["loc"]))[:_SHOWN] for each in faults[:3]]
+    told = [": ".join(filter(None, (place, each["msg"]))) for place, each in zip(places, faults, strict=False)]
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return "; ".join(told) + more
 
