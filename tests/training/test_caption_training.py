@@ -186,7 +186,7 @@ def test_a_whole_model_that_was_killed_in_training_goes_on_exactly(
 
 def test_a_run_is_not_gone_on_with_in_another_size(lesson: Path, encoder: Path, tmp_path: Path) -> None:
     train_captioner(small(lesson, encoder, tmp_path, epochs=1))
-    with pytest.raises(ConfigError, match="of another recipe"):
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
         train_captioner(small(lesson, encoder, tmp_path, epochs=2, dim=64), resume=True)
 
 
@@ -201,14 +201,15 @@ def test_whole_models_have_no_self_critical_training(
 def test_views_are_kept_by_which_captions_speak_of_a_side(lesson: Path, encoder: Path) -> None:
     from diptych.data.pairs import Pairs, Row
     from diptych.models import dual_encoder as dual
-    from diptych.training.caption.data import store_part
+    from diptych.training.encoded_images import encode_images, state_shapes
 
     loaded, plain = dual.load(str(encoder), "cpu"), read_pairs(lesson).split("val")
     sided = Pairs.from_rows(Row(row.image_id, row.image, ("a dog on the left",)) for row in plain)
     rows = np.arange(len(plain))
-    parts = [store_part(loaded, pairs, augment="light", views=2, progress=silent) for pairs in (plain, sided)]
-    assert torch.equal(*(part.images(rows).states for part in parts))
-    some, other = (part.images(rows, 1).states for part in parts)  # half of the plain ones are mirrored
+    settings: dict[str, Any] = {"shape": state_shapes(loaded)["image"], "augment": "light", "views": 2}
+    encoded = [encode_images(loaded, pairs, **settings, progress=silent) for pairs in (plain, sided)]
+    assert torch.equal(*(images.take(rows).states for images in encoded))
+    some, other = (images.take(rows, 1).states for images in encoded)  # half of the plain ones are mirrored
     alike = [torch.equal(*pair) for pair in zip(some, other, strict=True)]
     assert any(alike)
     assert not all(alike)
@@ -227,16 +228,17 @@ def test_an_encoder_or_a_decoder_that_would_be_unpickled_is_refused(lesson: Path
 def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
     from diptych.captioning.grid_captioner import load_grid_model
     from diptych.captioning.vocabulary import END, PAD, START
-    from diptych.training.caption.data import store_part
-    from diptych.training.caption.grid import Lessons
+    from diptych.training.caption.small_decoder import DecoderTraining
+    from diptych.training.encoded_images import encode_images, state_shapes
 
     recipe = small(lesson, encoder, tmp_path / "run", epochs=1)
     writer = load_grid_model(train_captioner(recipe).model, "cpu")
-    part = store_part(writer.encoder, read_pairs(lesson).split("train"), progress=silent)
-    lessons = Lessons(recipe, writer, part)
-    batch = lessons.load((0, np.arange(12), ["a dog"] * 12))
-    drawn = lessons.drawn(batch.states, batch)
-    rewards = lessons.rewards(drawn, batch.rows)  # (pictures, samples)
+    shape = state_shapes(writer.encoder)["image"]
+    images = encode_images(writer.encoder, read_pairs(lesson).split("train"), shape, progress=silent)
+    training = DecoderTraining(recipe, writer, images)
+    batch = training.load((0, np.arange(12), ["a dog"] * 12))
+    drawn = training.sample(batch.states, batch)
+    rewards = training.rewards(drawn, batch.rows)  # (images, samples)
     lines = [torch.tensor([START, *tokens, END]) for of_one in drawn for tokens in of_one]
     words = torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=PAD)
 
@@ -248,7 +250,7 @@ def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encode
         return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * known).sum())
 
     before = of_better_ones()
-    loss = lessons.reward(batch)
+    loss = training.self_critical(batch)
     assert float(loss) == pytest.approx(-float(rewards.mean()))
     with torch.no_grad():
         for weight in writer.decoder.parameters():
@@ -318,7 +320,7 @@ def test_an_encoder_or_a_decoder_that_is_not_there_is_named(lesson: Path, tmp_pa
 
 def test_the_ends_of_captions_are_learnt_though_gpt2_pads_with_the_same_token(checkpoints: dict[str, Path]) -> None:
     from diptych.captioning.transformers_captioner import load_transformers_model
-    from diptych.training.caption.whole import token_rows
+    from diptych.training.caption.encoder_decoder import token_rows
 
     writer = load_transformers_model(checkpoints["vit-gpt2"], "cpu")
     assert writer.start == writer.end == 0

@@ -152,7 +152,7 @@ def test_a_folder_with_files_of_the_user_is_refused_before_work_begins(
     (out / name).mkdir(parents=True)
     (out / name / "thesis.txt").write_text("mine")
     trainer, recipe = TRAINERS[kind]
-    with pytest.raises(ConfigError, match=rf"out' holds '{name}', which no training run of diptych wrote"):
+    with pytest.raises(ConfigError, match=rf"out' holds '{name}', which was not written by a training run of diptych"):
         trainer(recipe(data="nowhere", out=str(out)), resume=resume)
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == [name, f"{name}/thesis.txt"]
 
@@ -180,7 +180,7 @@ def test_a_finished_model_is_a_run_even_where_its_checkpoint_is_gone(tmp_path: P
     (tmp_path / "diptych-run.json").write_text('{"recipe": "ContrastiveRecipe"}')
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "diptych.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds a run already; resume it"):
+    with pytest.raises(ConfigError, match="already holds a run; resume it"):
         train(ContrastiveRecipe(data="x", out=str(tmp_path)))
 
 
@@ -271,7 +271,7 @@ def test_a_generation_setting_out_of_range_is_refused_by_name(name: str, value: 
 
 REMOVES = {  # module -> what it may remove or replace: only what it made, under a name of its own
     "runtime/atomic.py": "temporary names, and folders that a predicate knows",
-    "training/run_folder.py": "its own marker and lock",
+    "training/run.py": "its own marker and lock",
     "models/onnx/text_graph.py": "a damaged entry of the cache folder",
     "data/downloads.py": "its own `.part`",
     "data/archives.py": "its own `.part`",

@@ -22,8 +22,9 @@ from diptych.cli import main
 from diptych.errors import ConfigError, StorageError
 from diptych.models.embedding_cache import VectorFile
 from diptych.runtime.atomic import new_file, new_folder, replaced_folder, write_text
-from diptych.training.run_folder import is_published
-from diptych.training.trainer import Schedule, Task, Trainer
+from diptych.training.run import is_published
+from diptych.training.run_settings import RunSettings
+from diptych.training.trainer import Task, Trainer
 from tests.kills import names
 from tests.training.test_security_runs import TRAINERS
 
@@ -172,7 +173,7 @@ def trainer(folder: Path, epochs: int, width: int = 120, ema: float = 0.5) -> Tr
         save=lambda scores: None,
         set_mode=lambda training: None,
     )
-    return Trainer(task, Schedule(epochs=epochs, ema=ema), folder)
+    return Trainer(task, RunSettings(epochs=epochs, ema=ema), folder)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_from_which_the_run_goes_on(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_checkpoint_that_is_none_is_refused_in_a_sentence_and_nothing_is_overw
     trainer(tmp_path, 1).fit()
     hostile(tmp_path / "checkpoint.pt", kind)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is "):
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt' (is not|belongs to)"):
         trainer(tmp_path, 2).fit(resume=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -239,7 +240,7 @@ def test_a_checkpoint_that_is_none_is_refused_in_a_sentence_and_nothing_is_overw
 @pytest.mark.parametrize("other", [{"width": 100}, {"ema": 0.0}])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     trainer(tmp_path, 1).fit()
-    with pytest.raises(ConfigError, match="is of another recipe"):
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
         trainer(tmp_path, 2, **other).fit(resume=True)
 
 
@@ -262,7 +263,7 @@ def test_a_recipe_is_not_overwritten_before_its_checkpoint_is_accepted(
     (phase / "checkpoint.pt").write_bytes(content)
     write_text(tmp_path / "diptych-run.json", json.dumps({"recipe": type(settings).__name__}))
     write_text(tmp_path / "recipe.yaml", "lr: 1\n")
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is no checkpoint of diptych, or is damaged"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is not a checkpoint of diptych, or is damaged"):
         train(settings, resume=True)
     assert (tmp_path / "recipe.yaml").read_text() == "lr: 1\n"
     assert (phase / "checkpoint.pt").read_bytes() == content

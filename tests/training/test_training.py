@@ -19,13 +19,14 @@ from diptych.data.formats.read import read_pairs
 from diptych.data.row_table import Captions
 from diptych.errors import ConfigError, DataError
 from diptych.models import dual_encoder as dual
-from diptych.training.batches import Epochs
+from diptych.training.batches import PairSampler
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.task import contrastive_task, trainable_groups
-from diptych.training.contrastive.train import split_for_training, train
+from diptych.training.contrastive.train import train
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
+from diptych.training.run import split_for_training
 from diptych.training.settings import make, to_yaml
 from diptych.training.sweep import run_sweep
 from diptych.training.trainer import learning_rate_factor
@@ -59,7 +60,7 @@ def test_training_lowers_the_loss_and_leaves_model_card_recipe_and_log(tiny: Mak
     assert model.encode_texts(["a red circle"]).shape == (1, 16)
     card = (result.model / "README.md").read_text()
     assert "R@10" in card
-    assert f"{result.sizes['train']} pictures" in card
+    assert f"{result.sizes['train']} training images" in card
     assert make(ContrastiveRecipe, yaml.safe_load((Path(recipe.out) / "recipe.yaml").read_text())) == recipe
     assert json.loads((result.model / "diptych.json").read_text())["validation"] == result.outcome.best
 
@@ -90,7 +91,8 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_left_alone(tiny: Ma
     program = """
         import sys, torch
         from diptych.training.settings import make, read_yaml
-        from diptych.training.contrastive.recipe import ContrastiveRecipe, train
+        from diptych.training.contrastive.config import ContrastiveRecipe
+        from diptych.training.contrastive.train import train
         train(make(ContrastiveRecipe, read_yaml(sys.argv[1])))
     """
     victim = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "recipe.yaml")])
@@ -110,7 +112,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_left_alone(tiny: Ma
 
 def test_a_run_that_exists_is_not_overwritten(tiny: Make) -> None:
     train(tiny(epochs=1))
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train(tiny(epochs=1))
 
 
@@ -155,13 +157,13 @@ def test_a_frozen_image_tower_with_one_view_refuses_augmentation(tiny: Make) -> 
 
 
 def test_stored_views_differ_and_the_first_is_the_clean_picture(tiny: Make) -> None:
-    from diptych.training.batches import stored_pictures
+    from diptych.training.batches import store_image_features
 
     recipe = tiny()
     pairs = read_pairs(recipe.data)
     model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments, image_size=32)  # fmt: skip
-    stored = stored_pictures(model, pairs, pairs, augment="light", views=3, seed=0)
+    stored = store_image_features(model, pairs, pairs, augment="light", views=3, seed=0)
     assert stored.train.shape[:2] == (48, 3)
     np.testing.assert_allclose(stored.train[:, 0], stored.val[:, 0], atol=2e-2)
     assert np.abs(stored.train[:, 1] - stored.train[:, 2]).max() > 0.01
@@ -184,15 +186,15 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny: Make) -> 
 
 def test_each_epoch_takes_another_caption_of_each_picture_until_all_were_taken(scenes: Path) -> None:
     pairs = read_pairs(scenes)
-    epochs = Epochs(pairs, 48, seed=0)
-    taken = [dict(zip(rows, captions, strict=True)) for e in range(5) for _, rows, captions in epochs(e, 0)]
+    sampler = PairSampler(pairs, 48, seed=0)
+    taken = [dict(zip(rows, captions, strict=True)) for epoch in range(5) for _, rows, captions in sampler(epoch, 0)]
     for row in range(48):
         assert sorted(chosen[row] for chosen in taken) == list(range(row * 5, row * 5 + 5))
 
 
 def test_a_resumed_epoch_goes_on_with_the_batches_that_are_left(scenes: Path) -> None:
-    epochs = Epochs(read_pairs(scenes), 10, seed=3)
-    whole, rest = list(epochs(2, 0)), list(epochs(2, 3))
+    sampler = PairSampler(read_pairs(scenes), 10, seed=3)
+    whole, rest = list(sampler(2, 0)), list(sampler(2, 3))
     assert len(whole) == 4
     for one, other in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(one[1], other[1])
@@ -200,9 +202,9 @@ def test_a_resumed_epoch_goes_on_with_the_batches_that_are_left(scenes: Path) ->
 
 
 def test_captions_that_differ_in_case_and_spaces_alone_are_the_same_caption(scenes: Path) -> None:
-    epochs = Epochs(read_pairs(scenes), 10, seed=3)
-    epochs.captions = Captions(pa.array(["A dog.", "a  dog.", "a cat."]))
-    ids = epochs.caption_ids(np.array([0, 1, 2])).tolist()
+    sampler = PairSampler(read_pairs(scenes), 10, seed=3)
+    sampler.captions = Captions(pa.array(["A dog.", "a  dog.", "a cat."]))
+    ids = sampler.caption_ids(np.array([0, 1, 2])).tolist()
     assert ids[0] == ids[1] != ids[2]
 
 

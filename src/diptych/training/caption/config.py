@@ -66,7 +66,7 @@ class CaptionRecipe(RunSettings):
     warmup: float = 0.05
     ema: float = 0.99
     reward_epochs: int = 0
-    """Number of epochs of self-critical training on CIDEr (Rennie et al. 2017) after `epochs`, for the small decoder."""
+    """Number of epochs of self-critical training on CIDEr (Rennie et al. 2017) that follow, for the small decoder."""
     reward_lr: float = 5e-5
     """Peak learning rate of self-critical training."""
     reward_samples: int = 5
