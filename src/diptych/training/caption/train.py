@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.ranges import check_settings
-
-if TYPE_CHECKING:
-    from diptych.data.doctor.inspect import Report
-    from diptych.training.trainer import Outcome
+from diptych.training.results import CaptionTrainingResult
 
 
-@dataclass
-class CaptionTraining:
-    """The result of a captioning run."""
-
-    model: Path
-    """Folder of the model."""
-    outcomes: dict[str, Outcome]
-    """The training of each phase."""
-    scores: dict[str, float]
-    """Validation scores of the model: `cider`, and `length`, the mean number of words."""
-    left_out: Report
-    """The unusable images, by reason."""
-    sizes: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-
-
-def train_captioner(recipe: CaptionRecipe, *, resume: bool = False, progress: Progress = silent) -> CaptionTraining:
+def train_captioner(
+    recipe: CaptionRecipe, *, resume: bool = False, progress: Progress = silent
+) -> CaptionTrainingResult:
     """Train a small decoder on the image patches of a frozen dual encoder, or fine-tune an encoder-decoder model.
 
     Writes into `recipe.out`: `model/` (for `load_captioner`), `recipe.yaml`, and a folder per phase with its log and
@@ -60,7 +39,9 @@ def train_captioner(recipe: CaptionRecipe, *, resume: bool = False, progress: Pr
         else:
             from diptych.training.caption.small_decoder import train_small_decoder as train
         outcomes, scores = train(run, data)
-        return CaptionTraining(run.model, outcomes, scores, data.left_out, data.sizes)
+        return CaptionTrainingResult(
+            model=run.model, outcomes=outcomes, scores=scores, left_out=data.left_out, sizes=data.sizes
+        )
 
 
 def _is_encoder_decoder(recipe: CaptionRecipe) -> bool:

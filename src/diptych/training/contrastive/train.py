@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.ranges import check_settings
-
-if TYPE_CHECKING:
-    from diptych.data.doctor.inspect import Report
-    from diptych.training.trainer import Outcome
+from diptych.training.results import TrainingResult
 
 
-@dataclass
-class Training:
-    """The result of a contrastive run."""
-
-    model: Path
-    """Folder of the best model."""
-    outcome: Outcome
-    left_out: Report
-    """The unusable images, by reason."""
-    sizes: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-
-
-def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress = silent) -> Training:
+def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress = silent) -> TrainingResult:
     """Train a dual encoder.
 
     Writes into `recipe.out`: `model/` (the best model by validation rsum, with a model card), `recipe.yaml`,
@@ -56,7 +39,7 @@ def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress
         if recipe.head_epochs:
             run = replace(run, recipe=_train_heads(recipe, resume, progress))
         outcome = run.fit(contrastive_task(run.recipe, data.train, data.val, progress))
-        return Training(run.model, outcome, data.left_out, data.sizes)
+        return TrainingResult(model=run.model, outcome=outcome, left_out=data.left_out, sizes=data.sizes)
 
 
 def _check(recipe: ContrastiveRecipe) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError, did_you_mean
 from diptych.runtime.progress import Progress, silent
 from diptych.training.match.config import MatchRecipe
 from diptych.training.ranges import check_settings
+from diptych.training.results import MatchTrainingResult
 
 if TYPE_CHECKING:
-    from diptych.data.doctor.inspect import Report
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
     from diptych.training.match.data import EncodedPairs
@@ -21,23 +20,7 @@ if TYPE_CHECKING:
     from diptych.training.trainer import Outcome
 
 
-@dataclass
-class MatchTraining:
-    """The result of a matching run."""
-
-    model: Path
-    """Folder of the model."""
-    outcomes: dict[str, Outcome]
-    """The training of each head."""
-    scores: dict[str, dict[str, float]]
-    """Validation scores by head, `cosine` among them, in percent."""
-    left_out: Report
-    """The unusable images, by reason."""
-    sizes: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-
-
-def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progress = silent) -> MatchTraining:
+def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progress = silent) -> MatchTrainingResult:
     """Train the heads of a matcher one after the other on a frozen dual encoder, and calibrate them.
 
     Writes into `recipe.out`: `model/` (the dual encoder with the calibrated heads, `cosine` among them), `recipe.yaml`,
@@ -62,7 +45,7 @@ def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progre
         return _train(run)
 
 
-def _train(run: Run[MatchRecipe]) -> MatchTraining:
+def _train(run: Run[MatchRecipe]) -> MatchTrainingResult:
     from diptych.matching.hubness import SHARPNESS, Banks
     from diptych.matching.storage import save_matchers
     from diptych.models import dual_encoder
@@ -79,7 +62,9 @@ def _train(run: Run[MatchRecipe]) -> MatchTraining:
     with run.publish() as folder:
         encoder.save(folder, {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores})
         save_matchers(matchers, folder)
-    return MatchTraining(run.model, outcomes, scores, data.left_out, data.sizes)
+    return MatchTrainingResult(
+        model=run.model, outcomes=outcomes, scores=scores, left_out=data.left_out, sizes=data.sizes
+    )
 
 
 def _check(recipe: MatchRecipe) -> None:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.ranges import check_settings
+from diptych.training.results import TrainingResult
 
 if TYPE_CHECKING:
-    from diptych.data.doctor.inspect import Report
     from diptych.data.pairs import Pairs
     from diptych.prompting.prompter import Prompter
     from diptych.training.run import Run
-    from diptych.training.trainer import Outcome
 
 
-@dataclass
-class PromptTraining:
-    """The result of a prompt run."""
-
-    model: Path
-    """Folder of the best model."""
-    outcome: Outcome
-    left_out: Report
-    """The unusable images, by reason."""
-    sizes: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-
-
-def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Progress = silent) -> PromptTraining:
+def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Progress = silent) -> TrainingResult:
     """Train a prompter.
 
     Writes into `recipe.out`: `model/` (the best model by validation cosine), `recipe.yaml`, `log.jsonl` and
@@ -60,7 +45,7 @@ def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Prog
         outcome = run.fit(prompt_task(recipe, prompter, data.train, data.val, progress))
         load_best(prompter, recipe)
         _publish(run, prompter, data.train, {"pictures": data.sizes, "validation": outcome.best})
-        return PromptTraining(run.model, outcome, data.left_out, data.sizes)
+        return TrainingResult(model=run.model, outcome=outcome, left_out=data.left_out, sizes=data.sizes)
 
 
 def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata: dict[str, Any]) -> None:
