@@ -16,7 +16,7 @@ from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.files import read_text
 from diptych.training.run_settings import RunSettings
 
-Recipe = TypeVar("Recipe", bound=RunSettings)
+Recipe = TypeVar("Recipe")
 
 _MAX_BYTES = 64 << 10  # a recipe has 2 kB, and PyYAML takes seconds per megabyte
 
@@ -59,7 +59,7 @@ def make(recipe: type[Recipe], settings: Mapping[str, Any]) -> Recipe:
         ConfigError: a name is unknown (the message suggests the closest one) or a value has the wrong type.
     """
     hints = typing.get_type_hints(recipe)
-    names = [field.name for field in dataclasses.fields(recipe)]
+    names = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
     values = {}
     for name, value in settings.items():
         if name not in names:

@@ -115,7 +115,7 @@ class _ContrastiveTraining:
 
     def backward(self, batch: Batch) -> Tensor:
         recipe, device = self.recipe, self.model.device
-        objective = OBJECTIVES[recipe.objective]
+        objective: Callable[..., Tensor] = OBJECTIVES[recipe.objective]
         if recipe.objective == "info_nce":
             objective = partial(info_nce, label_smoothing=recipe.label_smoothing)
         loss = partial(

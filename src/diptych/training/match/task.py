@@ -141,6 +141,7 @@ def _labelled(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: Encode
 
     def loss(batch: Batch) -> Tensor:
         logits = head.pairs(head.encode("image", batch.images), head.encode("text", batch.texts))  # (batch,)
-        return functional.binary_cross_entropy_with_logits(logits, **batch.targets)
+        target, weight = batch.targets["target"], batch.targets["weight"]
+        return functional.binary_cross_entropy_with_logits(logits, target, weight)
 
     return _Source(steps, lambda epoch, first: prefetch(sampler(epoch, first), load, recipe.workers), loss)

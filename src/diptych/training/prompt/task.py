@@ -107,7 +107,7 @@ class _PromptTraining:
         val_prompts, self.val_rows = val.flat_captions()
         self.val_prompts = embed(val_prompts, label="embedding the validation prompts")
         self.means = _means(self.prompts, train.flat_captions()[1], len(train))
-        source = _LiveImages if recipe.train_tower else _StoredImages
+        source: type[_LiveImages] | type[_StoredImages] = _LiveImages if recipe.train_tower else _StoredImages
         self.images: _ImageSource = source(recipe, prompter, train, val, progress)
         self.module = _trained_module(prompter, recipe)
 
