@@ -99,7 +99,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_an_uninterrupted_one(ti
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "recipe.yaml")])
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
