@@ -33,7 +33,7 @@ from pathlib import Path
 from diptych.errors import DiptychError
 from diptych.data.formats.read import read_pairs
 from diptych.training.settings import make, read_yaml
-from diptych.training.contrastive.recipe import ContrastiveRecipe
+from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.data.archives import unpack
 path = Path(sys.argv[1])
 def recipe(path): return make(ContrastiveRecipe, read_yaml(path))

@@ -1,8 +1,8 @@
-"""Training from nothing: draw captioned pictures, train a dual encoder on them in two minutes, and find pictures.
+"""Training from scratch: draw images with captions, train a dual encoder on them in two minutes, and find images.
 
     python examples/train_on_drawings.py
 
-What it learns in that time is colours; shapes take longer. Everything lands in `runs/drawings`.
+In that time the model learns colours; shapes take longer. Everything is written to `runs/drawings`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUERIES = ("a red star", "a house left of a tree", "three objects on a dark back
 
 
 def diptych(*arguments: str | Path) -> None:
-    """Run the command line in this process, so that torch is imported once, saying what is run."""
+    """Print and run a command in this process, so that torch is imported once."""
     words = [str(argument) for argument in arguments]
     print("\n$ diptych " + " ".join(f'"{word}"' if " " in word else word for word in words), flush=True)
     app(words, result_action="return_value")
@@ -33,7 +33,7 @@ def main() -> None:
             "--out", OUT / "model")  # fmt: skip
     for number, query in enumerate(QUERIES, 1):
         diptych("find", OUT / "model", query, "--data", OUT / "scenes", "--grid", OUT / f"matches-{number}.png")
-    print(f"\nDone in {time.monotonic() - started:.0f} s. Now with your own pictures and captions:")
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Next, with your own images and captions:")
     print("  .venv/bin/diptych data inspect YOUR_FOLDER")
     print("  .venv/bin/diptych train contrastive --data YOUR_FOLDER")
 

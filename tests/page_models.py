@@ -17,7 +17,7 @@ from diptych.matching.storage import save_matchers
 from diptych.models import dual_encoder as dual
 from diptych.models.checkpoints import model_directory
 from diptych.training.caption.config import CaptionRecipe
-from diptych.training.caption.whole import new_caption_model, token_rows
+from diptych.training.caption.encoder_decoder import new_caption_model, token_rows
 
 _STEPS = 60
 

@@ -161,7 +161,7 @@ def test_a_run_that_exists_is_kept_unless_it_is_resumed(run: Run, model: Path, s
     words = ("train", "contrastive", "--config", model / "recipe.yaml")
     ended = run(*words)
     assert ended.code == 1
-    assert "holds a run already; resume it" in ended.err
+    assert "already holds a run; resume it" in ended.err
     assert run(*words, "--resume").code == 0
 
 
@@ -199,7 +199,7 @@ def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_defa
     run: Run, model: Path, scenes: Path
 ) -> None:
     from diptych.data.formats.read import read_pairs
-    from diptych.training.contrastive.train import split_for_training
+    from diptych.training.run import split_for_training
 
     held_out = split_for_training(read_pairs(scenes), None)[1]
     assert 0 < len(held_out) < 48

@@ -38,7 +38,7 @@ from diptych.serving.endpoint import Endpoint
 from diptych.serving.pipelines.pipelines import pipeline, register
 from diptych.serving.service import Service
 from diptych.training.contrastive.train import train
-from diptych.training.match.data import store_part
+from diptych.training.match.data import encode_pairs
 from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 from tests.models.test_families import save_clip
 from tests.models.test_security_modality import by_hand
@@ -186,8 +186,8 @@ def test_a_matcher_trains_on_the_vectors_of_the_words(house: House) -> None:
     pairs = read_pairs(house.table)
     settings: dict[str, Any] = {"max_tokens": 8, "progress": silent}
     for with_states in (False, True):
-        part = store_part(house.model, pairs, None, with_states=with_states, **settings)
-        np.testing.assert_allclose(part.text_vectors, by_hand(house.model, part.texts), atol=1e-5)
+        part = encode_pairs(house.model, pairs, None, with_states=with_states, **settings)
+        np.testing.assert_allclose(part.text_embeddings, by_hand(house.model, part.texts), atol=1e-5)
 
 
 # served

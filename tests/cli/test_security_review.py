@@ -33,7 +33,7 @@ from diptych.serving.api.settings import Settings
 from diptych.serving.results import Ranked
 from diptych.serving.service import Service
 from diptych.training.match.config import MatchRecipe
-from diptych.training.run_folder import LOCK, MARK, OWNER, owned_run
+from diptych.training.run import LOCK, MARKER, OWNER, owned_run
 from tests.model_directories import make_clip
 
 
@@ -171,7 +171,7 @@ def test_a_link_beside_a_picture_is_not_written_through(tmp_path: Path) -> None:
     assert not outside.exists()
 
 
-@pytest.mark.parametrize("name", [MARK, OWNER, LOCK, "recipe.yaml", "pair"])
+@pytest.mark.parametrize("name", [MARKER, OWNER, LOCK, "recipe.yaml", "pair"])
 def test_a_run_writes_through_no_link_of_its_folder(tmp_path: Path, name: str) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")

@@ -18,8 +18,8 @@ from diptych.data.doctor.report import describe_pairs
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.data.row_table import Captions
-from diptych.training.batches import Epochs, _ByLength
-from diptych.training.contrastive.train import split_for_training
+from diptych.training.batches import PairSampler, _ByLength
+from diptych.training.run import split_for_training
 
 FEW, MANY = 2_000, 6_000  # both above the blocks in which rows become Python objects
 
@@ -60,7 +60,7 @@ def bytes_a_picture(work: Callable[[int], Any]) -> tuple[float, float]:
 
 
 JOBS: dict[str, tuple[Callable[[Pairs], Any], float, float]] = {  # and the most bytes a picture: kept, at its peak
-    "the order of pictures and captions": (lambda pairs: Epochs(pairs, 64, 0), 32, 64),
+    "the order of pictures and captions": (lambda pairs: PairSampler(pairs, 64, 0), 32, 64),
     "captions by length": (lambda pairs: (ordered := _ByLength(pairs.captions())).hash() and ordered, 48, 120),
     "a fingerprint": (lambda pairs: pairs.fingerprint(), 1, 16),
     "the split for training": (lambda pairs: split_for_training(pairs, 0.1), 1, 64),

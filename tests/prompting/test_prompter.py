@@ -274,7 +274,7 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
         patch.setattr(Trainer, "_update_average", cut)
         with pytest.raises(KeyboardInterrupt):
             train_prompter(recipe)
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train_prompter(recipe)
     resumed = train_prompter(recipe, resume=True)
     one, other = (load_file(folder / WEIGHTS) for folder in (run / "model", resumed.model))

@@ -1,4 +1,4 @@
-"""Training captioners: ten captions learnt exactly on every path, a resume that is exact, rewards that count."""
+"""Training captioners: every kind learns ten captions exactly, resumes exactly, and follows its rewards."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ CAPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures with a caption each, twelve times over, and once more to validate on: the best epoch is exact."""
-    folder = tmp_path_factory.mktemp("lesson")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images with a caption each: twelve copies for training and one for validation."""
+    folder = tmp_path_factory.mktemp("dataset")
     (folder / "images").mkdir()
     lines, names = ["image,caption"], {"train": [], "dev": []}
     for number, caption in enumerate(CAPTIONS):
@@ -73,9 +73,9 @@ def encoder(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(lesson: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny BLIP and a tiny ViT-GPT2 that know the lesson's words."""
-    words = sorted({word for row in read_pairs(lesson) for word in words_of(" ".join(row.captions))})
+def checkpoints(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny BLIP and a tiny ViT-GPT2 with the words of the data set in their vocabularies."""
+    words = sorted({word for row in read_pairs(dataset) for word in words_of(" ".join(row.captions))})
     made = {}
     for name, make in (("blip", make_blip), ("vit-gpt2", make_vit_gpt2)):
         made[name] = tmp_path_factory.mktemp(name)
@@ -93,7 +93,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "a small decoder on a dual encoder": {"model": "encoder", **SMALL, "epochs": 13, "lr": 5e-3},
     "a BLIP": {"model": "blip", "epochs": 13, "lr": 8e-3},
     "a ViT-GPT2": {"model": "vit-gpt2", "epochs": 13, "lr": 8e-3},
-    "a ViT and a GPT-2 of a configuration alone": {
+    "a ViT and a GPT-2 from configurations": {
         **{"encoder": "vit", "encoder_arguments": {**VIT, "patch_size": 8}, "epochs": 13, "lr": 5e-3},
         **{"decoder": "gpt2", "decoder_arguments": {"n_embd": 32, "n_layer": 1, "n_head": 2, **NO_DROPOUT}},
     },
@@ -102,22 +102,22 @@ PATHS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 def test_ten_captions_are_learnt_exactly(
-    path: str, lesson: Path, encoder: Path, checkpoints: dict, tmp_path: Path
+    path: str, dataset: Path, encoder: Path, checkpoints: dict, tmp_path: Path
 ) -> None:
-    """With labels shifted twice, or not at all, or with a wrong start or end, none of them would be."""
+    """Labels that are shifted twice or not at all, or a wrong start or end token, would make this fail."""
     settings = dict(PATHS[path])
     if "model" in settings:
         settings["model"] = str({"encoder": encoder, **checkpoints}[settings["model"]])
-    recipe = CaptionRecipe(**EXACTLY, **settings, data=str(lesson), out=str(tmp_path / "run"))
+    recipe = CaptionRecipe(**EXACTLY, **settings, data=str(dataset), out=str(tmp_path / "run"))
     result = train_captioner(recipe)
     assert result.sizes == {"train": 120, "val": 10}
     (log,) = (tmp_path / "run").glob("*/log.jsonl")
     assert losses_of(log)[-1] < 1.0 < losses_of(log)[0]
     captioner = load_captioner(tmp_path / "run", "cpu")
-    shown = read_pairs(lesson).split("val")
-    images = [decode(row.image) for row in shown]
-    told = [captions[0].text for captions in captioner.caption(images, method="greedy")]
-    assert told == [row.captions[0] for row in shown]
+    val = read_pairs(dataset).split("val")
+    images = [decode(row.image) for row in val]
+    captions = [candidates[0].text for candidates in captioner.caption(images, method="greedy")]
+    assert captions == [row.captions[0] for row in val]
 
 
 def losses_of(log: Path) -> list[float]:
@@ -125,9 +125,9 @@ def losses_of(log: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def small(lesson: Path, encoder: Path, out: Path, **settings: Any) -> CaptionRecipe:
-    own = {"model": str(encoder), "epochs": 2, "lr": 5e-3, "ema": 0.9, "augment": "light"}
-    return CaptionRecipe(**{**EXACTLY, **SMALL, **own, **settings}, data=str(lesson), out=str(out))
+def small(dataset: Path, encoder: Path, out: Path, **settings: Any) -> CaptionRecipe:
+    defaults = {"model": str(encoder), "epochs": 2, "lr": 5e-3, "ema": 0.9, "augment": "light"}
+    return CaptionRecipe(**{**EXACTLY, **SMALL, **defaults, **settings}, data=str(dataset), out=str(out))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -135,15 +135,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 class InterruptedHereError(Exception):
-    """What a kill in the middle of an epoch is, to the run."""
+    """Stands for a kill in the middle of an epoch."""
 
 
 def interrupting(after: int) -> Callable[..., Iterator[Any]]:
-    """A progress that breaks off in the last epoch, when so many of its batches are done."""
+    """A progress that raises in the second epoch, after `after` batches."""
 
     def progress(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-        for at, item in enumerate(items):
-            if "epoch 2/2" in label and at == after:
+        for index, item in enumerate(items):
+            if "epoch 2/2" in label and index == after:
                 raise InterruptedHereError
             yield item
 
@@ -151,11 +151,11 @@ def interrupting(after: int) -> Callable[..., Iterator[Any]]:
 
 
 @pytest.mark.parametrize("reward_epochs", [0, 2], ids=["words", "words, then CIDEr"])
-def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_path: Path, reward_epochs: int) -> None:
+def test_an_interrupted_run_resumes_exactly(dataset: Path, encoder: Path, tmp_path: Path, reward_epochs: int) -> None:
     settings: dict[str, Any] = {"dropout": 0.2, "feature_dropout": 0.2, "save_steps": 5, "reward_epochs": reward_epochs}
     settings |= {"epochs": 1 if reward_epochs else 2}
-    train_captioner(small(lesson, encoder, tmp_path / "whole", **settings))
-    recipe = small(lesson, encoder, tmp_path / "killed", **settings)
+    train_captioner(small(dataset, encoder, tmp_path / "whole", **settings))
+    recipe = small(dataset, encoder, tmp_path / "killed", **settings)
     with pytest.raises(InterruptedHereError):
         train_captioner(recipe, progress=interrupting(8))
     with pytest.raises(ConfigError, match="resume it"):
@@ -168,13 +168,13 @@ def test_a_run_that_was_killed_goes_on_exactly(lesson: Path, encoder: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
-def test_a_whole_model_that_was_killed_in_training_goes_on_exactly(
-    lesson: Path, checkpoints: dict[str, Path], tmp_path: Path, name: str
+def test_an_interrupted_run_of_an_encoder_decoder_resumes_exactly(
+    dataset: Path, checkpoints: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     settings: dict[str, Any] = {"epochs": 2, "lr": 8e-3, "save_steps": 5, "augment": "light", "ema": 0.9}
-    told = {**EXACTLY, "model": str(checkpoints[name]), **settings, "data": str(lesson)}
-    train_captioner(CaptionRecipe(**told, out=str(tmp_path / "whole")))
-    recipe = CaptionRecipe(**told, out=str(tmp_path / "killed"))
+    settings |= {**EXACTLY, "model": str(checkpoints[name]), **settings, "data": str(dataset)}
+    train_captioner(CaptionRecipe(**settings, out=str(tmp_path / "whole")))
+    recipe = CaptionRecipe(**settings, out=str(tmp_path / "killed"))
     with pytest.raises(InterruptedHereError):
         train_captioner(recipe, progress=interrupting(8))
     train_captioner(recipe, resume=True)
@@ -184,80 +184,83 @@ def test_a_whole_model_that_was_killed_in_training_goes_on_exactly(
         assert torch.equal(value, killed[key]), key
 
 
-def test_a_run_is_not_gone_on_with_in_another_size(lesson: Path, encoder: Path, tmp_path: Path) -> None:
-    train_captioner(small(lesson, encoder, tmp_path, epochs=1))
-    with pytest.raises(ConfigError, match="of another recipe"):
-        train_captioner(small(lesson, encoder, tmp_path, epochs=2, dim=64), resume=True)
+def test_a_run_is_not_resumed_with_another_model_size(dataset: Path, encoder: Path, tmp_path: Path) -> None:
+    train_captioner(small(dataset, encoder, tmp_path, epochs=1))
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
+        train_captioner(small(dataset, encoder, tmp_path, epochs=2, dim=64), resume=True)
 
 
-def test_whole_models_have_no_self_critical_training(
-    lesson: Path, checkpoints: dict[str, Path], tmp_path: Path
+def test_self_critical_training_of_an_encoder_decoder_is_refused(
+    dataset: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    recipe = CaptionRecipe(model=str(checkpoints["blip"]), data=str(lesson), out=str(tmp_path), reward_epochs=1)
+    recipe = CaptionRecipe(model=str(checkpoints["blip"]), data=str(dataset), out=str(tmp_path), reward_epochs=1)
     with pytest.raises(ConfigError, match="reward_epochs"):
         train_captioner(recipe)
 
 
-def test_views_are_kept_by_which_captions_speak_of_a_side(lesson: Path, encoder: Path) -> None:
+def test_stored_views_depend_on_which_captions_mention_a_side(dataset: Path, encoder: Path) -> None:
     from diptych.data.pairs import Pairs, Row
     from diptych.models import dual_encoder as dual
-    from diptych.training.caption.data import store_part
+    from diptych.training.encoded_images import encode_images, state_shapes
 
-    loaded, plain = dual.load(str(encoder), "cpu"), read_pairs(lesson).split("val")
+    loaded, plain = dual.load(str(encoder), "cpu"), read_pairs(dataset).split("val")
     sided = Pairs.from_rows(Row(row.image_id, row.image, ("a dog on the left",)) for row in plain)
     rows = np.arange(len(plain))
-    parts = [store_part(loaded, pairs, augment="light", views=2, progress=silent) for pairs in (plain, sided)]
-    assert torch.equal(*(part.images(rows).states for part in parts))
-    some, other = (part.images(rows, 1).states for part in parts)  # half of the plain ones are mirrored
+    settings: dict[str, Any] = {"shape": state_shapes(loaded)["image"], "augment": "light", "views": 2}
+    encoded = [encode_images(loaded, pairs, **settings, progress=silent) for pairs in (plain, sided)]
+    assert torch.equal(*(images.take(rows).states for images in encoded))
+    some, other = (images.take(rows, 1).states for images in encoded)  # half of the plain ones are mirrored
     alike = [torch.equal(*pair) for pair in zip(some, other, strict=True)]
     assert any(alike)
     assert not all(alike)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_an_encoder_or_a_decoder_that_would_be_unpickled_is_refused(lesson: Path, tmp_path: Path, part: str) -> None:
+def test_a_pickled_encoder_or_decoder_is_refused(dataset: Path, tmp_path: Path, part: str) -> None:
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
     parts = {"encoder": "vit", "decoder": "gpt2", "encoder_arguments": VIT, part: str(tmp_path / "pickled")}
     with pytest.raises(ModelError, match="pickle"):
-        train_captioner(CaptionRecipe(**parts, data=str(lesson), out=str(tmp_path / "run"), device="cpu"))
+        train_captioner(CaptionRecipe(**parts, data=str(dataset), out=str(tmp_path / "run"), device="cpu"))
 
 
-def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encoder: Path, tmp_path: Path) -> None:
+def test_self_critical_training_makes_better_samples_more_likely(dataset: Path, encoder: Path, tmp_path: Path) -> None:
     from diptych.captioning.grid_captioner import load_grid_model
     from diptych.captioning.vocabulary import END, PAD, START
-    from diptych.training.caption.data import store_part
-    from diptych.training.caption.grid import Lessons
+    from diptych.training.caption.small_decoder import DecoderTraining
+    from diptych.training.encoded_images import encode_images, state_shapes
 
-    recipe = small(lesson, encoder, tmp_path / "run", epochs=1)
-    writer = load_grid_model(train_captioner(recipe).model, "cpu")
-    part = store_part(writer.encoder, read_pairs(lesson).split("train"), progress=silent)
-    lessons = Lessons(recipe, writer, part)
-    batch = lessons.load((0, np.arange(12), ["a dog"] * 12))
-    drawn = lessons.drawn(batch.states, batch)
-    rewards = lessons.rewards(drawn, batch.rows)  # (pictures, samples)
-    lines = [torch.tensor([START, *tokens, END]) for of_one in drawn for tokens in of_one]
+    recipe = small(dataset, encoder, tmp_path / "run", epochs=1)
+    model = load_grid_model(train_captioner(recipe).model, "cpu")
+    shape = state_shapes(model.encoder)["image"]
+    images = encode_images(model.encoder, read_pairs(dataset).split("train"), shape, progress=silent)
+    training = DecoderTraining(recipe, model, images)
+    batch = training.load((0, np.arange(12), ["a dog"] * 12))
+    samples = training.sample(batch.states, batch)
+    rewards = training.rewards(samples, batch.rows)  # (images, samples)
+    lines = [torch.tensor([START, *tokens, END]) for of_image in samples for tokens in of_image]
     words = torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=PAD)
 
     @torch.no_grad()
-    def of_better_ones() -> float:
-        """How much likelier the better captions of a picture are than its worse ones."""
-        known = writer.decoder(writer.decoder.look(batch.states), words[:, :-1]).log_softmax(-1)
-        known = known.gather(2, words[:, 1:, None]).squeeze(2).masked_fill(words[:, 1:] == PAD, 0.0).sum(1)
-        return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * known).sum())
+    def preference() -> float:
+        """The log-probabilities of the samples, weighted by how much better than the mean of their image they are."""
+        log_probability = model.decoder(model.decoder.look(batch.states), words[:, :-1]).log_softmax(-1)
+        log_probability = log_probability.gather(2, words[:, 1:, None]).squeeze(2)
+        log_probability = log_probability.masked_fill(words[:, 1:] == PAD, 0.0).sum(1)
+        return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * log_probability).sum())
 
-    before = of_better_ones()
-    loss = lessons.reward(batch)
+    before = preference()
+    loss = training.self_critical(batch)
     assert float(loss) == pytest.approx(-float(rewards.mean()))
     with torch.no_grad():
-        for weight in writer.decoder.parameters():
+        for weight in model.decoder.parameters():
             weight -= 0.01 * weight.grad
-    assert of_better_ones() > before
+    assert preference() > before
 
 
-def test_a_run_with_a_second_phase_keeps_the_average_that_validation_prefers(lesson, encoder, tmp_path: Path) -> None:
-    recipe = small(lesson, encoder, tmp_path / "run", epochs=1, reward_epochs=1)
+def test_the_phases_are_averaged_with_the_share_that_validates_best(dataset, encoder, tmp_path: Path) -> None:
+    recipe = small(dataset, encoder, tmp_path / "run", epochs=1, reward_epochs=1)
     result = train_captioner(recipe)
     assert set(result.outcomes) == {"words", "reward"}
     shares = json.loads((tmp_path / "run" / "reward" / "shares.json").read_text())
@@ -265,23 +268,24 @@ def test_a_run_with_a_second_phase_keeps_the_average_that_validation_prefers(les
     before, after = (load_file(tmp_path / "run" / name / "best.safetensors") for name in ("words", "reward"))
     for name, weight in weights(tmp_path / "run").items():
         torch.testing.assert_close(weight, before[name].lerp(after[name], best))
-    told = json.loads((result.model / "diptych.json").read_text())["captioner"]
-    assert told["validation"]["cider"] == pytest.approx(result.scores["cider"])
-    assert set(told["habits"]) == {"length_penalty", "no_repeat"}
+    metadata = json.loads((result.model / "diptych.json").read_text())["captioner"]
+    assert metadata["validation"]["cider"] == pytest.approx(result.scores["cider"])
+    assert set(metadata["habits"]) == {"length_penalty", "no_repeat"}
 
 
-def test_what_was_kept_scores_what_was_told(lesson: Path, encoder: Path, tmp_path: Path) -> None:
-    result = train_captioner(small(lesson, encoder, tmp_path / "run", epochs=3))
-    val = read_pairs(lesson).split("val")
+def test_the_saved_model_has_the_reported_score(dataset: Path, encoder: Path, tmp_path: Path) -> None:
+    result = train_captioner(small(dataset, encoder, tmp_path / "run", epochs=3))
+    val = read_pairs(dataset).split("val")
     captioner = load_captioner(tmp_path / "run", "cpu")
-    told = [captions[0].text for captions in captioner.caption([decode(row.image) for row in val], beams=1)]
-    judge = CiderD([[words_of(text) for text in row.captions] for row in val])
-    assert judge([words_of(text) for text in told]).mean() == pytest.approx(result.scores["cider"], abs=1e-4)
+    images = [decode(row.image) for row in val]
+    captions = [candidates[0].text for candidates in captioner.caption(images, beams=1)]
+    cider = CiderD([[words_of(text) for text in row.captions] for row in val])
+    assert cider([words_of(text) for text in captions]).mean() == pytest.approx(result.scores["cider"], abs=1e-4)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_and_told(lesson: Path, encoder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "lesson"
-    shutil.copytree(lesson, folder)
+def test_an_unreadable_image_is_left_out_and_counted(dataset: Path, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    shutil.copytree(dataset, folder)
     (folder / "images" / "train7.png").write_bytes(b"no picture")
     result = train_captioner(small(folder, encoder, tmp_path / "run", epochs=1))
     assert result.sizes["train"] == 119
@@ -289,7 +293,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(lesson: Path, encode
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"data": ""}, "no data set"),
         ({"model": ""}, "set either model"),
@@ -303,26 +307,26 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(lesson: Path, encode
     ids=str,
 )
 def test_settings_that_contradict_each_other_are_refused(
-    lesson: Path, tmp_path: Path, settings: dict, said: str
+    dataset: Path, tmp_path: Path, settings: dict, message: str
 ) -> None:
-    recipe = CaptionRecipe(**{"data": str(lesson), "model": "mini", "out": str(tmp_path / "run"), **settings})
-    with pytest.raises(ConfigError, match=said):
+    recipe = CaptionRecipe(**{"data": str(dataset), "model": "mini", "out": str(tmp_path / "run"), **settings})
+    with pytest.raises(ConfigError, match=message):
         train_captioner(recipe)
 
 
-def test_an_encoder_or_a_decoder_that_is_not_there_is_named(lesson: Path, tmp_path: Path) -> None:
-    told = {"encoder": str(tmp_path / "nothing"), "decoder": "gpt2", "data": str(lesson), "out": str(tmp_path / "run")}
+def test_a_missing_encoder_is_named_in_the_error(dataset: Path, tmp_path: Path) -> None:
+    settings = {"encoder": str(tmp_path / "nothing"), "decoder": "gpt2", "data": str(dataset)}
     with pytest.raises(ModelError, match="nothing"):
-        train_captioner(CaptionRecipe(**told))
+        train_captioner(CaptionRecipe(**settings, out=str(tmp_path / "run")))
 
 
-def test_the_ends_of_captions_are_learnt_though_gpt2_pads_with_the_same_token(checkpoints: dict[str, Path]) -> None:
+def test_the_end_token_is_a_target_although_gpt2_pads_with_it(checkpoints: dict[str, Path]) -> None:
     from diptych.captioning.transformers_captioner import load_transformers_model
-    from diptych.training.caption.whole import token_rows
+    from diptych.training.caption.encoder_decoder import token_rows
 
-    writer = load_transformers_model(checkpoints["vit-gpt2"], "cpu")
-    assert writer.start == writer.end == 0
-    tokens, spoken = token_rows(writer, ["a boat", "a ball on the boat"], 10)
+    model = load_transformers_model(checkpoints["vit-gpt2"], "cpu")
+    assert model.start == model.end == 0
+    tokens, mask = token_rows(model, ["a boat", "a ball on the boat"], 10)
     assert tokens[0].tolist()[3:] == [0, 0, 0, 0]
-    assert spoken.sum(1).tolist() == [3, 6]
-    assert tokens[0, 1:][spoken[0]][-1] == writer.end
+    assert mask.sum(1).tolist() == [3, 6]
+    assert tokens[0, 1:][mask[0]][-1] == model.end

@@ -1,4 +1,4 @@
-"""No work is lost and nothing of anybody else's is removed: publishing killed at every step, and folders of others."""
+"""No work is lost and no foreign file is removed: publications killed at every step, and folders with other files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRAINERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of a process")
-def test_what_is_published_or_written_and_killed_at_any_step_twice_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+def test_a_publication_or_write_killed_at_any_step_twice_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "kills.py"
     done = subprocess.run([sys.executable, script, tmp_path], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def test_what_is_published_or_written_and_killed_at_any_step_twice_is_the_old_or
     assert (steps > 8, found, steps_of_file > 2) == (True, 2, True)
 
 
-def test_an_error_while_a_model_is_written_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+def test_an_error_while_a_model_is_written_leaves_only_the_old_one(tmp_path: Path) -> None:
     publish(tmp_path / "model", "old")
     with pytest.raises((IsADirectoryError, PermissionError)), replaced_folder(tmp_path / "model", is_ours) as fresh:
         (fresh / "card").write_text(fresh.read_text())
@@ -59,7 +59,7 @@ def test_an_error_while_a_model_is_written_leaves_the_old_one_and_nothing_else(t
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_that_diptych_did_not_make_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_diptych_did_not_write_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="model' was not made by diptych"):
@@ -69,11 +69,11 @@ def test_a_folder_that_diptych_did_not_make_is_never_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "a\0b", "x" * 5_000])
-def test_a_name_that_can_have_nothing_beside_it_is_itself(name: str) -> None:
+def test_a_path_without_siblings_resolves_to_itself(name: str) -> None:
     assert in_place(Path(name)) == Path(name)
 
 
-def test_a_model_that_a_kill_left_set_aside_is_loaded_from_there_and_put_back_by_the_next_run(tmp_path: Path) -> None:
+def test_a_model_that_a_kill_left_aside_is_loaded_from_there_and_restored_by_the_next_run(tmp_path: Path) -> None:
     publish(tmp_path / "run" / "model", "old")
     write_text(tmp_path / "run" / "model" / "modules.json", "[]")
     (tmp_path / "run" / "model").rename(tmp_path / "run" / ".model-old.diptych")
@@ -83,7 +83,7 @@ def test_a_model_that_a_kill_left_set_aside_is_loaded_from_there_and_put_back_by
     assert model_directory(tmp_path / "run") == tmp_path / "run" / "model"
 
 
-def test_hidden_folders_of_the_user_stay_whatever_their_age(tmp_path: Path) -> None:
+def test_hidden_folders_of_the_user_stay_at_any_age(tmp_path: Path) -> None:
     for name in (".model-old", ".model-backup", "model.new", "model.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("mine")
@@ -96,7 +96,7 @@ def test_hidden_folders_of_the_user_stay_whatever_their_age(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
-def test_a_model_that_is_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_model_that_is_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     publish(tmp_path / "elsewhere", "old")
     (tmp_path / "model").symlink_to("elsewhere")
     publish(tmp_path / "model", "new")
@@ -105,7 +105,7 @@ def test_a_model_that_is_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such permissions there")
-def test_a_written_file_has_the_permissions_of_any_other_or_of_the_one_it_replaces(tmp_path: Path) -> None:
+def test_a_written_file_has_default_permissions_or_those_of_the_file_it_replaces(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_text(tmp_path / "new", "x")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -115,7 +115,7 @@ def test_a_written_file_has_the_permissions_of_any_other_or_of_the_one_it_replac
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such files there")
-def test_a_device_is_written_and_not_replaced_and_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_device_is_written_and_not_replaced_and_a_link_stays_a_link(tmp_path: Path) -> None:
     with new_file("/dev/null") as path:
         path.write_text("x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -126,7 +126,7 @@ def test_a_device_is_written_and_not_replaced_and_a_link_stays_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_a_sheet_takes_the_place_of_a_sheet_and_never_of_a_photograph(tmp_path: Path, suffix: str) -> None:
+def test_a_contact_sheet_replaces_a_contact_sheet_and_never_a_photograph(tmp_path: Path, suffix: str) -> None:
     photograph, sheet = tmp_path / f"photo.{suffix}", tmp_path / f"sheet.{suffix}"
     Image.new("RGB", (8, 8), "red").save(photograph)
     before = photograph.read_bytes()
@@ -145,19 +145,19 @@ def test_a_sheet_takes_the_place_of_a_sheet_and_never_of_a_photograph(tmp_path: 
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize("name", ["model", "checkpoint.pt", "recipe.yaml", "heads"])
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_folder_with_files_of_the_user_is_refused_before_work_begins(
+def test_a_folder_with_files_of_the_user_is_refused_before_training_starts(
     tmp_path: Path, kind: str, name: str, resume: bool
 ) -> None:
     out = tmp_path / "out"
     (out / name).mkdir(parents=True)
     (out / name / "thesis.txt").write_text("mine")
     trainer, recipe = TRAINERS[kind]
-    with pytest.raises(ConfigError, match=rf"out' holds '{name}', which no training run of diptych wrote"):
+    with pytest.raises(ConfigError, match=rf"out' holds '{name}', which was not written by a training run of diptych"):
         trainer(recipe(data="nowhere", out=str(out)), resume=resume)
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == [name, f"{name}/thesis.txt"]
 
 
-def test_a_run_that_never_began_leaves_no_trace_and_other_files_stay(tmp_path: Path) -> None:
+def test_a_run_that_fails_at_once_leaves_no_trace_and_other_files_stay(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(ContrastiveRecipe(data=str(tmp_path / "nowhere"), out=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
@@ -176,16 +176,16 @@ def test_a_run_of_another_recipe_is_refused_with_and_without_resume(tmp_path: Pa
             train_matcher(MatchRecipe(data="x", model="mini", out=str(tmp_path)), resume=resume)
 
 
-def test_a_finished_model_is_a_run_even_where_its_checkpoint_is_gone(tmp_path: Path) -> None:
+def test_a_published_model_is_a_run_even_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "diptych-run.json").write_text('{"recipe": "ContrastiveRecipe"}')
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "diptych.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds a run already; resume it"):
+    with pytest.raises(ConfigError, match="already holds a run; resume it"):
         train(ContrastiveRecipe(data="x", out=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_a_second_trainer_in_a_folder_is_refused_by_the_name_of_the_first(tmp_path: Path, kind: str) -> None:
+def test_a_second_trainer_in_a_folder_is_refused_and_the_first_is_named(tmp_path: Path, kind: str) -> None:
     trainer, recipe = TRAINERS[kind]
     with (
         held(tmp_path / "diptych-run.lock", tmp_path / "diptych-owner.json", "is training"),
@@ -222,7 +222,7 @@ def _lock(folder: Path) -> Any:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '"x"', '{"pid": [], "host": 1}', "\x00" * 100, "[" * 100_000], ids=range(7)
 )
-def test_a_damaged_note_of_the_owner_does_no_harm(tmp_path: Path, content: str) -> None:
+def test_a_damaged_owner_file_does_no_harm(tmp_path: Path, content: str) -> None:
     with _lock(tmp_path):
         (tmp_path / "diptych-owner.json").write_text(content)
         with pytest.raises(Busy, match="another process is training"), _lock(tmp_path):
@@ -241,8 +241,8 @@ def test_every_number_of_every_recipe_has_a_range_and_its_default_is_in_it(recip
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_number_out_of_range_is_refused_by_name_before_anything_is_written(tmp_path: Path, kind: str) -> None:
     trainer, recipe = TRAINERS[kind]
-    known = {field.name for field in fields(recipe())} & numeric_settings(type(recipe()))
-    for name in sorted(known):
+    names_of_numbers = {field.name for field in fields(recipe())} & numeric_settings(type(recipe()))
+    for name in sorted(names_of_numbers):
         low, high = LIMITS[name]
         wrong = [low - 1, high * 2 + 1]
         wrong += [] if isinstance(low, int) else [float("nan"), float("inf"), -float("inf")]
@@ -252,7 +252,7 @@ def test_a_number_out_of_range_is_refused_by_name_before_anything_is_written(tmp
     assert names(tmp_path) == []
 
 
-def test_numbers_among_the_arguments_of_an_architecture_are_bounded_too(tmp_path: Path) -> None:
+def test_numbers_in_architecture_arguments_are_bounded_too(tmp_path: Path) -> None:
     for value in (10**12, float("nan")):
         with pytest.raises(ConfigError, match=r"image_arguments\.depth is"):
             train(ContrastiveRecipe(data="x", out=str(tmp_path / "run"), image_arguments={"depth": value}))
@@ -271,7 +271,7 @@ def test_a_generation_setting_out_of_range_is_refused_by_name(name: str, value: 
 
 REMOVES = {  # module -> what it may remove or replace: only what it made, under a name of its own
     "runtime/atomic.py": "temporary names, and folders that a predicate knows",
-    "training/run_folder.py": "its own marker and lock",
+    "training/run.py": "its own marker and lock",
     "models/onnx/text_graph.py": "a damaged entry of the cache folder",
     "data/downloads.py": "its own `.part`",
     "data/archives.py": "its own `.part`",
@@ -295,7 +295,7 @@ def _removes(code: str) -> bool:
     )
 
 
-def test_only_the_modules_listed_here_remove_or_replace_files() -> None:
+def test_only_the_listed_modules_remove_or_replace_files() -> None:
     found = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if _removes(path.read_text("utf-8"))}
     assert found <= set(REMOVES)
     assert _removes("import shutil\nshutil.rmtree(out / 'model')")

@@ -1,4 +1,4 @@
-"""Full disks and damaged checkpoints: one sentence, and what was there can still be loaded and resumed."""
+"""Full disks and damaged checkpoints: a typed error, and earlier files can still be loaded and resumed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from diptych.cli import main
 from diptych.errors import ConfigError, StorageError
 from diptych.models.embedding_cache import VectorFile
 from diptych.runtime.atomic import new_file, new_folder, replaced_folder, write_text
-from diptych.training.run_folder import is_published
-from diptych.training.trainer import Schedule, Task, Trainer
+from diptych.training.run import is_published
+from diptych.training.run_settings import RunSettings
+from diptych.training.trainer import Task, Trainer
 from tests.kills import names
 from tests.training.test_security_runs import TRAINERS
 
@@ -33,7 +34,7 @@ LIMIT = 40_000  # bytes of a file
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Files end at `LIMIT` bytes: the system refuses the rest, as a full disk does, to every library."""
+    """Limit files to `LIMIT` bytes: as on a full disk, the operating system refuses to write more, for any library."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
     try:
@@ -59,10 +60,10 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_on_a_full_disk_the_old_file_stays_and_a_sentence_names_it(tmp_path: Path, writer: Any) -> None:
+def test_on_a_full_disk_the_old_file_stays_and_the_error_names_it(tmp_path: Path, writer: Any) -> None:
     write_text(tmp_path / "file.pt", "old")
-    found = pytest.raises(StorageError, match=r"cannot write '.*file\.pt': .*\. Free some space")
-    with full_disk(), found, new_file(tmp_path / "file.pt") as path:
+    refusal = pytest.raises(StorageError, match=r"cannot write '.*file\.pt': .*\. Free some space")
+    with full_disk(), refusal, new_file(tmp_path / "file.pt") as path:
         writer(path)
     assert (tmp_path / "file.pt").read_text() == "old"
     assert names(tmp_path) == ["file.pt"]
@@ -80,7 +81,7 @@ def test_on_a_full_disk_the_old_model_stays(tmp_path: Path, writer: Any) -> None
     assert names(model) == ["diptych.json"]
 
 
-def test_features_on_a_full_disk_are_an_error_and_no_bus_error(tmp_path: Path) -> None:
+def test_features_on_a_full_disk_raise_an_error_and_not_a_bus_error(tmp_path: Path) -> None:
     file = VectorFile(tmp_path / "features", (LIMIT, 8))
     with full_disk(), pytest.raises(StorageError, match=r"vectors\.npy"):
         file.append(np.ones((10, 8), np.float32))
@@ -95,20 +96,20 @@ def _write_each(sink: CaptionFile, rows: list[CaptionResult]) -> None:
         sink.write([row])
 
 
-def test_captions_written_before_the_disk_was_full_are_kept_and_gone_on_behind(tmp_path: Path) -> None:
+def test_captions_written_before_the_disk_was_full_are_kept_and_resumed(tmp_path: Path) -> None:
     sink = CaptionFile(tmp_path / "captions.jsonl")
     rows = [CaptionResult(f"{number}.jpg", (), "missing", "x" * 1_000) for number in range(100)]
     with full_disk(), pytest.raises(StorageError, match=r"captions\.jsonl.*the captions before these are kept"):
         _write_each(sink, rows)
     again = CaptionFile(tmp_path / "captions.jsonl")
-    left = [row for row in rows if not again.done(row.path)]
-    assert 0 < len(left) < 100
-    again.write(left)
+    remaining = [row for row in rows if not again.done(row.path)]
+    assert 0 < len(remaining) < 100
+    again.write(remaining)
     lines = (tmp_path / "captions.jsonl").read_text().splitlines()
     assert [json.loads(line)["image"] for line in lines] == [row.path for row in rows]
 
 
-def test_an_index_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
+def test_an_index_on_a_full_disk_keeps_its_rows(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     import pyarrow as pa
 
@@ -134,7 +135,7 @@ def test_an_index_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
-def test_the_command_line_says_in_one_sentence_that_the_disk_is_full(
+def test_the_command_line_reports_a_full_disk_in_one_sentence(
     code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(words: Any) -> None:
@@ -153,7 +154,7 @@ def test_the_command_line_says_in_one_sentence_that_the_disk_is_full(
 
 
 def trainer(folder: Path, epochs: int, width: int = 120, ema: float = 0.5) -> Trainer:
-    """One linear layer that learns to give 0; its checkpoint is larger than `LIMIT`."""
+    """Trains a linear layer to output 0; its checkpoint is larger than `LIMIT`."""
     torch.manual_seed(0)
     layer = nn.Linear(width, width)
 
@@ -172,10 +173,10 @@ def trainer(folder: Path, epochs: int, width: int = 120, ema: float = 0.5) -> Tr
         save=lambda scores: None,
         set_mode=lambda training: None,
     )
-    return Trainer(task, Schedule(epochs=epochs, ema=ema), folder)
+    return Trainer(task, RunSettings(epochs=epochs, ema=ema), folder)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_from_which_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_from_which_the_run_resumes(tmp_path: Path) -> None:
     trainer(tmp_path, 1).fit()
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with full_disk(), pytest.raises(StorageError, match=r"checkpoint\.pt.*Free some space"):
@@ -186,7 +187,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_from_which_the_run_goes_on(tmp_p
 
 
 class Marker:
-    """Runs code where it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -225,13 +226,11 @@ KINDS = ["empty", "half", "text", "pickle", "torch pickle", "tensor", "other pro
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "random"])
-def test_a_checkpoint_that_is_none_is_refused_in_a_sentence_and_nothing_is_overwritten(
-    tmp_path: Path, kind: str
-) -> None:
+def test_an_invalid_checkpoint_is_refused_and_nothing_is_overwritten(tmp_path: Path, kind: str) -> None:
     trainer(tmp_path, 1).fit()
     hostile(tmp_path / "checkpoint.pt", kind)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is "):
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt' (is not|belongs to)"):
         trainer(tmp_path, 2).fit(resume=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -239,11 +238,11 @@ def test_a_checkpoint_that_is_none_is_refused_in_a_sentence_and_nothing_is_overw
 @pytest.mark.parametrize("other", [{"width": 100}, {"ema": 0.0}])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     trainer(tmp_path, 1).fit()
-    with pytest.raises(ConfigError, match="is of another recipe"):
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
         trainer(tmp_path, 2, **other).fit(resume=True)
 
 
-def test_a_log_that_was_removed_is_begun_anew_and_not_filled_with_zeros(tmp_path: Path) -> None:
+def test_a_removed_log_is_started_again_and_not_filled_with_zeros(tmp_path: Path) -> None:
     trainer(tmp_path, 1).fit()
     (tmp_path / "log.jsonl").unlink()
     trainer(tmp_path, 2).fit(resume=True)
@@ -262,13 +261,13 @@ def test_a_recipe_is_not_overwritten_before_its_checkpoint_is_accepted(
     (phase / "checkpoint.pt").write_bytes(content)
     write_text(tmp_path / "diptych-run.json", json.dumps({"recipe": type(settings).__name__}))
     write_text(tmp_path / "recipe.yaml", "lr: 1\n")
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is no checkpoint of diptych, or is damaged"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt' is not a checkpoint of diptych, or is damaged"):
         train(settings, resume=True)
     assert (tmp_path / "recipe.yaml").read_text() == "lr: 1\n"
     assert (phase / "checkpoint.pt").read_bytes() == content
 
 
-def test_damaged_best_weights_are_a_sentence(tmp_path: Path) -> None:
+def test_damaged_best_weights_raise_an_error_that_names_the_next_step(tmp_path: Path) -> None:
     from diptych.training.trainer import read_weights
 
     for content in (b"", b"garbage", b"\xff" * 100):

@@ -1,3 +1,5 @@
+"""Training dual encoders: exact resume, frozen towers, gradient caching, LoRA, sweeps and settings."""
+
 from __future__ import annotations
 
 import json
@@ -19,13 +21,14 @@ from diptych.data.formats.read import read_pairs
 from diptych.data.row_table import Captions
 from diptych.errors import ConfigError, DataError
 from diptych.models import dual_encoder as dual
-from diptych.training.batches import Epochs
+from diptych.training.batches import PairSampler
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.task import contrastive_task, trainable_groups
-from diptych.training.contrastive.train import split_for_training, train
+from diptych.training.contrastive.train import train
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
+from diptych.training.run import split_for_training
 from diptych.training.settings import make, to_yaml
 from diptych.training.sweep import run_sweep
 from diptych.training.trainer import learning_rate_factor
@@ -51,20 +54,20 @@ def losses(out: str | Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_training_lowers_the_loss_and_leaves_model_card_recipe_and_log(tiny: Make) -> None:
+def test_training_lowers_the_loss_and_writes_model_card_recipe_and_log(tiny: Make) -> None:
     recipe = tiny(epochs=30, projection="mlp")
     result = train(recipe)
     assert losses(recipe.out)[-1] < 0.7 * losses(recipe.out)[0]
     model = dual.load(recipe.out, "cpu")
     assert model.encode_texts(["a red circle"]).shape == (1, 16)
-    card = (result.model / "README.md").read_text()
-    assert "R@10" in card
-    assert f"{result.sizes['train']} pictures" in card
+    model_card = (result.model / "README.md").read_text()
+    assert "R@10" in model_card
+    assert f"{result.sizes['train']} training images" in model_card
     assert make(ContrastiveRecipe, yaml.safe_load((Path(recipe.out) / "recipe.yaml").read_text())) == recipe
     assert json.loads((result.model / "diptych.json").read_text())["validation"] == result.outcome.best
 
 
-def test_the_kept_model_scores_what_its_best_epoch_scored(tiny: Make) -> None:
+def test_the_saved_model_has_the_scores_of_the_best_epoch(tiny: Make) -> None:
     from diptych.evaluation.evaluators import evaluate_retrieval
 
     recipe = tiny(epochs=6, ema=0.9)
@@ -75,42 +78,44 @@ def test_the_kept_model_scores_what_its_best_epoch_scored(tiny: Make) -> None:
     assert result.outcome.best["rsum"] == max(entry["rsum"] for entry in result.outcome.history)
 
 
-def test_two_runs_of_one_seed_end_with_the_same_weights_and_another_seed_does_not(tiny: Make, tmp_path: Path) -> None:
+def test_runs_end_with_the_same_weights_exactly_if_their_seeds_are_the_same(tiny: Make, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tiny(out=str(tmp_path / name), seed=seed, augment="strong"))
     assert_same_weights(tmp_path / "a", tmp_path / "b")
     assert any(not torch.equal(value, weights(tmp_path / "c")[name]) for name, value in weights(tmp_path / "a").items())
 
 
-def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_left_alone(tiny: Make, tmp_path: Path) -> None:
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_an_uninterrupted_one(tiny: Make, tmp_path: Path) -> None:
     settings = {"epochs": 12, "augment": "strong", "ema": 0.95, "projection": "residual", "save_steps": 3}
-    alone = tiny(out=str(tmp_path / "alone"), **settings)
+    uninterrupted = tiny(out=str(tmp_path / "uninterrupted"), **settings)
     killed = tiny(out=str(tmp_path / "killed"), **settings)
     (tmp_path / "recipe.yaml").write_text(to_yaml(killed))
     program = """
         import sys, torch
         from diptych.training.settings import make, read_yaml
-        from diptych.training.contrastive.recipe import ContrastiveRecipe, train
+        from diptych.training.contrastive.config import ContrastiveRecipe
+        from diptych.training.contrastive.train import train
         train(make(ContrastiveRecipe, read_yaml(sys.argv[1])))
     """
-    victim = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "recipe.yaml")])
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "recipe.yaml")])
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and victim.poll() is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     step = json.loads(torch.load(checkpoint, weights_only=True)["numbers"])["step"]
-    assert step % 4, "the checkpoint is of an epoch's end; this test wants one of its middle"
-    train(alone)
+    assert step % 4, "the checkpoint is from the end of an epoch, not from its middle"
+    train(uninterrupted)
     train(killed, resume=True)
-    assert_same_weights(alone.out, killed.out)
-    assert (tmp_path / "killed" / "log.jsonl").read_text() == (tmp_path / "alone" / "log.jsonl").read_text()
+    assert_same_weights(uninterrupted.out, killed.out)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("uninterrupted", "killed")]
+    assert logs[0] == logs[1]
 
 
-def test_a_run_that_exists_is_not_overwritten(tiny: Make) -> None:
+def test_an_existing_run_is_not_overwritten(tiny: Make) -> None:
     train(tiny(epochs=1))
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train(tiny(epochs=1))
 
 
@@ -136,7 +141,7 @@ def test_frozen_towers_do_not_change_and_their_features_are_computed_once(tiny: 
     assert features[4:] == [0, 0, 0, 0]
 
 
-def test_stored_features_give_the_vectors_of_the_live_model(tiny: Make) -> None:
+def test_stored_features_give_the_embeddings_of_the_live_model(tiny: Make) -> None:
     recipe = tiny(freeze=["image", "text"])
     train_pairs, val = split_for_training(read_pairs(recipe.data), recipe.val_fraction)
     stored = contrastive_task(recipe, train_pairs, val, lambda items, total, label: items)
@@ -154,14 +159,14 @@ def test_a_frozen_image_tower_with_one_view_refuses_augmentation(tiny: Make) -> 
         train(tiny(freeze=["image"], augment="light"))
 
 
-def test_stored_views_differ_and_the_first_is_the_clean_picture(tiny: Make) -> None:
-    from diptych.training.batches import stored_pictures
+def test_stored_views_differ_and_the_first_is_not_augmented(tiny: Make) -> None:
+    from diptych.training.batches import store_image_features
 
     recipe = tiny()
     pairs = read_pairs(recipe.data)
     model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments, image_size=32)  # fmt: skip
-    stored = stored_pictures(model, pairs, pairs, augment="light", views=3, seed=0)
+    stored = store_image_features(model, pairs, pairs, augment="light", views=3, seed=0)
     assert stored.train.shape[:2] == (48, 3)
     np.testing.assert_allclose(stored.train[:, 0], stored.val[:, 0], atol=2e-2)
     assert np.abs(stored.train[:, 1] - stored.train[:, 2]).max() > 0.01
@@ -182,40 +187,40 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny: Make) -> 
         torch.testing.assert_close(whole, chunked, atol=1e-5, rtol=1e-3)
 
 
-def test_each_epoch_takes_another_caption_of_each_picture_until_all_were_taken(scenes: Path) -> None:
+def test_each_epoch_takes_another_caption_of_an_image_until_all_have_been_used(scenes: Path) -> None:
     pairs = read_pairs(scenes)
-    epochs = Epochs(pairs, 48, seed=0)
-    taken = [dict(zip(rows, captions, strict=True)) for e in range(5) for _, rows, captions in epochs(e, 0)]
+    sampler = PairSampler(pairs, 48, seed=0)
+    used = [dict(zip(rows, captions, strict=True)) for epoch in range(5) for _, rows, captions in sampler(epoch, 0)]
     for row in range(48):
-        assert sorted(chosen[row] for chosen in taken) == list(range(row * 5, row * 5 + 5))
+        assert sorted(captions[row] for captions in used) == list(range(row * 5, row * 5 + 5))
 
 
-def test_a_resumed_epoch_goes_on_with_the_batches_that_are_left(scenes: Path) -> None:
-    epochs = Epochs(read_pairs(scenes), 10, seed=3)
-    whole, rest = list(epochs(2, 0)), list(epochs(2, 3))
+def test_a_resumed_epoch_continues_with_the_remaining_batches(scenes: Path) -> None:
+    sampler = PairSampler(read_pairs(scenes), 10, seed=3)
+    whole, rest = list(sampler(2, 0)), list(sampler(2, 3))
     assert len(whole) == 4
     for one, other in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(one[1], other[1])
         np.testing.assert_array_equal(one[2], other[2])
 
 
-def test_captions_that_differ_in_case_and_spaces_alone_are_the_same_caption(scenes: Path) -> None:
-    epochs = Epochs(read_pairs(scenes), 10, seed=3)
-    epochs.captions = Captions(pa.array(["A dog.", "a  dog.", "a cat."]))
-    ids = epochs.caption_ids(np.array([0, 1, 2])).tolist()
+def test_captions_that_differ_only_in_case_and_spaces_have_the_same_id(scenes: Path) -> None:
+    sampler = PairSampler(read_pairs(scenes), 10, seed=3)
+    sampler.captions = Captions(pa.array(["A dog.", "a  dog.", "a cat."]))
+    ids = sampler.caption_ids(np.array([0, 1, 2])).tolist()
     assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize("objective", ["info_nce", "sigmoid"])
-def test_both_objectives_train_and_keep_their_scale(tiny: Make, objective: str) -> None:
+def test_both_objectives_train_and_save_their_scale_and_bias(tiny: Make, objective: str) -> None:
     recipe = tiny(objective=objective, epochs=2)
     train(recipe)
-    card = json.loads((Path(recipe.out) / "model" / "diptych.json").read_text())
-    assert (card["logit_bias"] != 0) == (objective == "sigmoid")
-    assert dual.load(recipe.out, "cpu").logit_scale == card["logit_scale"]
+    metadata = json.loads((Path(recipe.out) / "model" / "diptych.json").read_text())
+    assert (metadata["logit_bias"] != 0) == (objective == "sigmoid")
+    assert dual.load(recipe.out, "cpu").logit_scale == metadata["logit_scale"]
 
 
-def test_freezing_by_a_names_beginning_leaves_just_those_weights(tiny: Make) -> None:
+def test_freezing_by_prefix_freezes_exactly_these_weights(tiny: Make) -> None:
     recipe = tiny(freeze=["image.conv1", "text.embeddings"])
     model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments)  # fmt: skip
@@ -225,7 +230,7 @@ def test_freezing_by_a_names_beginning_leaves_just_those_weights(tiny: Make) -> 
     assert frozen == {name for name in named if name.startswith(("image.conv1.", "text.embeddings."))}
 
 
-def test_freezing_what_does_not_exist_is_refused(tiny: Make) -> None:
+def test_freezing_unknown_weights_is_refused(tiny: Make) -> None:
     with pytest.raises(ConfigError, match=r"image\.conv9"):
         train(tiny(freeze=["image.conv9"]))
     with pytest.raises(ConfigError, match="did you mean 'image'"):
@@ -233,13 +238,13 @@ def test_freezing_what_does_not_exist_is_refused(tiny: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "still"), [({}, ""), ({"freeze": ["image"]}, "image"), ({"lora_rank": 2}, "both")]
+    ("settings", "unchanged"), [({}, ""), ({"freeze": ["image"]}, "image"), ({"lora_rank": 2}, "both")]
 )
-def test_a_pretrained_clip_is_fine_tuned_whole_with_a_frozen_tower_or_by_lora(
+def test_a_pretrained_clip_is_fine_tuned_in_full_with_a_frozen_tower_or_by_lora(
     tiny: Make,
     tiny_clip: Path,  # noqa: F811
     settings: dict,
-    still: str,
+    unchanged: str,
 ) -> None:
     recipe = tiny(start=str(tiny_clip), epochs=2, **settings)
     train(recipe)
@@ -249,8 +254,8 @@ def test_a_pretrained_clip_is_fine_tuned_whole_with_a_frozen_tower_or_by_lora(
         pairs = zip(before.tower_parameters(modality).items(), after.tower_parameters(modality).values(), strict=True)
         changed[modality] = {name for (name, old), new in pairs if not torch.equal(old, new)}
     assert changed["text"]
-    assert bool(changed["image"]) == (still != "image")
-    if still == "both":  # LoRA: only what the adapters were folded into
+    assert bool(changed["image"]) == (unchanged != "image")
+    if unchanged == "both":  # LoRA: only the layers that the adapters were merged into
         assert all("self_attn" in name for names in changed.values() for name in names)
 
 
@@ -259,7 +264,7 @@ def test_lora_on_a_convolutional_tower_is_refused(tiny: Make) -> None:
         train(tiny(lora_rank=2))
 
 
-def test_heads_are_warmed_up_on_stored_features_before_the_towers_learn(tiny: Make) -> None:
+def test_heads_are_trained_on_stored_features_before_the_towers(tiny: Make) -> None:
     recipe = tiny(head_epochs=2, epochs=1)
     train(recipe)
     heads = dual.load(Path(recipe.out) / "heads", "cpu")
@@ -277,7 +282,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny: Make) -> None:
     assert len(outcome.history) == 3
 
 
-def test_batch_norm_statistics_move_only_for_towers_that_start_at_random(tiny: Make, tmp_path: Path) -> None:
+def test_batch_norm_statistics_are_updated_only_for_randomly_initialized_towers(tiny: Make, tmp_path: Path) -> None:
     fresh = tiny(out=str(tmp_path / "fresh"), epochs=1)
     train(fresh)
     train(tiny(out=str(tmp_path / "tuned"), start=fresh.out, epochs=1))
@@ -290,7 +295,7 @@ def test_batch_norm_statistics_move_only_for_towers_that_start_at_random(tiny: M
         assert torch.equal(after[name], model[name.removeprefix("buffer:model.")])
 
 
-def test_broken_pictures_are_left_out_counted_and_do_not_stop_training(
+def test_broken_images_are_left_out_and_counted_and_do_not_stop_training(
     tiny: Make, scenes: Path, tmp_path: Path
 ) -> None:
     from diptych.data.samples.library import draw_scenes
@@ -304,7 +309,7 @@ def test_broken_pictures_are_left_out_counted_and_do_not_stop_training(
         train(tiny(data=str(data), epochs=1, out=str(tmp_path / "other"), max_bad_share=0.01))
 
 
-def test_a_sweep_trains_every_combination_once_and_goes_on_where_it_was(tiny: Make, tmp_path: Path) -> None:
+def test_a_sweep_trains_every_combination_once_and_resumes(tiny: Make, tmp_path: Path) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text("lr_head: [0.001, 0.01]\nprojection: [linear, mlp]\n")
     recipe = tiny(epochs=1, freeze=["image", "text"])
@@ -323,7 +328,7 @@ def test_a_sweep_trains_every_combination_once_and_goes_on_where_it_was(tiny: Ma
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"epoch": 3}, "did you mean 'epochs'"),
         ({"epochs": "three"}, "must be int"),
@@ -332,12 +337,12 @@ def test_a_sweep_trains_every_combination_once_and_goes_on_where_it_was(tiny: Ma
         ({"objective": "triplet"}, "one of 'info_nce', 'sigmoid'"),
     ],
 )
-def test_unknown_settings_and_wrong_types_are_refused(settings: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_unknown_settings_and_wrong_types_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         make(ContrastiveRecipe, settings)
 
 
-def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine_to_zero() -> None:
+def test_the_learning_rate_warms_up_linearly_and_decays_along_a_half_cosine_to_zero() -> None:
     factors = [learning_rate_factor(step, 100, 0.1) for step in range(101)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1
@@ -348,6 +353,6 @@ def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine_to_zero() -
 def test_every_configuration_in_the_repository_is_valid() -> None:
     files = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
     assert files
-    others = {"match": MatchRecipe, "prompt": PromptRecipe, "caption": CaptionRecipe}  # by the name's last word
+    recipes = {"match": MatchRecipe, "prompt": PromptRecipe, "caption": CaptionRecipe}  # by the last word of the name
     for file in files:
-        make(others.get(file.stem.split("_")[-1], ContrastiveRecipe), yaml.safe_load(file.read_text()))
+        make(recipes.get(file.stem.split("_")[-1], ContrastiveRecipe), yaml.safe_load(file.read_text()))

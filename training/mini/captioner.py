@@ -1,9 +1,8 @@
-"""Put a captioner beside `mini` in the package: `python training/mini/captioner.py --data PATH/flickr8k`.
+"""Train the captioner of `mini`: `python training/mini/captioner.py --data PATH/flickr8k`.
 
-Run it after `ship.py`, which writes the model anew. It trains the decoder on the model as it is shipped, with the
-settings of `configs/caption.yaml`, and writes it in half precision into the model's own directory, which goes on
-loading as a dual encoder. Run again with the same `--out`, it goes on where it was; `diptych eval caption` is for its
-numbers.
+Run it after `ship.py`, which replaces the bundled model. It trains a decoder on the bundled dual encoder with the
+settings of `configs/caption.yaml`, and writes it in half precision into the directory of the model. With the same
+`--out`, an interrupted run is resumed. `diptych eval caption` evaluates the result.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="Flickr8k, with its official splits")
     parser.add_argument("--out", default="runs/mini_caption")
     arguments = parser.parse_args()
-    told = {"data": arguments.data, "model": "mini", "out": arguments.out}
-    result = train_captioner(make(CaptionRecipe, {**read_yaml(CONFIG), **told}), resume=True)
+    settings = {**read_yaml(CONFIG), "data": arguments.data, "model": "mini", "out": arguments.out}
+    result = train_captioner(make(CaptionRecipe, settings), resume=True)
     for name, outcome in result.outcomes.items():
         print(name, f"{outcome.seconds:,.0f} s", [round(epoch["cider"], 3) for epoch in outcome.history])
     ship(result.model, BUNDLED / "mini")
 
 
 def ship(source: Path, target: Path) -> None:
-    """Write the captioner at `source` beside the dual encoder at `target`, in half precision, with its scores."""
-    writer = load_grid_model(source, "cpu")
-    told = json.loads((source / CARD).read_text("utf-8"))["captioner"]
-    save_captioner(writer, target, {"pictures": told["pictures"], "validation": told["validation"]}, half=True)
-    print(f"{target / WEIGHTS}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB, {len(writer.words):,} words")
+    """Copy the captioner at `source` into the dual encoder at `target`, in half precision, with its scores."""
+    captioner = load_grid_model(source, "cpu")
+    metadata = json.loads((source / CARD).read_text("utf-8"))["captioner"]
+    kept = {name: metadata[name] for name in ("pictures", "validation")}
+    save_captioner(captioner, target, kept, half=True)
+    print(f"{target / WEIGHTS}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB, {len(captioner.words):,} words")
 
 
 if __name__ == "__main__":

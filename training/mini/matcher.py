@@ -1,9 +1,8 @@
-"""Put a matcher beside `mini` in the package: `python training/mini/matcher.py --data PATH/flickr8k`.
+"""Train the matcher of `mini`: `python training/mini/matcher.py --data PATH/flickr8k`.
 
-Run it after `ship.py`, which writes the model anew. It trains the heads on the model as it is shipped, with the
-settings of `configs/flickr8k_match.yaml`, and writes them in half precision into the model's own directory, which goes
-on loading as a dual encoder. Run again with the same `--out`, it goes on where it was; `benchmarks/matching.py` is for
-its numbers.
+Run it after `ship.py`, which replaces the bundled model. It trains the heads on the bundled dual encoder with the
+settings of `configs/flickr8k_match.yaml`, and writes them in half precision into the directory of the model. With the
+same `--out`, an interrupted run is resumed. `benchmarks/matching.py` evaluates the result.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ def main() -> None:
     parser.add_argument("--out", default="runs/mini_match")
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
-    told = {"data": arguments.data, "model": "mini", "out": arguments.out, "epochs": arguments.epochs}
-    result = train_matcher(make(MatchRecipe, {**read_yaml(CONFIG), **told}), resume=True)
+    settings = {**read_yaml(CONFIG), **vars(arguments), "model": "mini"}
+    result = train_matcher(make(MatchRecipe, settings), resume=True)
     for head, scores in result.scores.items():
         print(head, {name: round(value, 2) for name, value in scores.items()})
-    save_matchers(
-        [load_matcher(result.model, head, "cpu") for head in heads_of(result.model)], BUNDLED / "mini", half=True
-    )
-    print(f"{BUNDLED / 'mini' / WEIGHTS}: {(BUNDLED / 'mini' / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+    mini = BUNDLED / "mini"
+    save_matchers([load_matcher(result.model, head, "cpu") for head in heads_of(result.model)], mini, half=True)
+    print(f"{mini / WEIGHTS}: {(mini / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

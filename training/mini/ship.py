@@ -1,4 +1,4 @@
-"""Put a trained model into the package in half precision: `python training/mini/ship.py runs/mini/mini`."""
+"""Copy a trained model into the package, in half precision: `python training/mini/ship.py runs/mini/mini`."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from diptych.models import checkpoints
-from diptych.models import dual_encoder as dual
+from diptych.models import dual_encoder
+from diptych.models.checkpoints import BUNDLED, CARD
+from diptych.models.dual_encoder import DualEncoder
 from diptych.runtime.atomic import replaced_folder
 
 
 def ship(source: Path, target: Path) -> None:
-    """Write the model at `source` to `target` with float16 weights, which every loader reads as float32 again."""
-    model = dual.load(source, device="cpu")
-    card = json.loads((source / checkpoints.CARD).read_text("utf-8"))
-    with replaced_folder(target, lambda folder: (folder / checkpoints.CARD).is_file()) as fresh:
-        _write(model, card, fresh)
+    """Write the model at `source` to `target` with float16 weights, which are converted to float32 when loaded."""
+    model = dual_encoder.load(source, device="cpu")
+    metadata = json.loads((source / CARD).read_text("utf-8"))
+    with replaced_folder(target, lambda folder: (folder / CARD).is_file()) as folder:
+        _write(model, metadata, folder)
 
 
-def _write(model: dual.DualEncoder, card: dict[str, Any], folder: Path) -> None:
-    model.save(folder, card)
+def _write(model: DualEncoder, metadata: dict[str, Any], folder: Path) -> None:
+    model.save(folder, metadata)
     for file in folder.rglob("*.safetensors"):
         weights = {name: t.half() if t.is_floating_point() else t for name, t in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
     for file in folder.rglob("config.json"):
         config = json.loads(file.read_text("utf-8"))
-        if "architectures" in config or "architecture" in config:  # a tower's: its weights are to be float32 in memory
+        if "architectures" in config or "architecture" in config:  # of a tower: load its weights as float32
             file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="folder of the model")
-    target = checkpoints.BUNDLED / "mini"
+    target = BUNDLED / "mini"
     ship(parser.parse_args().source, target)
     shutil.copy(Path(__file__).with_name("CARD.md"), target / "README.md")
     megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6

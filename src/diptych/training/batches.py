@@ -1,7 +1,7 @@
-"""What a training batch is made of: one caption of each picture, decoded live or read from a frozen tower's features.
+"""Training batches of a dual encoder: one caption per image, encoded live or read from stored features.
 
-Every choice (order, caption, view) is a hash of the seed, the epoch and the picture's id, so that a resumed run draws
-what an uninterrupted one would have drawn, in whatever thread.
+Every random choice (order, caption, augmentation) is a hash of the seed, the epoch and the image id, so that a resumed
+run repeats the choices of an uninterrupted one, in any thread.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.data.pairs import Pairs
+from diptych.data.pairs import Pairs, Row
 from diptych.data.row_table import Captions
 from diptych.errors import DataError
 from diptych.images.augment import augmentation, draw, names_a_side, sides_key
@@ -26,166 +28,195 @@ from diptych.models.fingerprint import modules_fingerprint
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
+PairBatch: TypeAlias = tuple[int, NDArray[np.int64], NDArray[np.int64]]
+"""(epoch, rows, captions): a batch by its image rows and the flat index of the caption of each."""
 
-class Epochs:
-    """The order of the pictures and the caption of each, epoch by epoch."""
+_BLOCK = 4096  # features projected at once in validation
+
+
+class PairSampler:
+    """Batches of image-caption pairs in a random order, with one caption per image and epoch.
+
+    Every epoch takes another caption of an image, until all have been used.
+    """
 
     def __init__(self, pairs: Pairs, batch_size: int, seed: int) -> None:
         self.pairs, self.seed = pairs, seed
         self.batch_size = min(batch_size, len(pairs))
         self.captions, self.counts = pairs.captions(), pairs.caption_counts()
-        self.firsts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        # Adding the epoch to a picture's own offset takes another caption every epoch, and all of them in turn.
+        self.first_captions = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        # The epoch is added to the offset of an image, so that consecutive epochs take different captions.
         offsets = (draw(seed, image_id).randrange(2**31) for image_id in pairs.values("image_id"))
         self.offsets = np.fromiter(offsets, np.int64, len(pairs))
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; the pictures left over wait for another epoch's order."""
+        """The number of batches in an epoch; an incomplete last batch is dropped."""
         return len(self.pairs) // self.batch_size
 
-    def __call__(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(epoch, rows, flat caption indices) of each batch from step `first` on."""
+    def __call__(self, epoch: int, first: int) -> Iterator[PairBatch]:
+        """The batches of an epoch from step `first` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
         for step in range(first, self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield epoch, rows, self.firsts[rows] + (self.offsets[rows] + epoch) % self.counts[rows]
+            yield epoch, rows, self.first_captions[rows] + (self.offsets[rows] + epoch) % self.counts[rows]
 
-    def caption_ids(self, captions: np.ndarray) -> Tensor:
-        """(batch,) integers that are equal where the captions' texts are, but for case and spaces."""
+    def caption_ids(self, captions: NDArray[np.int64]) -> Tensor:
+        """(batch,) integers, equal for captions with the same text up to case and whitespace."""
         texts = (" ".join(caption.lower().split()) for caption in self.captions.take(captions))
         hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
         return torch.tensor([int.from_bytes(value, signed=True) for value in hashes])
 
 
-class Side(Protocol):
-    """One half of the model as training sees it."""
+class EmbeddingSource(Protocol):
+    """The image or text embeddings of training and validation, from a live tower or from stored features."""
 
-    def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> Any:
-        """What `embed` needs for these pairs; called in threads."""
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Any:
+        """The inputs of `embed` for a batch of pairs; called in threads."""
 
-    def embed(self, loaded: Any) -> Tensor:
-        """(batch, dim) unit vectors."""
+    def embed(self, inputs: Any) -> Tensor:
+        """(batch, dim) unit embeddings."""
 
-    def validation(self) -> np.ndarray:
-        """Vectors of the validation part: of its pictures, or of its captions."""
+    def validation(self) -> NDArray[np.float32]:
+        """(images or captions, dim) unit embeddings of the validation split."""
 
 
-class LivePictures:
-    """Pictures decoded, augmented and passed through their tower at every step."""
+class LiveImages:
+    """Images that are decoded, augmented and encoded at every step."""
 
     def __init__(self, model: DualEncoder, train: Pairs, val: Pairs, augment: str, seed: int) -> None:
         self.model, self.train, self.val, self.seed = model, train, val, seed
         self.augment, self.size = augmentation(augment), model.image_size or 224
 
-    def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> dict[str, Any]:
         return self.model.preprocess_images(
-            [view(self.train[int(row)], self.augment, self.size, self.seed, epoch) for row in rows]
+            [load_view(self.train[int(row)], self.augment, self.size, self.seed, epoch) for row in rows]
         )
 
-    def embed(self, loaded: dict[str, Any]) -> Tensor:
-        return self.model.embed(loaded)
+    def embed(self, inputs: dict[str, Any]) -> Tensor:
+        return self.model.embed(inputs)
 
-    def validation(self) -> np.ndarray:
+    def validation(self) -> NDArray[np.float32]:
         return picture_vectors(self.model, self.val, cache=False)
 
 
 class LiveTexts:
-    """Captions passed through their tower at every step."""
+    """Captions that are encoded at every step."""
 
-    def __init__(self, model: DualEncoder, epochs: Epochs, val: Pairs) -> None:
-        self.model, self.epochs = model, epochs
-        self.val_captions = val.captions()
+    def __init__(self, model: DualEncoder, captions: Captions, val: Pairs) -> None:
+        self.model, self.captions, self.val_captions = model, captions, val.captions()
 
-    def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> dict[str, Any]:
-        return self.model.preprocess_texts(self.epochs.captions.take(captions))
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> dict[str, Any]:
+        return self.model.preprocess_texts(self.captions.take(captions))
 
-    def embed(self, loaded: dict[str, Any]) -> Tensor:
-        return self.model.embed(loaded)
+    def embed(self, inputs: dict[str, Any]) -> Tensor:
+        return self.model.embed(inputs)
 
-    def validation(self) -> np.ndarray:
+    def validation(self) -> NDArray[np.float32]:
         return self.model.encode_texts(self.val_captions)
 
 
 @dataclass
-class Stored:
-    """The features of a frozen tower, computed once and kept on disk; only the projection head runs."""
+class StoredFeatures:
+    """Pooled features of a frozen tower, computed once and stored on disk; only the projection head runs."""
 
-    train: np.ndarray  # pictures: (rows, views, width); captions: (captions, 1, width)
-    val: np.ndarray  # (rows or captions, 1, width)
+    train: NDArray[np.float16]  # images: (rows, views, width); captions: (captions, 1, width)
+    val: NDArray[np.float16]  # (rows or captions, 1, width)
     head: nn.Module
     device: torch.device
-    of_pictures: bool
-    places: np.ndarray | None = None  # where in `train` each item lies, if not in order
+    of_images: bool
+    positions: NDArray[np.integer[Any]] | None = None  # (captions,) the position of each in `train`; None: in order
 
-    def load(self, epoch: int, rows: np.ndarray, captions: np.ndarray) -> Tensor:
-        chosen = rows if self.of_pictures else captions
-        chosen = chosen if self.places is None else self.places[chosen]
-        return torch.from_numpy(self.train[chosen, epoch % self.train.shape[1]].astype(np.float32))
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Tensor:
+        indices = rows if self.of_images else captions
+        indices = indices if self.positions is None else self.positions[indices]
+        return torch.from_numpy(self.train[indices, epoch % self.train.shape[1]].astype(np.float32))
 
-    def embed(self, loaded: Tensor) -> Tensor:
-        features = self.head({"sentence_embedding": loaded.to(self.device)})
+    def embed(self, inputs: Tensor) -> Tensor:
+        features = self.head({"sentence_embedding": inputs.to(self.device)})
         return functional.normalize(features["sentence_embedding"].float(), dim=-1)
 
     @torch.inference_mode()
-    def validation(self) -> np.ndarray:
-        blocks = (self.val[start : start + 4096, 0].astype(np.float32) for start in range(0, len(self.val), 4096))
+    def validation(self) -> NDArray[np.float32]:
+        blocks = (self.val[start : start + _BLOCK, 0].astype(np.float32) for start in range(0, len(self.val), _BLOCK))
         return np.concatenate([self.embed(torch.from_numpy(block)).cpu().numpy() for block in blocks])
 
 
-def view(row, augment, size: int, seed: int, epoch: int):
-    """The picture of a row as an epoch sees it: decoded, and augmented unless `augment` is None."""
+Augmentation: TypeAlias = Callable[[Image.Image, int, Any, bool], Image.Image]
+
+
+def load_view(row: Row, augment: Augmentation | None, size: int, seed: int, epoch: int) -> Image.Image:
+    """The image of a row in an epoch: decoded, and augmented to `size` pixels unless `augment` is None.
+
+    Raises:
+        DataError: the image can no longer be read.
+    """
     images, good = decode_all([row.image], None if augment is None else 2 * size)
     if not good.all():
-        raise DataError(f"picture '{row.image_id}' could be read before but not now; was it changed during training?")
+        raise DataError(f"image '{row.image_id}' can no longer be read; do not change the data set during training")
     if augment is None:
         return images[0]
     return augment(images[0], size, draw(seed, epoch, row.image_id), not names_a_side(row.captions))
 
 
-def stored_pictures(
+def store_image_features(
     model: DualEncoder, train: Pairs, val: Pairs, *, augment: str, views: int, seed: int, progress: Progress = silent
-) -> Stored:
-    """Features of the frozen image tower: `views` of each training picture, the clean one of each for validation."""
+) -> StoredFeatures:
+    """Compute the features of the frozen image tower, or read them from the cache.
+
+    Args:
+        model: the dual encoder.
+        train: training images, stored in `views` views, of which the first is not augmented.
+        val: validation images, stored in one view that is not augmented.
+        augment: name of the augmentation.
+        views: number of views per training image.
+        seed: seed of the augmentation.
+        progress: wraps the batches of images.
+    """
     size = model.image_size or 224
 
-    def features(pairs: Pairs, views: int, augment: Callable | None, label: str) -> np.ndarray:
+    def features(pairs: Pairs, views: int, augment: Augmentation | None, label: str) -> NDArray[np.float16]:
         def prepare(keys: range) -> dict[str, Any]:
-            rows = ((pairs[key // views], key % views) for key in keys)
-            # the first view is the clean picture
-            return model.preprocess_images([view(row, augment if n else None, size, seed, n) for row, n in rows])
+            items = ((pairs[key // views], key % views) for key in keys)
+            return model.preprocess_images(
+                [load_view(row, augment if number else None, size, seed, number) for row, number in items]
+            )
 
-        # Which pictures are mirrored depends on what their captions say.
+        # The captions are part of the key: images whose captions mention a side are not mirrored.
         kind = f"{label}-{seed}-{sides_key(pairs.values('captions'))}" if views > 1 else "clean-0"
         name = f"{pairs.fingerprint()}-{views}-{kind}"
         flat = _tower_features(model, "image", name, range(len(pairs) * views), prepare, progress)
         return flat.reshape(len(pairs), views, -1)
 
-    return Stored(
+    return StoredFeatures(
         features(train, views, augmentation(augment), augment),
         features(val, 1, None, "clean"),
         nn.Sequential(*model.head("image")),
         model.device,
-        of_pictures=True,
+        of_images=True,
     )
 
 
-def stored_texts(model: DualEncoder, epochs: Epochs, val: Pairs, progress: Progress = silent) -> Stored:
-    """Features of the frozen text tower for every caption."""
+def store_text_features(
+    model: DualEncoder, train: Captions, val: Captions, progress: Progress = silent
+) -> StoredFeatures:
+    """Compute the features of the frozen text tower for every caption, or read them from the cache."""
 
-    def features(captions: Captions) -> tuple[np.ndarray, np.ndarray]:
+    def features(captions: Captions) -> tuple[NDArray[np.float16], NDArray[np.integer[Any]]]:
         by_length = _ByLength(captions)
         stored = _tower_features(model, "text", by_length.hash(), by_length, model.preprocess_texts, progress)
         return stored[:, None], by_length.places()
 
-    train, places = features(epochs.captions)
-    val_sorted, val_places = features(val.captions())
+    train_features, positions = features(train)
+    val_features, val_positions = features(val)
     head = nn.Sequential(*model.head("text"))
-    return Stored(train, val_sorted[val_places], head, model.device, of_pictures=False, places=places)
+    return StoredFeatures(
+        train_features, val_features[val_positions], head, model.device, of_images=False, positions=positions
+    )
 
 
 class _ByLength(Sequence[Any]):
-    """Captions in order of their length, since batches of one length pad little; sliced, never held as strings."""
+    """Captions by ascending length, since batches of one length need little padding; read in slices."""
 
     def __init__(self, captions: Captions) -> None:
         self.captions = captions
@@ -199,14 +230,14 @@ class _ByLength(Sequence[Any]):
 
     def hash(self) -> str:
         """A hash of the captions in this order."""
-        digest, between = hashlib.sha256(), b""
+        digest, separator = hashlib.sha256(), b""
         for start in range(0, len(self), 1024):
-            digest.update(between + "\0".join(self[start : start + 1024]).encode())
-            between = b"\0"
+            digest.update(separator + "\0".join(self[start : start + 1024]).encode())
+            separator = b"\0"
         return digest.hexdigest()[:16]
 
-    def places(self) -> np.ndarray:
-        """Where each caption stands in this order: (captions,)."""
+    def places(self) -> NDArray[np.integer[Any]]:
+        """(captions,) the position of each caption in this order."""
         places = np.empty(len(self), np.min_scalar_type(len(self)))
         places[self.order] = np.arange(len(self))
         return places
@@ -219,15 +250,15 @@ def _tower_features(
     items: Sequence[Any],
     prepare: Callable[[Any], dict[str, Any]],
     progress: Progress,
-) -> np.ndarray:
-    """Pooled features of a tower before its head, (items, width) float16, kept by the identities of tower and data."""
+) -> NDArray[np.float16]:
+    """(items, width) pooled features of a tower before its head, cached by the tower's fingerprint and `data`."""
     tower = model.tower(modality)
     width = tower[-1].get_embedding_dimension()
     folder = cache_dir() / "features" / f"{modules_fingerprint(tower)}-{data}"
     sink = VectorFile(folder, (len(items), width), "float16")
 
     @torch.inference_mode()
-    def forward(features: dict[str, Any]) -> np.ndarray:
+    def forward(features: dict[str, Any]) -> NDArray[np.float32]:
         features = model.to_device(features)
         for module in tower:
             features = module(features)

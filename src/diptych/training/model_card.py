@@ -1,16 +1,22 @@
-"""The model card that is written beside a trained model."""
+"""The model card of a trained dual encoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from diptych.runtime.quoting import code_block, code_span
+from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.settings import to_yaml
 
 
-def model_card(recipe: Any, pictures: dict[str, int], scores: dict[str, float]) -> str:
-    """A model card in Markdown, with the metadata that the Hugging Face hub reads: data, recipe, measured recall."""
+def model_card(recipe: ContrastiveRecipe, sizes: dict[str, int], scores: dict[str, float]) -> str:
+    """A model card in Markdown with the metadata of the Hugging Face Hub: data, recipe and validation recall.
+
+    Args:
+        recipe: the settings of the run; they are quoted, so that no value becomes markup.
+        sizes: number of images by split, `train` and `val`.
+        scores: validation scores, `t2i_r@1` to `i2t_r@10` in percent.
+    """
     towers = f"{code_span(recipe.image_tower)} and {code_span(recipe.text_tower)}"
     start = code_span(recipe.start) if recipe.start else towers
     rows = "\n".join(
@@ -22,10 +28,10 @@ library_name: sentence-transformers
 pipeline_tag: feature-extraction
 tags: [diptych, dual-encoder, image-text-retrieval]
 ---
-# A dual encoder for pictures and texts
+# Dual encoder for images and texts
 
-Pictures and texts become unit vectors of one space; their cosine says how well they match. Trained with
-[diptych](https://github.com/diptych/diptych) from {start}.
+It maps images and texts to unit embeddings in a shared space; their cosine similarity measures how well they match.
+Trained with [diptych](https://github.com/diptych/diptych) from {start}.
 
 ```python
 import diptych
@@ -35,13 +41,13 @@ model = diptych.load("path/of/this/folder")
 
 ## Data
 
-{code_span(Path(recipe.data).name or recipe.data)}: {pictures["train"]:,} pictures to train on, {pictures["val"]:,} to
-choose the best epoch by.
+{code_span(Path(recipe.data).name or recipe.data)}: {sizes["train"]:,} training images and {sizes["val"]:,} validation
+images.
 
-## Measured
+## Evaluation
 
-Recall in percent on the {pictures["val"]:,} validation pictures, by the Karpathy protocol. The best epoch was chosen
-on them, so expect a little less elsewhere.
+Recall in percent on the {sizes["val"]:,} validation images (Karpathy protocol). The best epoch was selected on these
+images, so expect slightly lower recall on others.
 
 | | R@1 | R@5 | R@10 |
 |---|---:|---:|---:|

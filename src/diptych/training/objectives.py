@@ -1,8 +1,8 @@
-"""Objectives: pure functions from embeddings and ids to a loss, and the gradient cache that makes large batches fit.
+"""Training objectives as pure functions of embeddings and ids, and gradient caching for large batches.
 
-A batch is N (picture, caption) pairs. Only the diagonal of the N x N similarity matrix is known to match, but not all
-of the rest is known not to: two captions of one picture, or one caption text under two pictures, are false negatives.
-Every objective here takes the ids that tell, and leaves those entries out.
+A batch is N (image, caption) pairs. The diagonal of the N x N similarity matrix holds the positives. Most other entries
+are negatives, but two captions of one image, or one caption text of two images, are false negatives: every objective
+takes image and caption ids and ignores these entries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Objective(Protocol):
-    """The one call form by which a recipe calls any objective in `OBJECTIVES`."""
+    """The signature of every objective in `OBJECTIVES`."""
 
     def __call__(
         self,
@@ -31,14 +31,13 @@ class Objective(Protocol):
 
 
 def false_negative_mask(image_ids: Tensor, caption_ids: Tensor | None = None) -> Tensor:
-    """Which entries of the similarity matrix are neither positive nor negative: (batch, batch) bool, symmetric.
+    """The false negatives of a batch: (batch, batch) bool, symmetric, false on the diagonal.
 
-    Entry (i, j), i != j, is true where pairs i and j show the same picture or, with `caption_ids`, carry the same
-    caption text. The diagonal is false.
+    Entry (i, j), i != j, is true if pairs i and j have the same image or, with `caption_ids`, the same caption text.
 
     Args:
-        image_ids: (batch,) integers, equal for pairs of one picture.
-        caption_ids: (batch,) integers, equal for captions of identical text.
+        image_ids: (batch,) integers, equal for pairs with the same image.
+        caption_ids: (batch,) integers, equal for captions with the same text.
 
     >>> false_negative_mask(torch.tensor([7, 7, 8])).int().tolist()
     [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
@@ -64,27 +63,27 @@ def info_nce(
     """Symmetric InfoNCE (CLIP, Radford et al. 2021, figure 3): the mean of the image-to-text and text-to-image losses.
 
     Each direction is the mean over the batch of the cross-entropy between softmax(logit_scale * similarities) and the
-    pair's own partner. False negatives (`false_negative_mask`) leave the denominator; a pair without negatives costs 0.
-    With `label_smoothing` e the target is 1 - e on the partner and e shared equally by the pair's true negatives.
-    Computed in float32 (float64 for float64 input), under autocast too.
+    matching pair. False negatives (`false_negative_mask`) are excluded from the denominator; the loss of a pair without
+    negatives is 0. With `label_smoothing` e the target is 1 - e for the match, and e is shared equally by the true
+    negatives of the pair. Computed in float32 (float64 for float64 inputs), also under autocast.
 
     Args:
-        image_embeddings: (batch, dim) unit vectors; that they are is not checked.
-        text_embeddings: (batch, dim) unit vectors; row i captions the picture of row i.
-        logit_scale: the positive multiplier itself, already exponentiated (1 / temperature); a float or a 0-d tensor.
-        image_ids: (batch,) integers, equal for pairs of one picture.
-        caption_ids: (batch,) integers, equal for captions of identical text.
+        image_embeddings: (batch, dim) unit embeddings; the norm is not checked.
+        text_embeddings: (batch, dim) unit embeddings; row i is a caption of the image of row i.
+        logit_scale: positive factor of the similarities (1 / temperature, not its logarithm); a float or a 0-d tensor.
+        image_ids: (batch,) integers, equal for pairs with the same image.
+        caption_ids: (batch,) integers, equal for captions with the same text.
         label_smoothing: in [0, 1).
-        logit_bias: ignored, and here for the common call form: adding a constant leaves a softmax as it was.
+        logit_bias: ignored, since a softmax is invariant to it; part of the common signature.
 
     Returns:
         A 0-d tensor, at least 0.
 
     Raises:
-        ValueError: shapes disagree, the batch is empty, or `label_smoothing` is out of range.
+        ValueError: shapes do not match, the batch is empty, or `label_smoothing` is out of range.
 
-    Logits [[ln 3, 0], [0, ln 3]] give each partner 3 / (3 + 1) = 0.75, and -ln 0.75 = 0.2877. Were both pairs of one
-    picture, nothing would be left to tell apart:
+    Logits [[ln 3, 0], [0, ln 3]] give each match the probability 3 / (3 + 1) = 0.75, and -ln 0.75 = 0.2877. If both
+    pairs have the same image, there are no negatives:
 
     >>> import math
     >>> eye = torch.eye(2)
@@ -110,28 +109,28 @@ def sigmoid_loss(
     image_ids: Tensor,
     caption_ids: Tensor | None = None,
 ) -> Tensor:
-    """The pairwise sigmoid loss of SigLIP (Zhai et al. 2023, algorithm 1), summed over entries, divided by the batch.
+    """The pairwise sigmoid loss of SigLIP (Zhai et al. 2023, algorithm 1): summed over entries, divided by batch size.
 
     -1/N * sum over (i, j) of log sigmoid(z_ij * (logit_scale * similarity_ij + logit_bias)), with z = 1 on the diagonal
-    and -1 off it. False negatives (`false_negative_mask`) drop out of the sum; N stays the batch.
-    Computed in float32 (float64 for float64 input), under autocast too.
+    and -1 elsewhere. False negatives (`false_negative_mask`) are excluded from the sum; N is the batch size.
+    Computed in float32 (float64 for float64 inputs), also under autocast.
 
     Args:
-        image_embeddings: (batch, dim) unit vectors; that they are is not checked.
-        text_embeddings: (batch, dim) unit vectors; row i captions the picture of row i.
-        logit_scale: the positive multiplier itself, already exponentiated (the paper starts at 10).
-        logit_bias: added to every logit (the paper starts at -10, since nearly all entries are negatives).
-        image_ids: (batch,) integers, equal for pairs of one picture.
-        caption_ids: (batch,) integers, equal for captions of identical text.
+        image_embeddings: (batch, dim) unit embeddings; the norm is not checked.
+        text_embeddings: (batch, dim) unit embeddings; row i is a caption of the image of row i.
+        logit_scale: positive factor of the similarities, not its logarithm (initially 10 in the paper).
+        logit_bias: added to every logit (initially -10 in the paper, since almost all entries are negatives).
+        image_ids: (batch,) integers, equal for pairs with the same image.
+        caption_ids: (batch,) integers, equal for captions with the same text.
 
     Returns:
         A 0-d tensor, at least 0.
 
     Raises:
-        ValueError: shapes disagree, or the batch is empty.
+        ValueError: shapes do not match, or the batch is empty.
 
-    Logits of ln 3 on the diagonal and -ln 3 off it put each of four entries right with probability 3 / 4, and
-    4 * -ln 0.75 / 2 = 0.5754. Were both pairs of one picture, the two entries off the diagonal would drop out:
+    Logits of ln 3 on the diagonal and -ln 3 elsewhere give each of the four entries the probability 3 / 4, and
+    4 * -ln 0.75 / 2 = 0.5754. If both pairs have the same image, the two off-diagonal entries are excluded:
 
     >>> import math
     >>> eye, ln3 = torch.eye(2), math.log(3)
@@ -155,27 +154,28 @@ def matching_loss(
     contrast: float = 1.0,
     binary: float = 1.0,
 ) -> Tensor:
-    """Symmetric InfoNCE plus balanced binary cross-entropy over a matcher's logits for every pair of a batch.
+    """Symmetric InfoNCE plus balanced binary cross-entropy over the logits of a matcher for all pairs of a batch.
 
-    The first ranks: each picture against the batch's captions and each caption against its pictures. The second makes
-    the logit a probability's: the mean of -log sigmoid(z) on the diagonal and the mean of -log sigmoid(-z) off it count
-    half each. False negatives (`false_negative_mask`) drop out of both.
+    InfoNCE trains the ranking of captions for each image and of images for each caption. The binary cross-entropy
+    trains the logits as those of a probability: the mean of -log sigmoid(z) over the diagonal and the mean of
+    -log sigmoid(-z) over the other entries have a weight of one half each. False negatives (`false_negative_mask`) are
+    excluded from both.
 
     Args:
-        logits: (batch, batch), row i and column j for picture i with caption j; the diagonal matches.
-        image_ids: (batch,) integers, equal for pairs of one picture.
-        caption_ids: (batch,) integers, equal for captions of identical text.
+        logits: (batch, batch), entry (i, j) for image i with caption j; the diagonal holds the matches.
+        image_ids: (batch,) integers, equal for pairs with the same image.
+        caption_ids: (batch,) integers, equal for captions with the same text.
         contrast: weight of InfoNCE.
-        binary: weight of the binary loss.
+        binary: weight of the binary cross-entropy.
 
     Returns:
         A 0-d tensor, at least 0.
 
     Raises:
-        ValueError: shapes disagree, or the batch is empty.
+        ValueError: shapes do not match, or the batch is empty.
 
-    Logits of ln 3 on the diagonal and -ln 3 off it are right with probability 3 / 4 each, -ln 0.75 = 0.2877, and 9
-    times as likely as the one other choice of their row, -ln 0.9 = 0.1054:
+    Logits of ln 3 on the diagonal and -ln 3 elsewhere have a binary cross-entropy of -ln 0.75 = 0.2877; in the softmax
+    of a row the match has 9 times the odds of the other entry, and -ln 0.9 = 0.1054:
 
     >>> import math
     >>> z = math.log(3) * (2 * torch.eye(2) - 1)
@@ -197,16 +197,22 @@ def matching_loss(
 
 
 def cosine_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """1 - cosine of (batch, dim) vectors and those beside them, the mean over the batch: a 0-d tensor in [0, 2].
+    """The mean over the batch of 1 - cosine similarity of predictions and targets: a 0-d tensor in [0, 2].
+
+    Args:
+        predicted: (batch, dim) vectors of any norm.
+        targets: (batch, dim) vectors of any norm.
 
     Raises:
-        ValueError: shapes disagree, or the batch is empty.
+        ValueError: shapes do not match, or the batch is empty.
 
     >>> cosine_loss(torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item()
     0.5
     """
     if predicted.shape != targets.shape or predicted.ndim != 2 or not len(predicted):
-        raise ValueError(f"predicted is {tuple(predicted.shape)}, targets {tuple(targets.shape)}; both (batch, dim)")
+        raise ValueError(
+            f"predicted is {tuple(predicted.shape)}, targets {tuple(targets.shape)}; both must be (batch, dim)"
+        )
     return 1 - F.cosine_similarity(predicted.float(), targets.float(), dim=-1).mean()
 
 
@@ -218,21 +224,20 @@ def cached_backward(
     text_chunks: Sequence[Callable[[], Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """One backward pass over a batch too large for memory: gradient caching (GradCache, Gao et al. 2021).
+    """The backward pass of a batch that does not fit into memory: gradient caching (GradCache, Gao et al. 2021).
 
-    Every chunk is embedded without a graph, the loss is taken over all embeddings at once, and each chunk is then
-    embedded again, with the random state that it had the first time, to pass its share of the gradient on. Loss and
-    gradients are those of the whole batch (dropout draws once for each chunk), activations those of one chunk.
+    Every chunk is encoded without a graph, the loss is computed over all embeddings, and each chunk is then encoded
+    again, with the random state of the first time, to propagate its part of the gradient. Loss and gradients equal
+    those of the whole batch (with separate dropout masks per chunk), at the activation memory of one chunk.
 
-    Gradients are added to `.grad` of the towers' parameters and of whatever `loss` closes over, such as the logit
-    scale. A chunk that needs no gradient (a frozen tower) is left out of the backward pass. Everything runs twice, so
-    keep BatchNorm in eval, or its statistics move twice. Random state is replayed on the CPU and the current CUDA
-    device.
+    Gradients are added to `.grad` of the tower parameters and of any parameter that `loss` uses, such as the logit
+    scale. A chunk that needs no gradient (a frozen tower) is skipped in the backward pass. Keep BatchNorm in eval mode,
+    since its statistics would be updated twice. The random state is restored on the CPU and the current CUDA device.
 
     Args:
-        image_chunks: each call embeds one chunk of the batch's pictures: (chunk, dim). Sizes may differ.
-        text_chunks: the same for the captions; it need not be cut where the pictures are.
-        loss: from image embeddings (batch, dim) and text embeddings (batch, dim), in the order of the chunks, to a 0-d
+        image_chunks: each call encodes one chunk of the images: (chunk, dim). Sizes may differ.
+        text_chunks: each call encodes one chunk of the captions: (chunk, dim). The split may differ from the images'.
+        loss: maps image embeddings (batch, dim) and text embeddings (batch, dim), in the order of the chunks, to a 0-d
             tensor that depends on both.
 
     Returns:
@@ -271,22 +276,22 @@ def _check(image_embeddings: Tensor, text_embeddings: Tensor, image_ids: Tensor,
     if len(shape) != 2 or not shape[0] or tuple(text_embeddings.shape) != shape:
         raise ValueError(
             f"image embeddings are {shape}, text embeddings {tuple(text_embeddings.shape)}; "
-            "both must be one (batch, dim) with at least one row"
+            "both must have the same shape (batch, dim) with at least one row"
         )
     for name, ids in (("image_ids", image_ids), ("caption_ids", caption_ids)):
         if ids is not None and tuple(ids.shape) != shape[:1]:
-            raise ValueError(f"{name} is {tuple(ids.shape)}; it must hold one id for each of the {shape[0]} pairs")
+            raise ValueError(f"{name} is {tuple(ids.shape)}; it must hold one id per pair, {shape[0]} in all")
 
 
 def _logits(image_embeddings: Tensor, text_embeddings: Tensor, logit_scale: float | Tensor) -> Tensor:
-    """Scaled similarities (batch, batch), rows pictures and columns captions, in float32 or finer."""
+    """(batch, batch) scaled similarities, images by captions, in float32 or float64."""
     dtype = torch.promote_types(image_embeddings.dtype, torch.float32)
-    with torch.autocast(image_embeddings.device.type, enabled=False):  # it would multiply in bf16
+    with torch.autocast(image_embeddings.device.type, enabled=False):  # bf16 is too coarse
         return (image_embeddings.to(dtype) @ text_embeddings.to(dtype).T) * logit_scale
 
 
 def _cross_entropy(logits: Tensor, ignored: Tensor, label_smoothing: float) -> Tensor:
-    """Mean over rows of the cross-entropy with the diagonal, smoothed over the entries that are not `ignored`."""
+    """The mean over rows of the cross-entropy of the diagonal, smoothed over the entries that are not `ignored`."""
     log_probabilities = logits.log_softmax(dim=1)  # (batch, batch)
     own = log_probabilities.diagonal()  # (batch,)
     if not label_smoothing:

@@ -1,18 +1,18 @@
-"""The range of every numeric setting of every recipe, checked before a run begins."""
+"""The valid range of every numeric setting of the recipes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import typing
-from typing import Any
 
 from diptych.errors import ConfigError
+from diptych.training.run_settings import RunSettings
 
 Number = int | float
 _HUGE = 1_000_000_000
 
-LIMITS: dict[str, tuple[Number, Number]] = {  # setting -> smallest and largest value
+LIMITS: dict[str, tuple[Number, Number]] = {  # setting -> (minimum, maximum), both inclusive
     "val_fraction": (0.0, 0.99),
     "max_bad_share": (0.0, 1.0),
     "image_size": (8, 4096),
@@ -62,32 +62,43 @@ LIMITS: dict[str, tuple[Number, Number]] = {  # setting -> smallest and largest 
     "contrast_scale": (1e-3, 1e6),
     "library": (0, _HUGE),
 }
-_ARGUMENT = 10_000_000  # of an architecture's arguments, which bear the names of their library
+_ARGUMENT_LIMIT = 10_000_000  # absolute value of the architecture arguments, whose names belong to other libraries
 
 
-def check_limits(recipe: Any) -> None:
-    """Refuse settings outside their range, and what is no finite number.
+def check_settings(recipe: RunSettings) -> None:
+    """Check that a recipe names a data set and that its numbers are in range.
 
     Raises:
-        ConfigError: there is one; the message names it and its range.
+        ConfigError: `data` is empty, or a number is out of range.
+    """
+    if not recipe.data:
+        raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
+    check_limits(recipe)
+
+
+def check_limits(recipe: RunSettings) -> None:
+    """Check that the numeric settings of a recipe are finite and within `LIMITS`.
+
+    Raises:
+        ConfigError: one is not; the message gives its name, value and range.
     """
     for name, value in dataclasses.asdict(recipe).items():
         if isinstance(value, dict):
             for argument, number in value.items():
-                _check(f"{name}.{argument}", number, (-_ARGUMENT, _ARGUMENT))
+                _check(f"{name}.{argument}", number, (-_ARGUMENT_LIMIT, _ARGUMENT_LIMIT))
         elif name in LIMITS:
             _check(name, value, LIMITS[name])
 
 
-def numeric_settings(recipe: type) -> set[str]:
-    """The names of a recipe's settings that are numbers, or a number or nothing."""
+def numeric_settings(recipe: type[RunSettings]) -> set[str]:
+    """The names of the settings of a recipe class whose type is a number or an optional number."""
     hints = typing.get_type_hints(recipe)
     return {name for name, hint in hints.items() if hint in (int, float, int | None, float | None)}
 
 
-def _check(name: str, value: Any, limits: tuple[Number, Number]) -> None:
+def _check(name: str, value: object, limits: tuple[Number, Number]) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return  # None, or a setting of another type: a list of heads
+        return  # None, or not a number
     low, high = limits
     if not math.isfinite(value) or not low <= value <= high:
         raise ConfigError(f"{name} is {value}; it must be at least {low:,} and at most {high:,}")

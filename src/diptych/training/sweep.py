@@ -1,4 +1,4 @@
-"""A grid of training runs, resumable, compared in one table."""
+"""A sweep: training runs over a grid of settings, compared in one table."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from diptych.training.settings import grid, make
 RESULT = "result.json"
 
 
-def run_sweep(recipe: ContrastiveRecipe, path: str | Path, *, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Train `recipe` with every combination of the settings in the YAML file `path`; rows by falling rsum.
+def run_sweep(recipe: ContrastiveRecipe, path: str | Path, *, progress: Progress = silent) -> list[dict[str, str]]:
+    """Train `recipe` with every combination of the settings in the YAML file `path`.
 
-    Each run has a folder below `recipe.out`. Finished ones are not trained again, an interrupted one goes on.
+    Each run has its own folder in `recipe.out`. Finished runs are skipped, and an interrupted run is resumed.
+
+    Returns:
+        One row per run, by descending rsum: its settings, the validation recall in percent and the seconds it took.
 
     Raises:
-        ConfigError: the file names an unknown setting or a value of the wrong type.
+        ConfigError: the file names an unknown setting, or a value has the wrong type or is out of range.
     """
-    settings = list(grid(path))
-    for changes in settings:
-        check_limits(make(ContrastiveRecipe, changes))  # refuse all before training any
-    rows = [_run(recipe, changes, progress) for changes in settings]
+    combinations = list(grid(path))
+    for settings in combinations:
+        check_limits(make(ContrastiveRecipe, settings))  # all are checked before the first run
+    rows = [_run(recipe, settings, progress) for settings in combinations]
     return sorted(rows, key=lambda row: -float(row["rsum"]))
 
 
-def _run(recipe: ContrastiveRecipe, changes: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    name = "_".join(f"{key}={value}" for key, value in changes.items())
+def _run(recipe: ContrastiveRecipe, settings: dict[str, Any], progress: Progress) -> dict[str, str]:
+    name = "_".join(f"{key}={value}" for key, value in settings.items())
     out = Path(recipe.out) / "".join(char if char.isalnum() or char in "=.-_" else "-" for char in name)
     result = out / RESULT
     if not result.exists():
-        outcome = train(replace(recipe, **changes, out=str(out)), resume=True, progress=progress).outcome
+        outcome = train(replace(recipe, **settings, out=str(out)), resume=True, progress=progress).outcome
         write_text(result, json.dumps({"best": outcome.best, "seconds": outcome.seconds}))
     saved = json.loads(result.read_text("utf-8"))
     recall = {f"{key}_r@{k}": f"{saved['best'][f'{key}_r@{k}']:.1f}" for key in ("t2i", "i2t") for k in (1, 5, 10)}
-    shown = {key: str(value) for key, value in changes.items()}
-    return {**shown, **recall, "rsum": f"{saved['best']['rsum']:.1f}", "seconds": f"{saved['seconds']:.0f}"}
+    values = {key: str(value) for key, value in settings.items()}
+    return {**values, **recall, "rsum": f"{saved['best']['rsum']:.1f}", "seconds": f"{saved['seconds']:.0f}"}

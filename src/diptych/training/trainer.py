@@ -1,8 +1,8 @@
-"""The training loop that every recipe shares: schedule, EMA, best model, early stopping, and a resume that is exact.
+"""The training loop of every recipe: learning rate schedule, EMA, early stopping, best weights and exact resume.
 
-Why not a library's trainer: what happens in a step must be replayed exactly after a kill (weights, EMA, learnable scale
-and random state together), validation must see the EMA weights, and frozen towers skip the model altogether.
-Everything random in the data is drawn from hashes (`batches`), so the loop alone owns the global random state.
+A resumed run ends with the weights of an uninterrupted one: a checkpoint holds the weights, their moving average, the
+optimizer and the random state. Data loading draws nothing from the global random state (see `batches`), so the loop
+alone owns it. docs/design.md says why this is not the trainer of a library.
 """
 
 from __future__ import annotations
@@ -17,112 +17,137 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from diptych.errors import ConfigError
+from diptych.errors import ConfigError, require
 from diptych.runtime.atomic import new_file, storing
 from diptych.runtime.progress import Progress, silent
+from diptych.training.run_settings import RunSettings
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-_NUMBERS = ("step", "best_epoch", "best", "history", "losses", "elapsed", "log_size")  # kept in a checkpoint
+BEST = "best.safetensors"
+_COUNTERS = ("step", "best_epoch", "best", "history", "losses", "elapsed", "log_size")  # saved in a checkpoint
+_LOG_STEPS = 10
 
-# What torch was seen to raise on files that are damaged or not a checkpoint.
+# The exceptions of torch on files that are damaged or not a checkpoint.
 _DAMAGED = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError),
     pickle.UnpicklingError,
 )
 
 
+class ParameterGroup(TypedDict):
+    """Parameters that share a peak learning rate."""
+
+    params: list[nn.Parameter]
+    lr: float
+
+
 @dataclass
 class Task:
-    """What a recipe hands to the loop."""
+    """What the loop trains: a recipe's module, data, loss and validation."""
 
-    module: nn.Module  # holds every weight that is trained
-    groups: list[dict[str, Any]]  # optimiser groups: params, lr
+    module: nn.Module
+    """Holds every weight that is trained."""
+    groups: list[ParameterGroup]
     steps_per_epoch: int
-    batches: Callable[[int, int], Iterable[Any]]  # (epoch, first step) -> batches
-    backward: Callable[[Any], Tensor]  # adds gradients, returns the detached loss
+    batches: Callable[[int, int], Iterable[Any]]
+    """The batches of an epoch, from (epoch, first step)."""
+    backward: Callable[[Any], Tensor]
+    """Adds the gradients of a batch and returns the detached loss, a 0-d tensor."""
     validate: Callable[[], dict[str, float]]
-    save: Callable[[dict[str, float]], None]  # writes the model as it is now, with its scores
-    set_mode: Callable[[bool], None]  # training mode on or off
-
-
-@dataclass
-class Schedule:
-    """The loop's settings, as the recipes name them."""
-
-    epochs: int = 10
-    max_steps: int | None = None
-    warmup: float = 0.1
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
-    ema: float = 0.0
-    patience: int = 0
-    save_steps: int = 200
+    """The validation scores of the current weights."""
+    save: Callable[[dict[str, float]], None]
+    """Saves the current weights, which have the best validation scores so far."""
+    set_mode: Callable[[bool], None]
+    """Switches training mode on or off."""
     metric: str = "rsum"
-    tensorboard: bool = False
+    """The validation score that selects the best epoch; higher is better."""
 
 
 @dataclass
 class Outcome:
-    """How a training run ended."""
+    """The result of a training run."""
 
     steps: int
     best_epoch: int
+    """From 0."""
     best: dict[str, float]
+    """The validation scores of the best epoch."""
     seconds: float
     stopped_early: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+    """The validation scores of every epoch."""
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over the share `warmup` of all steps, then half a cosine down to 0."""
-    rising = max(1, round(total * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    """The learning rate at `step` of `total`, as a fraction of its peak, in [0, 1].
+
+    Linear warm-up over the fraction `warmup` of all steps, then a half-cosine decay to 0.
+    """
+    warmup_steps = max(1, round(total * warmup))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total - warmup_steps)))
 
 
 class Trainer:
-    """Runs a `Task` in `folder`, which keeps `checkpoint.pt` (last, for resuming) and `log.jsonl`.
+    """Trains a `Task` with AdamW.
 
-    The log has a line for every 10 steps, with the mean of their losses, and one for each validation.
+    Args:
+        task: what is trained.
+        settings: schedule and optimizer; data and run folder are not read from here.
+        folder: where `checkpoint.pt` (the last state, for resuming) and `log.jsonl` are written. The log has one line
+            per 10 steps, with their mean loss, and one per validation.
+        progress: wraps the batches of each epoch.
+        on_start: called once the checkpoint, if there is one, has been restored.
+
+    Raises:
+        ConfigError: the task has no trainable weights.
     """
 
     def __init__(
         self,
         task: Task,
-        schedule: Schedule,
+        settings: RunSettings,
         folder: Path,
         progress: Progress = silent,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        self.task, self.schedule, self.folder, self.progress = task, schedule, folder, progress
-        self.on_start = on_start  # called when the checkpoint, if there is one, was accepted
-        self.total = task.steps_per_epoch * schedule.epochs
-        if schedule.max_steps:
-            self.total = min(self.total, schedule.max_steps)
+        self.task, self.settings, self.folder, self.progress = task, settings, folder, progress
+        self.on_start = on_start
+        self.total = task.steps_per_epoch * settings.epochs
+        if settings.max_steps:
+            self.total = min(self.total, settings.max_steps)
         self.trained = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
         if not self.trained:
             raise ConfigError("nothing is left to train: every weight is frozen and there is no projection head")
-        self.optimizer = torch.optim.AdamW(_decay_groups(task.groups, schedule.weight_decay), betas=(0.9, 0.98))
-        self.average = {name: p.detach().clone() for name, p in self.trained.items()} if schedule.ema else {}
+        self.optimizer = torch.optim.AdamW(_decay_groups(task.groups, settings.weight_decay), betas=(0.9, 0.98))
+        self.average = {name: p.detach().clone() for name, p in self.trained.items()} if settings.ema else {}
         self.step, self.best_epoch = 0, -1
         self.best: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
-        self.losses: list[float] = []  # of the steps since the last line of the log
+        self.losses: list[float] = []  # since the last line of the log
         self.elapsed, self.log_size = 0.0, 0
         self.writer: Any = None
 
     def fit(self, resume: bool = False) -> Outcome:
-        """Train to the end, or until validation has not improved for `patience` epochs."""
-        with storing(self.folder, "the run goes on with resume from its last checkpoint"):
+        """Train to the last step, or until validation has not improved for `patience` epochs.
+
+        Args:
+            resume: continue from the checkpoint in `folder`; without one, training starts at the first step.
+
+        Raises:
+            ConfigError: the checkpoint is damaged or belongs to another recipe, or the loss is not finite.
+            StorageError: the disk is full or refuses to write; the last checkpoint stays.
+        """
+        with storing(self.folder, "the last checkpoint is kept, and resume continues from it"):
             return self._fit(resume)
 
     def _fit(self, resume: bool) -> Outcome:
@@ -131,7 +156,7 @@ class Trainer:
             self._restore()
         self.on_start()
         with (self.folder / LOG).open("a", encoding="utf-8", buffering=1) as log:
-            log.truncate(min(self.log_size, log.tell()))  # lines of steps that will be run again
+            log.truncate(min(self.log_size, log.tell()))  # drops the lines of steps that are repeated
             self.log, started = log, time.monotonic() - self.elapsed
             self._open_tensorboard()
             while self.step < self.total and not self._is_stale():
@@ -145,29 +170,32 @@ class Trainer:
     def _train_epoch(self, epoch: int, started: float) -> None:
         self.task.set_mode(True)
         first = self.step % self.task.steps_per_epoch
-        left = min(self.task.steps_per_epoch - first, self.total - self.step)
-        best = f", best {self.schedule.metric} {self.best[self.schedule.metric]:.1f}" if self.best else ""
-        label = f"epoch {epoch + 1}/{self.schedule.epochs}{best}"
-        batches = itertools.islice(self.task.batches(epoch, first), left)
-        for batch in self.progress(batches, left, label):
-            factor = learning_rate_factor(self.step, self.total, self.schedule.warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            loss = float(self.task.backward(batch))
-            if not math.isfinite(loss):
-                raise ConfigError(f"the loss became {loss} at step {self.step}; lower the learning rates")
-            nn.utils.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.step += 1
-            self._update_average()
-            self.losses.append(loss)
-            if self.step % 10 == 0 or self.step == self.total:
-                self._log(step=self.step, epoch=epoch, loss=statistics.fmean(self.losses), lr_factor=factor)
-                self.losses = []
-            if self.step % self.schedule.save_steps == 0 and self.step % self.task.steps_per_epoch:
+        remaining = min(self.task.steps_per_epoch - first, self.total - self.step)
+        best = f", best {self.task.metric} {self.best[self.task.metric]:.1f}" if self.best else ""
+        label = f"epoch {epoch + 1}/{self.settings.epochs}{best}"
+        batches = itertools.islice(self.task.batches(epoch, first), remaining)
+        for batch in self.progress(batches, remaining, label):
+            self._train_step(epoch, batch)
+            if self.step % self.settings.save_steps == 0 and self.step % self.task.steps_per_epoch:
                 self.elapsed = time.monotonic() - started
                 self._checkpoint()
+
+    def _train_step(self, epoch: int, batch: Any) -> None:
+        factor = learning_rate_factor(self.step, self.total, self.settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        loss = float(self.task.backward(batch))
+        if not math.isfinite(loss):
+            raise ConfigError(f"the loss became {loss} at step {self.step}; lower the learning rates")
+        nn.utils.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._update_average()
+        self.losses.append(loss)
+        if self.step % _LOG_STEPS == 0 or self.step == self.total:
+            self._log(step=self.step, epoch=epoch, loss=statistics.fmean(self.losses), lr_factor=factor)
+            self.losses = []
 
     def _validate(self, epoch: int) -> None:
         self.task.set_mode(False)
@@ -175,39 +203,39 @@ class Trainer:
             scores = self.task.validate()
             self._log(step=self.step, epoch=epoch, **scores)
             self.history.append({"epoch": epoch, **scores})
-            metric = self.schedule.metric
+            metric = self.task.metric
             if not self.best or scores[metric] > self.best[metric]:
                 self.best_epoch, self.best = epoch, scores
                 self.task.save(scores)
 
     def _is_stale(self) -> bool:
-        patience = self.schedule.patience
+        patience = self.settings.patience
         return bool(patience and self.history and self.history[-1]["epoch"] - self.best_epoch >= patience)
 
     def _update_average(self) -> None:
-        """EMA of the weights, its decay rising with the steps so that the random start is soon forgotten."""
-        decay = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
+        """Update the EMA; its decay rises with the steps, so that the initial weights are soon forgotten."""
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, average in self.average.items():
                 average.lerp_(self.trained[name].detach(), 1 - decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The module with its EMA weights."""
-        kept = {name: self.trained[name].detach().clone() for name in self.average}
+        """Give the module its EMA weights within the context."""
+        current = {name: self.trained[name].detach().clone() for name in self.average}
         _assign(self.trained, self.average)
         try:
             yield
         finally:
-            _assign(self.trained, kept)
+            _assign(self.trained, current)
 
     def _state(self) -> dict[str, Tensor]:
-        """What training changes: trained weights, and buffers such as BatchNorm's statistics."""
+        """The tensors that training changes: trained weights, and buffers such as the statistics of BatchNorm."""
         trained = {name: p.detach() for name, p in self.trained.items()}
         return trained | {f"buffer:{name}": buffer for name, buffer in self.task.module.named_buffers()}
 
     def _checkpoint(self) -> None:
-        """Everything that the next step depends on, written beside the last checkpoint and then put in its place."""
+        """Write everything that the next step depends on, and replace the last checkpoint atomically."""
         self.log.flush()
         self.log_size = self.log.tell()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -217,7 +245,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": cuda,
-            "numbers": json.dumps({name: getattr(self, name) for name in _NUMBERS}),
+            "numbers": json.dumps({name: getattr(self, name) for name in _COUNTERS}),
         }
         with new_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
@@ -225,31 +253,26 @@ class Trainer:
     def _restore(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
-            return  # killed before the first checkpoint: begin again
+            return  # interrupted before the first checkpoint: start over
         saved = read_checkpoint(path)
         state = self._state()
+        other_recipe = f"'{path}' belongs to another recipe ({{}}); resume with the recipe that started the run"
         if _shapes(state) != _shapes(saved["state"]) or _shapes(self.average) != _shapes(saved["average"]):
-            raise ConfigError(
-                f"'{path}' is of another recipe: its weights differ; resume with the recipe it began with"
-            )
+            raise ConfigError(other_recipe.format("its weights differ"))
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["random"])
             if saved["random_cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(saved["random_cuda"])
         except _DAMAGED as error:
-            raise ConfigError(
-                f"'{path}' is of another recipe ({error}); resume with the recipe it began with"
-            ) from error
+            raise ConfigError(other_recipe.format(error)) from error
         _assign(state, saved["state"])
         _assign(self.average, saved["average"])
-        for key, value in json.loads(saved["numbers"]).items():
-            setattr(self, key, value)
+        for name, value in json.loads(saved["numbers"]).items():
+            setattr(self, name, value)
 
     def _open_tensorboard(self) -> None:
-        if self.schedule.tensorboard:
-            from diptych.errors import require
-
+        if self.settings.tensorboard:
             require("tensorboard", "train")
             from torch.utils.tensorboard import SummaryWriter
 
@@ -262,48 +285,75 @@ class Trainer:
                 self.writer.add_scalar(name, value, step)
 
 
-def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """A checkpoint that this trainer wrote; nothing is unpickled but tensors and plain values.
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Put the BatchNorm layers of a module into eval mode, so that their statistics are not updated."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
 
-    `mapped` leaves the tensors on the disk, which is enough to see whether it is one.
+
+def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of `Trainer`; only tensors and plain values are unpickled.
+
+    Args:
+        path: the file.
+        mapped: memory-map the tensors, which is enough to validate the file.
 
     Raises:
-        ConfigError: it is damaged, or another program's.
+        ConfigError: the file is damaged or not a checkpoint of diptych.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        if not isinstance(saved, dict):
-            raise TypeError("it holds no run")
-        numbers = json.loads(saved["numbers"])
-        known = set(numbers) == set(_NUMBERS) and all(type(numbers[name]) is int for name in ("step", "log_size"))
-        whole = all(isinstance(saved[name], dict) for name in ("state", "average", "optimizer"))
-        whole = whole and all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values())
-        if (
-            not known
-            or not whole
-            or min(numbers["step"], numbers["log_size"]) < 0
-            or not {"random", "random_cuda"} <= set(saved)
-        ):
-            raise ValueError("it lacks what a run needs")
+        _check_checkpoint(saved)
     except _DAMAGED as error:
         raise ConfigError(
-            f"'{path}' is no checkpoint of diptych, or is damaged ({type(error).__name__}); put back a copy of it, or "
-            "begin again in another folder with out"
+            f"'{path}' is not a checkpoint of diptych, or is damaged ({type(error).__name__}); restore a copy, "
+            "or start again in another folder with out"
         ) from error
     return saved
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a phase that validated best, as safetensors.
+def _check_checkpoint(saved: Any) -> None:
+    if not isinstance(saved, dict):
+        raise TypeError("not a mapping")
+    counters = json.loads(saved["numbers"])
+    if set(counters) != set(_COUNTERS) or not {"random", "random_cuda"} <= set(saved):
+        raise ValueError("other keys")
+    if any(type(counters[name]) is not int or counters[name] < 0 for name in ("step", "log_size")):
+        raise ValueError("invalid counters")
+    if not all(isinstance(saved[name], dict) for name in ("state", "average", "optimizer")):
+        raise ValueError("invalid state")
+    if not all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values()):
+        raise ValueError("invalid weights")
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write the weights of a module as safetensors, atomically."""
+    with new_file(path) as temporary:
+        save_model(module, str(temporary))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights that `save_weights` wrote.
 
     Raises:
-        ConfigError: they are missing or damaged.
+        ConfigError: the file is missing or damaged.
+    """
+    read_weights(path)
+    load_model(module, path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a safetensors file of a run, by name.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
     """
     try:
         return load_file(path)
     except (*_DAMAGED, SafetensorError) as error:
         raise ConfigError(
-            f"'{path}' is missing or damaged; remove the folder '{path.parent}' and resume: that part is trained again"
+            f"'{path}' is missing or damaged; remove the folder '{path.parent}' and resume to train that part again"
         ) from error
 
 
@@ -317,8 +367,8 @@ def _assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
         target[name].copy_(value)
 
 
-def _decay_groups(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
-    """Split each group by whether weight decay applies: it spares biases, norms and scales, all below 2 dimensions."""
+def _decay_groups(groups: list[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
+    """Split each group by whether weight decay applies: not to biases, norms and scales, all below 2 dimensions."""
     split = []
     for group in groups:
         for decays in (True, False):

@@ -1,108 +1,107 @@
-"""One phase of a captioner's training: batches of pictures with some of their captions, the loop, the best weights."""
+"""A phase of a captioner's training: batches of images with captions, the training loop, and CIDEr validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
-from safetensors.torch import load_model, save_model
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diptych.captioning.strategies import Caption
 from diptych.captioning.vocabulary import words_of
 from diptych.data.pairs import Pairs
 from diptych.evaluation.metrics.cider import CiderD
-from diptych.runtime.atomic import new_file
 from diptych.runtime.background import prefetch
-from diptych.runtime.progress import Progress
 from diptych.training.caption.config import CaptionRecipe
-from diptych.training.run_folder import Run
-from diptych.training.trainer import Outcome, Schedule, Task, Trainer, read_weights
+from diptych.training.run import Run
+from diptych.training.trainer import BEST, Outcome, Task, load_weights, save_weights
 
-BEST = "best.safetensors"
+CaptionBatch: TypeAlias = tuple[int, NDArray[np.int64], list[str]]
+"""(epoch, rows, captions): a batch by its image rows, and the captions of each image one after another."""
 
 
-class Turns:
-    """The order of the pictures and which of their captions are read, epoch by epoch; a resumed run draws the same."""
+class CaptionSampler:
+    """Batches of images in a random order, with `recipe.captions` captions each; epochs cycle through the captions."""
 
     def __init__(self, pairs: Pairs, recipe: CaptionRecipe) -> None:
         self.captions = [row.captions for row in pairs]
-        self.each, self.seed = recipe.captions, recipe.seed
+        self.per_image, self.seed = recipe.captions, recipe.seed
         self.batch_size = min(recipe.batch_size, len(pairs))
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; the pictures left over wait for another epoch's order."""
+        """The number of batches in an epoch; an incomplete last batch is dropped."""
         return len(self.captions) // self.batch_size
 
-    def __call__(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray, list[str]]]:
-        """(epoch, rows, captions) of each batch from step `first` on, one picture's captions after another's."""
+    def __call__(self, epoch: int, first: int) -> Iterator[CaptionBatch]:
+        """The batches of an epoch from step `first` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions))
-        turns = range(epoch * self.each, (epoch + 1) * self.each)
+        indices = range(epoch * self.per_image, (epoch + 1) * self.per_image)
         for step in range(first, self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             of_rows = (self.captions[row] for row in rows)
-            yield epoch, rows, [captions[turn % len(captions)] for captions in of_rows for turn in turns]
+            yield epoch, rows, [captions[index % len(captions)] for captions in of_rows for index in indices]
 
 
 @dataclass
-class Phase:
-    """What is trained, and how: `backward` adds the gradients of what `load` made of a batch of `Turns`."""
+class TrainingPhase:
+    """What a phase trains, and how."""
 
     name: str
+    """The subfolder of the run for log, checkpoint and weights."""
     module: nn.Module
-    load: Callable[[tuple[int, np.ndarray, list[str]]], Any]
+    load: Callable[[CaptionBatch], Any]
+    """Loads a batch; called in threads."""
     backward: Callable[[Any], Tensor]
+    """Adds the gradients of a loaded batch and returns the detached loss."""
     epochs: int
     lr: float
 
 
 def run_phase(
-    run: Run, phase: Phase, turns: Turns, validate: Callable[[], dict[str, float]], progress: Progress
+    run: Run[CaptionRecipe], phase: TrainingPhase, sampler: CaptionSampler, validate: Callable[[], dict[str, float]]
 ) -> Outcome:
-    """Train until the epochs are over, and leave the module with the weights that wrote the best captions."""
-    recipe: CaptionRecipe = run.recipe
-    folder = run.out / phase.name
-
-    def batches(epoch: int, first: int) -> Iterable[Any]:
-        return prefetch(turns(epoch, first), phase.load, recipe.workers)
-
-    def save(scores: dict[str, float]) -> None:
-        with new_file(folder / BEST) as temporary:
-            save_model(phase.module, str(temporary))
+    """Train a phase, and load the weights with the best validation CIDEr into its module."""
+    recipe = run.recipe
+    weights = run.out / phase.name / BEST
 
     def set_mode(training: bool) -> None:
         phase.module.train(training)
 
-    learning = [weight for weight in phase.module.parameters() if weight.requires_grad]
     task = Task(
         module=phase.module,
-        groups=[{"params": learning, "lr": phase.lr}],
-        steps_per_epoch=turns.steps,
-        batches=batches,
+        groups=[{"params": [p for p in phase.module.parameters() if p.requires_grad], "lr": phase.lr}],
+        steps_per_epoch=sampler.steps,
+        batches=lambda epoch, first: prefetch(sampler(epoch, first), phase.load, recipe.workers),
         backward=phase.backward,
         validate=validate,
-        save=save,
+        save=lambda scores: save_weights(phase.module, weights),
         set_mode=set_mode,
+        metric="cider",
     )
-    told = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
-    schedule = Schedule(**{**told, "epochs": phase.epochs, "metric": "cider"})
-    outcome = Trainer(task, schedule, folder, progress, run.record).fit(resume=True)
-    read_weights(folder / BEST)
-    load_model(phase.module, folder / BEST)
+    outcome = run.fit(task, phase=phase.name, settings=replace(recipe, epochs=phase.epochs))
+    load_weights(phase.module, weights)
     phase.module.eval()
     return outcome
 
 
-class Judge:
-    """CIDEr-D of the validation pictures' captions; what is reported is tokenized by `metrics.captions`."""
+class CiderScorer:
+    """CIDEr-D of captions of the validation images, on the words of `captioning.vocabulary`.
+
+    It selects the best epoch; reported scores use the PTB tokenizer of `evaluation.metrics.captions`.
+    """
 
     def __init__(self, pairs: Pairs) -> None:
         self.cider = CiderD([[words_of(text) for text in row.captions] for row in pairs])
 
     def __call__(self, captions: Iterable[list[Caption]]) -> dict[str, float]:
-        """`cider`, from 0 to 10, of the first caption of each picture, and the mean number of words."""
-        texts = [words_of(of_one[0].text) for of_one in captions]
-        return {"cider": float(self.cider(texts).mean()), "length": float(np.mean([len(words) for words in texts]))}
+        """Score the first caption of each image.
+
+        Returns:
+            `cider`, in [0, 10], and `length`, the mean number of words.
+        """
+        words = [words_of(candidates[0].text) for candidates in captions]
+        return {"cider": float(self.cider(words).mean()), "length": float(np.mean([len(caption) for caption in words]))}

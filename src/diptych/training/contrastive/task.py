@@ -1,37 +1,47 @@
-"""What the contrastive recipe trains: model, data and objective put together as the training loop wants them."""
+"""The training task of the contrastive recipe: model, batches, loss and validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
-from diptych.models import dual_encoder as dual
-from diptych.models.dual_encoder import DualEncoder
+from diptych.models import dual_encoder
+from diptych.models.dual_encoder import MODALITIES, DualEncoder
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress
-from diptych.training import lora as adapters
-from diptych.training.batches import Epochs, LivePictures, LiveTexts, Side, stored_pictures, stored_texts
+from diptych.training.batches import (
+    EmbeddingSource,
+    LiveImages,
+    LiveTexts,
+    PairBatch,
+    PairSampler,
+    store_image_features,
+    store_text_features,
+)
 from diptych.training.contrastive.config import ContrastiveRecipe
+from diptych.training.lora import add_lora, merge_lora
 from diptych.training.model_card import model_card
-from diptych.training.objectives import OBJECTIVES, cached_backward
-from diptych.training.run_folder import Run
-from diptych.training.trainer import Task
+from diptych.training.objectives import OBJECTIVES, cached_backward, info_nce
+from diptych.training.run import publish
+from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
-MAX_SCALE = 100.0  # CLIP clips its logit scale there (Radford et al. 2021, section 2.5)
+MAX_SCALE = 100.0  # of CLIP's logit scale (Radford et al. 2021, section 2.5)
+
+Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
-class Scale(nn.Module):
-    """The learnable logit scale (kept as its logarithm, as CLIP does) and the sigmoid loss's bias."""
+class LogitScale(nn.Module):
+    """The learnable logit scale, stored as its logarithm as in CLIP, and the bias of the sigmoid loss."""
 
     def __init__(self, scale: float, bias: float) -> None:
         super().__init__()
@@ -39,76 +49,96 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self) -> Tensor:
+        """The scale, a 0-d tensor of at most `MAX_SCALE`."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
 
-def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: Pairs, progress: Progress) -> Task:
-    """Build or load the model, and join it to its data and objective."""
+@dataclass
+class Batch:
+    """A loaded batch: the inputs of both towers in chunks, and the ids of its pairs."""
+
+    images: list[Any]
+    texts: list[Any]
+    image_ids: Tensor  # (batch,)
+    caption_ids: Tensor  # (batch,)
+
+
+def contrastive_task(recipe: ContrastiveRecipe, train: Pairs, val: Pairs, progress: Progress) -> Task:
+    """Build or load the model and connect it to its data and loss.
+
+    Raises:
+        ConfigError: an entry of `freeze` matches no weight, or LoRA does not fit the towers.
+        ModelError: a tower or model cannot be loaded.
+    """
     torch.manual_seed(recipe.seed)
-    model = _start(recipe, train_pairs)
-    sizes = {"train": len(train_pairs), "val": len(val_pairs)}
-    groups = trainable_groups(recipe, model)
-    sigmoid = recipe.objective == "sigmoid"
-    fresh = recipe.start is None
-    scale = Scale(
-        recipe.logit_scale or (10.0 if sigmoid and fresh else model.logit_scale),
-        -10.0 if sigmoid and fresh else model.logit_bias,
-    ).to(model.device)
-    scale.bias.requires_grad_(sigmoid)
-    groups.append({"params": [p for p in scale.parameters() if p.requires_grad], "lr": recipe.lr_head})
+    return _ContrastiveTraining(recipe, _build_model(recipe, train), train, val, progress).task()
 
-    epochs = Epochs(train_pairs, recipe.batch_size, recipe.seed)
-    images, texts = _sides(recipe, model, epochs, val_pairs, progress)
-    evaluator = RetrievalEvaluator(val_pairs)
 
-    def load(batch: tuple[int, np.ndarray, np.ndarray]) -> tuple[Any, Any, Tensor, Tensor]:
-        epoch, rows, captions = batch
-        chunk = recipe.chunk_size or len(rows)
-        parts = [slice(start, start + chunk) for start in range(0, len(rows), chunk)]
-        return (
-            [images.load(epoch, rows[part], captions[part]) for part in parts],
-            [texts.load(epoch, rows[part], captions[part]) for part in parts],
-            torch.from_numpy(rows),
-            epochs.caption_ids(captions),
+class _ContrastiveTraining:
+    def __init__(
+        self, recipe: ContrastiveRecipe, model: DualEncoder, train: Pairs, val: Pairs, progress: Progress
+    ) -> None:
+        self.recipe, self.model = recipe, model
+        self.sizes = {"train": len(train), "val": len(val)}
+        self.groups = trainable_groups(recipe, model)
+        self.scale = _logit_scale(recipe, model)
+        learnable = [p for p in self.scale.parameters() if p.requires_grad]
+        self.groups.append({"params": learnable, "lr": recipe.lr_head})
+        self.sampler = PairSampler(train, recipe.batch_size, recipe.seed)
+        self.images = _image_source(recipe, model, train, val, progress)
+        self.texts = _text_source(recipe, model, self.sampler, val, progress)
+        self.evaluator = RetrievalEvaluator(val)
+        self.precision = autocast(recipe.precision, model.device)
+
+    def task(self) -> Task:
+        return Task(
+            module=nn.ModuleDict({"model": self.model.model, "scale": self.scale}),
+            groups=self.groups,
+            steps_per_epoch=self.sampler.steps,
+            batches=lambda epoch, first: prefetch(self.sampler(epoch, first), self.load, self.recipe.workers),
+            backward=self.backward,
+            validate=lambda: self.evaluator(self.images.validation(), self.texts.validation()).as_dict(),
+            save=self.save,
+            set_mode=partial(_set_mode, self.recipe, self.model),
         )
 
-    def backward(batch: tuple[Any, Any, Tensor, Tensor]) -> Tensor:
-        image_parts, text_parts, *ids = batch
-        image_ids, caption_ids = (value.to(model.device) for value in ids)
-        smoothing = {} if sigmoid else {"label_smoothing": recipe.label_smoothing}
+    def load(self, batch: PairBatch) -> Batch:
+        epoch, rows, captions = batch
+        size = self.recipe.chunk_size or len(rows)
+        chunks = [slice(start, start + size) for start in range(0, len(rows), size)]
+        return Batch(
+            [self.images.load(epoch, rows[chunk], captions[chunk]) for chunk in chunks],
+            [self.texts.load(epoch, rows[chunk], captions[chunk]) for chunk in chunks],
+            torch.from_numpy(rows),
+            self.sampler.caption_ids(captions),
+        )
 
-        def loss(image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
-            known: dict[str, Any] = {"image_ids": image_ids, "caption_ids": caption_ids, **smoothing}
-            objective = OBJECTIVES[recipe.objective]
-            return objective(image_vectors, text_vectors, logit_scale=scale(), logit_bias=scale.bias, **known)
+    def backward(self, batch: Batch) -> Tensor:
+        recipe, device = self.recipe, self.model.device
+        objective: Callable[..., Tensor] = OBJECTIVES[recipe.objective]
+        if recipe.objective == "info_nce":
+            objective = partial(info_nce, label_smoothing=recipe.label_smoothing)
+        loss = partial(
+            objective,
+            logit_scale=self.scale(),
+            logit_bias=self.scale.bias,
+            image_ids=batch.image_ids.to(device),
+            caption_ids=batch.caption_ids.to(device),
+        )
+        return _backward(self.images, self.texts, batch, loss, self.precision)
 
-        return _backward(images, texts, image_parts, text_parts, loss, autocast(recipe.precision, model.device))
-
-    def validate() -> dict[str, float]:
-        return evaluator(images.validation(), texts.validation()).as_dict()
-
-    def save(scores: dict[str, float]) -> None:
+    def save(self, scores: dict[str, float]) -> None:
+        model, scale = self.model, self.scale
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
-        card = {"recipe": asdict(recipe), "pictures": sizes, "validation": scores}
-        with Run(Path(recipe.out), recipe).publishing() as fresh:
-            adapters.merged(model).save(fresh, card, model_card(recipe, sizes, scores))
-
-    return Task(
-        module=nn.ModuleDict({"model": model.model, "scale": scale}),
-        groups=groups,
-        steps_per_epoch=epochs.steps,
-        batches=lambda epoch, first: prefetch(epochs(epoch, first), load, recipe.workers),
-        backward=backward,
-        validate=validate,
-        save=save,
-        set_mode=partial(_set_mode, recipe, model),
-    )
+        metadata = {"recipe": asdict(self.recipe), "pictures": self.sizes, "validation": scores}
+        with publish(Path(self.recipe.out)) as folder:
+            merge_lora(model).save(folder, metadata, model_card(self.recipe, self.sizes, scores))
 
 
-def _start(recipe: ContrastiveRecipe, pairs: Pairs) -> DualEncoder:
+def _build_model(recipe: ContrastiveRecipe, pairs: Pairs) -> DualEncoder:
     if recipe.start:
-        return dual.load(recipe.start, recipe.device)
-    return dual.build(
+        return dual_encoder.load(recipe.start, recipe.device)
+    return dual_encoder.build(
         recipe.image_tower,
         recipe.text_tower,
         projection=recipe.projection,
@@ -127,93 +157,119 @@ def _start(recipe: ContrastiveRecipe, pairs: Pairs) -> DualEncoder:
     )
 
 
+def _logit_scale(recipe: ContrastiveRecipe, model: DualEncoder) -> LogitScale:
+    """The scale and bias of the model, or for a new model with the sigmoid loss those of SigLIP."""
+    sigmoid = recipe.objective == "sigmoid"
+    scale, bias = (10.0, -10.0) if sigmoid and recipe.start is None else (model.logit_scale, model.logit_bias)
+    module = LogitScale(recipe.logit_scale or scale, bias).to(model.device)
+    module.bias.requires_grad_(sigmoid)
+    return module
+
+
 def _backward(
-    images: Side, texts: Side, image_parts: list, text_parts: list, loss: Callable[[Tensor, Tensor], Tensor], precision
+    images: EmbeddingSource,
+    texts: EmbeddingSource,
+    batch: Batch,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    precision: Precision,
 ) -> Tensor:
-    """Add the gradients of one batch, chunk by chunk when it has several."""
+    """Add the gradients of a batch, with gradient caching if it has several chunks; returns the detached loss."""
 
-    def embed(side: Side, part: Any) -> Tensor:
+    def embed(source: EmbeddingSource, chunk: Any) -> Tensor:
         with precision():
-            return side.embed(part)
+            return source.embed(chunk)
 
-    if len(image_parts) > 1:
-        image_chunks = [partial(embed, images, part) for part in image_parts]
-        text_chunks = [partial(embed, texts, part) for part in text_parts]
+    if len(batch.images) > 1:
+        image_chunks = [partial(embed, images, chunk) for chunk in batch.images]
+        text_chunks = [partial(embed, texts, chunk) for chunk in batch.texts]
         return cached_backward(image_chunks, text_chunks, loss)
-    value = loss(embed(images, image_parts[0]), embed(texts, text_parts[0]))
+    value = loss(embed(images, batch.images[0]), embed(texts, batch.texts[0]))
     value.backward()
     return value.detach()
 
 
-def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    """A maker of contexts in which towers compute: bf16 where asked, or by `auto` on CUDA that has it."""
+def autocast(precision: str, device: torch.device) -> Precision:
+    """A factory of autocast contexts: bf16 if `precision` is `bf16`, or `auto` and the device is a GPU with bf16."""
     bf16 = precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def trainable_groups(recipe: ContrastiveRecipe, model: DualEncoder) -> list[dict[str, Any]]:
-    """Freeze what the recipe freezes, and group the rest by learning rate.
+def trainable_groups(recipe: ContrastiveRecipe, model: DualEncoder) -> list[ParameterGroup]:
+    """Freeze the weights that the recipe freezes, and group the others by learning rate: image, text, heads.
 
     Raises:
         ConfigError: an entry of `freeze` matches no weight.
     """
     if recipe.lora_rank:
-        adapters.add_lora(model, recipe.lora_rank, [m for m in dual.MODALITIES if m not in recipe.freeze])
-    groups = []
+        add_lora(model, recipe.lora_rank, [modality for modality in MODALITIES if modality not in recipe.freeze])
+    groups: list[ParameterGroup] = []
     for modality, rate in (("image", recipe.lr_image), ("text", recipe.lr_text)):
         weights = model.tower_parameters(modality)
-        mine = [prefix for prefix in recipe.freeze if prefix.split(".")[0] == modality]
-        for prefix in mine:
-            if not any(_begins(name, prefix) for name in weights):
-                tops = {".".join(name.split(".")[:3]) for name in weights}
-                raise ConfigError(f"freeze: no weight's name begins '{prefix}'; {did_you_mean(prefix, tops)}")
+        prefixes = [prefix for prefix in recipe.freeze if prefix.split(".")[0] == modality]
+        _check_prefixes(prefixes, weights)
         for name, weight in weights.items():
-            frozen = any(_begins(name, prefix) for prefix in mine)
+            frozen = any(_has_prefix(name, prefix) for prefix in prefixes)
             weight.requires_grad_(("lora_" in name if recipe.lora_rank else True) and not frozen)
         groups.append({"params": [weight for weight in weights.values() if weight.requires_grad], "lr": rate})
-    if unknown := [name for name in recipe.freeze if name.split(".")[0] not in dual.MODALITIES]:
-        raise ConfigError(f"freeze: '{unknown[0]}' names no tower; {did_you_mean(unknown[0], dual.MODALITIES)}")
-    in_towers = {id(p) for modality in dual.MODALITIES for p in model.tower_parameters(modality).values()}
-    heads = [p for modality in dual.MODALITIES for module in model.head(modality) for p in module.parameters()]
+    if unknown := [name for name in recipe.freeze if name.split(".")[0] not in MODALITIES]:
+        raise ConfigError(f"freeze: '{unknown[0]}' is not a tower; {did_you_mean(unknown[0], MODALITIES)}")
+    heads = [p for modality in MODALITIES for module in model.head(modality) for p in module.parameters()]
     groups.append({"params": heads, "lr": recipe.lr_head})
-    in_heads = {id(p) for p in heads}
-    for weight in model.model.parameters():  # a pretrained CLIP's own scale: ours takes its place
-        if id(weight) not in in_towers | in_heads:
-            weight.requires_grad_(False)
+    _freeze_others(model, heads)
     return groups
 
 
-def _begins(name: str, prefix: str) -> bool:
+def _check_prefixes(prefixes: list[str], weights: dict[str, nn.Parameter]) -> None:
+    for prefix in prefixes:
+        if not any(_has_prefix(name, prefix) for name in weights):
+            parents = {".".join(name.split(".")[:3]) for name in weights}
+            raise ConfigError(f"freeze: no weight name starts with '{prefix}'; {did_you_mean(prefix, parents)}")
+
+
+def _freeze_others(model: DualEncoder, heads: list[nn.Parameter]) -> None:
+    """Freeze the weights outside towers and heads: the logit scale of a pretrained CLIP, which ours replaces."""
+    trained = {id(p) for modality in MODALITIES for p in model.tower_parameters(modality).values()}
+    trained |= {id(p) for p in heads}
+    for weight in model.model.parameters():
+        if id(weight) not in trained:
+            weight.requires_grad_(False)
+
+
+def _has_prefix(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def _sides(
-    recipe: ContrastiveRecipe, model: DualEncoder, epochs: Epochs, val: Pairs, progress: Progress
-) -> tuple[Side, Side]:
-    """Stored features for a frozen tower that has a head of its own, live ones else."""
-    stored = {modality: modality in recipe.freeze and bool(model.head(modality)) for modality in dual.MODALITIES}
-    images: Side = (
-        stored_pictures(
-            model, epochs.pairs, val, augment=recipe.augment, views=recipe.views, seed=recipe.seed, progress=progress
-        )
-        if stored["image"]
-        else LivePictures(model, epochs.pairs, val, recipe.augment, recipe.seed)
+def _uses_stored_features(recipe: ContrastiveRecipe, model: DualEncoder, modality: str) -> bool:
+    return modality in recipe.freeze and bool(model.head(modality))
+
+
+def _image_source(
+    recipe: ContrastiveRecipe, model: DualEncoder, train: Pairs, val: Pairs, progress: Progress
+) -> EmbeddingSource:
+    if not _uses_stored_features(recipe, model, "image"):
+        return LiveImages(model, train, val, recipe.augment, recipe.seed)
+    return store_image_features(
+        model, train, val, augment=recipe.augment, views=recipe.views, seed=recipe.seed, progress=progress
     )
-    texts: Side = stored_texts(model, epochs, val, progress) if stored["text"] else LiveTexts(model, epochs, val)
-    return images, texts
+
+
+def _text_source(
+    recipe: ContrastiveRecipe, model: DualEncoder, sampler: PairSampler, val: Pairs, progress: Progress
+) -> EmbeddingSource:
+    if not _uses_stored_features(recipe, model, "text"):
+        return LiveTexts(model, sampler.captions, val)
+    return store_text_features(model, sampler.captions, val.captions(), progress)
 
 
 def _set_mode(recipe: ContrastiveRecipe, model: DualEncoder, training: bool) -> None:
-    """Training mode for what learns: a frozen tower keeps its dropout off, and BatchNorm its statistics."""
+    """Switch training mode; frozen towers stay in eval mode, as does BatchNorm unless its statistics are updated."""
     model.model.train(training)
-    for modality in dual.MODALITIES:
+    for modality in MODALITIES:
         for module in model.tower(modality):
             if modality in recipe.freeze:
                 module.eval()
-    moves = recipe.batch_norm if recipe.batch_norm is not None else not (recipe.pretrained or recipe.start)
-    if not moves:
-        for layer in model.model.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
+    updates = recipe.batch_norm if recipe.batch_norm is not None else not (recipe.pretrained or recipe.start)
+    if not updates:
+        freeze_batch_norm(model.model)

@@ -1,71 +1,50 @@
-"""What a matcher trains on: vectors and states of frozen towers, computed once, and the pairs in a batch."""
+"""Training data of a matcher: image-text pairs, encoded once by the frozen dual encoder, and batches of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
-from diptych.images.augment import augmentation, sides_key
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.hidden_states import HiddenStates, StoredHiddenStates, compute_hidden_states
-from diptych.runtime.cache import cache_dir
+from diptych.models.hidden_states import HiddenStates, StoredHiddenStates
 from diptych.runtime.progress import Progress
-from diptych.training.batches import Epochs, view
+from diptych.training.batches import PairBatch, PairSampler
+from diptych.training.encoded_images import EncodedImages, encode_images, state_shapes, states_folder
 
 
 @dataclass
-class Part:
-    """The training or the validation part: pictures, texts and which picture each text was put to.
+class EncodedPairs:
+    """A split of image-text pairs with the embeddings and hidden states of both."""
 
-    `labels` says which of these match; None where all do (captions).
-    """
-
-    pairs: Pairs
+    images: EncodedImages
     texts: list[str]
-    rows: np.ndarray  # (texts,) the row of each text's picture
-    labels: np.ndarray | None
-    pictures: list[StoredHiddenStates]  # one for each view; the first is the clean picture
+    rows: NDArray[np.int64]  # (texts,) the image row of each text
+    labels: NDArray[np.bool_] | None  # (texts,) whether text and image match; None: all do
     stored_texts: StoredHiddenStates
-    places: np.ndarray  # (texts,) where each text lies in `stored_texts`
-
-    def images(self, rows: np.ndarray, epoch: int = 0) -> HiddenStates:
-        return self.pictures[epoch % len(self.pictures)].take(rows)
-
-    def captions(self, texts: np.ndarray) -> HiddenStates:
-        return self.stored_texts.take(self.places[texts])
+    positions: NDArray[np.int64]  # (texts,) the position of each text in `stored_texts`
 
     @property
-    def image_vectors(self) -> np.ndarray:
-        """(pictures, dim) unit vectors."""
-        return np.asarray(self.pictures[0].vectors)
+    def pairs(self) -> Pairs:
+        """The images with their captions."""
+        return self.images.pairs
+
+    def take_texts(self, texts: NDArray[np.int64]) -> HiddenStates:
+        """The texts with the given indices."""
+        return self.stored_texts.take(self.positions[texts])
 
     @property
-    def text_vectors(self) -> np.ndarray:
-        """(texts, dim) unit vectors."""
-        return np.asarray(self.stored_texts.vectors)[self.places]
+    def text_embeddings(self) -> NDArray[np.float32]:
+        """(texts, dim) unit embeddings."""
+        return np.asarray(self.stored_texts.vectors)[self.positions]
 
 
-def widths(encoder: DualEncoder) -> dict[str, tuple[int, int]]:
-    """Places and width of the states of a picture and of a short text."""
-    import torch
-
-    size = encoder.image_size or 224
-    with torch.inference_mode():
-        image = compute_hidden_states(encoder, encoder.preprocess_images([Image.new("RGB", (size, size))])).states
-        text = compute_hidden_states(encoder, encoder.preprocess_texts(["a picture"])).states
-    return {"image": (image.shape[1], image.shape[2]), "text": (text.shape[1], text.shape[2])}
-
-
-def store_part(
+def encode_pairs(
     encoder: DualEncoder,
     pairs: Pairs,
     labelled: Labelled | None,
@@ -76,88 +55,75 @@ def store_part(
     views: int = 1,
     seed: int = 0,
     progress: Progress,
-) -> Part:
-    """Encode a part of the data, or find it encoded by an earlier run: kept under the identities of model and data."""
-    texts, rows = (labelled.texts, labelled.rows) if labelled else pairs.flat_captions()
-    kept = widths(encoder) if with_states else {"image": (0, 0), "text": (0, 0)}
-    length = min(max_tokens, _longest(encoder, texts)) if with_states else 0
-    pictures = store_pictures(encoder, pairs, kept["image"], augment=augment, views=views, seed=seed, progress=progress)
-    folder = _folder(encoder, with_states)
-    order = np.argsort([len(text) for text in texts], kind="stable")  # batches of one length pad little
-    by_length = [texts[at] for at in order]
-    name = hashlib.sha256("\0".join(by_length).encode()).hexdigest()[:16]
-    stored = StoredHiddenStates(folder / f"{name}-{length}", len(texts), encoder.dim, length, kept["text"][1])
-    stored.write(encoder, by_length, encoder.preprocess_texts, progress=progress, label="encoding texts, once")
-    return Part(pairs, texts, rows, labelled.labels if labelled else None, pictures, stored, np.argsort(order))
+) -> EncodedPairs:
+    """Encode the images and texts of a split, or read them from the cache.
 
+    Args:
+        encoder: the dual encoder.
+        pairs: the images with their captions.
+        labelled: labelled pairs of these images, whose texts replace the captions.
+        with_states: store hidden states beside the embeddings; the cross head needs them.
+        max_tokens: maximum number of hidden states per text.
+        augment: name of the augmentation of the views beyond the first.
+        views: number of views per image.
+        seed: seed of the augmentation.
+        progress: wraps the batches of images and texts.
 
-def store_pictures(
-    encoder: DualEncoder,
-    pairs: Pairs,
-    kept: tuple[int, int],
-    *,
-    augment: str,
-    views: int,
-    seed: int,
-    progress: Progress,
-) -> list[StoredHiddenStates]:
-    """Encode `views` of each picture, the first as it is, or find them encoded by an earlier run.
-
-    `kept` is what of a picture's states is kept beside its vector: places and width, or (0, 0).
+    Raises:
+        ModelError: hidden states are requested, and a tower does not expose them.
     """
-    folder = _folder(encoder, kept != (0, 0))
-    sides = sides_key(pairs.values("captions"))  # which pictures are mirrored depends on what their captions say
-    pictures = []
-    for number in range(views):
-        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{sides}-{number}' if number else 'clean'}"
-        store = StoredHiddenStates(folder / name, len(pairs), encoder.dim, *kept)
-        prepare = partial(_views, encoder, pairs, augmentation(augment) if number else None, seed, number)
-        store.write(encoder, range(len(pairs)), prepare, progress=progress, label="encoding pictures, once")
-        pictures.append(store)
-    return pictures
+    texts, rows = (labelled.texts, labelled.rows) if labelled else pairs.flat_captions()
+    shapes = state_shapes(encoder) if with_states else {"image": (0, 0), "text": (0, 0)}
+    length = min(max_tokens, _max_length(encoder, texts)) if with_states else 0
+    images = encode_images(encoder, pairs, shapes["image"], augment=augment, views=views, seed=seed, progress=progress)
+    order = np.argsort([len(text) for text in texts], kind="stable")  # batches of one length need little padding
+    sorted_texts = [texts[index] for index in order]
+    name = hashlib.sha256("\0".join(sorted_texts).encode()).hexdigest()[:16]
+    folder = states_folder(encoder, with_states) / f"{name}-{length}"
+    stored = StoredHiddenStates(folder, len(texts), encoder.dim, length, shapes["text"][1])
+    stored.write(encoder, sorted_texts, encoder.preprocess_texts, progress=progress, label="encoding texts")
+    return EncodedPairs(images, texts, rows, labelled.labels if labelled else None, stored, np.argsort(order))
 
 
-def _folder(encoder: DualEncoder, with_states: bool) -> Path:
-    return cache_dir() / "states" / f"{encoder.identity()}-{'states' if with_states else 'vectors'}"
-
-
-def _views(encoder: DualEncoder, pairs: Pairs, change: Any, seed: int, number: int, rows: Sequence[int]) -> dict:
-    size = encoder.image_size or 224
-    return encoder.preprocess_images([view(pairs[row], change, size, seed, number) for row in rows])
-
-
-def _longest(encoder: DualEncoder, texts: Sequence[str]) -> int:
-    """Tokens of the text with the most words: an upper bound would be dear, and a few cut words cost nothing."""
+def _max_length(encoder: DualEncoder, texts: Sequence[str]) -> int:
+    """The largest number of tokens among the 32 longest texts: nearly that of all, without tokenizing all."""
     longest = sorted(texts, key=len)[-32:]
     return int(encoder.preprocess_texts(longest)["input_ids"].shape[1])
 
 
-class HardBatches:
-    """Batches in which each picture is followed by pictures that are easily taken for it.
+class HardNegativeSampler:
+    """Batches in which every sampled image is followed by hard negatives of its caption.
 
-    `1 / (1 + hard)` of a batch are pictures in the epoch's order, each followed by `hard` others that the dual encoder
-    finds close to its caption; every picture comes with a caption of its own. So a caption meets `hard` hard negatives
-    and a batch of random ones. Order, captions and negatives are drawn from (seed, epoch, step) alone.
+    A fraction `1 / (1 + hard)` of a batch are images in the random order of the epoch; each is followed by `hard`
+    others that the dual encoder finds close to its caption. Every image has a caption of its own, so that a caption
+    meets `hard` hard negatives and a batch of random ones. All choices depend on (seed, epoch, step) alone.
+
+    Args:
+        pairs: the training images with their captions.
+        batch_size: images per batch.
+        hard: hard negatives per image.
+        candidates: (captions, pool) image rows from which the hard negatives of each caption are sampled.
+        seed: random seed.
     """
 
-    def __init__(self, part: Part, batch_size: int, hard: int, candidates: np.ndarray, seed: int) -> None:
-        self.epochs = Epochs(part.pairs, batch_size, seed)
-        self.seeds = max(1, self.epochs.batch_size // (1 + hard))
-        self.hard, self.candidates, self.seed = hard, candidates, seed  # candidates: (captions, pool) rows
+    def __init__(self, pairs: Pairs, batch_size: int, hard: int, candidates: NDArray[np.int64], seed: int) -> None:
+        self.sampler = PairSampler(pairs, batch_size, seed)
+        self.anchors = max(1, self.sampler.batch_size // (1 + hard))
+        self.hard, self.candidates, self.seed = hard, candidates, seed
 
     @property
     def steps(self) -> int:
-        return self.epochs.steps
+        """The number of batches in an epoch."""
+        return self.sampler.steps
 
-    def __call__(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(epoch, rows, flat caption indices) of each batch from step `first` on."""
-        for step, (_, rows, captions) in enumerate(self.epochs(epoch, first), first):
+    def __call__(self, epoch: int, first: int) -> Iterator[PairBatch]:
+        """The batches of an epoch from step `first` on."""
+        for step, (_, rows, captions) in enumerate(self.sampler(epoch, first), first):
             if not self.hard:
                 yield epoch, rows, captions
                 continue
             random = np.random.default_rng([self.seed, epoch, step])
-            rows, captions = rows[: self.seeds], captions[: self.seeds]
-            near = np.stack([random.choice(self.candidates[caption], self.hard) for caption in captions])
-            near = near.ravel()
-            of_near = self.epochs.firsts[near] + random.integers(self.epochs.counts[near])
-            yield epoch, np.concatenate([rows, near]), np.concatenate([captions, of_near])
+            rows, captions = rows[: self.anchors], captions[: self.anchors]
+            negatives = np.concatenate([random.choice(self.candidates[caption], self.hard) for caption in captions])
+            negative_captions = self.sampler.first_captions[negatives] + random.integers(self.sampler.counts[negatives])
+            yield epoch, np.concatenate([rows, negatives]), np.concatenate([captions, negative_captions])

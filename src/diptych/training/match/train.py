@@ -1,144 +1,126 @@
-"""The matching recipe: from a dual encoder and captioned or labelled pictures to a calibrated matcher."""
+"""The matching recipe: trains a calibrated matcher on a frozen dual encoder."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError, did_you_mean
 from diptych.runtime.progress import Progress, silent
-from diptych.training.contrastive.train import split_for_training
-from diptych.training.ranges import check_limits
+from diptych.training.match.config import MatchRecipe
+from diptych.training.ranges import check_settings
+from diptych.training.results import MatchTrainingResult
 
 if TYPE_CHECKING:
-    from diptych.data.doctor.inspect import Report
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
-    from diptych.training.match.data import Part
-    from diptych.training.match.validation import Check
-    from diptych.training.run_folder import Run
+    from diptych.training.match.data import EncodedPairs
+    from diptych.training.match.validation import MatchValidator
+    from diptych.training.run import Run, TrainingData
     from diptych.training.trainer import Outcome
-from diptych.training.match.config import MatchRecipe
 
 
-@dataclass
-class MatchTraining:
-    """A finished run: where its model lies, how each head's training went, and its validation scores."""
+def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progress = silent) -> MatchTrainingResult:
+    """Train the heads of a matcher one after the other on a frozen dual encoder, and calibrate them.
 
-    model: Path
-    outcomes: dict[str, Outcome]
-    scores: dict[str, dict[str, float]]
-    left_out: Report
-    sizes: dict[str, int]
+    Writes into `recipe.out`: `model/` (the dual encoder with the calibrated heads, `cosine` among them), `recipe.yaml`,
+    and a folder per head with its log and checkpoint.
 
-
-def train_matcher(recipe: MatchRecipe, *, resume: bool = False, progress: Progress = silent) -> MatchTraining:
-    """Train the heads one after another on what the frozen dual encoder makes of the data, and calibrate them.
-
-    Leaves in `recipe.out`: `model/` (the dual encoder with its calibrated heads, and `cosine` beside them),
-    `recipe.yaml`, and a folder for each head with its log and checkpoint, from which `resume` goes on exactly.
+    Args:
+        recipe: the settings.
+        resume: continue an interrupted run; it ends with the weights of an uninterrupted one.
+        progress: wraps the batches of each epoch.
 
     Raises:
-        DataError: no usable picture, too many that cannot be used, or labelled pairs of one label alone.
-        ConfigError: settings contradict each other or are out of range, `out` holds other files, or a run already and
-            `resume` was not asked for.
+        DataError: no image is usable, too many are unusable, or the labelled pairs have only one label.
+        ConfigError: settings contradict each other or are out of range, `out` holds other files, or it holds a run and
+            `resume` is false.
         Busy: another process trains in `out`.
-        ModelError: the dual encoder cannot be loaded, or does not show what a head needs.
+        ModelError: the dual encoder cannot be loaded, or does not expose the hidden states that a head needs.
     """
-    from diptych.training.run_folder import owned_run
-
     _check(recipe)
-    with owned_run(recipe, resume=resume) as run:
-        return _train(run, recipe, progress)
+    from diptych.training.run import start_run
+
+    with start_run(recipe, resume=resume, progress=progress) as run:
+        return _train(run)
 
 
-def _train(run: Run, recipe: MatchRecipe, progress: Progress) -> MatchTraining:
+def _train(run: Run[MatchRecipe]) -> MatchTrainingResult:
     from diptych.matching.hubness import SHARPNESS, Banks
     from diptych.matching.storage import save_matchers
-    from diptych.models import dual_encoder as dual
-    from diptych.training.match.validation import Check
+    from diptych.models import dual_encoder
+    from diptych.training.match.validation import MatchValidator
 
-    encoder = dual.load(recipe.model, recipe.device)
-    train, val, left_out = _parts(recipe, encoder, progress)
-    banks = Banks.sample(train.image_vectors, train.text_vectors, SHARPNESS * encoder.logit_scale, seed=recipe.seed)
-    check = Check(recipe, encoder, val, banks)
-    outcomes, matchers = _heads(run, encoder, train, check, progress)
-    scores = {matcher.name: check(matcher.head) for matcher in matchers}
-    sizes = {"train": len(train.pairs), "val": len(val.pairs)}
-    with run.publishing() as fresh:
-        encoder.save(fresh, {"recipe": asdict(recipe), "pictures": sizes, "validation": scores})
-        save_matchers(matchers, fresh)
-    return MatchTraining(run.model, outcomes, scores, left_out, sizes)
+    recipe = run.recipe
+    encoder = dual_encoder.load(recipe.model, recipe.device)
+    data, train, val = _encoded_data(run, encoder)
+    sharpness = SHARPNESS * encoder.logit_scale
+    banks = Banks.sample(train.images.embeddings, train.text_embeddings, sharpness, seed=recipe.seed)
+    validator = MatchValidator(recipe, encoder, val, banks)
+    outcomes, matchers = _train_heads(run, encoder, train, validator)
+    scores = {matcher.name: validator(matcher.head) for matcher in matchers}
+    with run.publish() as folder:
+        encoder.save(folder, {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores})
+        save_matchers(matchers, folder)
+    return MatchTrainingResult(
+        model=run.model, outcomes=outcomes, scores=scores, left_out=data.left_out, sizes=data.sizes
+    )
 
 
 def _check(recipe: MatchRecipe) -> None:
     from diptych.matching.heads import HEADS
 
-    if not recipe.data:
-        raise ConfigError("no data set is given; set data to a folder, a file or a hub name")
+    check_settings(recipe)
     if not recipe.model:
         raise ConfigError("no dual encoder is given; set model to a training run, a directory or a hub name")
-    check_limits(recipe)
     for name in recipe.heads:
         if name not in HEADS:
             raise ConfigError(f"heads: no head is called '{name}'; {did_you_mean(name, HEADS)}")
     if recipe.batch_size < 2:
-        raise ConfigError("batch_size must be at least 2: the other pairs of a batch are its negatives")
+        raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
     if recipe.augment != "none" and recipe.views < 2:
-        raise ConfigError("augmented pictures are views beyond the first; set views to 2 or more, or augment to none")
-    for name in ("prior", "hard_share"):
-        if not 0 < getattr(recipe, name) < 1:
-            raise ConfigError(f"{name} is {getattr(recipe, name)}; it must be above 0 and below 1")
+        raise ConfigError("only the views beyond the first are augmented; set views to 2 or more, or augment to none")
 
 
-def _parts(recipe: MatchRecipe, encoder: DualEncoder, progress: Progress) -> tuple[Part, Part, Report]:
-    from diptych.data.doctor.inspect import sound
-    from diptych.data.formats.read import read_pairs
+def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[TrainingData, EncodedPairs, EncodedPairs]:
+    """The data set, and its training and validation split as the dual encoder encodes them."""
     from diptych.data.labelled import is_labelled, read_labelled_pairs
     from diptych.matching.heads import HEADS
-    from diptych.training.match.data import store_part
+    from diptych.training.match.data import encode_pairs
 
+    recipe = run.recipe
     labelled = read_labelled_pairs(recipe.data) if is_labelled(recipe.data) else None
-    pairs, left_out = sound(
-        labelled.pictures if labelled else read_pairs(recipe.data, recipe.format),
-        max_bad_share=recipe.max_bad_share,
-        progress=progress,
-    )
-    train, val = split_for_training(pairs, recipe.val_fraction)
+    data = run.load_data(labelled.pictures if labelled else None)
     shared: dict[str, Any] = {
         "with_states": any(HEADS[name].needs_states for name in recipe.heads),
         "max_tokens": recipe.max_tokens,
-        "progress": progress,
+        "progress": run.progress,
     }
     views: dict[str, Any] = {"augment": recipe.augment, "views": recipe.views, "seed": recipe.seed}
     return (
-        store_part(encoder, train, labelled.of(train) if labelled else None, **shared, **views),
-        store_part(encoder, val, labelled.of(val) if labelled else None, **shared),
-        left_out,
+        data,
+        encode_pairs(encoder, data.train, labelled.of(data.train) if labelled else None, **shared, **views),
+        encode_pairs(encoder, data.val, labelled.of(data.val) if labelled else None, **shared),
     )
 
 
-def _heads(
-    run: Run, encoder: DualEncoder, train: Part, check: Check, progress: Progress
+def _train_heads(
+    run: Run[MatchRecipe], encoder: DualEncoder, train: EncodedPairs, validator: MatchValidator
 ) -> tuple[dict[str, Outcome], list[Matcher]]:
     import torch
 
     from diptych.matching.heads import CosineHead
-    from diptych.training.match.task import BEST, match_task, new_head
-    from diptych.training.trainer import Schedule, Trainer, read_weights
+    from diptych.training.match.task import match_task, new_head
+    from diptych.training.trainer import BEST, load_weights
 
-    recipe: MatchRecipe = run.recipe
+    recipe = run.recipe
     outcomes = {}
-    matchers = [check.matcher(CosineHead(), "cosine")]
-    settings = {name: getattr(recipe, name) for name in Schedule.__dataclass_fields__ if hasattr(recipe, name)}
+    matchers = [validator.matcher(CosineHead(), "cosine")]
     for name in recipe.heads:
         torch.manual_seed(recipe.seed)
         head, arguments = new_head(recipe, name, encoder)
         folder = run.out / name
-        task = match_task(recipe, encoder, head, train, check, folder)
-        trainer = Trainer(task, Schedule(**settings, metric="score"), folder, progress, run.record)
-        outcomes[name] = trainer.fit(resume=True)
-        head.load_state_dict(read_weights(folder / BEST))
-        matchers.append(check.matcher(head.eval(), name, arguments))
+        outcomes[name] = run.fit(match_task(recipe, encoder, head, train, validator, folder), phase=name)
+        load_weights(head, folder / BEST)
+        matchers.append(validator.matcher(head.eval(), name, arguments))
     return outcomes, matchers
