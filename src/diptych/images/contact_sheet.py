@@ -132,7 +132,7 @@ def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
     """A smooth mask of a rectangle with round corners."""
     mask = Image.new("L", (size[0] * 3, size[1] * 3))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] * 3 - 1, size[1] * 3 - 1), radius * 3, fill=255)
-    return mask.resize(size, Image.Resampling.BUNDLED)
+    return mask.resize(size, Image.Resampling.BOX)
 
 
 def _write(image: Image.Image, text: _Text, at: tuple[int, int], ink: Colour, *, centred: bool = False) -> None:

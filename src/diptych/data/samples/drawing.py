@@ -29,7 +29,7 @@ def render(scene: Scene, size: int = 128) -> Image.Image:
     picture = paint_backdrop(scene, side)
     for thing in scene.things:
         _stick(picture, thing)
-    small = np.asarray(picture.resize((size, size), Image.Resampling.BUNDLED), np.float32)  # (size, size, 3)
+    small = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)  # (size, size, 3)
     grain = np.random.default_rng(list(scene.key.encode())).normal(0, 2.0, (size, size, 1))
     return Image.fromarray(np.clip(small + grain, 0, 255).astype(np.uint8))
 
