@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
     Tests leave its index as it was.
     """
-    from tests.serving import whole_service
+    from tests.servers import whole_service
 
     folder = tmp_path_factory.mktemp("whole")
     return whole_service(folder), folder

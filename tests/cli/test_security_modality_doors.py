@@ -42,7 +42,7 @@ from diptych.training.match.data import store_part
 from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 from tests.models.test_families import save_clip
 from tests.models.test_security_modality import by_hand
-from tests.serving import running
+from tests.servers import running
 from tests.trap import Trap, trap
 
 pytestmark = pytest.mark.filterwarnings("ignore::diptych.models.truncation.TextCutWarning")

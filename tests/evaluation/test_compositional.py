@@ -254,7 +254,7 @@ def test_sugarcrepe_is_read_as_its_authors_give_it_out(sugarcrepe: Path) -> None
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("not json", "examples.jsonl:1: this is no JSON"),
+        ("not json", "examples.jsonl:1: is not valid JSON"),
         ("[]", "is no object"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x"}', "lacks caption_1"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no picture 'a'"),

@@ -295,6 +295,7 @@ def test_what_cannot_be_asked_for_is_said_before_any_work(trained: Path, pairs: 
 @pytest.mark.parametrize("told", [[], {}, {"captioner": []}, {"captioner": {"settings": {}, "graphs": {"sha256": 3}}}])
 def test_a_damaged_card_of_an_exported_captioner_ends_in_a_sentence(tmp_path: Path, told: Any) -> None:
     (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "model.safetensors").touch()
     (tmp_path / "diptych.json").write_text(json.dumps(told))
     with pytest.raises(ModelError, match=r"cannot load the captioner|diptych.json' is damaged"):
         load_graph_model(tmp_path, "cpu")

@@ -141,8 +141,14 @@ def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
     model: diptych.DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    inner = model.model.preprocess
-    monkeypatch.setattr(model.model, "preprocess", lambda images: seen.extend(i.size for i in images) or inner(images))
+    tower = model.route("image")[0]
+    inner = tower.preprocess
+
+    def recorded(inputs: list[dict[str, Image.Image]]) -> object:
+        seen.extend(each["image"].size for each in inputs)
+        return inner(inputs)
+
+    monkeypatch.setattr(tower, "preprocess", recorded)
     vectors = model.encode_images([Image.new("RGB", (4_000, 1), "red"), Image.new("RGB", (1_000, 100), "red")])
     assert seen == [(64, 1), (1_000, 100)]
     assert np.isfinite(vectors).all()
@@ -162,7 +168,7 @@ def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
     whole.image_processor, blip.processor = processor, SimpleNamespace(image_processor=processor)
     pictures = [Image.new("RGB", (4_000, 1)), Image.new("RGB", (1_000, 100))]
     whole.prepare(pictures)
-    blip.preprocess(pictures)
+    blip.preprocess_images(pictures)
     seen += [image.size for image in chat.prepare(pictures)["images"]]
     assert seen == [(64, 1), (1_000, 100)] * 3
 

@@ -35,9 +35,9 @@ from diptych.prompting.text_space import load_text_space
 from diptych.search.find_matches import find_matches
 from diptych.search.query import Query
 from diptych.serving.service import Service
-from tests import test_open_clip
 from tests.captioning.test_captioner_models import make_vit_gpt2
 from tests.matching.test_blip import blip  # noqa: F401 - a fixture
+from tests.models import test_open_clip
 from tests.models.test_families import save_clip, save_siglip
 from tests.page_models import plain_model
 from tests.trap import Trap, trap

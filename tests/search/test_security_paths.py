@@ -66,7 +66,9 @@ def test_an_index_decides_on_no_model_outside_the_box(
 ) -> None:
     monkeypatch.chdir(holiday)
     monkeypatch.setattr("diptych.models.dual_encoder.load", lambda *_: pytest.fail("the stranger's model was loaded"))
-    monkeypatch.setattr("diptych.models.checkpoints.read_card", lambda *_: pytest.fail("the stranger's card was read"))
+    monkeypatch.setattr(
+        "diptych.models.checkpoints.read_metadata", lambda *_: pytest.fail("the stranger's card was read")
+    )
     for attempt in (lambda: Index(".").model, lambda: Index(".").search("a dog"), lambda: Index(".").matcher):
         with pytest.raises(ModelError, match=DENIED):
             attempt()

@@ -33,7 +33,7 @@ from diptych.serving.api.server import check_place, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
-from tests.serving import photo, running
+from tests.servers import photo, running
 
 TOLD: dict[str, type[BaseModel]] = {
     **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},

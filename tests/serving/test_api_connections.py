@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from tests.serving import running
+from tests.servers import running
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -12,7 +12,7 @@ from diptych.serving.api.app import make_app
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import picture
-from tests.serving import running
+from tests.servers import running
 
 CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"),

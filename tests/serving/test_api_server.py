@@ -22,7 +22,7 @@ import pytest
 
 from diptych.cli import main
 from tests.broken import BROKEN, encoded
-from tests.serving import free_port
+from tests.servers import free_port
 
 QUEUE = 8
 PICTURE = encoded("JPEG")

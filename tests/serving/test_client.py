@@ -21,7 +21,7 @@ from diptych.serving.api.settings import Settings
 from diptych.serving.client import Client, ServiceError
 from diptych.serving.service import Service
 from tests.broken import encoded
-from tests.serving import free_port, photo, running
+from tests.servers import free_port, photo, running
 
 KEY = "a-key-of-the-tests-0123456789"
 

@@ -22,7 +22,7 @@ from diptych.serving.agents.mcp_server import http_app, make_server
 from diptych.serving.agents.smolagents_tools import smolagents_tools
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
-from tests.serving import photo, running
+from tests.servers import photo, running
 
 NAMES = ["search_pictures", "find_similar", "caption_picture", "match_picture", "index_folder"]
 KEY = "a-key-of-the-tests-0123456789"

@@ -34,7 +34,7 @@ from diptych.serving.api.limits import Bounds, Room
 from diptych.serving.api.middleware import ErrorMiddleware
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.settings import Settings
-from tests.serving import free_port, running
+from tests.servers import free_port, running
 from tests.serving.test_api_parts import Pages, own_machine, pages
 
 KEY = "a-key-of-the-tests-0123456789"

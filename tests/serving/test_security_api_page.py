@@ -28,7 +28,7 @@ from diptych.serving.agents.mcp_server import http_app, make_server
 from diptych.serving.api.settings import Settings
 from diptych.serving.app import uploads
 from diptych.serving.app.uploads import Uploads
-from tests.serving import free_port, running
+from tests.servers import free_port, running
 from tests.serving.test_security_api import Stub
 
 ACCEPT = {"Accept": "application/json, text/event-stream"}

@@ -53,7 +53,7 @@ def service(root: Path, tmp_path: Path, model: diptych.DualEncoder) -> Service:
 def api(service: Service) -> Iterator[httpx2.Client]:
     """A server on the loopback."""
     from diptych.serving.api.app import make_app
-    from tests.serving import running
+    from tests.servers import running
 
     with running(make_app(service)) as url, httpx2.Client(base_url=url, timeout=60) as client:
         yield client
@@ -281,7 +281,7 @@ def test_a_link_that_takes_the_place_of_a_picture_while_it_is_served_is_not_show
         picture.symlink_to(private)
         return read_bytes(found)
 
-    monkeypatch.setattr("diptych.data.paths.read_bytes", swapped)
+    monkeypatch.setattr("diptych.data.containers.read_bytes", swapped)
     with pytest.raises(DiptychError, match="outside"):
         service.picture(path_id(to_text(picture)))
 

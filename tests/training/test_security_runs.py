@@ -44,7 +44,7 @@ TRAINERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of a process")
 def test_what_is_published_or_written_and_killed_at_any_step_twice_is_the_old_or_the_new_one(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("kills.py")
+    script = Path(__file__).parents[1] / "kills.py"
     done = subprocess.run([sys.executable, script, tmp_path], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     steps, found, steps_of_file = map(int, done.stdout.split())
@@ -270,12 +270,12 @@ def test_a_generation_setting_out_of_range_is_refused_by_name(name: str, value: 
 # the whole source
 
 REMOVES = {  # module -> what it may remove or replace: only what it made, under a name of its own
-    "atomic.py": "temporary names, and folders that a predicate knows",
-    "recipes/run.py": "its own marker and lock",
-    "text_graph.py": "a damaged entry of the cache folder",
-    "downloads.py": "its own `.part`",
-    "unpacking.py": "its own `.part`",
-    "published.py": "the JSON that it unpacked",
+    "runtime/atomic.py": "temporary names, and folders that a predicate knows",
+    "training/run_folder.py": "its own marker and lock",
+    "models/onnx/text_graph.py": "a damaged entry of the cache folder",
+    "data/downloads.py": "its own `.part`",
+    "data/archives.py": "its own `.part`",
+    "data/hub_datasets.py": "the JSON that it unpacked",
     "export/int8.py": "a graph in a folder that is being written",
 }
 

@@ -84,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
         if not is_storage_failure(error):
             raise
-        _fail("the disk is full, or refuses to write; free some space on it, and run the command again", 1)
+        _fail("the disk is full, or refuses to write; free some space on the disk, and run the command again", 1)
     except KeyboardInterrupt:
         step = "; --resume goes on from the last checkpoint" if "train" in words[:1] else ""
         print(file=sys.stderr)

@@ -190,7 +190,7 @@ def closed_folder(folder: Path, named: Path) -> Path:
     Raises:
         ModelError: it, or a link in it, leads out of the named one.
     """
-    if folder != named:
+    if folder not in (named, in_place(named)):
         _refuse_outside(folder, _roots(named))
     files_in(folder)
     return folder
