@@ -17,19 +17,23 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from diptych.data.containers import image_at
+from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import decode, read_bytes
 from diptych.images.exif import read_facts
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.skipped import Skipped
-from diptych.images.walk import File, walk
+from diptych.images.walk import ImageFile, image_paths, walk
 from diptych.search.add_report import write_skipped
 from diptych.search.sources import Folder, Item, source_of
 from tests.broken import encoded
 
 
 def _names(root: Path, exclude: tuple[str, ...] = ()) -> list[str]:
-    return [found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, File)]
+    return [
+        found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, ImageFile)
+    ]
 
 
 def _write(path: Path, seed: int = 0) -> Path:
@@ -52,6 +56,46 @@ def test_hidden_junk_and_excluded_names_are_left_out(tmp_path: Path) -> None:
     for name in (*kept, ".a.png", ".git/a.png", "@eaDir/a.png", "Backup/a.png", "raw/2019/a.png", "a.thumb.png"):
         _write(tmp_path / name)
     assert _names(tmp_path, ("Backup", "raw/2019", "*.thumb.png")) == kept
+
+
+def test_an_index_and_a_data_set_leave_out_the_same_names(tmp_path: Path) -> None:
+    for name in (
+        "a.png",
+        "._a.png",
+        ".b.png",
+        "__MACOSX/a.png",
+        ".git/a.png",
+        "lost+found/a.png",
+        "c/d.png",
+        "c/._d.png",
+    ):
+        _write(tmp_path / name)
+    assert _names(tmp_path) == ["a.png", "c/d.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in walk_pictures(tmp_path)] == ["a.png", "c/d.png"]
+
+
+def test_a_data_set_is_searched_to_a_depth_and_not_through_links(tmp_path: Path) -> None:
+    for name in ("1/a.png", "1/2/b.png", "1/2/3/c.png", "1/2/3/4/d.png"):
+        _write(tmp_path / "set" / name)
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "set" / "1")
+    (tmp_path / "set" / "e.png").symlink_to(tmp_path / "set" / "1" / "a.png")
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in image_paths(tmp_path / "set", depth=3)]
+    assert found == ["e.png", "1/a.png", "1/2/b.png", "1/2/3/c.png"]
+    assert list(image_paths(tmp_path / "nowhere")) == []
+
+
+def test_a_shard_leaves_out_hidden_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in {
+            "./0.png": encoded("PNG", 0),
+            "./0.txt": b"a cat",
+            "./._0.png": b"resource fork",
+            "__MACOSX/1.png": encoded("PNG", 1),
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert [(row.image_id, row.captions) for row in read_pairs(tmp_path / "s.tar")] == [("s/0", ("a cat",))]
 
 
 def test_a_skipped_file_whose_name_is_not_utf8_can_be_reported(tmp_path: Path) -> None:
@@ -83,7 +127,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
     found = list(walk(tmp_path))
     locked.chmod(0o700)
     assert [each.reason for each in found if isinstance(each, Skipped)] == ["unreadable"]
-    assert [Path(each.path).name for each in found if isinstance(each, File)] == ["a.png"]
+    assert [Path(each.path).name for each in found if isinstance(each, ImageFile)] == ["a.png"]
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
