@@ -197,7 +197,7 @@ def test_hits_beyond_the_first_look_are_found(model: diptych.DualEncoder, tmp_pa
 
 
 def test_results_are_json(index: Index) -> None:
-    content = json.loads(json.dumps(index.search("a dog").as_dict()))
+    content = json.loads(json.dumps(index.search("a dog").to_dict()))
     assert content["hits"][0]["taken"] == "2020-01-01T00:00:00"
     assert content["hits"][0]["path"] == "/p/a dog.jpg"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diptych.errors import ConfigError
-from diptych.search.cutoff import UNCALIBRATED, Cutoff, cutoff_of, figures, fit_cutoff
+from diptych.search.cutoff import UNCALIBRATED, Cutoff, cutoff_features, cutoff_of, fit_cutoff
 from diptych.search.vocabulary import vocabulary
 
 STEPS = tuple(float(at) for at in range(21))  # quantiles 0%, 5% to 100%
@@ -22,7 +22,7 @@ def test_the_figures_are_those_worked_out_by_hand() -> None:
     # Picture 1: cosines with the background 0.8, 0, 0; picture 2: 0.6, 1, 0. The rivals are the last two.
     first, second = np.std([0.8, 0, 0]), np.std([0.6, 1, 0])
     by_hand = [[1, 0.8, (1 - 0) / first], [0, 0.6, (0 - 1) / second]]
-    assert figures(query, pictures, background) == pytest.approx(np.array(by_hand), abs=1e-5)
+    assert cutoff_features(query, pictures, background) == pytest.approx(np.array(by_hand), abs=1e-5)
 
 
 def test_a_pictures_figures_do_not_depend_on_the_rest_of_the_library() -> None:
@@ -30,8 +30,8 @@ def test_a_pictures_figures_do_not_depend_on_the_rest_of_the_library() -> None:
     vectors = generator.standard_normal((50, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query, background, pictures = vectors[0], vectors[1:40], vectors[40:]
-    alone = figures(query, pictures[3:4], background)
-    assert figures(query, pictures, background)[3] == pytest.approx(alone[0], abs=1e-5)
+    alone = cutoff_features(query, pictures[3:4], background)
+    assert cutoff_features(query, pictures, background)[3] == pytest.approx(alone[0], abs=1e-5)
 
 
 def test_keeping_a_share_of_queries_takes_that_quantile() -> None:
@@ -67,7 +67,7 @@ def test_a_fit_tells_present_from_absent_by_the_figure_that_tells_them() -> None
 def test_a_cutoff_comes_back_from_a_models_card(tmp_path: Path) -> None:
     made = Cutoff((8.125, 4.5, 1.25), -6.5, STEPS)
     (tmp_path / "modules.json").write_text("[]")
-    (tmp_path / "diptych.json").write_text(json.dumps({"kind": "dual", "cutoff": made.as_dict()}))
+    (tmp_path / "diptych.json").write_text(json.dumps({"kind": "dual", "cutoff": made.to_dict()}))
     assert cutoff_of(str(tmp_path)) == made
 
 

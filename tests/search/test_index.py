@@ -20,7 +20,7 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.images.paths import path_id, to_text
 from diptych.search.index import Index, IndexBusy, Store, find_index
-from diptych.search.nearest import nearest
+from diptych.search.vector_search import nearest_rows
 from tests.broken import BROKEN, break_files, encoded
 from tests.conftest import TINY
 from tests.search.test_index_files import stored_vectors, write_shard
@@ -249,7 +249,7 @@ def test_another_model_is_refused(index: Index, library: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="--index FOLDER"):
         Index(library, other)
     with pytest.raises(ModelError, match="16 dimensions"):
-        nearest(index.store, np.ones(8, np.float32), 3)
+        nearest_rows(index.store, np.ones(8, np.float32), 3)
 
 
 def test_a_model_that_changed_on_disk_is_refused(library: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_vectors_made_elsewhere_are_indexed_and_kept(tmp_path: Path, model_folde
     index = Index.for_vectors(tmp_path / "index", str(model_folder), tmp_path / "vectors")
     added = index.add(tmp_path / "vectors")
     assert (added.new, [each.reason for each in added.skipped]) == (13, ["not_a_vector"])
-    found = nearest(index.store, vectors[3].astype(np.float32), 1).to_pylist()[0]
+    found = nearest_rows(index.store, vectors[3].astype(np.float32), 1).to_pylist()[0]
     assert found["path"] == to_text(tmp_path / "vectors" / "000000003.jpg")
     assert (found["caption"], found["score"]) == ("picture 3", pytest.approx(1, abs=1e-3))
     assert index.add(tmp_path / "vectors").unchanged == 13
@@ -461,7 +461,7 @@ def test_a_second_writer_waits_and_a_reader_sees_whole_rows(tmp_path: Path, inde
         writer.start()
     reader, sizes = Store.open(shared), [0]
     while any(writer.is_alive() for writer in writers):
-        sizes.append(nearest(reader, np.ones(16, np.float32), 1_000).num_rows)
+        sizes.append(nearest_rows(reader, np.ones(16, np.float32), 1_000).num_rows)
     for writer in writers:
         writer.join()
     said = [told.get(timeout=10) for _ in range(told.qsize())]
@@ -498,5 +498,5 @@ def test_an_index_whose_card_names_a_model_as_a_path_is_refused(index: Index, ma
     card = json.loads((index.folder / "index.json").read_text())
     card["model"]["hash"] = made_by
     (index.folder / "index.json").write_text(json.dumps(card))
-    with pytest.raises(DataError, match=r"index.json' does not say which model made the index"):
+    with pytest.raises(DataError, match=r"index.json' does not name the model that made the index"):
         Index(index.folder)

@@ -9,7 +9,7 @@ import pytest
 
 import diptych
 from diptych.errors import ConfigError, ImageError
-from diptych.search.query import Part, Query, compose, query_vector
+from diptych.search.query import Part, Query, compose, query_embedding
 from tests.broken import encoded
 from tests.conftest import TINY
 
@@ -72,7 +72,7 @@ def test_a_query_that_wants_nothing_is_refused(make) -> None:  # type: ignore[no
 
 
 def test_a_text_alone_is_the_models_own_vector(model: diptych.DualEncoder) -> None:
-    vector = query_vector(Query.of("a red star"), lambda: model, lambda: model, _no_rows)
+    vector = query_embedding(Query.of("a red star"), lambda: model, lambda: model, _no_rows)
     assert vector == pytest.approx(model.encode_texts(["a red star"])[0], abs=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_texts_pictures_and_rows_meet_in_their_order(model: diptych.DualEncoder,
     file.write_bytes(encoded("PNG", 1))
     row = np.eye(model.dim, dtype=np.float32)[3]
     query = Query.of("a red star^2", image=file, like="r" * 32, unwanted="grass")
-    vector = query_vector(query, lambda: model, lambda: model, lambda ids: np.stack([row for _ in ids]))
+    vector = query_embedding(query, lambda: model, lambda: model, lambda ids: np.stack([row for _ in ids]))
     star, grass = model.encode_texts(["a red star", "grass"])
     picture = model.encode_images([diptych.images.decode.decode(file, min_side=32)])[0]
     by_hand = 2 * star + picture + row - 0.5 * grass
@@ -93,9 +93,9 @@ def test_rows_alone_need_no_model() -> None:
         raise AssertionError("the model was loaded")
 
     row = np.array([0, 1], np.float32)
-    assert query_vector(Query.of(like="r"), model, model, lambda ids: row[None]) == pytest.approx(row)
+    assert query_embedding(Query.of(like="r"), model, model, lambda ids: row[None]) == pytest.approx(row)
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(model: diptych.DualEncoder, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="gone"):
-        query_vector(Query.of(image=tmp_path / "gone.jpg"), lambda: model, lambda: model, _no_rows)
+        query_embedding(Query.of(image=tmp_path / "gone.jpg"), lambda: model, lambda: model, _no_rows)
