@@ -78,5 +78,5 @@ def test_a_hundred_thousand_hashes_are_searched_in_seconds() -> None:
     assert groups == [[5, 70_000], list(range(80_000, 100_000))]
 
 
-def test_hashes_of_plain_pictures_tell_nothing() -> None:
+def test_hashes_of_plain_images_are_not_distinctive() -> None:
     assert distinctive([0, 2**64 - 1, 0b1111111, 0x00FF00FF00FF00FF]).tolist() == [False, False, False, True]

@@ -43,7 +43,7 @@ def test_no_filter_is_no_condition() -> None:
     assert both("a OR b", None, "c") == "(a OR b) AND (c)"
 
 
-def test_a_folder_counts_with_what_lies_below_it_and_not_with_its_namesakes(tmp_path: Path) -> None:
+def test_a_folder_filter_includes_subfolders_and_not_folders_with_the_same_prefix(tmp_path: Path) -> None:
     paths = ["/a/b/1", "/a/b/c/2", "/a/bc/3", "/a/b'; DROP--/4", "/a/5"]
     index = index_of(tmp_path / "index", [{"path": path, "vector": [1, 0]} for path in paths])
     assert _found(index, Filters(folder="/a/b")) == {"/a/b/1", "/a/b/c/2"}
@@ -72,7 +72,7 @@ def test_bytes_are_bounded_on_both_sides(tmp_path: Path) -> None:
     assert _found(index, Filters(max_bytes=20)) == {"/p/0", "/p/1"}
 
 
-def test_days_are_included_and_a_files_change_stands_in_for_a_date(tmp_path: Path) -> None:
+def test_date_bounds_are_inclusive_and_fall_back_to_the_files_last_change(tmp_path: Path) -> None:
     changed = int(DAY.timestamp()) * 10**9 + 5
     other = int((DAY - datetime.timedelta(days=100)).timestamp()) * 10**9
     index = _index(
@@ -85,7 +85,7 @@ def test_days_are_included_and_a_files_change_stands_in_for_a_date(tmp_path: Pat
     assert _found(index, Filters(since=DAY + datetime.timedelta(seconds=1))) == set()
 
 
-def test_a_moment_with_a_time_zone_is_that_moment_here(tmp_path: Path) -> None:
+def test_a_time_with_a_zone_is_converted_to_local_time(tmp_path: Path) -> None:
     index = _index(tmp_path / "i", taken=[DAY])
     moment = DAY.astimezone(datetime.UTC)
     assert _found(index, Filters(since=moment, until=moment)) == {"/p/0"}

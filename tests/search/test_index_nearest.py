@@ -76,7 +76,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, np.ndarray]:
         return _store(tmp_path_factory.mktemp("large"), vectors), vectors
 
 
-def test_a_small_table_is_compared_with_all(small: tuple[Store, np.ndarray]) -> None:
+def test_a_small_table_is_searched_exactly(small: tuple[Store, np.ndarray]) -> None:
     store, vectors = small
     assert store.partitions == 0
     for query in _vectors(5, 9).astype(np.float64):
@@ -87,7 +87,7 @@ def test_a_small_table_is_compared_with_all(small: tuple[Store, np.ndarray]) -> 
         assert "vector" not in found.column_names
 
 
-def test_a_row_is_nearest_to_its_own_vector_with_score_one(small: tuple[Store, np.ndarray]) -> None:
+def test_a_row_is_nearest_to_its_own_embedding_with_score_one(small: tuple[Store, np.ndarray]) -> None:
     store, vectors = small
     (found,) = nearest_rows(store, vectors[3].astype(np.float32), 1, columns=["size", "vector"]).to_pylist()
     assert (found["size"], found["score"]) == (3, pytest.approx(1, abs=1e-3))
@@ -117,7 +117,7 @@ def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("vector", "error"), [(np.ones(5), ModelError), (np.zeros(DIM), ConfigError)])
-def test_a_query_that_is_no_vector_of_the_index_is_refused(
+def test_a_query_embedding_that_does_not_fit_the_index_is_refused(
     small: tuple[Store, np.ndarray], vector: np.ndarray, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -130,7 +130,7 @@ def test_a_page_before_the_first_is_refused(small: tuple[Store, np.ndarray], ran
         nearest_rows(small[0], np.ones(DIM), **range_)
 
 
-def test_a_large_table_has_an_index_that_finds_what_comparing_all_finds(large: tuple[Store, np.ndarray]) -> None:
+def test_the_ann_index_of_a_large_table_finds_what_exact_search_finds(large: tuple[Store, np.ndarray]) -> None:
     store, vectors = large
     assert store.partitions == 63
     hits = [
@@ -150,7 +150,7 @@ def test_a_filter_that_keeps_one_row_in_a_hundred_costs_no_recall(large: tuple[S
         assert set(found) == {*_exact(vectors, query, keep)[:10]}
 
 
-def test_as_many_rows_as_are_asked_for_come_from_an_ann_index_too(large: tuple[Store, np.ndarray]) -> None:
+def test_an_ann_index_returns_k_rows_too(large: tuple[Store, np.ndarray]) -> None:
     store, vectors = large
     query = _vectors(1, 9)[0].astype(np.float64)
     found = nearest_rows(store, query, 1_500)["size"].to_pylist()
@@ -158,7 +158,7 @@ def test_as_many_rows_as_are_asked_for_come_from_an_ann_index_too(large: tuple[S
     assert len({*found} & {*_exact(vectors, query)[:1_500]}) >= 1_450
 
 
-def test_rows_added_to_a_table_with_an_ann_index_are_found_at_once_and_folded_in(tmp_path: Path) -> None:
+def test_rows_added_after_the_ann_index_are_found_at_once_and_merged_later(tmp_path: Path) -> None:
     vectors = _vectors(2_000, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diptych.search.store.ANN_ROWS", 2_000)
@@ -187,7 +187,7 @@ def test_a_table_that_grew_fourfold_gets_new_partitions(tmp_path: Path) -> None:
         assert reader.partitions == 44
 
 
-def test_small_additions_are_joined(tmp_path: Path) -> None:
+def test_small_additions_are_compacted(tmp_path: Path) -> None:
     store = _store(tmp_path, np.empty((0, DIM), np.float16))
     vectors = _vectors(100, 1)
     with store.lock():
@@ -198,7 +198,7 @@ def test_small_additions_are_joined(tmp_path: Path) -> None:
     assert sorted(row["size"] for row in store.table.search().limit(200).to_list()) == list(range(100))
 
 
-def test_replaced_rows_stand_once(small: tuple[Store, np.ndarray], tmp_path: Path) -> None:
+def test_replaced_rows_are_not_duplicated(small: tuple[Store, np.ndarray], tmp_path: Path) -> None:
     store = _store(tmp_path, _vectors(10, 1))
     with store.lock():
         store.replace(_table(_vectors(4, 8), start=8))  # two that are there, two that are not

@@ -41,12 +41,15 @@ class DecodeMemory:
 
 
 class _Queue:
+    """A number of bytes that threads take in the order of their arrival."""
+
     def __init__(self, size: int) -> None:
         self.size = self.free = size
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     def take(self, size: int) -> int:
+        """Wait for `size` bytes, or all of them if there are fewer, and return how many were taken."""
         size, ticket = min(size, self.size), object()
         with self._changed:
             self._waiting.append(ticket)
@@ -59,6 +62,7 @@ class _Queue:
         return size
 
     def give(self, size: int) -> None:
+        """Return bytes that were taken."""
         with self._changed:
             self.free += size
             self._changed.notify_all()

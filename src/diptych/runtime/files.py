@@ -102,6 +102,7 @@ class TextFile(io.TextIOWrapper):
         self._path, self._lines = path, 0
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """The next line; `size` is ignored."""
         line = super().readline(MAX_RECORD + 1)
         self._lines += 1
         if len(line) > MAX_RECORD:
@@ -117,6 +118,7 @@ class TextFile(io.TextIOWrapper):
         raise StopIteration
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Seek, and count lines from there."""
         self._lines = 0
         return super().seek(offset, whence)
 

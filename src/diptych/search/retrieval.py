@@ -48,15 +48,29 @@ class Searchable(Protocol):
     readable: Roots
 
     @property
-    def model(self) -> DualEncoder: ...
+    def model(self) -> DualEncoder:
+        """The model that made the embeddings."""
+        ...
+
     @property
-    def model_name(self) -> str | None: ...
+    def model_name(self) -> str | None:
+        """The name of that model; None if it is only in memory."""
+        ...
+
     @property
-    def model_hash(self) -> str: ...
+    def model_hash(self) -> str:
+        """`DualEncoder.identity()` of that model."""
+        ...
+
     @property
-    def texts(self) -> TextEncoder: ...
+    def texts(self) -> TextEncoder:
+        """The encoder of text queries, which may be loaded without the model."""
+        ...
+
     @property
-    def matcher(self) -> Matcher: ...
+    def matcher(self) -> Matcher:
+        """The matcher to re-rank with."""
+        ...
 
 
 def search(
