@@ -1,4 +1,4 @@
-"""Picture augmentation: drawn from a key alone, and never one that makes a caption wrong."""
+"""Image augmentation: reproducible by its key, and never one that makes a caption wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for near-identical hashes finds what comparing all of them finds."""
+"""Near-duplicates: pairs and groups equal those of comparing all hashes."""
 
 from __future__ import annotations
 

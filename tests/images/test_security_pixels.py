@@ -1,4 +1,4 @@
-"""Pictures made to cost much: time and memory are bounded by what decoding costs, not by what a header says."""
+"""Hostile images: time and memory are limited by the cost of decoding, not by what a header declares."""
 
 from __future__ import annotations
 

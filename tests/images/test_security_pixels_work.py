@@ -1,4 +1,4 @@
-"""One budget of memory for all decodes, strips before image processors, and odd files in an index."""
+"""The shared memory budget of decodes, strips before image processors, and unusual files in an index."""
 
 from __future__ import annotations
 

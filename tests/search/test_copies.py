@@ -1,4 +1,4 @@
-"""Which pictures are the same one, which of them to keep, and themes."""
+"""Copies, duplicates and themes."""
 
 from __future__ import annotations
 

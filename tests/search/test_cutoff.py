@@ -1,4 +1,4 @@
-"""The cutoff: a text that matches nothing finds nothing."""
+"""The relevance cutoff: features, quantiles, fitting and calibration."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_a_cutoff_is_read_back_from_a_models_metadata(tmp_path: Path) -> None:
     assert cutoff_of(str(tmp_path)) == made
 
 
-@pytest.mark.parametrize("card", [None, '{"kind": "dual"}', "not json"])
-def test_a_model_without_calibration_uses_the_rival_feature_alone(tmp_path: Path, card: str | None) -> None:
+@pytest.mark.parametrize("metadata", [None, '{"kind": "dual"}', "not json"])
+def test_a_model_without_calibration_uses_the_rival_feature_alone(tmp_path: Path, metadata: str | None) -> None:
     (tmp_path / "modules.json").write_text("[]")
-    if card is not None:
-        (tmp_path / "diptych.json").write_text(card)
+    if metadata is not None:
+        (tmp_path / "diptych.json").write_text(metadata)
     assert cutoff_of(str(tmp_path)) is UNCALIBRATED
     assert cutoff_of(str(tmp_path / "gone")) is UNCALIBRATED
     assert UNCALIBRATED.evidence(np.array([[0.9, 0.9, -1.5]])) == pytest.approx([-1.5])

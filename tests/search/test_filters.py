@@ -1,4 +1,4 @@
-"""Filters find what they say, and no value breaks out of its condition."""
+"""Filters: their conditions, dates, and texts that must not break out of the SQL."""
 
 from __future__ import annotations
 

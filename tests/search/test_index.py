@@ -1,4 +1,4 @@
-"""An index: what a second run reads, what moves, what goes, and that nothing is lost when it is killed."""
+"""Updating an index: new, changed, moved and deleted images, killed runs, and several writers."""
 
 from __future__ import annotations
 
@@ -257,9 +257,9 @@ def test_another_model_is_refused(index: Index, library: Path, tmp_path: Path) -
 def test_a_model_that_changed_on_disk_is_refused(library: Path, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     Index(library, folder).add(library)
-    card = json.loads((library / ".diptych" / "index.json").read_text("utf-8"))
-    card["model"]["hash"] = "0" * 16
-    (library / ".diptych" / "index.json").write_text(json.dumps(card), "utf-8")
+    metadata = json.loads((library / ".diptych" / "index.json").read_text("utf-8"))
+    metadata["model"]["hash"] = "0" * 16
+    (library / ".diptych" / "index.json").write_text(json.dumps(metadata), "utf-8")
     with pytest.raises(ModelError, match="was made by"):
         _ = Index(library).model
 
@@ -278,8 +278,8 @@ def test_an_index_is_not_made_in_a_folder_of_other_files(library: Path, model: d
 
 
 def test_an_index_of_a_newer_format_is_refused(index: Index) -> None:
-    card = json.loads((index.folder / "index.json").read_text("utf-8"))
-    (index.folder / "index.json").write_text(json.dumps(card | {"format": 99}), "utf-8")
+    metadata = json.loads((index.folder / "index.json").read_text("utf-8"))
+    (index.folder / "index.json").write_text(json.dumps(metadata | {"format": 99}), "utf-8")
     with pytest.raises(DataError, match="format 99"):
         Index(index.folder.parent)
 
@@ -495,8 +495,8 @@ def test_watching_reports_new_renamed_and_deleted_images(index: Index, library: 
 
 @pytest.mark.parametrize("made_by", ["../../elsewhere", "/tmp/graph", "", 7, ["0"]])
 def test_an_index_whose_model_hash_is_not_a_hash_is_refused(index: Index, made_by: object) -> None:
-    card = json.loads((index.folder / "index.json").read_text())
-    card["model"]["hash"] = made_by
-    (index.folder / "index.json").write_text(json.dumps(card))
+    metadata = json.loads((index.folder / "index.json").read_text())
+    metadata["model"]["hash"] = made_by
+    (index.folder / "index.json").write_text(json.dumps(metadata))
     with pytest.raises(DataError, match=r"index.json' does not name the model that made the index"):
         Index(index.folder)

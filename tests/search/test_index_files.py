@@ -1,4 +1,4 @@
-"""What is found to index: files, their names and facts, data sets, shards, and vectors made elsewhere."""
+"""Sources of an index: walking folders, names, EXIF, data sets, shards and precomputed embeddings."""
 
 from __future__ import annotations
 

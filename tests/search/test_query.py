@@ -1,4 +1,4 @@
-"""What is asked becomes one vector."""
+"""Queries: weights, and their combination into one embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as Python objects, tables and notebook pages."""
+"""Results as sequences, DataFrames and notebook pages, and the kinds of query."""
 
 from __future__ import annotations
 

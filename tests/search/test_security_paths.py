@@ -1,4 +1,4 @@
-"""An index of somebody else: it loads no model that its user did not name, and leads nowhere outside its folders."""
+"""Untrusted indexes: they load no model that the user did not name, and read no file outside their folders."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_index_cannot_choose_a_model_that_is_not_bundled(
     monkeypatch.chdir(holiday)
     monkeypatch.setattr("diptych.models.dual_encoder.load", lambda *_: pytest.fail("the stranger's model was loaded"))
     monkeypatch.setattr(
-        "diptych.models.checkpoints.read_metadata", lambda *_: pytest.fail("the stranger's card was read")
+        "diptych.models.checkpoints.read_metadata", lambda *_: pytest.fail("the stranger's metadata was read")
     )
     for attempt in (lambda: Index(".").model, lambda: Index(".").search("a dog"), lambda: Index(".").matcher):
         with pytest.raises(ModelError, match=DENIED):
@@ -87,8 +87,8 @@ def test_a_model_named_once_is_allowed_for_that_index_only(holiday: Path, tmp_pa
     shutil.copytree(holiday / ".diptych", tmp_path / "copy")
     with pytest.raises(ModelError, match=DENIED):
         _ = Index(tmp_path / "copy").model
-    card = holiday / ".diptych" / "index.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"id": "f" * 16}))  # another index in its place
+    metadata = holiday / ".diptych" / "index.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"id": "f" * 16}))  # another index in its place
     with pytest.raises(ModelError, match=DENIED):
         _ = Index(holiday).model
 
@@ -165,9 +165,9 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("card", ODD, ids=lambda card: repr(card)[:60])
-def test_invalid_metadata_are_refused_with_the_files_name(card: Any, tmp_path: Path) -> None:
-    _refused(json.dumps(card).encode(), tmp_path)
+@pytest.mark.parametrize("metadata", ODD, ids=lambda metadata: repr(metadata)[:60])
+def test_invalid_metadata_are_refused_with_the_files_name(metadata: Any, tmp_path: Path) -> None:
+    _refused(json.dumps(metadata).encode(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ JSON = st.recursive(
 @given(name=st.sampled_from(["format", "model", "root", "id", "ann_rows", *GOOD["model"]]), value=JSON)
 def test_any_metadata_give_an_index_or_a_typed_error(name: str, value: Any, tmp_path: Path) -> None:
     inside = name in GOOD["model"]
-    card = GOOD | ({"model": GOOD["model"] | {name: value}} if inside else {name: value})
-    (tmp_path / "index.json").write_text(json.dumps(card))
+    metadata = GOOD | ({"model": GOOD["model"] | {name: value}} if inside else {name: value})
+    (tmp_path / "index.json").write_text(json.dumps(metadata))
     try:
         assert Store.open(tmp_path).partitions >= 0
     except DataError as error:

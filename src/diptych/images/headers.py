@@ -85,20 +85,20 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int, bool]:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Marker of each segment up to the first scan, and the offset of its length; stray bytes count to the limit too."""
-    at, steps = 2, 0
+    offset, steps = 2, 0
     while steps <= MAX_PARTS:
-        begun = data.find(b"\xff", at)
+        begun = data.find(b"\xff", offset)
         if begun < 0:
             break
         marker = data[begun + 1] if begun + 1 < len(data) else 0xD9
-        steps += 1 + begun - at
-        at = begun + 1 if marker == 0xFF else begun + 2
+        steps += 1 + begun - offset
+        offset = begun + 1 if marker == 0xFF else begun + 2
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:
             continue
-        yield marker, at
+        yield marker, offset
         if marker == 0xDA:
             return
-        at += int.from_bytes(data[at : at + 2], "big")
+        offset += int.from_bytes(data[offset : offset + 2], "big")
     _limit("segments or bytes between them", steps, MAX_PARTS)
 
 
@@ -115,15 +115,15 @@ def _check_jpeg(data: bytes) -> None:
         _limit(f"scans of {width} x {height} pixels", _scans(data, first_scan, allowed), allowed)
 
 
-def _scans(data: bytes, at: int, allowed: int) -> int:
+def _scans(data: bytes, offset: int, allowed: int) -> int:
     scans = 1
     for _ in range(MAX_PARTS):
-        at += int.from_bytes(data[at : at + 2], "big")
-        found = _MARKER.search(data, at)
-        if found is None or data[found.start() + 1] == 0xD9 or scans > allowed:
+        offset += int.from_bytes(data[offset : offset + 2], "big")
+        match = _MARKER.search(data, offset)
+        if match is None or data[match.start() + 1] == 0xD9 or scans > allowed:
             return scans
-        scans += data[found.start() + 1] == 0xDA
-        at = found.end()
+        scans += data[match.start() + 1] == 0xDA
+        offset = match.end()
     raise CostlyError(f"it has more than {MAX_PARTS:,} segments between scans; save it again with an image editor")
 
 
@@ -135,37 +135,37 @@ _XMP = b"XML:com.adobe.xmp\0\0"  # not compressed; it may hold the orientation
 
 def png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
     """Start and end offset of each chunk."""
-    at = 8
-    while at + 8 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        yield at, end
-        at = end
+    offset = 8
+    while offset + 8 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
+        yield offset, end
+        offset = end
 
 
 def without_texts(data: bytes) -> bytes:
     """A PNG without texts and colour profile, which are unused and which Pillow would unpack; other data unchanged."""
     if not data.startswith(b"\x89PNG"):
         return data
-    kept = [(at, end) for at, end in png_chunks(data) if not _is_text(data, at)]
-    whole = 8 + sum(end - at for at, end in kept)
-    return data if whole >= len(data) else data[:8] + b"".join(data[at:end] for at, end in kept)
+    kept = [(offset, end) for offset, end in png_chunks(data) if not _is_text(data, offset)]
+    whole = 8 + sum(end - offset for offset, end in kept)
+    return data if whole >= len(data) else data[:8] + b"".join(data[offset:end] for offset, end in kept)
 
 
-def _is_text(data: bytes, at: int) -> bool:
-    return data.startswith(_DROPPED, at + 4) and not data.startswith(b"iTXt" + _XMP, at + 4)
+def _is_text(data: bytes, offset: int) -> bool:
+    return data.startswith(_DROPPED, offset + 4) and not data.startswith(b"iTXt" + _XMP, offset + 4)
 
 
 def _gif_blocks(data: bytes) -> Iterator[int]:
     """Offsets of the blocks before the first frame, and of stray bytes."""
-    at = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 128 else 0)
-    while at < len(data) and data[at] not in b",;":
-        yield at
-        if data[at] == 0x21:
-            at += 2
-            while at < len(data) and data[at]:
-                yield at
-                at += 1 + data[at]
-        at += 1
+    offset = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 128 else 0)
+    while offset < len(data) and data[offset] not in b",;":
+        yield offset
+        if data[offset] == 0x21:
+            offset += 2
+            while offset < len(data) and data[offset]:
+                yield offset
+                offset += 1 + data[offset]
+        offset += 1
 
 
 def _check_bmp(data: bytes) -> None:
@@ -188,12 +188,12 @@ _PLACES = (
 def _check_tiff(data: bytes) -> None:
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
-    entries = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
+    offset = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    entries = struct.unpack_from(order + ("Q" if big else "H"), data, offset)[0]
     _limit("tags", entries, MAX_PARTS)
-    form, at = order + ("HHQ8x" if big else "HHI4x"), at + (8 if big else 2)
+    form, offset = order + ("HHQ8x" if big else "HHI4x"), offset + (8 if big else 2)
     values: dict[int, int] = {}
-    for tag, kind, count in struct.iter_unpack(form, data[at : at + entries * struct.calcsize(form)]):
+    for tag, kind, count in struct.iter_unpack(form, data[offset : offset + entries * struct.calcsize(form)]):
         if kind not in (1, 2, 7):  # bytes and texts are not converted to numbers
             _limit(f"values in tag {tag}", count, MAX_PARTS if tag in _PLACES else MAX_VALUES)
         values[tag] = count
@@ -219,15 +219,15 @@ class _Bits:
     """A reader of big-endian numbers of any number of bits."""
 
     def __init__(self, data: bytes, byte: int) -> None:
-        self.data, self.at = data, 8 * byte
+        self.data, self.position = data, 8 * byte
 
     def take(self, bits: int) -> int:
         """The number in the next `bits` bits."""
-        end = self.at + bits
+        end = self.position + bits
         if end > 8 * len(self.data):
             raise EOFError("the headers are truncated")
-        value = int.from_bytes(self.data[self.at // 8 : -(-end // 8)], "big") >> (-end % 8)
-        self.at = end
+        value = int.from_bytes(self.data[self.position // 8 : -(-end // 8)], "big") >> (-end % 8)
+        self.position = end
         return value & ((1 << bits) - 1)
 
 
@@ -245,23 +245,23 @@ def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
             yield from _sequence_sizes(data[offset:])
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes, offset: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Type of each box, and start and end of its content; a box comes before those nested in it."""
-    while at + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
+    while offset + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, offset)
+        start = offset + 8
         if size == 1:
-            size, start = _Bits(data, start).take(64), at + 16
-        stop = min(end, max(start, at + size)) if size else end
+            size, start = _Bits(data, start).take(64), offset + 16
+        stop = min(end, max(start, offset + size)) if size else end
         yield kind, start, stop
         if kind in _INSIDE:
             yield from _boxes(data, start + _INSIDE[kind], stop)
-        at = stop
+        offset = stop
 
 
-def _items(data: bytes, at: int, inline: int) -> Iterator[bytes]:
+def _items(data: bytes, position: int, inline: int) -> Iterator[bytes]:
     """The items that an `iloc` box locates; `inline` is the offset of those stored in `idat`."""
-    version, bits = data[at], _Bits(data, at + 4)
+    version, bits = data[position], _Bits(data, position + 4)
     offset, length, base, index = (8 * bits.take(4) for _ in range(4))
     left = 2 * len(data)
     for _ in range(bits.take(16 if version < 2 else 32)):
@@ -281,28 +281,28 @@ def _items(data: bytes, at: int, inline: int) -> Iterator[bytes]:
 
 
 def _sequence_sizes(item: bytes) -> Iterator[tuple[int, int]]:
-    at = 0
+    offset = 0
     for count in range(MAX_OBUS + 1):
-        if at >= len(item):
+        if offset >= len(item):
             return
         _limit("units in an AV1 item", count, MAX_OBUS - 1)
-        header = item[at]
-        at += 2 if header & 4 else 1
-        size = len(item) - at
+        header = item[offset]
+        offset += 2 if header & 4 else 1
+        size = len(item) - offset
         if header & 2:
-            size, at = _leb128(item, at)
+            size, offset = _leb128(item, offset)
         if header >> 3 & 15 == 1:
-            yield _sequence_size(_Bits(item, at))
-        at += size
+            yield _sequence_size(_Bits(item, offset))
+        offset += size
 
 
-def _leb128(data: bytes, at: int) -> tuple[int, int]:
+def _leb128(data: bytes, offset: int) -> tuple[int, int]:
     value = 0
     for place in range(8):
-        byte = data[at + place]
+        byte = data[offset + place]
         value |= (byte & 127) << (7 * place)
         if byte < 128:
-            return value, at + place + 1
+            return value, offset + place + 1
     raise EOFError("a length of more than eight bytes")
 
 

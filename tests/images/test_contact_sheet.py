@@ -1,4 +1,4 @@
-"""Grids of pictures: whole pictures, whatever the texts."""
+"""Contact sheets: layout, whole images, and texts of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching an index of known pictures: what is found, in which order and shape, and what is not."""
+"""Retrieval from indexes with known content: hits, their order, cutoff, pages and galleries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nearest rows, against an exact comparison in numpy: filters, ties, pages, with and without an ANN index."""
+"""Nearest-neighbour search against exact comparison in NumPy: filters, ties, pages, with and without an ANN index."""
 
 from __future__ import annotations
 

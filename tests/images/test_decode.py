@@ -1,4 +1,4 @@
-"""Pictures of every kind decode upright, in RGB, within the limits; anything else is an ImageError with a reason."""
+"""Decoding: images of every kind become upright RGB within the limits; anything else is an ImageError with a reason."""
 
 from __future__ import annotations
 
