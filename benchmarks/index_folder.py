@@ -53,14 +53,14 @@ def second_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
 def queries(index: Path, pictures: Path, model: str) -> dict[str, float]:
     """Text to answer, warm: the model's forward pass and the search."""
     from diptych.search.index import Index
-    from diptych.search.nearest import nearest
+    from diptych.search.vector_search import nearest_rows
 
     library = Index(index)
     seconds = []
     for query in _QUERIES * 6:
         began = time.perf_counter()
         vector = library.model.encode_texts([query])[0]
-        nearest(library.store, vector, 10)
+        nearest_rows(library.store, vector, 10)
         seconds.append(time.perf_counter() - began)
     warm = seconds[len(_QUERIES) :]
     return {"p50 ms": statistics.median(warm) * 1e3, "max ms": max(warm) * 1e3}

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.images.paths import path_id
-from diptych.search.nearest import nearest
 from diptych.search.store import ModelIdentity, Store, schema, vector_column
+from diptych.search.vector_search import nearest_rows
 
 DIM, BLOCK, K = 512, 50_000, 10
 KEPT = 7  # the filter `width = 7` keeps one row in a hundred
@@ -134,7 +134,7 @@ def run(folder: Path, rows: int, count: int) -> None:
     where = f"width = {KEPT}"
 
     def ask(**settings: object) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda query: nearest(store, query, K, columns=["size"], **settings)["size"].to_numpy()
+        return lambda query: nearest_rows(store, query, K, columns=["size"], **settings)["size"].to_numpy()
 
     for query in queries[: count // 2]:  # warm
         ask()(query)

@@ -27,30 +27,30 @@ from diptych.data.pairs import Pairs
 from diptych.models.checkpoints import CARD, model_directory
 from diptych.models.dual_encoder import DualEncoder, load
 from diptych.models.embedding_cache import picture_vectors
-from diptych.search.cutoff import CARD_KEY, KEEP, Cutoff, figures, fit_cutoff
+from diptych.search.cutoff import KEEP, METADATA_KEY, Cutoff, cutoff_features, fit_cutoff
 from diptych.search.vocabulary import vocabulary_vectors
 
 LEAST_PICTURES, CAPTIONS, NEAREST, LEAST_ALONE = 3, 5, 10, 10
 
 
 @dataclass(frozen=True)
-class RequestBody:
-    """The figures of one query's nearest pictures in one library, and what kind of query and library it is."""
+class QueryFeatures:
+    """The features of the images nearest to one query in one library, with the kind of query and library."""
 
     kind: str  # noun, caption, far
     library: str  # present, absent, one left, alone
-    figures: np.ndarray  # (NEAREST, 3)
+    features: np.ndarray  # (NEAREST, 3)
 
 
-def ask_all(model: DualEncoder, pairs: Pairs) -> list[RequestBody]:
+def ask_all(model: DualEncoder, pairs: Pairs) -> list[QueryFeatures]:
     vectors, background = np.asarray(picture_vectors(model, pairs)), vocabulary_vectors(lambda: model, model.identity())
     generator = np.random.default_rng(0)
 
-    def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> RequestBody:
+    def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> QueryFeatures:
         best = rows[np.argsort(-(vectors[rows] @ query), kind="stable")[:NEAREST]]
-        return RequestBody(kind, library, figures(query, vectors[best], background))
+        return QueryFeatures(kind, library, cutoff_features(query, vectors[best], background))
 
-    found: list[RequestBody] = []
+    found: list[QueryFeatures] = []
     for kind, texts, shows, own in _queries(pairs, generator):
         yes, no = np.flatnonzero(shows), np.flatnonzero(~shows)
         others = generator.permutation(no)
@@ -86,12 +86,12 @@ def _queries(
             yield "caption", [captions[at] for at in chosen], shows, {captions[at]: int(index[at]) for at in chosen}
 
 
-def best(asked: list[RequestBody], cutoff: Cutoff, kinds: tuple[str, ...], library: str) -> np.ndarray:
+def best(asked: list[QueryFeatures], cutoff: Cutoff, kinds: tuple[str, ...], library: str) -> np.ndarray:
     chosen = [each for each in asked if each.kind in kinds and each.library == library]
-    return np.array([cutoff.evidence(each.figures).max() for each in chosen])
+    return np.array([cutoff.evidence(each.features).max() for each in chosen])
 
 
-def row(name: str, cutoff: Cutoff, asked: list[RequestBody], keep: float) -> dict[str, str]:
+def row(name: str, cutoff: Cutoff, asked: list[QueryFeatures], keep: float) -> dict[str, str]:
     from sklearn.metrics import roc_auc_score
 
     def area(yes: np.ndarray, no: np.ndarray) -> str:
@@ -113,7 +113,7 @@ def row(name: str, cutoff: Cutoff, asked: list[RequestBody], keep: float) -> dic
     }
 
 
-def single(column: int, asked: list[RequestBody]) -> Cutoff:
+def single(column: int, asked: list[QueryFeatures]) -> Cutoff:
     """One figure alone: a flat threshold (0), or what models without calibration get (2)."""
     cutoff = Cutoff(tuple(float(at == column) for at in range(3)), 0.0, ())
     kept = np.quantile(best(asked, cutoff, ("noun", "caption"), "present"), np.linspace(0, 1, 21))
@@ -133,14 +133,14 @@ def main() -> None:
     model, pairs = load(arguments.model), read_pairs(arguments.data)
     held_out = pairs.split("train").with_splits(val=arguments.val_fraction, test=0, of="train").split("val")
     fitted_on = ask_all(model, held_out)
-    present, absent = ([e.figures for e in fitted_on if e.library == name] for name in ("present", "absent"))
+    present, absent = ([e.features for e in fitted_on if e.library == name] for name in ("present", "absent"))
     cutoff = fit_cutoff(present, absent)
     rival = single(2, fitted_on)
-    print("fitted:", json.dumps(cutoff.as_dict()))
+    print("fitted:", json.dumps(cutoff.to_dict()))
     print("of the rival alone:", json.dumps([round(each, 3) for each in rival.evidence_of_present]))
     if arguments.write:
         card = model_directory(arguments.model) / CARD
-        content = json.loads(card.read_text("utf-8")) | {CARD_KEY: cutoff.as_dict()}
+        content = json.loads(card.read_text("utf-8")) | {METADATA_KEY: cutoff.to_dict()}
         card.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     scales = {
         "flat threshold on the cosine": single(0, fitted_on),

@@ -1,4 +1,4 @@
-"""Indexes with rows made by hand, so that what a search must find is known."""
+"""Indexes with rows made by hand, for searches whose hits are known."""
 
 from __future__ import annotations
 

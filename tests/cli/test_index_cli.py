@@ -75,3 +75,18 @@ def test_what_cannot_be_indexed_is_refused_in_a_sentence(run: Run, library: Path
         busy = run("index", library, "--wait", "0")
     assert busy.code == 1
     assert "is writing" in busy.err
+
+
+def test_a_search_filters_by_iso_dates_and_refuses_other_texts(
+    run: Run,  # noqa: F811
+    library: Path,  # noqa: F811
+    model_folder: Path,  # noqa: F811
+) -> None:
+    run("index", library, "--model", model_folder)
+    words = ("search", "red", "--index", library, "--nearest", "--json")
+    for bounds in (("--since", "2021"), ("--since", "0001-01-01"), ("--until", "9999-12-31")):
+        assert json.loads(run(*words, *bounds).out)["searched"] == 6
+    assert json.loads(run(*words, "--until", "2001-05").out)["searched"] == 0
+    refused = run(*words, "--since", "2021-02-30")
+    assert refused.code != 0
+    assert "'2021-02-30' is not a date" in refused.err

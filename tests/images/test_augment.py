@@ -1,4 +1,4 @@
-"""Picture augmentation: drawn from a key alone, and never one that makes a caption wrong."""
+"""Image augmentation: reproducible by its key, and never one that makes a caption wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def window(image: Image.Image) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", ["light", "strong"])
-def test_one_key_gives_one_view_in_any_thread_and_another_key_another(name: str) -> None:
+def test_the_same_key_gives_the_same_view_in_any_thread(name: str) -> None:
     augment = augmentation(name)
     assert augment is not None
     image = picture(1, (64, 48))
@@ -41,7 +41,7 @@ def test_one_key_gives_one_view_in_any_thread_and_another_key_another(name: str)
     assert len(set(views)) == 8
 
 
-def test_the_drawn_numbers_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:
+def test_random_numbers_depend_on_all_parts_of_the_key_only() -> None:
     keys = [(0, 1, "a"), (1, 0, "a"), (0, 1, "b"), (0, "1a")]
     first = [draw(*key).random() for key in keys]
     random.seed(5)
@@ -50,14 +50,14 @@ def test_the_drawn_numbers_depend_on_every_part_of_the_key_and_on_nothing_else()
 
 
 @pytest.mark.parametrize("size", [(300, 200), (40, 200), (1, 500), (7, 7)])
-def test_a_crop_is_a_square_of_the_size_asked_for_and_stays_inside_the_picture(size: tuple[int, int]) -> None:
+def test_a_crop_is_a_square_of_the_requested_size_inside_the_image(size: tuple[int, int]) -> None:
     for seed in range(50):
         crop = random_resized_crop(gradient(*size), 24, random.Random(seed))
         assert crop.size == (24, 24)
         assert np.asarray(crop)[..., 2].max() == 0  # blue would have come from outside
 
 
-def test_a_crop_shows_between_half_and_all_of_the_picture_and_bends_it_by_a_third_at_most() -> None:
+def test_a_crop_covers_half_to_all_of_the_image_and_changes_its_aspect_by_a_third_at_most() -> None:
     shares = np.array([window(random_resized_crop(gradient(400, 300), 64, random.Random(seed))) for seed in range(300)])
     area, bend = shares.prod(axis=1), shares[:, 0] / shares[:, 1]
     assert area.min() > 0.4  # resizing takes the outermost pixels' mean, so a little less than 0.5 is seen
@@ -67,7 +67,7 @@ def test_a_crop_shows_between_half_and_all_of_the_picture_and_bends_it_by_a_thir
     assert bend.max() < 4 / 3 + 0.05
 
 
-def test_half_of_the_light_views_are_mirrored_and_none_where_it_is_forbidden() -> None:
+def test_half_of_the_light_views_are_mirrored_and_none_if_disabled() -> None:
     def mirrored(allowed: bool) -> int:
         views = (np.asarray(light(gradient(80, 80), 16, random.Random(seed), allowed)) for seed in range(400))
         return sum(int(view[8, 0, 0]) > int(view[8, -1, 0]) for view in views)
@@ -76,7 +76,7 @@ def test_half_of_the_light_views_are_mirrored_and_none_where_it_is_forbidden() -
     assert mirrored(False) == 0
 
 
-def test_whether_mirroring_is_allowed_changes_nothing_else_of_the_view() -> None:
+def test_the_mirror_option_changes_nothing_else() -> None:
     for seed in range(20):
         free = light(picture(3), 32, random.Random(seed), True)
         kept = light(picture(3), 32, random.Random(seed), False)
@@ -107,7 +107,7 @@ def test_strong_views_change_brightness_contrast_and_saturation_but_light_ones_d
         ("", False),
     ],
 )
-def test_a_caption_that_says_left_or_right_forbids_mirroring(caption: str, sided: bool) -> None:
+def test_a_caption_with_left_or_right_disables_mirroring(caption: str, sided: bool) -> None:
     assert names_a_side(["a dog", caption]) == sided
 
 
@@ -119,7 +119,7 @@ def test_a_picture_is_not_changed_by_augmenting_it() -> None:
     assert image.tobytes() == before
 
 
-def test_no_augmentation_has_a_name_and_an_unknown_one_is_refused_with_the_nearest() -> None:
+def test_none_is_a_name_and_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert augmentation("none") is None
     with pytest.raises(ConfigError, match="did you mean 'strong'"):
         augmentation("stron")

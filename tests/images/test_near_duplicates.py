@@ -1,4 +1,4 @@
-"""The search for near-identical hashes finds what comparing all of them finds."""
+"""Near-duplicates: pairs and groups equal those of comparing all hashes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.errors import ConfigError
-from diptych.images.near_duplicates import near_groups, near_pairs, telling
+from diptych.images.near_duplicates import distinctive, near_groups, near_pairs
 
 ANY = st.integers(0, 2**64 - 1)
 
@@ -78,5 +78,5 @@ def test_a_hundred_thousand_hashes_are_searched_in_seconds() -> None:
     assert groups == [[5, 70_000], list(range(80_000, 100_000))]
 
 
-def test_hashes_of_plain_pictures_tell_nothing() -> None:
-    assert telling([0, 2**64 - 1, 0b1111111, 0x00FF00FF00FF00FF]).tolist() == [False, False, False, True]
+def test_hashes_of_plain_images_are_not_distinctive() -> None:
+    assert distinctive([0, 2**64 - 1, 0b1111111, 0x00FF00FF00FF00FF]).tolist() == [False, False, False, True]

@@ -1,4 +1,4 @@
-"""Pictures made to cost much: time and memory are bounded by what decoding costs, not by what a header says."""
+"""Hostile images: time and memory are limited by the cost of decoding, not by what a header declares."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_ordinary_progressive_jpeg_has_few_of_the_scans_that_it_may_have(mode
     assert decode(plain(mode, 64, "JPEG", progressive=True)).size == (64, 64)
 
 
-def test_bytes_behind_a_jpeg_are_not_counted_as_scans() -> None:
+def test_bytes_after_a_jpeg_are_not_counted_as_scans() -> None:
     data = plain("RGB", 2_000, "JPEG", progressive=True)  # may have 500
     assert decode(data + b"\xff\xda" * 2_000, min_side=100).size == (250, 250)
 

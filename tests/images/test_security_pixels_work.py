@@ -1,4 +1,4 @@
-"""One budget of memory for all decodes, strips before image processors, and odd files in an index."""
+"""The shared memory budget of decodes, strips before image processors, and unusual files in an index."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_large_picture_is_not_held_whole_for_a_model_that_wants_a_small_one() 
 
 
 @pytest.mark.parametrize("size", [(4_000, 1), (1, 4_000), (1_000, 3), (5_001, 6), (65, 1), (64, 1), (2_000, 200)])
-def test_a_strip_is_cut_to_its_middle_and_any_other_picture_left_alone(size: tuple[int, int]) -> None:
+def test_a_strip_is_cropped_to_its_middle_and_other_images_are_unchanged(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size)
     kept = central(image)
     assert max(kept.size) <= MAX_ASPECT * min(kept.size)
@@ -154,7 +154,7 @@ def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
     assert np.isfinite(vectors).all()
 
 
-def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
+def test_captioners_and_blip_pass_no_strip_to_their_processors() -> None:
     from diptych.captioning.transformers_captioner import ChatCaptionModel, TransformersCaptionModel
     from diptych.matching.blip import _BlipEncoder
 
@@ -220,7 +220,7 @@ ODD = {
 }
 
 
-def test_odd_exif_never_ends_an_index(model: diptych.DualEncoder, tmp_path: Path) -> None:
+def test_unusual_exif_does_not_stop_indexing(model: diptych.DualEncoder, tmp_path: Path) -> None:
     for name, data in ODD.items():
         (tmp_path / f"{name}.jpg").write_bytes(data + name.encode())  # other bytes, another picture
     index = Index(tmp_path, model)

@@ -1,4 +1,4 @@
-"""Which pictures are the same one, which of them to keep, and themes."""
+"""Copies, duplicates and themes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytest.importorskip("lancedb")
 TELLING = 0x0F0F_F0F0_33CC_55AA  # half of its bits are set
 
 
-def test_equal_bytes_are_copies_whatever_the_rest_says() -> None:
+def test_equal_bytes_are_copies_whatever_hashes_and_embeddings_are() -> None:
     vectors = np.eye(3, dtype=np.float32)
     assert copy_groups(["a", "b", "a"], [None, TELLING, 0], vectors) == [[0, 2]]
 
 
-def test_near_hashes_are_copies_only_if_the_vectors_agree() -> None:
+def test_near_hashes_are_copies_only_if_the_embeddings_agree() -> None:
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     assert copy_groups(["a", "b", "c"], [TELLING, TELLING ^ 0b11, TELLING], vectors) == [[0, 1]]
 
@@ -38,13 +38,13 @@ def test_chains_of_copies_make_one_group() -> None:
     assert copy_groups(["a", "b", "c"], hashes, np.ones((3, 1), np.float32)) == [[0, 1, 2]]
 
 
-def test_plain_pictures_are_no_copies_by_their_hash() -> None:
+def test_plain_images_are_not_copies_by_their_hash() -> None:
     assert copy_groups(["a", "b"], [0, 0], np.ones((2, 1), np.float32)) == []
     assert copy_groups(["", ""], [None, None], np.ones((2, 1), np.float32)) == []
     assert copy_groups([], [], np.empty((0, 4), np.float32)) == []
 
 
-def test_of_many_pairs_the_groups_are_those_of_comparing_all() -> None:
+def test_groups_of_many_pairs_equal_those_of_comparing_all() -> None:
     generator = np.random.default_rng(0)
     bases = generator.integers(0, 2**63, 40, dtype=np.uint64)
     hashes = [int(base) ^ (1 << int(bit)) for base in bases for bit in generator.integers(0, 63, 3)]
@@ -115,9 +115,7 @@ def model() -> diptych.DualEncoder:
     )
 
 
-def test_themes_are_the_groups_that_were_put_in_and_bear_their_names(
-    model: diptych.DualEncoder, tmp_path: Path
-) -> None:
+def test_themes_are_the_clusters_of_the_index_with_their_names(model: diptych.DualEncoder, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     words = {"a dog": 12, "a birthday cake": 8, "the northern lights": 5}
     middles = model.encode_texts(list(words))

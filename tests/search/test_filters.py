@@ -1,4 +1,4 @@
-"""Filters find what they say, and no value breaks out of its condition."""
+"""Filters: their conditions, dates, and texts that must not break out of the SQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.errors import ConfigError
-from diptych.search.filters import Filters, both
+from diptych.search.filters import Filters, both, parse_day
 from diptych.search.index import Index
 from tests.libraries import index_of
 
@@ -43,7 +43,7 @@ def test_no_filter_is_no_condition() -> None:
     assert both("a OR b", None, "c") == "(a OR b) AND (c)"
 
 
-def test_a_folder_counts_with_what_lies_below_it_and_not_with_its_namesakes(tmp_path: Path) -> None:
+def test_a_folder_filter_includes_subfolders_and_not_folders_with_the_same_prefix(tmp_path: Path) -> None:
     paths = ["/a/b/1", "/a/b/c/2", "/a/bc/3", "/a/b'; DROP--/4", "/a/5"]
     index = index_of(tmp_path / "index", [{"path": path, "vector": [1, 0]} for path in paths])
     assert _found(index, Filters(folder="/a/b")) == {"/a/b/1", "/a/b/c/2"}
@@ -72,7 +72,7 @@ def test_bytes_are_bounded_on_both_sides(tmp_path: Path) -> None:
     assert _found(index, Filters(max_bytes=20)) == {"/p/0", "/p/1"}
 
 
-def test_days_are_included_and_a_files_change_stands_in_for_a_date(tmp_path: Path) -> None:
+def test_date_bounds_are_inclusive_and_fall_back_to_the_files_last_change(tmp_path: Path) -> None:
     changed = int(DAY.timestamp()) * 10**9 + 5
     other = int((DAY - datetime.timedelta(days=100)).timestamp()) * 10**9
     index = _index(
@@ -85,10 +85,63 @@ def test_days_are_included_and_a_files_change_stands_in_for_a_date(tmp_path: Pat
     assert _found(index, Filters(since=DAY + datetime.timedelta(seconds=1))) == set()
 
 
-def test_a_moment_with_a_time_zone_is_that_moment_here(tmp_path: Path) -> None:
+def test_a_time_with_a_zone_is_converted_to_local_time(tmp_path: Path) -> None:
     index = _index(tmp_path / "i", taken=[DAY])
     moment = DAY.astimezone(datetime.UTC)
     assert _found(index, Filters(since=moment, until=moment)) == {"/p/0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("2021", datetime.date(2021, 1, 1), datetime.date(2021, 12, 31)),
+        ("2024-02", datetime.date(2024, 2, 1), datetime.date(2024, 2, 29)),
+        ("2021-05-17", datetime.date(2021, 5, 17), datetime.date(2021, 5, 17)),
+        ("0001-01-01", datetime.date.min, datetime.date.min),
+        ("9999", datetime.date(9999, 1, 1), datetime.date.max),
+        ("2021-05-17T12:30", datetime.datetime(2021, 5, 17, 12, 30), datetime.datetime(2021, 5, 17, 12, 30)),
+        ("2021-05-17 12:30:05", *[datetime.datetime(2021, 5, 17, 12, 30, 5)] * 2),
+        ("2021-05-17T12:30Z", *[datetime.datetime(2021, 5, 17, 12, 30, tzinfo=datetime.UTC)] * 2),
+    ],
+)
+def test_a_date_is_iso_8601_and_a_year_or_month_is_its_first_or_last_day(
+    text: str, first: datetime.date, last: datetime.date
+) -> None:
+    assert (parse_day(text), parse_day(text, end=True)) == (first, last)
+    filters = Filters(since=text, until=text)
+    assert (filters.since, filters.until) == (first, last)
+    assert type(filters.since) is type(first)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "17.05.2021",
+        "20210517",
+        "2021-5-17",
+        "2021-W20",
+        "2021-02-30",
+        "2021-13",
+        "0000",
+        "2021-05-17T25:00",
+    ],
+)
+def test_any_other_text_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not (a|an ISO 8601) date .*|.*; (write|check) "):
+        parse_day(text)
+    with pytest.raises(ConfigError):
+        Filters(until=text)
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+14:00", "-14:00"])
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_the_ends_of_the_calendar_filter_in_every_time_zone(tmp_path: Path, day: str, zone: str) -> None:
+    index = _index(tmp_path / "i", taken=[DAY, None], mtime=[0, int(DAY.timestamp()) * 10**9])
+    expected = {"/p/0", "/p/1"} if day == "0001-01-01" else set()
+    assert _found(index, Filters(since=f"{day}T12:00{zone}" if zone else day)) == expected
+    assert _found(index, Filters(until=f"{day}T12:00{zone}" if zone else day)) == {"/p/0", "/p/1"} - expected
 
 
 def test_words_are_found_in_any_order_and_case(tmp_path: Path) -> None:

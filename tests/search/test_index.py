@@ -1,4 +1,4 @@
-"""An index: what a second run reads, what moves, what goes, and that nothing is lost when it is killed."""
+"""Updating an index: new, changed, moved and deleted images, killed runs, and several writers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.images.paths import path_id, to_text
 from diptych.search.index import Index, IndexBusy, Store, find_index
-from diptych.search.nearest import nearest
+from diptych.search.vector_search import nearest_rows
 from tests.broken import BROKEN, break_files, encoded
 from tests.conftest import TINY
 from tests.search.test_index_files import stored_vectors, write_shard
@@ -71,7 +71,9 @@ def _rows(index: Index) -> dict[str, dict[str, Any]]:
 # what a run does
 
 
-def test_a_row_knows_its_file_and_its_vector(index: Index, library: Path, model: diptych.DualEncoder) -> None:
+def test_a_row_has_the_metadata_of_its_file_and_its_embedding(
+    index: Index, library: Path, model: diptych.DualEncoder
+) -> None:
     row = _rows(index)["sub/1.png"]
     path = library / "sub" / "1.png"
     assert row["id"] == path_id(to_text(path))
@@ -92,13 +94,13 @@ def test_a_second_run_reads_nothing_and_loads_no_model(index: Index, library: Pa
     assert again._model is None
 
 
-def test_a_new_picture_is_added_beside_the_others(index: Index, library: Path) -> None:
+def test_a_new_image_is_added(index: Index, library: Path) -> None:
     (library / "new.png").write_bytes(encoded("PNG", 99))
     added = index.add(library)
     assert (added.new, added.unchanged, added.embedded) == (1, 6, 1)
 
 
-def test_a_changed_picture_gets_another_vector_and_keeps_its_row(index: Index, library: Path) -> None:
+def test_a_changed_image_gets_a_new_embedding_in_the_same_row(index: Index, library: Path) -> None:
     before = _rows(index)
     (library / "0.png").write_bytes(encoded("PNG", 77))
     added = index.add(library)
@@ -109,12 +111,12 @@ def test_a_changed_picture_gets_another_vector_and_keeps_its_row(index: Index, l
     assert after["0.png"]["vector"] != before["0.png"]["vector"]
 
 
-def test_a_touched_picture_is_not_embedded_again(index: Index, library: Path) -> None:
+def test_a_touched_image_is_not_embedded_again(index: Index, library: Path) -> None:
     os.utime(library / "0.png")
     assert (index.add(library).unchanged, index.add(library).embedded) == (6, 0)
 
 
-def test_a_renamed_picture_keeps_its_vector(index: Index, library: Path) -> None:
+def test_a_renamed_image_keeps_its_embedding(index: Index, library: Path) -> None:
     before = _rows(index)
     (library / "0.png").rename(library / "sub" / "moved.png")
     added = index.add(library)
@@ -125,7 +127,7 @@ def test_a_renamed_picture_keeps_its_vector(index: Index, library: Path) -> None
     assert after["sub/moved.png"]["folder"] == to_text(library / "sub")
 
 
-def test_a_whole_library_that_moved_keeps_its_vectors(index: Index, library: Path, tmp_path: Path) -> None:
+def test_a_moved_library_keeps_its_embeddings(index: Index, library: Path, tmp_path: Path) -> None:
     shutil.copy(library / "0.png", library / "copy.png")
     index.add(library)
     library.rename(tmp_path / "moved")
@@ -137,7 +139,7 @@ def test_a_whole_library_that_moved_keeps_its_vectors(index: Index, library: Pat
     }
 
 
-def test_a_copy_takes_the_vector_and_has_a_row_of_its_own(index: Index, library: Path) -> None:
+def test_a_copy_takes_the_embedding_and_has_its_own_row(index: Index, library: Path) -> None:
     shutil.copy(library / "0.png", library / "copy.png")
     added = index.add(library)
     rows = _rows(index)
@@ -145,14 +147,14 @@ def test_a_copy_takes_the_vector_and_has_a_row_of_its_own(index: Index, library:
     assert rows["copy.png"]["vector"] == rows["0.png"]["vector"]
 
 
-def test_copies_that_come_together_are_embedded_once(index: Index, library: Path) -> None:
+def test_copies_in_one_run_are_embedded_once(index: Index, library: Path) -> None:
     for at in range(40):  # more than a batch
         (library / f"same {at}.png").write_bytes(encoded("PNG", 55))
     added = index.add(library, batch_size=8)
     assert (added.new, added.copied, added.embedded) == (1, 39, 1)
 
 
-def test_two_pictures_that_swap_names_swap_vectors(index: Index, library: Path) -> None:
+def test_two_images_that_swap_names_swap_embeddings(index: Index, library: Path) -> None:
     before = _rows(index)
     (library / "0.png").rename(library / "x")
     (library / "2.png").rename(library / "0.png")
@@ -166,18 +168,18 @@ def test_two_pictures_that_swap_names_swap_vectors(index: Index, library: Path) 
     assert after["2.png"]["vector"] == before["0.png"]["vector"]
 
 
-def test_a_deleted_picture_leaves_when_it_is_pruned(index: Index, library: Path) -> None:
+def test_a_deleted_image_is_removed_by_pruning(index: Index, library: Path) -> None:
     (library / "0.png").unlink()
     assert (index.add(library).gone, len(index)) == (1, 6)
     assert (index.add(library, prune=True).pruned, len(index)) == (1, 5)
 
 
-def test_pruning_alone_takes_out_what_is_gone(index: Index, library: Path) -> None:
+def test_prune_removes_images_that_are_gone(index: Index, library: Path) -> None:
     (library / "0.png").unlink()
     assert (index.prune().pruned, len(index)) == (1, 5)
 
 
-def test_a_library_that_is_empty_all_of_a_sudden_is_not_pruned(index: Index, library: Path) -> None:
+def test_a_library_that_is_suddenly_empty_is_not_pruned(index: Index, library: Path) -> None:
     for path in library.rglob("*.png"):
         path.unlink()
     with pytest.raises(DataError, match="mounted"):
@@ -196,7 +198,7 @@ def test_pruning_one_folder_leaves_the_rows_of_others(index: Index, library: Pat
     assert (index.add(other, prune=True).pruned, len(index)) == (1, 7)
 
 
-def test_what_a_killed_run_had_copied_of_a_renamed_picture_is_set_right(index: Index, library: Path) -> None:
+def test_an_interrupted_rename_is_completed_by_the_next_run(index: Index, library: Path) -> None:
     row = _rows(index)["0.png"]
     (library / "0.png").rename(library / "moved.png")
     index.add(library)
@@ -234,7 +236,7 @@ def test_broken_files_are_skipped_with_their_reasons(index: Index, library: Path
     assert sum(added.reasons.values()) == len(listed)
 
 
-def test_a_picture_that_breaks_leaves_the_index_and_comes_back_when_mended(index: Index, library: Path) -> None:
+def test_a_broken_image_leaves_the_index_and_returns_when_repaired(index: Index, library: Path) -> None:
     whole = (library / "0.png").read_bytes()
     (library / "0.png").write_bytes(whole[:100])
     added = index.add(library)
@@ -249,15 +251,15 @@ def test_another_model_is_refused(index: Index, library: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="--index FOLDER"):
         Index(library, other)
     with pytest.raises(ModelError, match="16 dimensions"):
-        nearest(index.store, np.ones(8, np.float32), 3)
+        nearest_rows(index.store, np.ones(8, np.float32), 3)
 
 
 def test_a_model_that_changed_on_disk_is_refused(library: Path, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     Index(library, folder).add(library)
-    card = json.loads((library / ".diptych" / "index.json").read_text("utf-8"))
-    card["model"]["hash"] = "0" * 16
-    (library / ".diptych" / "index.json").write_text(json.dumps(card), "utf-8")
+    metadata = json.loads((library / ".diptych" / "index.json").read_text("utf-8"))
+    metadata["model"]["hash"] = "0" * 16
+    (library / ".diptych" / "index.json").write_text(json.dumps(metadata), "utf-8")
     with pytest.raises(ModelError, match="was made by"):
         _ = Index(library).model
 
@@ -269,15 +271,15 @@ def test_no_index_and_no_model_says_how_to_make_one(tmp_path: Path) -> None:
         find_index(tmp_path)
 
 
-def test_a_folder_of_other_things_is_no_place_for_an_index(library: Path, model: diptych.DualEncoder) -> None:
+def test_an_index_is_not_made_in_a_folder_of_other_files(library: Path, model: diptych.DualEncoder) -> None:
     identity = Index(library, model).store.identity
     with pytest.raises(DataError, match="name a new folder"):
         Store.create(library / "sub", identity)
 
 
 def test_an_index_of_a_newer_format_is_refused(index: Index) -> None:
-    card = json.loads((index.folder / "index.json").read_text("utf-8"))
-    (index.folder / "index.json").write_text(json.dumps(card | {"format": 99}), "utf-8")
+    metadata = json.loads((index.folder / "index.json").read_text("utf-8"))
+    (index.folder / "index.json").write_text(json.dumps(metadata | {"format": 99}), "utf-8")
     with pytest.raises(DataError, match="format 99"):
         Index(index.folder.parent)
 
@@ -301,7 +303,7 @@ def test_an_index_may_lie_elsewhere(library: Path, tmp_path: Path, model: diptyc
 # other sources
 
 
-def test_captions_of_a_data_set_come_along_and_may_change(
+def test_captions_of_a_data_set_are_indexed_and_may_change(
     tmp_path: Path, library: Path, model: diptych.DualEncoder
 ) -> None:
     def rows(caption: str) -> Iterator[Row]:
@@ -322,7 +324,7 @@ def test_captions_of_a_data_set_come_along_and_may_change(
     assert _rows(index)["moved.png"]["caption"] == "another\nsecond"
 
 
-def test_the_pictures_of_a_tar_are_indexed_where_they_lie(tmp_path: Path, model: diptych.DualEncoder) -> None:
+def test_images_in_a_tar_are_indexed_in_place(tmp_path: Path, model: diptych.DualEncoder) -> None:
     shard = write_shard(tmp_path / "shard.tar")
     index = Index(tmp_path / "index", model)
     assert index.add(shard).new == 2
@@ -333,12 +335,12 @@ def test_the_pictures_of_a_tar_are_indexed_where_they_lie(tmp_path: Path, model:
     assert index.prune().pruned == 2
 
 
-def test_vectors_made_elsewhere_are_indexed_and_kept(tmp_path: Path, model_folder: Path) -> None:
+def test_precomputed_embeddings_are_indexed(tmp_path: Path, model_folder: Path) -> None:
     vectors = stored_vectors(tmp_path / "vectors")
     index = Index.for_vectors(tmp_path / "index", str(model_folder), tmp_path / "vectors")
     added = index.add(tmp_path / "vectors")
     assert (added.new, [each.reason for each in added.skipped]) == (13, ["not_a_vector"])
-    found = nearest(index.store, vectors[3].astype(np.float32), 1).to_pylist()[0]
+    found = nearest_rows(index.store, vectors[3].astype(np.float32), 1).to_pylist()[0]
     assert found["path"] == to_text(tmp_path / "vectors" / "000000003.jpg")
     assert (found["caption"], found["score"]) == ("picture 3", pytest.approx(1, abs=1e-3))
     assert index.add(tmp_path / "vectors").unchanged == 13
@@ -346,7 +348,7 @@ def test_vectors_made_elsewhere_are_indexed_and_kept(tmp_path: Path, model_folde
     assert index.model.dim == 16  # texts can be asked for by the model that was named
 
 
-def test_a_picture_that_a_source_names_twice_has_one_row(
+def test_an_image_that_a_source_names_twice_has_one_row(
     index: Index, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
     monkeypatch.setattr("diptych.search.add._COMMIT_ROWS", 1)
@@ -364,12 +366,12 @@ def test_a_picture_that_a_source_names_twice_has_one_row(
     assert len(stored) == 7
 
 
-def test_a_model_in_memory_must_be_given_again(index: Index, library: Path) -> None:
+def test_a_model_in_memory_must_be_passed_again(index: Index, library: Path) -> None:
     with pytest.raises(ModelError, match="pass it as `model`"):
         _ = Index(library).model
 
 
-def test_vectors_of_another_dimension_are_refused(index: Index, tmp_path: Path) -> None:
+def test_embeddings_of_another_dimension_are_refused(index: Index, tmp_path: Path) -> None:
     stored_vectors(tmp_path / "vectors", dim=8)
     with pytest.raises(ModelError, match="8 dimensions"):
         index.add(tmp_path / "vectors")
@@ -405,9 +407,7 @@ def _forking() -> Any:
 
 
 @pytest.mark.timeout(900)  # its processes import the libraries anew, which takes minutes on a busy machine
-def test_a_run_that_is_killed_loses_no_acknowledged_row_and_the_next_goes_on(
-    tmp_path: Path, model_folder: Path
-) -> None:
+def test_a_killed_run_loses_no_committed_row_and_the_next_continues(tmp_path: Path, model_folder: Path) -> None:
     library = tmp_path / "library"
     library.mkdir()
     for at in range(120):
@@ -461,7 +461,7 @@ def test_a_second_writer_waits_and_a_reader_sees_whole_rows(tmp_path: Path, inde
         writer.start()
     reader, sizes = Store.open(shared), [0]
     while any(writer.is_alive() for writer in writers):
-        sizes.append(nearest(reader, np.ones(16, np.float32), 1_000).num_rows)
+        sizes.append(nearest_rows(reader, np.ones(16, np.float32), 1_000).num_rows)
     for writer in writers:
         writer.join()
     said = [told.get(timeout=10) for _ in range(told.qsize())]
@@ -471,7 +471,7 @@ def test_a_second_writer_waits_and_a_reader_sees_whole_rows(tmp_path: Path, inde
     assert (len(ids), len(set(ids))) == (80, 80)
 
 
-def test_who_writes_is_told_to_the_second(index: Index, library: Path) -> None:
+def test_a_second_writer_learns_which_process_writes(index: Index, library: Path) -> None:
     told: list[str] = []
     with index.store.lock(), pytest.raises(IndexBusy, match=rf"process {os.getpid()} on .* is writing"):
         Index(library).add(library, wait=0.05, on_wait=told.append)
@@ -479,7 +479,7 @@ def test_who_writes_is_told_to_the_second(index: Index, library: Path) -> None:
     assert index.add(library).unchanged == 6
 
 
-def test_watching_follows_what_comes_moves_and_goes(index: Index, library: Path) -> None:
+def test_watching_reports_new_renamed_and_deleted_images(index: Index, library: Path) -> None:
     stop, reports = threading.Event(), []
     steps: list[Callable[[], Any]] = [
         lambda: (library / "new.png").write_bytes(encoded("PNG", 70)),
@@ -494,9 +494,9 @@ def test_watching_follows_what_comes_moves_and_goes(index: Index, library: Path)
 
 
 @pytest.mark.parametrize("made_by", ["../../elsewhere", "/tmp/graph", "", 7, ["0"]])
-def test_an_index_whose_card_names_a_model_as_a_path_is_refused(index: Index, made_by: object) -> None:
-    card = json.loads((index.folder / "index.json").read_text())
-    card["model"]["hash"] = made_by
-    (index.folder / "index.json").write_text(json.dumps(card))
-    with pytest.raises(DataError, match=r"index.json' does not say which model made the index"):
+def test_an_index_whose_model_hash_is_not_a_hash_is_refused(index: Index, made_by: object) -> None:
+    metadata = json.loads((index.folder / "index.json").read_text())
+    metadata["model"]["hash"] = made_by
+    (index.folder / "index.json").write_text(json.dumps(metadata))
+    with pytest.raises(DataError, match=r"index.json' does not name the model that made the index"):
         Index(index.folder)

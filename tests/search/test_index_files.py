@@ -1,4 +1,4 @@
-"""What is found to index: files, their names and facts, data sets, shards, and vectors made elsewhere."""
+"""Sources of an index: walking folders, names, EXIF, data sets, shards and precomputed embeddings."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from diptych.data.containers import image_at
+from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import decode, read_bytes
 from diptych.images.exif import read_facts
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.skipped import Skipped
-from diptych.images.walk import File, walk
+from diptych.images.walk import ImageFile, image_paths, walk
 from diptych.search.add_report import write_skipped
 from diptych.search.sources import Folder, Item, source_of
 from tests.broken import encoded
 
 
 def _names(root: Path, exclude: tuple[str, ...] = ()) -> list[str]:
-    return [found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, File)]
+    return [
+        found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, ImageFile)
+    ]
 
 
 def _write(path: Path, seed: int = 0) -> Path:
@@ -41,7 +45,7 @@ def _write(path: Path, seed: int = 0) -> Path:
 # walking
 
 
-def test_pictures_are_found_in_order_and_other_files_are_not(tmp_path: Path) -> None:
+def test_images_are_found_in_order_and_other_files_are_not(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "notes.txt", "jpg"):
         _write(tmp_path / name)
     assert _names(tmp_path) == ["a.jpg", "b.PNG", "deep/er/c.webp"]
@@ -52,6 +56,46 @@ def test_hidden_junk_and_excluded_names_are_left_out(tmp_path: Path) -> None:
     for name in (*kept, ".a.png", ".git/a.png", "@eaDir/a.png", "Backup/a.png", "raw/2019/a.png", "a.thumb.png"):
         _write(tmp_path / name)
     assert _names(tmp_path, ("Backup", "raw/2019", "*.thumb.png")) == kept
+
+
+def test_an_index_and_a_data_set_leave_out_the_same_names(tmp_path: Path) -> None:
+    for name in (
+        "a.png",
+        "._a.png",
+        ".b.png",
+        "__MACOSX/a.png",
+        ".git/a.png",
+        "lost+found/a.png",
+        "c/d.png",
+        "c/._d.png",
+    ):
+        _write(tmp_path / name)
+    assert _names(tmp_path) == ["a.png", "c/d.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in walk_pictures(tmp_path)] == ["a.png", "c/d.png"]
+
+
+def test_a_data_set_is_searched_to_a_depth_and_not_through_links(tmp_path: Path) -> None:
+    for name in ("1/a.png", "1/2/b.png", "1/2/3/c.png", "1/2/3/4/d.png"):
+        _write(tmp_path / "set" / name)
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "set" / "1")
+    (tmp_path / "set" / "e.png").symlink_to(tmp_path / "set" / "1" / "a.png")
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in image_paths(tmp_path / "set", depth=3)]
+    assert found == ["e.png", "1/a.png", "1/2/b.png", "1/2/3/c.png"]
+    assert list(image_paths(tmp_path / "nowhere")) == []
+
+
+def test_a_shard_leaves_out_hidden_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in {
+            "./0.png": encoded("PNG", 0),
+            "./0.txt": b"a cat",
+            "./._0.png": b"resource fork",
+            "__MACOSX/1.png": encoded("PNG", 1),
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert [(row.image_id, row.captions) for row in read_pairs(tmp_path / "s.tar")] == [("s/0", ("a cat",))]
 
 
 def test_a_skipped_file_whose_name_is_not_utf8_can_be_reported(tmp_path: Path) -> None:
@@ -83,10 +127,10 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
     found = list(walk(tmp_path))
     locked.chmod(0o700)
     assert [each.reason for each in found if isinstance(each, Skipped)] == ["unreadable"]
-    assert [Path(each.path).name for each in found if isinstance(each, File)] == ["a.png"]
+    assert [Path(each.path).name for each in found if isinstance(each, ImageFile)] == ["a.png"]
 
 
-def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a folder"):
         list(walk(tmp_path / "nowhere"))
 
@@ -101,7 +145,7 @@ def test_every_name_comes_back_byte_for_byte(name: bytes) -> None:
     assert os.fsencode(from_text(text)) == os.fsencode(Path(os.fsdecode(name)))
 
 
-def test_a_name_of_a_private_code_point_and_one_of_its_bytes_are_told_apart() -> None:
+def test_a_private_code_point_and_its_byte_stay_distinct() -> None:
     assert os.fsencode(from_text(to_text("\U0010ff80"))) == "\U0010ff80".encode()
     assert to_text(os.fsdecode(b"\x80")) != to_text("\U0010ff80")
 
@@ -109,7 +153,7 @@ def test_a_name_of_a_private_code_point_and_one_of_its_bytes_are_told_apart() ->
 @pytest.mark.parametrize(
     "name", ["naïve café.png", "犬 と 猫.png", "🐶.png", "e\u0301.png", 'o\'hara "x".png', " .png"]
 )
-def test_other_peoples_names_survive(name: str, tmp_path: Path) -> None:
+def test_unusual_names_survive(name: str, tmp_path: Path) -> None:
     _write(tmp_path / name)
     (item,) = Folder(tmp_path).items()
     assert isinstance(item, Item)
@@ -117,7 +161,7 @@ def test_other_peoples_names_survive(name: str, tmp_path: Path) -> None:
     assert read_bytes(image_at(item.path)) == encoded("PNG")
 
 
-def test_a_name_that_is_no_text_is_indexed_all_the_same(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_indexed(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9.png"
     try:
         Path(os.fsdecode(raw)).write_bytes(encoded("PNG"))
@@ -149,7 +193,7 @@ def _photograph(width: int, height: int, **tags: object) -> bytes:
     return file.getvalue()
 
 
-def test_a_photograph_tells_its_size_upright_date_camera_and_place() -> None:
+def test_exif_gives_upright_size_date_camera_and_coordinates() -> None:
     facts = read_facts(_photograph(40, 30, orientation=6))
     assert (facts.width, facts.height) == (30, 40)
     assert facts.taken == datetime(2019, 7, 4, 12, 30, 5)
@@ -164,23 +208,23 @@ def test_make_and_model_are_joined_where_the_model_does_not_name_the_make() -> N
 @pytest.mark.parametrize(
     "tags", [{"taken": "0000:00:00 00:00:00"}, {"taken": "2019:13:40 99:99:99"}, {"taken": "soon"}]
 )
-def test_a_date_that_is_none_is_not_believed(tags: dict[str, object]) -> None:
+def test_an_implausible_date_is_ignored(tags: dict[str, object]) -> None:
     assert read_facts(_photograph(4, 4, **tags)).taken is None
 
 
-def test_a_latitude_off_the_globe_is_no_place() -> None:
+def test_an_impossible_latitude_is_ignored() -> None:
     facts = read_facts(_photograph(4, 4, south=(200.0, 0.0, 0.0)))
     assert (facts.latitude, facts.longitude) == (None, None)
 
 
-def test_damaged_exif_is_as_good_as_none() -> None:
+def test_damaged_exif_counts_as_none() -> None:
     data = bytearray(_photograph(40, 30))
     at = data.index(b"Exif\0\0") + 6
     data[at + 8 : at + 60] = b"\xff" * 52
     assert (read_facts(bytes(data)).width, read_facts(bytes(data)).height) == (40, 30)
 
 
-def test_a_picture_without_exif_tells_its_size() -> None:
+def test_an_image_without_exif_has_its_size() -> None:
     facts = read_facts(encoded("GIF"))
     assert (facts.width, facts.height, facts.taken, facts.camera) == (48, 40, None, None)
 
@@ -209,21 +253,21 @@ def write_shard(path: Path) -> Path:
     return path
 
 
-def test_the_pictures_of_a_tar_are_found_by_their_names_in_it(tmp_path: Path) -> None:
+def test_images_in_a_tar_are_found_by_member_name(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "shard.tar")
     items = [item for item in source_of(shard).items() if isinstance(item, Item)]
     assert [item.path for item in items] == [f"{to_text(shard)}/{at:03}.png" for at in range(2)]
     assert [read_bytes(image_at(item.path)) for item in items] == [encoded("PNG", at) for at in range(2)]
 
 
-def test_a_member_that_left_its_tar_is_missing(tmp_path: Path) -> None:
+def test_a_member_that_is_no_longer_in_its_tar_is_missing(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "shard.tar")
     with pytest.raises(ImageError) as caught:
         image_at(f"{to_text(shard)}/999.png")
     assert caught.value.reason == "missing"
 
 
-def test_a_picture_inside_a_parquet_file_is_found_again(tmp_path: Path) -> None:
+def test_an_image_inside_a_parquet_file_is_found_by_its_id(tmp_path: Path) -> None:
     images = [{"bytes": encoded("PNG", at), "path": f"{at}.png"} for at in range(2)]
     pq.write_table(pa.table({"image": images, "caption": ["one", "two"]}), tmp_path / "set.parquet")
     items = [item for item in source_of(tmp_path / "set.parquet").items() if isinstance(item, Item)]

@@ -1,4 +1,4 @@
-"""What is asked becomes one vector."""
+"""Queries: weights, and their combination into one embedding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import diptych
 from diptych.errors import ConfigError, ImageError
-from diptych.search.query import Part, Query, compose, query_vector
+from diptych.search.query import Part, Query, compose, query_embedding
 from tests.broken import encoded
 from tests.conftest import TINY
 
@@ -25,7 +25,7 @@ def _no_rows(ids: object) -> np.ndarray:
     raise AssertionError("no row was named")
 
 
-def test_parts_are_made_unit_weighed_added_and_made_unit_again() -> None:
+def test_parts_are_normalized_weighted_summed_and_normalized() -> None:
     vectors = np.array([[1, 0], [0, 2]], np.float32)
     assert compose(vectors, [3, -4]) == pytest.approx([0.6, -0.8])
     assert compose(vectors[:1], [5]) == pytest.approx([1, 0])
@@ -52,13 +52,13 @@ def test_a_text_may_end_in_its_weight(text: str, value: str, weight: float) -> N
     assert Query.of(text).parts == (Part("text", value, weight),)
 
 
-def test_what_is_unwanted_counts_half_unless_weighed() -> None:
+def test_unwanted_parts_have_half_weight_unless_they_name_one() -> None:
     query = Query.of("a dog", unwanted=["grass", "a ball^2"], unwanted_like="a" * 32)
     assert [part.weight for part in query.parts] == [1.0, -0.5, -2.0, -0.5]
     assert query.wanted == Query.of("a dog")
 
 
-def test_a_query_says_what_it_asks() -> None:
+def test_a_query_as_text_lists_its_parts() -> None:
     query = Query.of(["a dog^2", "snow"], image=Path("cat.jpg"), like="photos/1.jpg", unwanted="grass")
     assert str(query) == "“a dog” × 2, “snow”, 'cat.jpg', the picture 'photos/1.jpg', not “grass”"
 
@@ -71,17 +71,17 @@ def test_a_query_that_wants_nothing_is_refused(make) -> None:  # type: ignore[no
         make()
 
 
-def test_a_text_alone_is_the_models_own_vector(model: diptych.DualEncoder) -> None:
-    vector = query_vector(Query.of("a red star"), lambda: model, lambda: model, _no_rows)
+def test_a_single_text_has_the_models_embedding(model: diptych.DualEncoder) -> None:
+    vector = query_embedding(Query.of("a red star"), lambda: model, lambda: model, _no_rows)
     assert vector == pytest.approx(model.encode_texts(["a red star"])[0], abs=1e-6)
 
 
-def test_texts_pictures_and_rows_meet_in_their_order(model: diptych.DualEncoder, tmp_path: Path) -> None:
+def test_texts_images_and_rows_are_combined_in_order(model: diptych.DualEncoder, tmp_path: Path) -> None:
     file = tmp_path / "one.png"
     file.write_bytes(encoded("PNG", 1))
     row = np.eye(model.dim, dtype=np.float32)[3]
     query = Query.of("a red star^2", image=file, like="r" * 32, unwanted="grass")
-    vector = query_vector(query, lambda: model, lambda: model, lambda ids: np.stack([row for _ in ids]))
+    vector = query_embedding(query, lambda: model, lambda: model, lambda ids: np.stack([row for _ in ids]))
     star, grass = model.encode_texts(["a red star", "grass"])
     picture = model.encode_images([diptych.images.decode.decode(file, min_side=32)])[0]
     by_hand = 2 * star + picture + row - 0.5 * grass
@@ -93,9 +93,9 @@ def test_rows_alone_need_no_model() -> None:
         raise AssertionError("the model was loaded")
 
     row = np.array([0, 1], np.float32)
-    assert query_vector(Query.of(like="r"), model, model, lambda ids: row[None]) == pytest.approx(row)
+    assert query_embedding(Query.of(like="r"), model, model, lambda ids: row[None]) == pytest.approx(row)
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(model: diptych.DualEncoder, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(model: diptych.DualEncoder, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="gone"):
-        query_vector(Query.of(image=tmp_path / "gone.jpg"), lambda: model, lambda: model, _no_rows)
+        query_embedding(Query.of(image=tmp_path / "gone.jpg"), lambda: model, lambda: model, _no_rows)

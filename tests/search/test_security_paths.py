@@ -1,4 +1,4 @@
-"""An index of somebody else: it loads no model that its user did not name, and leads nowhere outside its folders."""
+"""Untrusted indexes: they load no model that the user did not name, and read no file outside their folders."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def row(path: str, dim: int = 16) -> dict[str, Any]:
 # the model that an index names
 
 
-def test_an_index_decides_on_no_model_outside_the_box(
+def test_an_index_cannot_choose_a_model_that_is_not_bundled(
     holiday: Path,
     run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -67,7 +67,7 @@ def test_an_index_decides_on_no_model_outside_the_box(
     monkeypatch.chdir(holiday)
     monkeypatch.setattr("diptych.models.dual_encoder.load", lambda *_: pytest.fail("the stranger's model was loaded"))
     monkeypatch.setattr(
-        "diptych.models.checkpoints.read_metadata", lambda *_: pytest.fail("the stranger's card was read")
+        "diptych.models.checkpoints.read_metadata", lambda *_: pytest.fail("the stranger's metadata was read")
     )
     for attempt in (lambda: Index(".").model, lambda: Index(".").search("a dog"), lambda: Index(".").matcher):
         with pytest.raises(ModelError, match=DENIED):
@@ -81,14 +81,14 @@ def test_an_index_decides_on_no_model_outside_the_box(
     assert run("dedupe").code == 0  # which needs no model
 
 
-def test_a_model_that_was_named_once_is_trusted_by_that_index_alone(holiday: Path, tmp_path: Path) -> None:
+def test_a_model_named_once_is_allowed_for_that_index_only(holiday: Path, tmp_path: Path) -> None:
     Index(holiday, holiday / "model", device="cpu").search("a dog", keep=None)
     assert len(Index(holiday, device="cpu").search("a dog", keep=None)) == 1
     shutil.copytree(holiday / ".diptych", tmp_path / "copy")
     with pytest.raises(ModelError, match=DENIED):
         _ = Index(tmp_path / "copy").model
-    card = holiday / ".diptych" / "index.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"id": "f" * 16}))  # another index in its place
+    metadata = holiday / ".diptych" / "index.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"id": "f" * 16}))  # another index in its place
     with pytest.raises(ModelError, match=DENIED):
         _ = Index(holiday).model
 
@@ -103,7 +103,7 @@ def test_the_command_that_names_the_model_allows_it(
     assert run(*words).code == 0
 
 
-def test_a_folder_here_does_not_stand_in_for_a_trusted_hub_name(
+def test_a_local_folder_does_not_replace_an_allowed_hub_name(
     holiday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "kept"
@@ -117,7 +117,7 @@ def test_a_folder_here_does_not_stand_in_for_a_trusted_hub_name(
         _ = Index(kept).model
 
 
-def test_a_folder_called_as_a_model_in_the_box_is_not_taken_for_it(
+def test_a_folder_with_the_name_of_a_bundled_model_is_not_loaded(
     holiday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.move(holiday / "model", holiday / "mini")
@@ -165,15 +165,15 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("card", ODD, ids=lambda card: repr(card)[:60])
-def test_an_odd_card_is_refused_by_its_name(card: Any, tmp_path: Path) -> None:
-    _refused(json.dumps(card).encode(), tmp_path)
+@pytest.mark.parametrize("metadata", ODD, ids=lambda metadata: repr(metadata)[:60])
+def test_invalid_metadata_are_refused_with_the_files_name(metadata: Any, tmp_path: Path) -> None:
+    _refused(json.dumps(metadata).encode(), tmp_path)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe", b"{", b"[" * 100_000, b'{"format": 1' + b"0" * 5_000 + b"}", b" " * 2**20, b"NaN"]
 )
-def test_a_card_that_is_no_json_is_refused_by_its_name(content: bytes, tmp_path: Path) -> None:
+def test_metadata_that_are_not_json_are_refused_with_the_files_name(content: bytes, tmp_path: Path) -> None:
     _refused(content, tmp_path)
 
 
@@ -185,10 +185,10 @@ JSON = st.recursive(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["format", "model", "root", "id", "ann_rows", *GOOD["model"]]), value=JSON)
-def test_no_card_ends_in_anything_but_an_index_or_a_typed_error(name: str, value: Any, tmp_path: Path) -> None:
+def test_any_metadata_give_an_index_or_a_typed_error(name: str, value: Any, tmp_path: Path) -> None:
     inside = name in GOOD["model"]
-    card = GOOD | ({"model": GOOD["model"] | {name: value}} if inside else {name: value})
-    (tmp_path / "index.json").write_text(json.dumps(card))
+    metadata = GOOD | ({"model": GOOD["model"] | {name: value}} if inside else {name: value})
+    (tmp_path / "index.json").write_text(json.dumps(metadata))
     try:
         assert Store.open(tmp_path).partitions >= 0
     except DataError as error:
@@ -205,7 +205,7 @@ def _refused(content: bytes, folder: Path) -> None:
         assert len(str(fault.value)) < 1_000
 
 
-def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
     import lancedb
 
     Store.create(tmp_path / "index", ModelIdentity("mini", None, 16))
@@ -227,7 +227,7 @@ def private(tmp_path: Path) -> Path:
     return tmp_path / "private" / "secret.png"
 
 
-def test_pictures_that_metadata_name_elsewhere_are_not_indexed(private: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_images_that_metadata_name_outside_the_folder_are_not_indexed(private: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
     folder = tmp_path / "embeddings"
     (folder / "img_emb").mkdir(parents=True)
     (folder / "metadata").mkdir()
@@ -262,7 +262,7 @@ def test_links_that_lead_out_of_the_folder_are_skipped_and_counted_unless_follow
     assert (followed.pictures, followed.reasons) == (5, {})
 
 
-def test_a_link_that_takes_the_place_of_a_picture_while_it_is_indexed_is_not_read(
+def test_a_link_that_replaces_an_image_during_indexing_is_not_read(
     private: Path,
     tmp_path: Path,
     model: diptych.DualEncoder,  # noqa: F811
@@ -282,7 +282,7 @@ def test_a_link_that_takes_the_place_of_a_picture_while_it_is_indexed_is_not_rea
     assert (added.new, added.reasons) == (0, {"outside": 1})
 
 
-def test_a_sidecar_that_is_a_link_out_of_the_folder_is_no_caption(
+def test_a_sidecar_that_links_out_of_the_folder_is_not_read(
     tmp_path: Path,
     model: diptych.DualEncoder,  # noqa: F811
 ) -> None:
@@ -299,7 +299,7 @@ def test_a_sidecar_that_is_a_link_out_of_the_folder_is_no_caption(
     assert {row["caption"] for row in index.store.table.search().to_list()} == {None, "a red star"}
 
 
-def test_a_file_of_captions_that_is_a_link_out_of_the_folder_is_not_read(
+def test_a_caption_file_that_links_out_of_the_folder_is_not_read(
     tmp_path: Path,
     model: diptych.DualEncoder,  # noqa: F811
 ) -> None:
@@ -312,7 +312,7 @@ def test_a_file_of_captions_that_is_a_link_out_of_the_folder_is_not_read(
         Index(library, model).add(library, captions=True)
 
 
-def test_galleries_and_captions_show_no_picture_outside_the_library(
+def test_galleries_and_captions_read_no_image_outside_the_library(
     private: Path,
     holiday: Path,
     run: Run,  # noqa: F811
@@ -334,7 +334,7 @@ def test_galleries_and_captions_show_no_picture_outside_the_library(
     assert {each.reason for each in sink.skipped} == {"outside"}
 
 
-def test_a_relative_or_foreign_row_path_is_no_picture(holiday: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_or_outside_row_path_is_not_read(holiday: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(holiday)
     index = Index(holiday)
     for path in ("0.png", "", "\0", "~/x.png", "//server/share/x.png", "x" * 10_000, f"{to_text(holiday)}/../x.png"):

@@ -52,7 +52,7 @@ def test_an_index_that_is_deleted_is_one_clear_error_and_can_be_made_again(
     assert api.post("/v1/search", json={"texts": ["a star"], "keep": None}).json()["total"] == 1
 
 
-def test_an_index_that_lost_its_files_is_told_without_its_insides(
+def test_an_index_without_its_files_gives_an_error_without_internals(
     api: httpx2.Client, service: Service, root: Path, tmp_path: Path
 ) -> None:
     service.add(root / "photos")
@@ -64,7 +64,7 @@ def test_an_index_that_lost_its_files_is_told_without_its_insides(
         assert str(tmp_path) not in answer.text
 
 
-def test_an_index_that_goes_in_the_middle_of_a_search_is_the_same_error(
+def test_an_index_deleted_during_a_search_gives_the_same_error(
     api: httpx2.Client, service: Service, root: Path, tmp_path: Path
 ) -> None:
     service.add(root / "photos")
@@ -81,9 +81,7 @@ def test_an_index_that_goes_in_the_middle_of_a_search_is_the_same_error(
     assert error["type"] == "index_missing"
 
 
-def test_another_index_in_the_place_of_one_that_was_open_is_opened_anew(
-    service: Service, root: Path, tmp_path: Path
-) -> None:
+def test_an_index_that_replaces_an_open_one_is_reopened(service: Service, root: Path, tmp_path: Path) -> None:
     service.add(root / "photos")
     shutil.rmtree(tmp_path / "index")
     (root / "photos" / "1.png").write_bytes(encoded("PNG", 1))
@@ -92,7 +90,7 @@ def test_another_index_in_the_place_of_one_that_was_open_is_opened_anew(
     assert len(service.search("a star", keep=None)) == 2
 
 
-def test_an_index_that_is_busy_tells_nothing_of_the_process_that_writes(
+def test_the_busy_error_of_a_server_does_not_name_the_process(
     api: httpx2.Client, service: Service, root: Path, tmp_path: Path
 ) -> None:
     service.add(root / "photos")

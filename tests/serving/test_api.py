@@ -177,12 +177,22 @@ JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "a long word": ("/v1/search", {"texts": ["a"], "camera": "a" * 1_001}, (422, "invalid_request")),
     "a great many values": ("/v1/embed", b'{"texts":[' + b"0," * 60_000, (413, "too_many_rows")),
     "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "count": 200}, (400, "config_error")),
-    "a day out of time": ("/v1/search", {"texts": ["a"], "until": "9999-12-31"}, (422, "invalid_request")),
+    "a day that no month has": ("/v1/search", {"texts": ["a"], "until": "2021-02-30"}, (422, "invalid_request")),
+    "a date as a number": ("/v1/search", {"texts": ["a"], "since": 2021}, (422, "invalid_request")),
+    "a date in words": ("/v1/search", {"texts": ["a"], "since": "yesterday"}, (422, "invalid_request")),
     "a prior": ("/v1/match", {"images": ["AAAA"], "texts": ["a"], "prior": 1}, (422, "invalid_request")),
     "no input": ("/v1/embeddings", {"input": []}, (422, "invalid_request")),
     "tokens": ("/v1/embeddings", {"input": [1, 2]}, (422, "invalid_request")),
     "a text and a picture": ("/v1/embeddings", {"input": [{"text": "a", "image": "b"}]}, (422, "invalid_request")),
 }
+
+
+@pytest.mark.parametrize(
+    ("since", "until"), [("2001", None), ("0001-01-01", "9999-12-31"), ("0001-01-01T00:00:00+14:00", "9999")]
+)
+def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: str, until: str | None) -> None:
+    found = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
+    assert found["searched"] == 15
 
 
 @pytest.mark.parametrize("fault", JSON_FAULTS)

@@ -130,7 +130,7 @@ def test_a_contact_sheet_replaces_a_contact_sheet_and_never_a_photograph(tmp_pat
     photograph, sheet = tmp_path / f"photo.{suffix}", tmp_path / f"sheet.{suffix}"
     Image.new("RGB", (8, 8), "red").save(photograph)
     before = photograph.read_bytes()
-    with pytest.raises(ConfigError, match="is there and was not drawn by diptych"):
+    with pytest.raises(ConfigError, match="exists and was not made by diptych"):
         save_picture(Image.new("RGB", (4, 4)), photograph)
     assert photograph.read_bytes() == before
     for side in (4, 6):

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from diptych.cli.show import print_json, print_paths, print_table, say, warn
 from diptych.search.cutoff import KEEP
-from diptych.search.engine import Sort
 from diptych.search.filters import Filters
+from diptych.search.retrieval import Sort
 
 if TYPE_CHECKING:
     from diptych.reports.gallery import Gallery
@@ -111,7 +111,7 @@ def search(
     )
     written = save_if_asked(gallery_of(results), out, library)
     if as_json:
-        print_json(results.as_dict())
+        print_json(results.to_dict())
     elif paths or null:
         print_paths((hit.path for hit in results), b"\0" if null else b"\n")
         if not results.hits:

@@ -51,7 +51,7 @@ def dedupe(
     groups = find_duplicates(library)
     written = save_if_asked(_duplicates_gallery(groups), out, library)
     if as_json:
-        print_json([group.as_dict() for group in groups])
+        print_json([group.to_dict() for group in groups])
     elif paths or null:
         print_paths((copy.path for group in groups for copy in group.others), b"\0" if null else b"\n")
     else:
@@ -91,7 +91,7 @@ def cluster(
     themes = find_themes(library, groups)
     written = save_if_asked(_themes_gallery(themes), out, library)
     if as_json:
-        print_json([theme.as_dict() for theme in themes])
+        print_json([theme.to_dict() for theme in themes])
         return
     rows = [
         {"pictures": f"{len(theme.paths):,}", "theme": theme.name, "most typical": shown(theme.paths[0])}

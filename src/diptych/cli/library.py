@@ -117,7 +117,7 @@ def _open(source: Path, folder: Path | None, model: str | None, device: str) -> 
 
 def _report(library: Index, added: Added, as_json: bool, brief: bool = False) -> None:
     if as_json:
-        print_json(added.as_dict(), indent=None if brief else 2)
+        print_json(added.to_dict(), indent=None if brief else 2)
         return
     speed = f", {added.embedded / added.seconds:,.1f} new pictures a second" if added.embedded else ""
     say(f"{added.summary()} in {added.seconds:.1f} s{speed}")

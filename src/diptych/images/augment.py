@@ -1,4 +1,4 @@
-"""Picture augmentation, drawn from a hash: the same picture, seed and epoch give the same view in any thread."""
+"""Image augmentation with reproducible randomness: crops, flips and colour jitter."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def draw(*key: object) -> random.Random:
-    """A random generator that depends on `key` alone."""
+    """A random generator seeded by `key`, so that the same key gives the same view in any thread or process."""
     return random.Random(hashlib.sha256("\0".join(map(str, key)).encode()).digest())
 
 
 def names_a_side(captions: Iterable[str]) -> bool:
-    """Whether a caption speaks of left or right, so that mirroring its picture would make it wrong."""
+    """Whether a caption contains the word left or right, so that mirroring its image would make it wrong."""
     return any(_SIDES.search(caption) for caption in captions)
 
 
 def sides_key(captions: Iterable[Iterable[str]]) -> str:
-    """A hash of which pictures, by the captions of each, have a side: names what is kept of mirrored ones."""
-    named = bytes(names_a_side(of_one) for of_one in captions)
+    """A hash of `names_a_side` for the captions of each image, for the cache key of mirrored views."""
+    named = bytes(map(names_a_side, captions))
     return hashlib.sha256(named).hexdigest()[:8]
 
 
 def random_resized_crop(
     image: Image.Image, size: int, rng: random.Random, area: tuple[float, float] = (0.5, 1.0)
 ) -> Image.Image:
-    """A window of `area` of the picture, its aspect ratio changed by up to 4/3, resized to a square of `size` pixels.
+    """A random window with a share of the image's area between the bounds of `area`, resized to `size` x `size`.
 
-    The sampling of torchvision's `RandomResizedCrop` (Szegedy et al. 2015), clamped to the picture.
+    The aspect ratio changes by a factor of up to 4/3. Sampling follows torchvision's `RandomResizedCrop` (Szegedy et
+    al. 2015), clamped to the image.
     """
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))) * image.width / image.height
     share = rng.uniform(*area) * image.width * image.height
@@ -48,13 +49,13 @@ def random_resized_crop(
 
 
 def light(image: Image.Image, size: int, rng: random.Random, mirror: bool) -> Image.Image:
-    """A crop of at least half the picture, mirrored half the time."""
+    """A crop of at least half the image, flipped horizontally with probability 1/2 if `mirror`."""
     image = random_resized_crop(image, size, rng)
     return ImageOps.mirror(image) if rng.random() < 0.5 and mirror else image
 
 
 def strong(image: Image.Image, size: int, rng: random.Random, mirror: bool) -> Image.Image:
-    """`light`, then brightness, contrast and saturation each changed by up to 40%."""
+    """`light`, then brightness, contrast and saturation each scaled by a factor in [0.6, 1.4]."""
     image = light(image, size, rng, mirror)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(rng.uniform(0.6, 1.4))
@@ -69,10 +70,10 @@ AUGMENTATIONS: dict[str, Callable[[Image.Image, int, random.Random, bool], Image
 
 
 def augmentation(name: str) -> Callable[[Image.Image, int, random.Random, bool], Image.Image] | None:
-    """The augmentation of that name.
+    """The augmentation of a name; None for `none`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in AUGMENTATIONS:
         raise ConfigError(f"no augmentation is called '{name}'; {did_you_mean(name, AUGMENTATIONS)}")

@@ -1,4 +1,4 @@
-"""A grid of pictures with a heading and a caption below each: search results, contact sheets."""
+"""Contact sheets: images in a grid, each with a heading and a caption below it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INK: Colour = (28, 32, 42)
 FAINT: Colour = (104, 111, 125)
 RIGHT: Colour = (34, 160, 84)
 
-_SOFTWARE, _NAME = 0x0131, "diptych"  # the EXIF tag by which a drawn picture is known
+_SOFTWARE, _NAME = 0x0131, "diptych"  # the EXIF tag that marks a sheet as made by diptych
 
 _MARGIN, _GAP, _PAD, _RADIUS = 28, 18, 10, 10
 _TITLE, _HEADING, _TEXT = 24, 15, 14  # font sizes
 _LINE = 1.35  # line height, in font sizes
 
-# Pillow's own font has ASCII and a few signs only; of these the first that has a text's characters is used.
+# Pillow's own font has little more than ASCII; the first of these that has all of a text's characters is used.
 _FONT_FILES = (
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc"),
     *("PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc", "meiryo.ttc", "malgun.ttf", "wqy-zenhei.ttc"),
@@ -38,7 +38,7 @@ _FONT_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One picture of a grid; without one, a grey field says `missing`. `highlight` frames it in green."""
+    """A cell of the grid. Without a `picture`, a grey field shows `missing`; `highlight` adds a green frame."""
 
     picture: Image.Image | None
     text: str = ""
@@ -50,11 +50,12 @@ class Tile:
 def image_grid(
     tiles: Sequence[Tile], *, title: str, columns: int | None = None, tile_size: int = 200, lines: int = 3
 ) -> Image.Image:
-    """Lay tiles out in rows below a title, pictures fitted into squares of `tile_size`, neither cropped nor squashed.
+    """The tiles in rows below a title. Images are fitted into squares of `tile_size` pixels with their shape kept.
 
-    Texts are wrapped into at most `lines` lines. Hand in thumbnails: the grid needs no more than `tile_size` pixels.
+    Texts are wrapped to at most `lines` lines. By default there are 3 to 6 columns. Thumbnails of `tile_size` pixels
+    are large enough.
     """
-    columns = max(1, min(columns or _usual_columns(len(tiles)), len(tiles) or 1))
+    columns = max(1, min(columns or _default_columns(len(tiles)), len(tiles) or 1))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     wrapped = [[_wrap(tile.text, _TEXT, tile_size, lines) for tile in row] for row in rows]
     heights = [_card_height(row, texts, tile_size) for row, texts in zip(rows, wrapped, strict=True)]
@@ -72,13 +73,13 @@ def image_grid(
     return sheet
 
 
-def _usual_columns(count: int) -> int:
+def _default_columns(count: int) -> int:
     return min(6, max(3, math.ceil(math.sqrt(count * 1.5))))
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text broken into lines, in the font that has its characters."""
+    """A text wrapped into lines, and a font that has its characters."""
 
     lines: list[str]
     font: ImageFont.FreeTypeFont
@@ -90,7 +91,7 @@ class _Text:
 
 
 def _card_height(row: Sequence[Tile], texts: Sequence[_Text], tile_size: int) -> int:
-    """High enough for the longest text of the row."""
+    """The height of a row's cards, for its longest text."""
     heading = round(_HEADING * _LINE) if any(tile.heading for tile in row) else 0
     text = max(text.height for text in texts)
     return tile_size + 2 * _PAD + heading + text + (_PAD if heading or text else 0)
@@ -116,7 +117,7 @@ def _card(tile: Tile, text: _Text, tile_size: int, height: int) -> Image.Image:
 
 
 def _framed(tile: Tile, tile_size: int) -> Image.Image:
-    """The picture in the middle of a square, its shape kept; or what is missing, in words."""
+    """The image centred in a square with its shape kept, or the text that replaces it."""
     square = Image.new("RGB", (tile_size, tile_size), MAT)
     if tile.picture is None:
         words = _wrap(tile.missing, _TEXT, tile_size - 2 * _PAD, 4)
@@ -129,7 +130,7 @@ def _framed(tile: Tile, tile_size: int) -> Image.Image:
 
 @functools.lru_cache(maxsize=64)
 def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
-    """A smooth mask of a rectangle with round corners."""
+    """An antialiased mask of a rectangle with rounded corners."""
     mask = Image.new("L", (size[0] * 3, size[1] * 3))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] * 3 - 1, size[1] * 3 - 1), radius * 3, fill=255)
     return mask.resize(size, Image.Resampling.BOX)
@@ -144,7 +145,7 @@ def _write(image: Image.Image, text: _Text, at: tuple[int, int], ink: Colour, *,
 
 
 def _wrap(text: str, size: int, width: int, lines: int) -> _Text:
-    """Break a text into at most `lines` lines no wider than `width` pixels, with an ellipsis where it is cut."""
+    """Wrap a text into at most `lines` lines of `width` pixels, with an ellipsis where it is cut off."""
     text, font = _drawable(text, size)
     done: list[str] = []
     while text:
@@ -160,7 +161,7 @@ def _wrap(text: str, size: int, width: int, lines: int) -> _Text:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """As much of the beginning of `text` as fits, at least one character."""
+    """The longest beginning of `text` that fits into `width` pixels, at least one character."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -169,7 +170,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _drawable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text as one line without control characters, and its font; letters that it lacks lose their accents."""
+    """The text as one line of printable characters, and its font; letters that the font lacks lose their accents."""
     text = unicodedata.normalize("NFC", " ".join(text.split())[:2000])
     text = "".join(letter for letter in text if letter.isprintable())
     font = _font_for(text, size)
@@ -181,7 +182,7 @@ def _plain(letter: str) -> str:
 
 
 def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first font that has every character of the text, or the one that lacks the fewest."""
+    """The first font that has every character of the text, or else the one that lacks the fewest."""
     letters = set(text)
     best, fewest = _font(None, size), math.inf
     for name in (None, *_FONT_FILES):
@@ -206,25 +207,25 @@ def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
 
 @functools.lru_cache(maxsize=8192)
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-    """Whether the font has a glyph of its own for the letter; U+FFFF is no character, so it shows the stand-in."""
+    """Whether the font has a glyph for the letter; U+FFFF is not a character, so it shows the replacement glyph."""
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Save a picture that was drawn, in the place of one that was drawn before, but never of a photograph.
+    """Save a contact sheet, replacing an earlier one but never another image.
 
     Raises:
-        ConfigError: there is a file that diptych did not draw.
+        ConfigError: `path` is a file that diptych did not make.
     """
-    if path.is_file() and path.stat().st_size and not _was_drawn(path):
-        raise ConfigError(f"'{path}' is there and was not drawn by diptych; name another file")
+    if path.is_file() and path.stat().st_size and not _is_ours(path):
+        raise ConfigError(f"'{path}' exists and was not made by diptych; name another file")
     marked = Image.Exif()
     marked[_SOFTWARE] = _NAME
     with new_file(path) as file:
         image.save(file, exif=marked)
 
 
-def _was_drawn(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.getexif().get(_SOFTWARE) == _NAME

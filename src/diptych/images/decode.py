@@ -1,4 +1,4 @@
-"""Bytes to an upright RGB picture: safely (bounded bytes and pixels) and fast (JPEGs decoded at reduced scale)."""
+"""Decoding of images: upright, in RGB, within limits of bytes, pixels and memory, and JPEGs at reduced scale."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from diptych.images.headers import CostlyError, check_strips, check_structure, c
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
 MAX_PIXEL_BYTES = 10
-"""Bytes that decoding may take at its peak for each pixel of the limit: a progressive JPEG takes 10, a WebP 16."""
+"""Peak bytes of decoding, for each pixel of the limit: a progressive JPEG takes 10, a WebP 16."""
 MAX_ASPECT = 64
 MAX_EXIF_BYTES = 2**20
 
 DECODE_MEMORY = DecodeMemory()
-"""Shared by every decode of the process: requests, index workers and the page."""
+"""The memory budget of all decodes in the process: requests, index workers and the web page."""
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
 )
 
-# Pillow opens some 45 formats, among them ones that start Ghostscript (EPS) or have a long record of holes (PSD, FLI).
+# Pillow opens some 45 formats, among them ones that run Ghostscript (EPS) or had many vulnerabilities (PSD, FLI).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
-# What Pillow's decoders were seen to raise on damaged or hostile bytes; its parsers index, unpack and assert freely.
-# A programmer's error elsewhere (NameError, ImportError) is not among them and still surfaces.
+# What Pillow's decoders were seen to raise on damaged or hostile bytes. Programming errors (NameError, ImportError)
+# are not among them.
 DECODER_ERRORS = (
     OSError,  # UnidentifiedImageError, broken streams, libjpeg, libtiff and zlib codes
-    SyntaxError,  # Pillow's word for "not this format after all"
+    SyntaxError,  # raised by Pillow for "not this format"
     ValueError,  # bad sizes and values, PNG text bombs, undecodable text
     TypeError,
     AttributeError,
-    LookupError,  # IndexError and KeyError: tables and tags cut short
+    LookupError,  # IndexError and KeyError: truncated tables and tags
     EOFError,
-    ArithmeticError,  # OverflowError, ZeroDivisionError: hostile sizes and resolutions
+    ArithmeticError,  # OverflowError, ZeroDivisionError: invalid sizes and resolutions
     AssertionError,
     RuntimeError,  # pillow-heif, recursion in nested directories
     MemoryError,
@@ -58,13 +58,13 @@ DECODER_ERRORS = (
     Warning,  # where the process turns warnings into errors
 )
 
-# How those errors say that the bytes ran out; Pillow has no type for it.
+# Texts of those errors that mean truncated data; Pillow has no type for it.
 _ENDED_EARLY = ("truncated", "bytes for unpacking", "requires a buffer", "incomplete", "no more images", "but only got")
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A picture that lies inside a larger file, as in a tar shard."""
+    """An image inside a larger file, such as a tar shard: `size` bytes from `offset`."""
 
     path: Path
     offset: int
@@ -75,17 +75,17 @@ Picture = Path | Slice | bytes
 
 
 def describe(picture: Picture) -> str:
-    """How messages name a picture."""
+    """The name of an image in messages."""
     if isinstance(picture, Slice):
         return f"'{readable_text(str(picture.path))}' (bytes {picture.offset} to {picture.offset + picture.size})"
     return f"a picture of {len(picture):,} bytes" if isinstance(picture, bytes) else f"'{readable_text(str(picture))}'"
 
 
 def readable_text(name: str) -> str:
-    """A file's name as text that can be kept and printed: what of it is not UTF-8 as `\\xe9`; any other as it is."""
+    """A file name as valid text: bytes that are not UTF-8 are written as escapes such as `\\xe9`."""
     try:
         name.encode()
-    except UnicodeEncodeError:  # lone surrogates, by which Python names such bytes, or which JSON and Windows spell
+    except UnicodeEncodeError:  # lone surrogates, from such bytes in Python, or from JSON or Windows
         try:
             return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         except UnicodeEncodeError:
@@ -97,7 +97,7 @@ _ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # what `readable_text` writes
 
 
 def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
-    """The encoded bytes of a picture, at most `max_bytes` of them.
+    """The encoded bytes of an image.
 
     Raises:
         ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file) or
@@ -109,13 +109,13 @@ def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
     else:
         path, offset = (picture.path, picture.offset) if isinstance(picture, Slice) else (picture, 0)
         try:
-            found = path.stat()  # before opening: opening a pipe would wait for a writer
-            if not stat.S_ISREG(found.st_mode):
+            status = path.stat()  # before opening: opening a pipe would wait for a writer
+            if not stat.S_ISREG(status.st_mode):
                 raise ImageError("unreadable", f"{name} is not a regular file; give the path of a picture")
-            size = picture.size if isinstance(picture, Slice) else found.st_size
+            size = picture.size if isinstance(picture, Slice) else status.st_size
             with path.open("rb") as file:
                 file.seek(offset)
-                most = min(size, max_bytes)  # reading takes memory for as much as is asked, whatever is there
+                most = min(size, max_bytes)  # `read` allocates as much as it is asked for, whatever the file's size
                 data = file.read(most if isinstance(picture, Slice) else most + 1)
         except FileNotFoundError:
             if any(map(_ESCAPED.search, path.parts)):
@@ -139,19 +139,18 @@ def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
-    """The picture upright (EXIF), in RGB and without metadata; of an animation, the first frame.
+    """Decode an image: upright by its EXIF orientation, in RGB, without metadata; the first frame of an animation.
 
-    Transparent parts turn white; 16-bit greys are scaled to 8. With `min_side`, a JPEG is decoded at 1/2, 1/4 or 1/8
-    of its size as long as the shorter side keeps at least `min_side` pixels: several times faster for big photographs.
-    Other pictures of more than 16 megapixels are averaged down after decoding, to at least twice `min_side`.
+    Transparent parts become white; 16-bit greys are scaled to 8 bits. With `min_side`, a JPEG is decoded at 1/2, 1/4 or
+    1/8 of its size as long as the shorter side keeps at least `min_side` pixels, which is several times faster for
+    large photographs. Other images of more than 16 megapixels are reduced after decoding, to at least twice `min_side`.
 
-    What decoding costs is read from the headers and checked before any pixel is decoded: the pixels that are decoded
-    (those of a JPEG after its reduction), with the padding of tiles, the memory that this takes, the scans of a JPEG,
-    and the structure of the file. Decodes of all threads share `DECODE_MEMORY`. Safe to call from many threads.
+    The cost of decoding is read from the headers and checked before any pixel is decoded: pixels (of a JPEG after its
+    reduction, of tiles with their padding), memory, scans of a JPEG, and the structure of the file. All threads share
+    `DECODE_MEMORY`. Safe to call from many threads.
 
     Raises:
-        ImageError: as `read_bytes`, and `too_many_pixels`, `truncated` or `undecodable`. Nothing else, whatever the
-            bytes.
+        ImageError: as `read_bytes`, and `too_many_pixels` (more than `max_pixels`), `truncated` or `undecodable`.
     """
     data = read_bytes(picture)
     name = describe(picture)
@@ -192,22 +191,22 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
         ) from error
 
 
-_DRAFT_PIXELS = 4  # a JPEG that is decoded at reduced size may have so many times the pixel limit
+_DRAFT_PIXELS = 4  # factor of the pixel limit for JPEGs that are decoded at reduced size
 
-# Bytes for each pixel, beside the decoded picture, of canvases and planes that the decoders of Pillow 13 hold:
-# benchmarks/hostile_pictures.py measures them.
+# Bytes per pixel that the decoders of Pillow 13 hold beside the decoded image, as measured by
+# benchmarks/hostile_pictures.py.
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 6, "HEIF": 6}
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
 
 def _cost(data: bytes, image: Image.Image) -> tuple[int, int]:
-    """The pixels that are decoded, and the bytes that this takes at its peak; `image` is opened and drafted."""
+    """The pixels that will be decoded, and the peak bytes; `image` is opened and drafted."""
     shown = image.width * image.height
     pixels, extra = shown, 0
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         width, height, components, holds_coefficients = jpeg_frame(data)
         whole = width * height
-        # Coefficients are of the whole picture, whatever the reduction; a reduced scan still reads every block.
+        # Coefficients cover the whole image, whatever the reduction; a reduced scan still reads every block.
         pixels = max(shown, whole if holds_coefficients else whole // _DRAFT_PIXELS)
         extra = 2 * components * whole if holds_coefficients else 0
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -241,7 +240,7 @@ def _tiff_cost(data: bytes, image: TiffImagePlugin.TiffImageFile) -> tuple[int, 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that decode here; HEIF is among them where pillow-heif is installed."""
+    """The formats that can be decoded; HEIF is among them if pillow-heif is installed."""
     with contextlib.suppress(ImportError):
         __import__("pillow_heif").register_heif_opener()
     Image.init()
@@ -249,35 +248,36 @@ def formats() -> tuple[str, ...]:
 
 
 def open_lazily(data: bytes) -> Image.Image:
-    """`Image.open` for the allowed formats alone: size and metadata are read, pixels when they are asked for.
+    """`Image.open` for the allowed formats only: reads size and metadata, and pixels when they are first used.
 
-    `Image.open` also warns and refuses by `Image.MAX_IMAGE_PIXELS`, one value for the whole process, and warnings
-    cannot be silenced in one thread alone; so this asks Pillow's registry itself, and `decode` applies its own limit.
+    `Image.open` also warns and refuses by `Image.MAX_IMAGE_PIXELS`, which is global to the process, and warnings cannot
+    be silenced in one thread. So this uses Pillow's registry itself, and `decode` applies its own limit.
 
-    Raises one of `DECODER_ERRORS` for bytes of no known format, and `CostlyError` (a `ValueError`) for a structure that
-    costs too much to read.
+    Raises:
+        CostlyError: the structure costs too much to read.
+        one of `DECODER_ERRORS`: the bytes are not of an allowed format.
     """
     check_structure(data)
     data = without_texts(data)
-    found: SyntaxError | None = None
+    last_error: SyntaxError | None = None
     for name in formats():
         factory, accept = Image.OPEN[name]
         if name == "JPEG":
-            factory = JpegImagePlugin.JpegImageFile  # its first picture, without reading an index of further ones
-        if accept is None or accept(data[:16]) is True:  # a string says that the format is known but not built in
+            factory = JpegImagePlugin.JpegImageFile  # its first image, without reading an index of further ones
+        if accept is None or accept(data[:16]) is True:  # a string means that the format is known but not built in
             try:
                 return factory(io.BytesIO(data), "")
             except SyntaxError as error:
-                found = error
-    raise found or SyntaxError("its first bytes are of no known format")
+                last_error = error
+    raise last_error or SyntaxError("its first bytes are of no known format")
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where the file has none that can be read."""
-    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing about the pixels: keep them as they lie
+    """The EXIF orientation, 1 to 8; 1 if the file has none that can be read."""
+    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF: leave the pixels as they are
         if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
-            found = image.getexif().get(ExifTags.Base.Orientation)
-            return found if isinstance(found, int) and 1 <= found <= 8 else 1
+            value = image.getexif().get(ExifTags.Base.Orientation)
+            return value if isinstance(value, int) and 1 <= value <= 8 else 1
     return 1
 
 
@@ -302,10 +302,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, in bands, so that no second copy of a large one is held."""
+    """The image in RGB, converted in bands, so that no second copy of a large image is held."""
     if image.mode == "RGB" and "transparency" not in image.info:
         rgb = image._new(image.im)  # without copying the pixels
-        rgb.info = {}  # or a thumbnail saved from it would carry the photograph's GPS position
+        rgb.info = {}  # or thumbnails would carry the photograph's GPS position
         return rgb
     scale = _scale(image) if image.mode.startswith(("I", "F")) else None
     rgb = Image.new("RGB", image.size)
@@ -321,14 +321,14 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 
 _BAND_PIXELS = 2**20
-_LEAST_PIXELS = 2**20  # below it, memory is no matter
+_LEAST_PIXELS = 2**20  # the memory limit is not applied below it
 
 
 def _rgb_band(image: Image.Image, scale: tuple[float, float] | None, format: str | None) -> Image.Image:
     if scale is not None:  # I;16, I;16B, I, F: Pillow's own conversion clips at 255
         image = Image.fromarray(_eight_bits(np.asarray(image), *scale))
     elif image.mode == "CMYK" and format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which stores inverted inks
+        image = ImageChops.invert(image)  # Pillow treats every CMYK JPEG as Adobe's, which stores inverted inks
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() == (255, 255):
@@ -339,9 +339,9 @@ def _rgb_band(image: Image.Image, scale: tuple[float, float] | None, format: str
 
 
 def _scale(image: Image.Image) -> tuple[float, float]:
-    """What to subtract from greys of a wider type, and the value that is then white.
+    """The offset to subtract from greys of a type wider than 8 bits, and the value that is white after that.
 
-    Where the type names no range, it is the least usual one that holds the values.
+    If the type does not imply a range, it is the smallest common one that holds the values.
     """
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0
@@ -361,7 +361,7 @@ def _eight_bits(values: np.ndarray, low: float, peak: float) -> np.ndarray:
 
 
 def _averaged(image: Image.Image, min_side: int) -> Image.Image:
-    """A large picture averaged over squares, so that callers do not hold it whole while they wait for a model."""
+    """A large image reduced by averaging, so that callers do not hold it whole while they wait for a model."""
     factor = min(image.size) // (2 * max(1, min_side))
     return image.reduce(factor) if factor > 1 and image.width * image.height > _AVERAGED_PIXELS else image
 
@@ -370,10 +370,10 @@ _AVERAGED_PIXELS = 2**24
 
 
 def central(image: Image.Image) -> Image.Image:
-    """The central part of a picture more than `MAX_ASPECT` times as long as wide; any other as it is.
+    """The central part of an image whose aspect ratio exceeds `MAX_ASPECT`; any other image as it is.
 
-    Image processors resize the shorter side to that of the model and then crop the middle: of a picture of 4000 x 1
-    they would make 900,000 x 224 pixels. What they crop from the central part is the same.
+    Image processors resize the shorter side to the model's and then crop the middle: an image of 4000 x 1 would become
+    900,000 x 224 pixels. The crop of the central part is the same.
     """
     short, long = sorted(image.size)
     if long <= MAX_ASPECT * short:
@@ -385,21 +385,21 @@ def central(image: Image.Image) -> Image.Image:
 
 
 def _is_truncated(data: bytes, error: BaseException) -> bool:
-    if data[:4] == b"RIFF" and len(data) >= 8:  # libwebp does not say why it failed; its header names the length
+    if data[:4] == b"RIFF" and len(data) >= 8:  # libwebp does not report why it failed; the header has the length
         return len(data) < struct.unpack_from("<I", data, 4)[0] + 8
     return isinstance(error, EOFError) or any(words in str(error).lower() for words in _ENDED_EARLY)
 
 
 def content_hash(data: bytes) -> str:
-    """Names exactly these bytes: BLAKE2b with 128 bits, in hex."""
+    """A hash of the bytes: 128-bit BLAKE2b, 32 hex digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64-bit difference hash (dHash): near-identical pictures differ in few bits (up to about 6), others in about 32.
+    """64-bit difference hash (dHash): near-duplicates differ in few bits (up to about 6), other images in about 32.
 
-    The picture is shrunk to 9 x 8 greys; each bit, row by row from the highest, says whether a grey is brighter than
-    its left neighbour. Pictures of one plain colour all hash to 0.
+    The image is reduced to 9 x 8 greys; each bit, row by row from the highest, is set if a grey is brighter than its
+    left neighbour. Images of one plain colour all hash to 0.
 
     Source: N. Krawetz, "Kind of Like That" (2013), https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html
     """
@@ -408,7 +408,7 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def thumbnail(image: Image.Image, size: int) -> Image.Image:
-    """A copy whose longer side has at most `size` pixels; the shape is kept and nothing is enlarged."""
+    """A copy whose longer side has at most `size` pixels; the shape is kept and small images are not enlarged."""
     scale = min(1.0, size / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -1,4 +1,4 @@
-"""The memory that all decoders of a process share."""
+"""A memory budget that all image decodes of a process share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LIMIT = 1024 * 2**20
-"""Bytes that the pictures which are being decoded may take together, in all threads of the process."""
+"""Bytes that all images being decoded may take together, in all threads of the process."""
 
 
 class DecodeMemory:
-    """A budget of bytes, first come, first served.
+    """A budget of bytes, granted first come, first served.
 
-    Pictures that need at most a sixteenth of it share a quarter of it, so that they never wait for large ones; the
-    others share the rest. A picture that needs more than that rest runs alone among the large ones. A thread that
-    holds a share gets further ones at once, so nothing can wait for itself.
+    Images that need at most a sixteenth of it share a quarter of it, so that they never wait for large ones; the
+    others share the rest. An image that needs more than the rest runs alone among the large ones. A thread that holds
+    a share is granted further ones at once, so that it cannot wait for itself.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -26,7 +26,7 @@ class DecodeMemory:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free, and keep them while the context lasts."""
+        """Wait until `size` bytes are free, and hold them while the context lasts."""
         if getattr(self._thread, "holds", False):
             yield
             return
@@ -41,12 +41,15 @@ class DecodeMemory:
 
 
 class _Queue:
+    """A number of bytes that threads take in the order of their arrival."""
+
     def __init__(self, size: int) -> None:
         self.size = self.free = size
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     def take(self, size: int) -> int:
+        """Wait for `size` bytes, or all of them if there are fewer, and return how many were taken."""
         size, ticket = min(size, self.size), object()
         with self._changed:
             self._waiting.append(ticket)
@@ -59,6 +62,7 @@ class _Queue:
         return size
 
     def give(self, size: int) -> None:
+        """Return bytes that were taken."""
         with self._changed:
             self.free += size
             self._changed.notify_all()

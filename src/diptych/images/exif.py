@@ -1,4 +1,4 @@
-"""What a picture file says of itself: its size upright, when and with which camera it was taken, and where."""
+"""EXIF metadata of an image: upright size, date, camera and coordinates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The size of a picture as it is seen, and what its EXIF tells.
+    """The size of an upright image in pixels, and its EXIF metadata.
 
-    `taken` is the camera's own clock, without a zone; coordinates are degrees, north and east positive. None: not told,
-    or not believable (a date of zeros, a latitude of 200, the point where both coordinates are exactly 0).
+    `taken` is the camera's local time, without a zone; coordinates are degrees, north and east positive. A value is
+    None if it is missing or implausible (a date of zeros, a latitude of 200, both coordinates exactly 0).
     """
 
     width: int
@@ -34,33 +34,33 @@ class Facts:
 
 
 def read_facts(data: bytes) -> Facts:
-    """The facts of an encoded picture, from its header alone; damaged EXIF is as good as none.
+    """The facts of an encoded image, read from its header; damaged EXIF counts as none.
 
     Raises:
-        one of `DECODER_ERRORS`: it is no picture. Decode it first.
+        one of `DECODER_ERRORS`: the data are not an image. Decode them first.
     """
     image = open_lazily(data)
     width, height = image.size if orientation(image) not in _SIDEWAYS else image.size[::-1]
     with contextlib.suppress(*DECODER_ERRORS):
         if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
-            return _told(image.getexif(), width, height)
+            return _facts(image.getexif(), width, height)
     return Facts(width, height)
 
 
-def _told(exif: Image.Exif, width: int, height: int) -> Facts:
+def _facts(exif: Image.Exif, width: int, height: int) -> Facts:
     details: dict[int, Any] = {}
     place: dict[int, Any] = {}
     with contextlib.suppress(*DECODER_ERRORS):
         details = exif.get_ifd(ExifTags.IFD.Exif)
     with contextlib.suppress(*DECODER_ERRORS):
         place = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    taken = next((found for tag in _TAKEN if (found := _date(details.get(tag)))), None)
+    taken = next((date for tag in _TAKEN if (date := _date(details.get(tag)))), None)
     camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
     return Facts(width, height, taken, camera, *_coordinates(place))
 
 
 def _date(value: Any) -> datetime | None:
-    """`2019:07:04 12:30:05`, and with other separators, as some programs write it."""
+    """Parse `2019:07:04 12:30:05`, also with the other separators that some programs write."""
     numbers = re.match(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?", _text(value))
     with contextlib.suppress(ValueError):
         if numbers:
@@ -70,7 +70,7 @@ def _date(value: Any) -> datetime | None:
 
 
 def _camera(make: Any, model: Any) -> str | None:
-    """Make and model, the make only where the model does not begin with it: `Canon EOS 5D`, `NIKON D70`."""
+    """Make and model, without the make if the model begins with it: `Canon EOS 5D`, `NIKON D70`."""
     make, model = _text(make), _text(model)
     brand = make.split(" ")[0]
     return (model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()) or None
@@ -94,7 +94,7 @@ def _coordinates(place: dict[int, Any]) -> tuple[float | None, float | None]:
 
 
 def _degrees(parts: Any, reference: Any, negative: str, limit: int) -> float | None:
-    """Degrees, minutes and seconds as one number; None where they are no place."""
+    """Degrees, minutes and seconds as decimal degrees; None if they are not valid."""
     with contextlib.suppress(*DECODER_ERRORS):
         degrees, minutes, seconds = (float(part) for part in (*parts, 0, 0)[:3])
         value = degrees + minutes / 60 + seconds / 3600

@@ -1,4 +1,4 @@
-"""Files that were skipped, each with its reason."""
+"""Skipped files, each with the reason why it was not read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is not in the index; `reason`: one of `ImageError`'s, or `not_a_vector` or `repeated`.
+    """A file that was skipped.
 
-    `outside`: it lies outside the folders that may be read.
+    `reason` is one of `ImageError`'s (`outside`: outside the folders that may be read), or `not_a_vector` or
+    `repeated`; `detail` is a sentence.
     """
 
     path: str
@@ -17,5 +18,5 @@ class Skipped:
     detail: str
 
     def __post_init__(self) -> None:
-        """Bytes of a name that are not UTF-8 are lone surrogates in Python, which no file or answer can hold: `?`."""
+        """Replace lone surrogates in `detail`, by which Python decodes bytes that are not UTF-8, by `?`."""
         object.__setattr__(self, "detail", self.detail.encode("utf-8", "replace").decode())

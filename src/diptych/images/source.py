@@ -1,4 +1,4 @@
-"""A picture in whatever form a program has it: a path, encoded bytes, a place in a file, or decoded already."""
+"""Image inputs: paths, encoded bytes, slices of files and PIL images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ImageLike = Picture | str | Image.Image
 
 
 def decoded(picture: ImageLike, min_side: int | None = None) -> Image.Image:
-    """The picture upright and in RGB; one that is decoded already as it is.
+    """The decoded image, upright and in RGB; a PIL image is returned as it is.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -26,7 +26,7 @@ def decoded(picture: ImageLike, min_side: int | None = None) -> Image.Image:
 
 
 def encoded(picture: ImageLike) -> Picture:
-    """The picture as a path, a place in a file or bytes; one that is decoded is encoded again, without loss."""
+    """The image as a path, a slice of a file or bytes; a PIL image is encoded as PNG."""
     if isinstance(picture, str):
         return Path(picture).expanduser()
     if not isinstance(picture, Image.Image):
@@ -37,7 +37,7 @@ def encoded(picture: ImageLike) -> Picture:
 
 
 def several(pictures: ImageLike | Iterable[ImageLike] | None) -> list[ImageLike]:
-    """None, one picture, or several, as a list."""
+    """None, one image, or several, as a list."""
     if pictures is None:
         return []
     return [pictures] if isinstance(pictures, str | bytes | Path | Slice | Image.Image) else list(pictures)

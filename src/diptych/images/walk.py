@@ -1,4 +1,4 @@
-"""The picture files below a folder: each once, links followed without looping, hidden and excluded ones left out."""
+"""Image files below a folder: one rule for hidden names, system folders, links and excluded patterns."""
 
 from __future__ import annotations
 
@@ -16,92 +16,135 @@ from diptych.images.skipped import Skipped
 
 _OUTSIDE = "a link that leads out of the folder; --follow-links reads what it leads to"
 
-# Folders in which systems keep thumbnails, waste and what was thrown away.
 JUNK = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""Folders in which operating systems keep thumbnails, resource forks and deleted files."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A picture file as the folder lists it: its path as text, bytes, and time of last change in nanoseconds."""
+class ImageFile:
+    """An image file as its folder lists it: path as text, size in bytes, time of last change in nanoseconds."""
 
     path: str
     size: int
     mtime: int
 
 
-def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> Iterator[File | Skipped]:
-    """Every picture file below `root`, by its suffix, and what cannot be looked into, with the reason.
+def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> Iterator[ImageFile | Skipped]:
+    """Every image file below `root`, by suffix, and each file or folder that cannot be read, with the reason.
 
-    Names that begin with a dot, the folders in `JUNK`, and whatever matches a pattern of `exclude` are left out; a
-    pattern (`*.thumb.jpg`, `Backup`, `2019/raw/*`) is compared with the name and with the path below `root`. Linked
-    folders are followed after all others, and each folder is entered once, so links neither loop nor repeat files. What
-    a link leads to outside `roots` is skipped.
+    Hidden names (see `is_hidden`) and names that match a pattern of `exclude` are left out. A pattern such as
+    `*.thumb.jpg`, `Backup` or `2019/raw/*` is compared with the name and with the path below `root`. Linked folders
+    are entered after all others, and each folder is entered once, so links neither loop nor repeat files. A link that
+    leads out of `roots` is reported as skipped.
 
     Raises:
         DataError: `root` is not a folder.
     """
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder; check the path, or whether its drive is mounted")
-    entered: set[tuple[int, int]] = set()
-    folders: list[str] = [str(root)]
-    links: list[str] = []
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
+    for entry in _entries(str(root), exclude, roots):
+        if isinstance(entry, Skipped):
+            yield entry
+            continue
         try:
-            there = os.stat(folder)  # noqa: PTH116 (a Path costs three times as much, a million times)
-            if (there.st_dev, there.st_ino) in entered:
-                continue
-            entered.add((there.st_dev, there.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+            if entry.is_symlink() and not roots.hold(entry.path):
+                yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
+            elif entry.is_file():
+                status = entry.stat()
+                yield ImageFile(to_text(entry.path), status.st_size, change_time(status))
+        except (OSError, ValueError) as error:
+            yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
+
+
+def image_paths(root: Path, depth: int | None = None) -> Iterator[Path]:
+    """The paths of the image files below `root`, each folder's in order of name, by the rule of `walk`.
+
+    Folders more than `depth` levels below `root` are left out, and linked folders are not entered. Files are not
+    looked at: a path may be that of a broken link. A `root` that is not a folder has none.
+    """
+    for entry in _entries(str(root), depth=depth, enter_links=False):
+        if not isinstance(entry, Skipped):
+            yield Path(entry.path)
+
+
+def _entries(
+    root: str,
+    exclude: Sequence[str] = (),
+    roots: Roots = ANYWHERE,
+    *,
+    depth: int | None = None,
+    enter_links: bool = True,
+) -> Iterator[os.DirEntry[str] | Skipped]:
+    """The entries with the name of an image, folder by folder, and the folders that cannot be entered."""
+    entered: set[tuple[int, int]] = set()
+    folders, links = [(root, 0)], list[tuple[str, int]]()
+    while folders or links:
+        folder, level = folders.pop() if folders else links.pop(0)
+        subfolders: list[tuple[str, int]] = []
+        try:
+            entries = _listing(folder, entered)
         except OSError as error:
             yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
             continue
-        inside: list[str] = []
         for entry in entries:
-            if is_excluded(entry.path, str(root), exclude):
+            if is_excluded(entry.path, root, exclude):
                 continue
             try:
-                if entry.is_dir():
-                    if roots.hold(entry.path):
-                        (links if entry.is_symlink() else inside).append(entry.path)
-                    else:
-                        yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
-                elif is_image_file(entry.name):
-                    if entry.is_symlink() and not roots.hold(entry.path):
-                        yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
-                    elif entry.is_file():
-                        found = entry.stat()
-                        yield File(to_text(entry.path), found.st_size, change_time(found))
-            except (OSError, ValueError) as error:
+                is_folder, is_link = entry.is_dir(), entry.is_symlink()
+            except OSError as error:
                 yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
-        folders += reversed(inside)
+                continue
+            if not is_folder:
+                if is_image_file(entry.name):
+                    yield entry
+            elif not roots.hold(entry.path):
+                yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
+            elif (depth is None or level < depth) and (enter_links or not is_link):
+                (links if is_link else subfolders).append((entry.path, level + 1))
+        folders += reversed(subfolders)
+
+
+def _listing(folder: str, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """The entries of a folder in order of name; none if it is among those `entered` already."""
+    status = os.stat(folder)  # noqa: PTH116 (a Path costs three times as much, a million times)
+    key = (status.st_dev, status.st_ino)
+    if key in entered:
+        return []
+    entered.add(key)
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden (`.name`, macOS's `._name.jpg`) or one of the system folders in `JUNK`."""
+    return name.startswith(".") or name in JUNK
 
 
 def is_excluded(path: str, root: str, exclude: Sequence[str] = ()) -> bool:
-    """Whether the last name of `path`, which lies below `root`, is hidden, junk, or matches a pattern."""
+    """Whether the last name of `path`, which lies below `root`, is hidden or matches a pattern."""
     name = os.path.basename(path)  # noqa: PTH119 (as above)
-    if name.startswith(".") or name in JUNK:
+    if is_hidden(name):
         return True
     below = path[len(root) :].strip(os.sep).replace(os.sep, "/") if exclude else ""
     return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(below, pattern) for pattern in exclude)
 
 
-def change_time(found: os.stat_result) -> int:
-    """When a file was last changed, in nanoseconds, within the 64 bits of a row: the years 1677 to 2262."""
-    return min(max(found.st_mtime_ns, 1 - 2**63), 2**63 - 1)
+def change_time(status: os.stat_result) -> int:
+    """The time of last change in nanoseconds, clamped to the 64 bits of a table's column: the years 1677 to 2262."""
+    return min(max(status.st_mtime_ns, 1 - 2**63), 2**63 - 1)
 
 
 def shown(path: str | Path) -> str:
-    """A path as people can read it: undecodable bytes as U+FFFD."""
+    """A path as text for messages, with undecodable bytes as U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def is_gone(text: str) -> bool:
-    """Whether the file of a row's path is not there: neither itself, nor a shard that it may lie in."""
+    """Whether a row's path (from `to_text`) no longer exists: neither the file nor a shard that contains it."""
     path = from_text(text)
     return not os.path.lexists(path) and not any(parent.is_file() for parent in path.parents)
 
 
 def is_image_file(name: str) -> bool:
+    """Whether a name has the suffix of an image format that diptych decodes."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (as above)

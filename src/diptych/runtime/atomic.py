@@ -1,7 +1,7 @@
-"""Atomic writes: under its name a file or folder is complete, or the old one is, even after a full disk or `kill -9`.
+"""Atomic writes: a file or folder has either its old or its new content, even after a full disk or `kill -9`.
 
-What is being written lies beside its target under a hidden name that ends in `.diptych`; only such names are ever
-removed. A folder that is replaced is first set aside under such a name, so that one of the two can always be loaded.
+Data are written beside the target under a hidden name that ends in `.diptych`; only such names are ever removed. A
+folder that is replaced is first renamed to such a name, so that one of the two can always be loaded.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from diptych.errors import ConfigError, StorageError
 
 _ABANDONED_SECONDS = 24 * 3600
-_NAME_BYTES = 100  # of the target's name, in the names of temporary files: file systems take 255 bytes
+_NAME_BYTES = 100  # of the target's name in the names of temporary files, since file systems allow 255 bytes
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-# The same from libraries that write by themselves: safetensors and LanceDB (Rust), torch, numpy.
+# The messages of libraries that write files themselves: safetensors and LanceDB (Rust), torch, numpy.
 _REFUSED_TEXT = re.compile(
     r"os error (27|28|122)\b|No space left on device|File too large|file write failed|unexpected pos \d+ vs \d+"
     r"|\d+ requested and \d+ written"
@@ -34,7 +34,7 @@ _WRITE_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
 def is_storage_failure(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, means that the disk is full, over its quota, or cannot be written."""
+    """Whether an error or one of its causes means that the disk is full, over its quota, or read-only."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return True
@@ -54,7 +54,7 @@ def _reason(error: BaseException | None) -> str:
 
 @contextmanager
 def storing(path: str | Path, kept: str = "what was there is unchanged") -> Iterator[None]:
-    """Turn the failures of a disk, whichever library met them, into a `StorageError` that names `path`.
+    """Turn disk failures, from whichever library, into a `StorageError` that names `path` and says what is `kept`.
 
     Raises:
         StorageError: the disk is full, over its quota, or read-only.
@@ -70,32 +70,40 @@ def storing(path: str | Path, kept: str = "what was there is unchanged") -> Iter
 
 
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
-    """Write a text file in UTF-8, with its line ends as they are; `errors` as in `str.encode`."""
+    """Write a text file atomically, in UTF-8 and with line ends unchanged; `errors` as in `str.encode`.
+
+    Raises:
+        StorageError: the disk is full; the old file is unchanged.
+    """
     write_bytes(path, text.encode("utf-8", errors))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, or leave the one that is there."""
+    """Write a file atomically.
+
+    Raises:
+        StorageError: the disk is full; the old file is unchanged.
+    """
     with new_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def new_text(path: str | Path, errors: str = "strict") -> Iterator[TextIO]:
-    """A text file in UTF-8 to write into, with line ends as they are; see `new_file`."""
+    """A text file opened for writing, in UTF-8 and with line ends unchanged; see `new_file`."""
     with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="", errors=errors) as file:
         yield file
 
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """The path of a temporary file beside `path`, of the same suffix, that takes its place when the block ends well.
+    """The path of a temporary file with the same suffix, which replaces `path` when the block ends without an error.
 
-    It gets the permissions of the file that it replaces, or those of any new file. A link stays, and the file that it
-    leads to is replaced; what is no regular file (`/dev/stdout`, a pipe) is written as it is.
+    It gets the permissions of the file that it replaces, or those of a new file. If `path` is a link, the file that it
+    leads to is replaced. If it is not a regular file (`/dev/stdout`, a pipe), it is written directly.
 
     Raises:
-        StorageError: the disk is full; the old file is there as before.
+        StorageError: the disk is full; the old file is unchanged.
     """
     target = Path(os.path.realpath(path))
     mode = _mode(target)
@@ -107,7 +115,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
         try:
             yield temporary
             if mode is not None:
-                with suppress(PermissionError):  # of a file system that has none
+                with suppress(PermissionError):  # on a file system without permissions
                     temporary.chmod(stat.S_IMODE(mode))
             _sync(temporary)
             temporary.replace(target)
@@ -121,13 +129,16 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, renamed to `target` when the block ends well and removed when it does not.
+    """A temporary folder, renamed to `target` when the block ends without an error and removed otherwise.
 
-    So `target` is whole whenever it exists, even after `kill -9`. If another process was faster, its folder stays and
-    this one is dropped. A block that writes nothing leaves no `target`.
+    So `target` is complete whenever it exists, even after `kill -9`. If another process was faster, its folder stays
+    and this one is removed. A block that writes nothing makes no `target`.
+
+    Raises:
+        StorageError: the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in leftovers(target):  # what a killed process began; a living one writes on
+    for left in leftovers(target):  # left by a killed process, or being written by another one
         if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
     folder = _temporary(target)
@@ -140,7 +151,7 @@ def new_folder(target: Path) -> Iterator[Path]:
                 try:
                     folder.rename(target)
                 except OSError:
-                    if not target.exists():  # not lost to another process: the disk refused
+                    if not target.exists():  # no other process made it: the disk failed
                         raise
                 _sync(target.parent)
     finally:
@@ -149,15 +160,16 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """A new folder that takes the place of `target` when the block ends well; killed at any step, one of them is left.
+    """A temporary folder that replaces `target` when the block ends without an error.
 
-    1. the new folder is written and flushed to the disk; 2. the old one is set aside; 3. the new one gets its name;
-    4. the old one is removed. Between 2 and 3 `in_place` finds the old one, and `restore` puts it back. One process at
-    a time may do this for a target: hold a lock.
+    1. The new folder is written and flushed to the disk. 2. The old one is set aside. 3. The new one is renamed to
+    `target`. 4. The old one is removed. A process that is killed at any step leaves one of the two: between 2 and 3
+    `in_place` finds the old one, and `restore` puts it back. Only one process at a time may do this for a target: hold
+    a lock.
 
     Raises:
-        ConfigError: `is_ours` says that somebody else made the folder that is there; it is left alone.
-        StorageError: the disk is full; the old folder is there as before.
+        ConfigError: `is_ours` returns False for the existing folder, which is left alone.
+        StorageError: the disk is full; the old folder is unchanged.
     """
     restore(target, is_ours)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +191,11 @@ def replaced_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[P
 
 
 def restore(target: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Put back what an interrupted `replaced_folder` set aside, and remove what it left."""
+    """Put back the folder that an interrupted `replaced_folder` set aside, and remove its temporary files.
+
+    Raises:
+        ConfigError: `is_ours` returns False for the existing folder.
+    """
     refuse_foreign(target, is_ours)
     _recover(target)
 
@@ -197,25 +213,25 @@ def _recover(target: Path) -> None:
 
 
 def in_place(target: Path) -> Path:
-    """The folder itself, or where an interrupted `replaced_folder` set the old one aside."""
-    if not target.name:  # the working folder, or the root
+    """`target`, or the folder to which an interrupted `replaced_folder` set the old one aside."""
+    if not target.name:  # the current folder, or the root
         return target
     aside = _aside(target)
     return aside if aside.is_dir() and not os.path.lexists(target) else target
 
 
 def refuse_foreign(target: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Stop at a folder that diptych did not make.
+    """Check that an existing `target` was made by diptych.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: `is_ours` returns False for it.
     """
     if os.path.lexists(target) and not is_ours(target):
         raise ConfigError(f"'{target}' was not made by diptych, which does not replace it; move it away, and try again")
 
 
 def leftovers(target: Path) -> list[Path]:
-    """The temporary files or folders of `target` that processes left, or are writing."""
+    """The temporary files and folders of `target` that other processes left behind or are writing."""
     if not target.parent.is_dir():
         return []
     pattern = re.compile(rf"\.{re.escape(_short(target))}-[0-9a-f]{{8}}\.diptych({re.escape(target.suffix)})?")
@@ -223,12 +239,12 @@ def leftovers(target: Path) -> list[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder has a name that this module gives to what is being written."""
+    """Whether a file or folder has the name of one of this module's temporary files."""
     return re.fullmatch(r"\..+-[0-9a-f]{8}\.diptych(\.\w+)?", path.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of every target in a folder whose one owner the caller is."""
+    """Remove the temporary files of all targets in a folder to which only the caller writes."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_temporary(path) and path.is_file():
             path.unlink(missing_ok=True)
@@ -243,7 +259,7 @@ def _aside(target: Path) -> Path:
 
 
 def _short(target: Path) -> str:
-    """The target's name, as long as the name of a temporary file has room for it."""
+    """The target's name, shortened to fit into the name of a temporary file."""
     return os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES]).rstrip(".") if target.name else "folder"
 
 
@@ -255,13 +271,13 @@ def _mode(path: Path) -> int | None:
 
 
 def _discard(path: Path) -> None:
-    """Remove a folder that was set aside: first its name, so that under this name a folder is always whole."""
+    """Remove a folder that was set aside: it is renamed first, so that a folder with that name is always complete."""
     if not os.path.lexists(path):
         return
     name = path.name.removesuffix("-old.diptych")
     gone = path.with_name(f"{name}-{secrets.token_hex(4)}.diptych")
     path.rename(gone)
-    if gone.is_symlink():  # a model that its user keeps elsewhere: the link was replaced, what it leads to stays
+    if gone.is_symlink():  # the user keeps the model elsewhere: the link was replaced, its target stays
         gone.unlink()
     else:
         shutil.rmtree(gone, ignore_errors=True)
@@ -275,7 +291,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk; Windows and some network disks do not flush folders."""
+    """Flush a file or a folder's entries to the disk; Windows and some network disks cannot flush folders."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":
         return

@@ -1,4 +1,4 @@
-"""Work in threads ahead of its consumer, in order, with bounded memory: decoding beside the model."""
+"""Background work: apply a function in threads ahead of the consumer, in order and with bounded memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], workers: int | None = None, ahead: int = 4
 ) -> Iterator[Result]:
-    """Apply `work` in threads, a few items ahead of the consumer, and yield the results in the items' order.
+    """Apply `work` to items in threads, ahead of the consumer, and yield the results in the order of the items.
 
-    At most `workers + ahead` results wait at once, so memory is bounded. An exception in `work` is raised here.
+    At most `workers + ahead` results wait at once; by default there are as many workers as CPUs, at most 8. Exceptions
+    of `work` are raised when its result is due.
     """
     workers = workers or min(8, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()

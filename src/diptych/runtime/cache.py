@@ -1,4 +1,4 @@
-"""The cache folder: what can be made again and is dear to make."""
+"""The cache folder, for results that are expensive but can be computed again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """`DIPTYCH_CACHE` if set, else `diptych` in the platform's cache folder; it may not exist yet."""
+    """The cache folder, which may not exist yet: `DIPTYCH_CACHE` if set, else `diptych` in the platform's cache folder.
+
+    That is `LOCALAPPDATA` on Windows, `~/Library/Caches` on macOS, and `XDG_CACHE_HOME` or `~/.cache` elsewhere.
+    """
     if chosen := os.environ.get("DIPTYCH_CACHE"):
         return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""Which device computes, and how its memory is kept."""
+"""Device selection: CUDA, MPS or CPU, its bfloat16 support, and memory settings of the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device by name; `auto` takes CUDA, then Apple's MPS, then the CPU."""
+    """The torch device of a name; `auto` prefers CUDA, then Apple's MPS, then the CPU."""
     if name != "auto":
         device = torch.device(name)
     elif torch.cuda.is_available():
@@ -25,7 +25,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster there than float32: processors without it emulate it, many times slower."""
+    """Whether a device computes in bfloat16 natively; processors without support emulate it many times slower."""
     if device.type == "cpu":
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
         return any(getattr(torch.cpu, name, bool)() for name in names)
@@ -34,10 +34,10 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc use freed memory again instead of giving it back to the system.
+    """Make glibc reuse freed memory instead of returning it to the system; does nothing with other C libraries.
 
-    By default every activation over 32 MB is mapped, zeroed page by page and unmapped at each step: a third to a half
-    of a convolutional tower's time on the CPU. Other systems' allocators do not do that.
+    By default every activation over 32 MB is mapped, zeroed page by page and unmapped at each step, which takes a third
+    to a half of a convolutional tower's time on the CPU.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""Files that others made: regular ones alone, and no more of them in memory at once than these limits allow.
+"""Safe reading of untrusted files: regular files only, with limits on what is held in memory at once.
 
-Every bound is on one record or on a ratio, never on the size of what is streamed: a shard of 10 GB or a table of
-millions of lines is read as it always was.
+All limits apply to one record or to a ratio, never to the size of a stream: shards of 10 GB and tables of millions of
+lines are read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import BinaryIO
 
 from diptych.errors import DataError
 
-# One line, CSV record, JSON value, tar header record, or text member of a shard. A thousand times the longest caption
-# in use; parsed JSON takes up to 25 times its size in memory, so this one costs 25 MiB at most.
+# Bytes of a line, CSV record, JSON value, tar header record, or text member of a shard: a thousand times the longest
+# caption in use. Parsed JSON takes up to 25 times its size in memory, 25 MiB at most.
 MAX_RECORD = 1 << 20
-# Columns of a table: each costs time and memory in every row, and a row of one character has them all.
+# Columns of a table: each costs time and memory in every row, even in a row of one character.
 MAX_COLUMNS = 4_096
-# Unpacked bytes for each packed one, with `RATIO_ALLOWANCE` on top. Pictures hardly shrink and captions shrink 3 to 20
-# times; DEFLATE reaches 1,032, a Parquet dictionary any number.
+# Unpacked bytes per packed byte, beyond `RATIO_ALLOWANCE`. Images hardly shrink and captions shrink 3 to 20 times;
+# DEFLATE reaches 1,032, a Parquet dictionary any ratio.
 MAX_RATIO = 100
-RATIO_ALLOWANCE = 64 << 20  # one picture of the largest size that is decoded
-# Text files that are read whole: lists of classes, phrases, a model's or a data set's small JSON.
+RATIO_ALLOWANCE = 64 << 20  # one image of the largest size that is decoded
+# Bytes of text files that are read at once: lists of classes, phrases, a model's or data set's metadata.
 MAX_TEXT = 16 << 20
-# Members of one archive, and files that one pattern names: a name and a place for each take some 400 bytes.
+# Members of an archive, and files that a pattern matches: each takes some 400 bytes.
 MAX_MEMBERS = 1_000_000
 MAX_PATTERN_FILES = 300_000
 
@@ -33,10 +33,10 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file, or a link to one, to read its bytes.
+    """Open a regular file, or a link to one, for reading bytes.
 
-    A pipe would wait for a writer and a device may never end, so the file is opened without waiting, and what was
-    opened is checked, not what its name meant before.
+    A pipe would wait for a writer and a device may never end. So the file is opened without blocking, and the opened
+    descriptor is checked rather than the path, which may change in between.
 
     Raises:
         DataError: it is a folder, a pipe, a socket or a device, or may not be read.
@@ -55,7 +55,11 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raises as `open_file`, for the readers of libraries that open paths themselves."""
+    """Check that `open_file` could open a path, before a library opens it by itself.
+
+    Raises:
+        DataError, FileNotFoundError: as `open_file`.
+    """
     open_file(path).close()
 
 
@@ -74,7 +78,7 @@ def read_file(path: str | Path, max_bytes: int = MAX_TEXT) -> bytes:
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
-    """The text of a regular file, in UTF-8 with or without a mark.
+    """The text of a regular file, in UTF-8 with or without a byte order mark.
 
     Raises:
         DataError: as `read_file`, or it is not UTF-8.
@@ -87,10 +91,10 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT) -> str:
 
 
 class TextFile(io.TextIOWrapper):
-    """A text file whose lines are at most `MAX_RECORD` characters long.
+    """A text file whose lines may have at most `MAX_RECORD` characters.
 
     Raises:
-        DataError: a line is longer; the message names file and line.
+        DataError: a line is longer. The message names the file and line.
     """
 
     def __init__(self, path: Path, encoding: str, errors: str, newline: str | None = None) -> None:
@@ -98,6 +102,7 @@ class TextFile(io.TextIOWrapper):
         self._path, self._lines = path, 0
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """The next line; `size` is ignored."""
         line = super().readline(MAX_RECORD + 1)
         self._lines += 1
         if len(line) > MAX_RECORD:
@@ -113,22 +118,24 @@ class TextFile(io.TextIOWrapper):
         raise StopIteration
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Seek, and count lines from there."""
         self._lines = 0
         return super().seek(offset, whence)
 
 
 class Ratio:
-    """Counts unpacked bytes against packed ones.
-
-    Raises:
-        DataError: `note` is called with more than the limits allow.
-    """
+    """Counts the bytes that are unpacked from `packed` bytes of a file."""
 
     def __init__(self, path: Path, packed: int) -> None:
         self._path, self._unpacked = path, 0
         self.limit = MAX_RATIO * packed + RATIO_ALLOWANCE
 
     def note(self, size: int) -> None:
+        """Add `size` unpacked bytes.
+
+        Raises:
+            DataError: the total exceeds `MAX_RATIO` times the packed size plus `RATIO_ALLOWANCE`.
+        """
         self._unpacked += size
         if self._unpacked > self.limit:
             raise DataError(

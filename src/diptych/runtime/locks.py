@@ -1,4 +1,4 @@
-"""One process at a time: a lock file that the system frees when its holder ends, and a note of who holds it."""
+"""Lock files between processes, released by the system when their holder ends, with a note of who holds them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def held(
     on_wait: Callable[[str], None] = lambda message: None,
     error: type[Busy] = Busy,
 ) -> Iterator[None]:
-    """Hold the lock file `lock`; `note` beside it says which process does, and since when.
+    """Hold the lock file `lock`; the file `note` records which process holds it, and since when.
 
-    The system releases the lock when its process ends, however it ends. If another holds it, `on_wait` is told who, and
-    this waits for `wait` seconds, or with None as long as it takes. `action` completes "process 12 on HOST ...".
+    The system releases the lock when its process ends, however it ends. If another process holds it, `on_wait` is
+    called with a message, and this waits for `wait` seconds (None: as long as it takes). `action` completes the
+    sentence "process 12 on HOST ...".
 
-    Network file systems: NFS passes the lock on to its server (NFSv4, or v3 with lockd), so it holds between machines.
-    A file system without locks gets a lock by the existence of the file (`filelock.SoftFileLock`), which a killed
-    process leaves behind where its machine is another one.
+    NFS passes locks on to its server (NFSv4, or v3 with lockd), so they hold between machines. On a file system without
+    locks the existence of the file is the lock (`filelock.SoftFileLock`), which a process that is killed on another
+    machine leaves behind.
 
     Raises:
-        Busy: another process still holds it after that time.
+        Busy: another process still holds the lock after that time; `error` is its class.
     """
     import filelock
 
@@ -63,5 +64,5 @@ def _holder(note: Path) -> str:
 
 
 def _short(value: object) -> str:
-    """What a stranger's note may bring to a terminal."""
+    """Printable characters of a note's value, at most 80, since anybody may have written it."""
     return "".join(filter(str.isprintable, str(value)[:80]))

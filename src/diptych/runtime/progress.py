@@ -1,4 +1,4 @@
-"""How long work reports its progress: a function that wraps an iterable. The library stays silent unless given one."""
+"""Progress reports: a function that wraps an iterable. The library is silent unless it is passed one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """Wraps an iterable of `total` items and shows how far it is consumed."""
+    """Wraps an iterable of `total` items (None: unknown) and shows under `label` how many were consumed."""
 
     def __call__(self, items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]: ...
 
 
 def silent(items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]:
+    """A `Progress` that shows nothing."""
     return items

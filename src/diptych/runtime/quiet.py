@@ -1,4 +1,4 @@
-"""Keeps transformers' own bars and notes away while local files are read or written: the library is silent."""
+"""Silences the progress bars and messages of transformers while local files are read or written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """In this block (or function, as a decorator) transformers shows errors alone. Downloads stay outside it: their
-    bars tell people what they wait for."""
+    """A context manager and decorator in which transformers shows only errors.
+
+    Downloads stay outside it, so that their progress is shown.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What a process writes by itself: warnings, log lines and tracebacks, escaped for a terminal or a log file."""
+"""Escaped output of warnings, log lines and tracebacks, for terminals and log files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from diptych.runtime.quoting import printable, printable_lines
 
 
 def guard_output() -> None:
-    """Have all that this process writes for people be escaped: warnings, log lines and tracebacks too.
+    """Escape the warnings, log lines and tracebacks of this process.
 
-    A character that the terminal's encoding lacks is written as an escape rather than raised as an error.
+    A character that the terminal's encoding lacks is written as an escape instead of raising an error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -33,9 +33,9 @@ def _show_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     sys.stderr.write(f"{printable_lines(lines)}\n")
 
 
-def _show_thread_traceback(found: threading.ExceptHookArgs) -> None:
-    if found.exc_value is not None:
-        _show_traceback(found.exc_type, found.exc_value, found.exc_traceback)
+def _show_thread_traceback(hook: threading.ExceptHookArgs) -> None:
+    if hook.exc_value is not None:
+        _show_traceback(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
 
 def _format_warning(
@@ -45,11 +45,11 @@ def _format_warning(
 
 
 def _log_record(*arguments: Any, **more: Any) -> logging.LogRecord:
-    """A record whose message and traceback are escaped, whichever library logs."""
+    """A log record whose message and traceback are escaped, whichever library logs it."""
     record = logging.LogRecord(*arguments, **more)
     try:
         record.msg, record.args = printable_lines(record.getMessage()), ()
-    except (TypeError, ValueError, KeyError):  # arguments that do not fit: logging itself reports those
+    except (TypeError, ValueError, KeyError):  # arguments that do not match the message: logging reports those
         return record
     if record.exc_info and record.exc_info[0] is not None:
         record.exc_text = "  " + printable_lines("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))

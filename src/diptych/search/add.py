@@ -1,4 +1,4 @@
-"""Adding pictures to an index: look at each file, embed what is new, and commit a batch at a time."""
+"""Adding to an index: look at each file, embed what is new, and commit in batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from diptych.images.walk import is_gone
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 from diptych.search.add_report import Added
-from diptych.search.inventory import Known
-from diptych.search.prune import tidy
-from diptych.search.rows import Prepared, Row, embed, new_row, place, prepare, to_table
+from diptych.search.prune import remove_stale
+from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
+from diptych.search.snapshot import Snapshot
 from diptych.search.sources import Item, Source
 from diptych.search.store import Store, in_list
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
 
 _COMMIT_ROWS = 1_024
-_COMMIT_SECONDS = 5.0  # what a killed run loses at most
-_PASSING = ("missing", "unreadable")  # faults of the moment; others mean that the file's content is no picture
+_COMMIT_SECONDS = 5.0  # the most work that an interrupted run loses
+_TRANSIENT = ("missing", "unreadable")  # other reasons mean that the file's content is not an image
 
-Kind = Literal["new", "changed", "renamed", "copied", "touched"]
+Change = Literal["new", "changed", "renamed", "copied", "touched"]
 
 
 def add(
@@ -38,22 +38,22 @@ def add(
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> Added:
-    """Bring the index up to date with a source; call it under the store's lock.
+    """Bring the index up to date with a source. The caller holds the store's lock.
 
-    Files whose size and time are those of the index are not read. Others are read and hashed; content that the index
-    has, under whatever path, takes its vector from there. What no longer stands in the source stays unless `prune`.
-    `progress` gets what became of each picture that was read: a `Prepared` or a `Skipped`.
+    Files whose size and time equal those in the index are not read. Others are read and hashed; content that the index
+    has under any path takes its embedding from there. Rows that the source no longer names stay unless `prune`.
+    `progress` wraps the images that are read, each a `PreparedImage` or a `Skipped`.
 
     Raises:
-        DataError: the source cannot be read, or `prune` would take out all that came from it.
+        DataError: the source cannot be read, or `prune` would remove all that came from it.
     """
     began = time.perf_counter()
     run = _Run(store, source, model, batch_size)
-    unchanged, waiting = run.look()
-    if waiting:
-        run.take(progress(prefetch(run.candidates(), run.prepare, ahead=batch_size), waiting, "indexing"))
-    named = unchanged + waiting > 0
-    tidied = tidy(store, source, run.known, run.skipped, run.left, prune=prune, any_named=named)
+    unchanged, pending = run.scan()
+    if pending:
+        run.process(progress(prefetch(run.pending_items(), run.prepare, ahead=batch_size), pending, "indexing"))
+    named_any = unchanged + pending > 0
+    removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, named_any=named_any)
     store.settle()
     counts = run.counts
     return Added(
@@ -62,8 +62,8 @@ def add(
         renamed=counts["renamed"],
         copied=counts["copied"],
         changed=counts["changed"],
-        gone=tidied.gone,
-        pruned=tidied.pruned,
+        gone=removed.gone,
+        pruned=removed.pruned,
         embedded=run.embedded,
         skipped=tuple(run.skipped),
         seconds=time.perf_counter() - began,
@@ -71,136 +71,142 @@ def add(
 
 
 class _Run:
-    """One pass over one source: what is known, what waits to be written, and the counts."""
+    """One pass over one source: the rows that are known, the rows to be written, and the counts."""
 
     def __init__(self, store: Store, source: Source, model: Callable[[], DualEncoder], batch_size: int) -> None:
         self.store, self.source, self.model, self.batch_size = store, source, model, batch_size
         self.roots: Roots = getattr(source, "roots", ANYWHERE)
-        self.known = Known(store, captions=source.captioned)
+        self.snapshot = Snapshot(store, captions=source.captioned)
         self.skipped: list[Skipped] = []
-        self.left: set[str] = set()  # ids of rows whose file moved on or is no picture any more
-        self.counts: dict[Kind, int] = {"new": 0, "changed": 0, "renamed": 0, "copied": 0, "touched": 0}
+        self.stale: set[str] = set()  # ids of rows whose file was renamed or is no longer an image
+        self.counts: dict[Change, int] = {"new": 0, "changed": 0, "renamed": 0, "copied": 0, "touched": 0}
         self.embedded = 0
-        self._rows: dict[str, Row] = {}  # by id, still to be committed
+        self._rows: dict[str, Row] = {}  # by id, not yet committed
         self._committed_at = time.monotonic()
 
-    # looking: a stat for each file, nothing read
+    # scanning: a stat call for each file, nothing is read
 
-    def look(self) -> tuple[int, int]:
-        """How many pictures are as the index knows them, and how many are not."""
-        unchanged = waiting = 0
+    def scan(self) -> tuple[int, int]:
+        """The number of unchanged images, and of those that must be read."""
+        unchanged = pending = 0
         for item in self.source.items():
             if isinstance(item, Skipped):
                 self.skipped.append(item)
             elif self._is_unchanged(item):
                 unchanged += 1
             else:
-                waiting += 1
-        return unchanged, waiting
+                pending += 1
+        return unchanged, pending
 
-    def candidates(self) -> Iterator[Item]:
-        """The pictures that are not as the index knows them. Looking again costs less than keeping a million paths."""
+    def pending_items(self) -> Iterator[Item]:
+        """The images that must be read. A second scan costs less than keeping a million paths in memory."""
         return (item for item in self.source.items() if isinstance(item, Item) and not self._is_unchanged(item))
 
     def _is_unchanged(self, item: Item) -> bool:
-        at = self.known.find(path_id(item.path))
-        if at is None:
+        position = self.snapshot.find(path_id(item.path))
+        if position is None:
             return False
-        self.known.see(at)
-        return self.known.is_unchanged(at, item.size, item.mtime, item.caption)
+        self.snapshot.mark_seen(position)
+        return self.snapshot.is_unchanged(position, item.size, item.mtime, item.caption)
 
-    # reading in threads, embedding and writing in the order of the source
+    # reading in threads; embedding and writing in the order of the source
 
-    def prepare(self, item: Item) -> Prepared | Skipped:
-        return prepare(item, self.model, self.store.identity.image_size, self.known.has_content, self.roots)
+    def prepare(self, item: Item) -> PreparedImage | Skipped:
+        """Read an image; decode it unless the index has its content. Called in threads."""
+        return prepare_image(item, self.model, self.store.identity.image_size, self.snapshot.has_content, self.roots)
 
-    def take(self, prepared: Iterable[Prepared | Skipped]) -> None:
-        batch: list[Prepared] = []
-        for each in prepared:
-            if isinstance(each, Skipped):
-                self._skip(each)
+    def process(self, images: Iterable[PreparedImage | Skipped]) -> None:
+        """Embed and write the images in batches."""
+        batch: list[PreparedImage] = []
+        for image in images:
+            if isinstance(image, Skipped):
+                self._skip(image)
                 continue
-            batch.append(each)
+            batch.append(image)
             if len(batch) == self.batch_size:
-                self._embed(batch)
+                self._process_batch(batch)
                 batch = []
-        self._embed(batch)
+        self._process_batch(batch)
         self._commit()
 
     def _skip(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
-        if skipped.reason not in _PASSING and self.known.holds(path_id(skipped.path)):
-            self.left.add(path_id(skipped.path))
+        if skipped.reason not in _TRANSIENT and self.snapshot.has_path(path_id(skipped.path)):
+            self.stale.add(path_id(skipped.path))
 
-    def _embed(self, batch: Sequence[Prepared]) -> None:
-        """Rows of a batch: what has known content takes the vector that is there, the rest goes through the model."""
-        there = self._contents(sorted({each.content for each in batch if self.known.has_content(each.content)}))
-        fresh: dict[str, Prepared] = {}
-        copies: list[Prepared] = []
-        for each in batch:
-            found: Prepared | Skipped = each
-            if each.features is None and each.content not in there:  # its only row was changed in the meantime
-                found = prepare(
-                    each.item, self.model, self.store.identity.image_size, lambda content: False, self.roots
-                )
-            if isinstance(found, Skipped):
-                self._skip(found)
-            elif found.content in there or found.content in fresh:
-                copies.append(found)
+    def _process_batch(self, batch: Sequence[PreparedImage]) -> None:
+        """Put the rows of a batch: known content takes its embedding from there, the rest goes through the model."""
+        rows_by_content = self._rows_with(
+            {image.content for image in batch if self.snapshot.has_content(image.content)}
+        )
+        new: dict[str, PreparedImage] = {}
+        copies: list[PreparedImage] = []
+        for image in batch:
+            complete = self._complete(image, rows_by_content)
+            if isinstance(complete, Skipped):
+                self._skip(complete)
+            elif complete.content in rows_by_content or complete.content in new:
+                copies.append(complete)
             else:
-                fresh[found.content] = found
-        vectors = embed(list(fresh.values()), self.model()) if fresh else ()
-        for found, vector in zip(fresh.values(), vectors, strict=True):
-            row = new_row(found, vector)
-            there[found.content] = [row]
-            self._put(row, "changed" if self.known.holds(row["id"]) else "new")
-        self.embedded += len(fresh)
-        for each in copies:
-            self._copy(each.item, min(there[each.content], key=self._is_taken))
+                new[complete.content] = complete
+        embeddings = embed_images(list(new.values()), self.model()) if new else ()
+        for image, embedding in zip(new.values(), embeddings, strict=True):
+            row = image_row(image, embedding)
+            rows_by_content[image.content] = [row]
+            self._put(row, "changed" if self.snapshot.has_path(row["id"]) else "new")
+        self.embedded += len(new)
+        for image in copies:
+            self._copy(image.item, min(rows_by_content[image.content], key=self._copy_order))
         if len(self._rows) >= _COMMIT_ROWS or time.monotonic() > self._committed_at + _COMMIT_SECONDS:
             self._commit()
 
-    def _contents(self, contents: Sequence[str]) -> dict[str, list[Row]]:
-        """For each of these content hashes that there are, the rows of the index and of what waits to be committed."""
+    def _complete(self, image: PreparedImage, rows_by_content: dict[str, list[Row]]) -> PreparedImage | Skipped:
+        """The image with its features where they are needed: its content was known, but its only row has changed."""
+        if image.features is not None or image.content in rows_by_content:
+            return image
+        return prepare_image(image.item, self.model, self.store.identity.image_size, lambda content: False, self.roots)
+
+    def _rows_with(self, contents: set[str]) -> dict[str, list[Row]]:
+        """The rows with each of these content hashes, committed or not."""
         rows: dict[str, list[Row]] = {}
         for row in self._rows.values():
             if row["hash"] in contents:
                 rows.setdefault(row["hash"], []).append(row)
         if contents:
-            for batch in self.store.table.search().where(in_list("hash", contents)).to_batches():
+            for batch in self.store.table.search().where(in_list("hash", sorted(contents))).to_batches():
                 for row in batch.to_pylist():
                     rows.setdefault(row["hash"], []).append(row)
         return rows
 
-    def _is_taken(self, row: Row) -> tuple[bool, str]:
-        """False first for a row that a renamed file can take over."""
-        return row["id"] in self.left or not is_gone(row["path"]), row["id"]
+    def _copy_order(self, row: Row) -> tuple[bool, str]:
+        """Sorts a row that a renamed file can take over before the others."""
+        return row["id"] in self.stale or not is_gone(row["path"]), row["id"]
 
     def _copy(self, item: Item, row: Row) -> None:
-        """A row for another path to known content; where the old path is gone, that is a renaming."""
+        """Put a row for another path to known content; if the old path is gone, the file was renamed."""
         key = path_id(item.path)
-        same, known = row["id"] == key, self.known.holds(key)
-        moved = not known and row["id"] not in self.left and is_gone(row["path"])
-        if moved:
-            self.left.add(row["id"])
-        kept = row.get("caption") if moved or same else None
-        caption = item.caption or kept
-        touched = same and caption == kept
-        kind: Kind = "touched" if touched else "changed" if known else "renamed" if moved else "copied"
-        self._put({**row, **place(item), "caption": caption}, kind)
+        same, known = row["id"] == key, self.snapshot.has_path(key)
+        renamed = not known and row["id"] not in self.stale and is_gone(row["path"])
+        if renamed:
+            self.stale.add(row["id"])
+        old_caption = row.get("caption") if renamed or same else None
+        caption = item.caption or old_caption
+        touched = same and caption == old_caption
+        change: Change = "touched" if touched else "changed" if known else "renamed" if renamed else "copied"
+        self._put({**row, **file_columns(item), "caption": caption}, change)
 
-    def _put(self, row: Row, kind: Kind) -> None:
+    def _put(self, row: Row, change: Change) -> None:
         self._rows[row["id"]] = row
-        self.known.remember(row["hash"])
-        self.counts[kind] += 1
+        self.snapshot.add_content(row["hash"])
+        self.counts[change] += 1
 
     def _commit(self) -> None:
-        """Write what waits: new paths are appended, known ones replaced, a transaction each."""
-        known = [row for key, row in self._rows.items() if self.known.holds(key)]
-        fresh = [row for key, row in self._rows.items() if not self.known.holds(key)]
-        if fresh:
-            self.store.add(to_table(fresh, self.store.identity.dim))
-            self.known.note_written(row["id"] for row in fresh)
+        """Write the pending rows: new paths are appended and known ones replaced, in a transaction each."""
+        known = [row for key, row in self._rows.items() if self.snapshot.has_path(key)]
+        new = [row for key, row in self._rows.items() if not self.snapshot.has_path(key)]
+        if new:
+            self.store.add(to_table(new, self.store.identity.dim))
+            self.snapshot.add_written(row["id"] for row in new)
         if known:
             self.store.replace(to_table(known, self.store.identity.dim))
         self.store.compact_if_scattered()

@@ -1,4 +1,4 @@
-"""What adding to an index did: how many pictures came, stayed and went, and which files were skipped and why."""
+"""Report of an addition to an index: how many images were added, kept and removed, and which files were skipped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diptych.runtime.atomic import write_text
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What one `Index.add` or `Index.prune` did, in pictures.
+    """What one `Index.add` or `Index.prune` did, in numbers of images.
 
-    `new` were embedded; `copied` have the content of another picture and took its vector, `renamed` that of one which
-    is no longer there; `changed` have new content or a new caption; `unchanged` cost no more than a look at the file.
-    `gone` are in the index but no longer in the source, and were kept; `pruned` were taken out: what is gone, if that
-    was asked for, and what a renaming that was cut off had left.
+    `new` paths have new content; `copied` ones have the content of another image and took its embedding, `renamed`
+    ones that of an image whose file is gone; `changed` ones have new content or a new caption; `unchanged` ones cost a
+    stat call. `gone` are in the index but no longer in the source, and were kept; `pruned` were removed. `embedded` is
+    how many went through the model, `seconds` how long it took.
     """
 
     new: int = 0
@@ -36,31 +36,31 @@ class Added:
 
     @property
     def pictures(self) -> int:
-        """How many pictures of the source are in the index now."""
+        """How many images of the source are in the index now."""
         return self.new + self.unchanged + self.renamed + self.copied + self.changed
 
     @property
     def pictures_per_second(self) -> float:
-        """Pictures looked at, a second."""
+        """Images per second, skipped ones included."""
         return (self.pictures + len(self.skipped)) / self.seconds if self.seconds else 0.0
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many files were skipped for each reason, the most frequent first."""
-        return dict(Counter(each.reason for each in self.skipped).most_common())
+        """How many files were skipped for each reason, most frequent first."""
+        return dict(Counter(skip.reason for skip in self.skipped).most_common())
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it, every skipped file included."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it, with every skipped file."""
         derived = {"pictures": self.pictures, "pictures_per_second": round(self.pictures_per_second, 1)}
         return {**asdict(self), **derived, "reasons": self.reasons}
 
     def summary(self) -> str:
-        """One line for people: what is not zero."""
+        """The counts that are not zero, in one line of text."""
         counts = {name: getattr(self, name) for name in ("new", "changed", "renamed", "copied", "unchanged")}
         counts |= {"pruned": self.pruned, "no longer there": self.gone, "skipped": len(self.skipped)}
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to index"
 
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:
-    """Keep the list of skipped files in `file`, as JSON, replaced whole."""
-    write_text(file, json.dumps([asdict(each) for each in skipped], indent=1, ensure_ascii=False) + "\n")
+    """Write the list of skipped files to `file` as JSON, atomically."""
+    write_text(file, json.dumps([asdict(skip) for skip in skipped], indent=1, ensure_ascii=False) + "\n")

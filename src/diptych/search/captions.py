@@ -1,4 +1,4 @@
-"""Captions that are written into an index: they stand beside the vectors, and a search can ask for their words."""
+"""Captions of an index's images: which are missing, and writing them into its rows, where filters can search them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from diptych.images.decode import Picture
 from diptych.images.paths import path_id
 from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
+from diptych.search.permissions import readable_roots
 from diptych.search.store import Store
-from diptych.search.trust import readable
 
 
 class IndexCaptions:
-    """The captions of an index's pictures. A picture that has one is done, unless all are to be written `again`."""
+    """Writes captions into an index. Images that have a caption are left out, unless `again`.
+
+    Images that cannot be read are added to `skipped`. `wait` and `on_wait` are those of `Index.add`.
+    """
 
     def __init__(
         self,
@@ -30,17 +33,17 @@ class IndexCaptions:
     ) -> None:
         self.store, self.again, self.wait, self.on_wait = store, again, wait, on_wait
         self.skipped: list[Skipped] = []
-        self.readable: Roots = readable(store)
+        self.readable: Roots = readable_roots(store)
 
     def paths(self) -> list[str]:
-        """The pictures to caption, in the order of their paths."""
+        """The paths of the images to caption, sorted."""
         query = self.store.table.search().select(["path"])
         if not self.again:
             query = query.where("caption IS NULL OR caption = ''")
         return sorted(path for batch in query.to_batches() for path in batch["path"].to_pylist())
 
     def pictures(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture]]:
-        """(path, picture) of each; those whose files are gone or may not be read are in `skipped`."""
+        """(path, image) of each; images that are gone or may not be read are added to `skipped`."""
         for path in paths:
             try:
                 yield path, image_at(path, self.readable)
@@ -48,10 +51,16 @@ class IndexCaptions:
                 self.skipped.append(Skipped(path, error.reason, str(error)))
 
     def write(self, described: Iterable[CaptionResult]) -> None:
-        """Put the captions into the pictures' rows, several of one picture as lines; one transaction."""
-        captions = {path_id(each.path): "\n".join(text.text for text in each.texts) for each in described if each.texts}
+        """Write captions into the rows of their images, several of one image as lines, in one transaction.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+        """
+        captions = {
+            path_id(result.path): "\n".join(text.text for text in result.texts) for result in described if result.texts
+        }
         with self.store.lock(self.wait, self.on_wait):
-            rows = self.store.rows(list(captions))  # those that were taken out meanwhile stay out
+            rows = self.store.rows(list(captions))  # rows that were removed in the meantime stay removed
             column = pa.array([captions[key] for key in rows["id"].to_pylist()], pa.string())
             self.store.replace(rows.set_column(rows.schema.get_field_index("caption"), "caption", column))
             self.store.compact_if_scattered()

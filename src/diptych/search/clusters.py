@@ -1,4 +1,4 @@
-"""Themes: a library's pictures grouped by what they show, each group named in words."""
+"""Themes: the images of an index in clusters, each named by words of a general vocabulary."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.errors import ConfigError, require
-from diptych.search.nearest import matrix
+from diptych.errors import ConfigError
+from diptych.search.vector_search import embedding_matrix
 from diptych.search.vocabulary import vocabulary, vocabulary_vectors
 
 if TYPE_CHECKING:
     from diptych.search.index import Index
 
-_NAMES = 3
-_FITTED_ON = 100_000  # pictures that the groups are found by; the others join the nearest
+_NAMES = 3  # words in a theme's name
+_MAX_FITTED = 100_000  # images that the clusters are fitted on; the others join the nearest
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """A group of pictures: what sets it apart, in words, and its paths, the most typical first."""
+    """A cluster of images: the words that set it apart, and its paths, nearest to the centre first."""
 
     name: str
     paths: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """The theme as JSON can hold it."""
         return {"name": self.name, "pictures": len(self.paths), "paths": list(self.paths)}
 
 
 def find_themes(index: Index, groups: int | None = None, *, where: str | None = None, seed: int = 0) -> list[Theme]:
-    """The pictures of an index in groups of like pictures, the largest group first.
+    """Clusters of similar images of an index, largest first.
 
-    Groups are found by k-means on the unit vectors; without `groups` there are about sqrt(pictures / 2), 24 at most.
-    A group's name is the words of `vocabulary()` that are near its middle, and nearer than to the middles of the
-    library and of the other groups. `where` is an SQL condition that pictures must meet. The same index and seed give
-    the same groups.
+    Clusters are found by k-means on the unit embeddings; without `groups` there are about sqrt(images / 2) of them, at
+    most 24. A cluster is named by the words of `vocabulary()` that are near its centre, and nearer to it than to the
+    centres of the library and of the other clusters. `where` is an SQL condition that images must meet. The same index
+    and seed give the same clusters.
 
     Raises:
         ConfigError: `groups` is below 1.
-        MissingExtra: scikit-learn is not installed.
     """
     if groups is not None and groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -48,66 +49,65 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     table = (query.where(where) if where else query).to_arrow().sort_by("id")
     if not table.num_rows:
         return []
-    vectors = matrix(table)  # float16
-    wanted = min(groups or _usual(table.num_rows), table.num_rows)
-    middles = _middles(vectors, wanted, seed)
-    nearest = _nearest_middle(vectors, middles)
-    names = _names(middles, vectors, vocabulary_vectors(lambda: index.texts, index.model_hash))
+    embeddings = embedding_matrix(table)  # (images, dim) float16
+    centres = _centres(embeddings, min(groups or _default_groups(table.num_rows), table.num_rows), seed)
+    nearest = _nearest_centre(embeddings, centres)
+    names = _names(centres, embeddings, vocabulary_vectors(lambda: index.texts, index.model_hash))
     paths = np.array(table["path"].to_pylist(), object)
-    found = []
-    for at, name in enumerate(names):
-        rows = np.flatnonzero(nearest == at)
-        typical = np.argsort(-(vectors[rows].astype(np.float32) @ middles[at]), kind="stable")
-        found.append(Theme(name, tuple(paths[rows[typical]])))
-    return sorted((theme for theme in found if theme.paths), key=lambda theme: (-len(theme.paths), theme.name))
+    themes = []
+    for cluster, name in enumerate(names):
+        rows = np.flatnonzero(nearest == cluster)
+        order = np.argsort(-(embeddings[rows].astype(np.float32) @ centres[cluster]), kind="stable")
+        themes.append(Theme(name, tuple(paths[rows[order]])))
+    return sorted((theme for theme in themes if theme.paths), key=lambda theme: (-len(theme.paths), theme.name))
 
 
-def _usual(pictures: int) -> int:
-    return max(1, min(24, round((pictures / 2) ** 0.5)))
+def _default_groups(images: int) -> int:
+    return max(1, min(24, round((images / 2) ** 0.5)))
 
 
-def _middles(vectors: np.ndarray, groups: int, seed: int) -> np.ndarray:
-    """The groups' middles as unit vectors: (groups, dim) float32."""
-    cluster = require("sklearn.cluster", extra="search")
+def _centres(embeddings: NDArray[np.float16], groups: int, seed: int) -> NDArray[np.float32]:
+    """The cluster centres, normalized: (groups, dim)."""
+    from sklearn.cluster import MiniBatchKMeans
+
     generator = np.random.default_rng(seed)
-    rows = np.sort(generator.permutation(len(vectors))[:_FITTED_ON])
-    kmeans = cluster.MiniBatchKMeans(groups, random_state=seed, batch_size=4096, n_init=5)
-    middles = kmeans.fit(vectors[rows].astype(np.float32)).cluster_centers_
-    return middles / np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-6)
+    rows = np.sort(generator.permutation(len(embeddings))[:_MAX_FITTED])
+    kmeans = MiniBatchKMeans(groups, random_state=seed, batch_size=4096, n_init=5)
+    centres = kmeans.fit(embeddings[rows].astype(np.float32)).cluster_centers_
+    return centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
 
 
-def _nearest_middle(vectors: np.ndarray, middles: np.ndarray) -> np.ndarray:
-    """For each picture the index of the middle nearest to it: (pictures,)."""
-    blocks = (vectors[start : start + 16_384].astype(np.float32) for start in range(0, len(vectors), 16_384))
-    return np.concatenate([(block @ middles.T).argmax(axis=1) for block in blocks])
+def _nearest_centre(embeddings: NDArray[np.float16], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The index of the centre nearest to each image, (images,)."""
+    blocks = (embeddings[start : start + 16_384].astype(np.float32) for start in range(0, len(embeddings), 16_384))
+    return np.concatenate([(block @ centres.T).argmax(axis=1) for block in blocks])
 
 
-def _names(middles: np.ndarray, vectors: np.ndarray, words: np.ndarray) -> list[str]:
-    """For each middle the words that are near to it, and nearer than to the library's and the other groups' middles."""
-    near = middles @ words.T  # (groups, words)
-    apart = near - vectors.mean(axis=0, dtype=np.float32) @ words.T
+def _names(centres: NDArray[np.float32], embeddings: NDArray[np.float16], words: NDArray[np.float32]) -> list[str]:
+    """A name for each centre: words near to it, and nearer than to the library's and the other clusters' centres."""
+    near = centres @ words.T  # (groups, words)
+    apart = near - embeddings.mean(axis=0, dtype=np.float32) @ words.T
     apart -= apart.mean(axis=0, keepdims=True)
-    scores = _standard(near) + _standard(apart)
-    return [", ".join(_short(vocabulary()[at]) for at in _distinct(row, words)) for row in scores]
+    scores = _standardized(near) + _standardized(apart)
+    return [", ".join(_without_article(vocabulary()[word]) for word in _distinct(row, words)) for row in scores]
 
 
-def _standard(scores: np.ndarray) -> np.ndarray:
-    """Each row in its standard deviations from its mean."""
+def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row with mean 0 and standard deviation 1."""
     return (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-6)
 
 
-def _distinct(scores: np.ndarray, words: np.ndarray) -> Sequence[int]:
-    """The best words, leaving out those that say nearly the same as a better one."""
+def _distinct(scores: NDArray[np.float32], words: NDArray[np.float32]) -> Sequence[int]:
+    """The best words, without those that mean nearly the same as a better one."""
     chosen: list[int] = []
-    for at in np.argsort(-scores, kind="stable"):
-        if all(float(words[at] @ words[other]) < 0.6 for other in chosen):
-            chosen.append(int(at))
+    for word in np.argsort(-scores, kind="stable"):
+        if all(float(words[word] @ words[other]) < 0.6 for other in chosen):
+            chosen.append(int(word))
         if len(chosen) == _NAMES:
             break
     return chosen
 
 
-def _short(phrase: str) -> str:
-    """The phrase without its article."""
+def _without_article(phrase: str) -> str:
     first, _, rest = phrase.partition(" ")
     return rest if first in ("a", "an", "the") and rest else phrase

@@ -1,46 +1,44 @@
-"""Copies: which of some pictures are the same one, saved again, resized or compressed."""
+"""Copies of one image in a result or an index: equal files, and files saved again, resized or recompressed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.images.near_duplicates import near_pairs, telling
+from diptych.images.near_duplicates import connected_groups, distinctive, near_pairs
 
-LEAST_COSINE = 0.9  # of two vectors; copies of a picture lie above 0.95, and their perceptual hashes agree as well
+MIN_COSINE = 0.9
+"""Least cosine of the embeddings of two copies. Copies lie above 0.95, and their perceptual hashes agree as well."""
+_BLOCK = 65_536  # pairs that are compared at once: the embeddings of all pairs may not fit in memory
 
 
-def copy_groups(contents: Sequence[str], hashes: Sequence[int | None], vectors: np.ndarray) -> list[list[int]]:
-    """Groups of two or more pictures that are the same, as ascending indices, by their first.
+def copy_groups(
+    contents: Sequence[str], hashes: Sequence[int | None], embeddings: NDArray[np.floating]
+) -> list[list[int]]:
+    """Groups of two or more rows that show the same image, each in ascending order, ordered by their first row.
 
-    Two are the same if their `contents` (hashes of the bytes, empty where unknown) agree, or if their perceptual
-    `hashes` differ in at most 4 of 64 bits and the cosine of their unit `vectors` (n, dim) is at least 0.9. Chains of
-    such pairs make a group. A hash alone would join pictures that merely share light and dark.
+    Two rows are copies if their `contents` (hashes of the bytes, empty where unknown) are equal, or if their
+    perceptual `hashes` differ in at most 4 of 64 bits and the cosine of their unit `embeddings` (rows, dim) is at
+    least 0.9. Chains of such pairs form a group. A perceptual hash alone would join images that merely have the same
+    layout of light and dark.
     """
-    leaders = list(range(len(contents)))
     first: dict[str, int] = {}
-    for at, content in enumerate(contents):
-        if content:
-            leaders[at] = first.setdefault(content, at)
-    alone = np.array([at for at, leader in enumerate(leaders) if at == leader and hashes[at] is not None], np.int64)
-    values = np.array([hashes[at] for at in alone], np.uint64)
-    alone, values = alone[telling(values)], values[telling(values)]
-    pairs = alone[near_pairs(values)]  # (pairs, 2)
-    for start in range(0, len(pairs), 65_536):  # a block at a time: the vectors of all pairs may not fit in memory
-        block = pairs[start : start + 65_536]
-        alike = np.einsum("pd,pd->p", vectors[block[:, 0]], vectors[block[:, 1]], dtype=np.float32) >= LEAST_COSINE
-        for one, other in block[alike].tolist():
-            low, high = sorted((_leader(leaders, one), _leader(leaders, other)))
-            leaders[high] = low
-    groups: dict[int, list[int]] = {}
-    for at in range(len(leaders)):
-        groups.setdefault(_leader(leaders, at), []).append(at)
-    return [group for group in groups.values() if len(group) > 1]
+    leaders = [first.setdefault(content, row) if content else row for row, content in enumerate(contents)]
+    equal = np.array([[leader, row] for row, leader in enumerate(leaders)], np.int64).reshape(-1, 2)
+    hashed = np.array([row for row, leader in enumerate(leaders) if row == leader and hashes[row] is not None], int)
+    values = np.array([hashes[row] for row in hashed], np.uint64)
+    usable = distinctive(values)
+    near = _similar(hashed[usable][near_pairs(values[usable])], embeddings)
+    return connected_groups(len(contents), np.concatenate([equal, near]))
 
 
-def _leader(leaders: list[int], at: int) -> int:
-    while leaders[at] != at:
-        leaders[at] = leaders[leaders[at]]
-        at = leaders[at]
-    return at
+def _similar(pairs: NDArray[np.int64], embeddings: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The pairs of rows whose embeddings have at least the cosine `MIN_COSINE`."""
+    blocks = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(pairs), _BLOCK):
+        block = pairs[start : start + _BLOCK]
+        cosines = np.einsum("pd,pd->p", embeddings[block[:, 0]], embeddings[block[:, 1]], dtype=np.float32)
+        blocks.append(block[cosines >= MIN_COSINE])
+    return np.concatenate(blocks)

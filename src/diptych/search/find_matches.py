@@ -1,4 +1,4 @@
-"""Finding: which pictures of a data set match a text."""
+"""Matches: the images of a data set nearest to a text, without an index."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from diptych.models.embedding_cache import picture_vectors
 from diptych.models.modalities import checked_texts
 from diptych.runtime.progress import Progress, silent
 
+_BLOCK = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A picture that was found; `score` is the cosine of picture and text, in [-1, 1]."""
+    """An image that was found; `score` is the cosine of image and text, in [-1, 1]."""
 
     image_id: str
     image: Picture
@@ -30,29 +32,30 @@ class Match:
 def find_matches(
     model: DualEncoder, text: str, pairs: Pairs, k: int = 9, *, progress: Progress = silent
 ) -> list[Match]:
-    """The `k` pictures of `pairs` nearest to `text`, best first; of two with equal scores the earlier row comes first.
+    """The `k` images of `pairs` nearest to `text`, best first; equal scores are in row order.
 
-    The pictures' vectors are computed once and kept on disk. Pictures that cannot be decoded are never found.
+    The image embeddings are computed once and cached on disk. Images that cannot be decoded are left out.
 
     Raises:
         ConfigError: the text is empty or is not a string, or `k` is below 1.
     """
     (text,) = checked_texts([text])
     if not text.strip():
-        raise ConfigError("the text is empty; say in words what the picture shows")
+        raise ConfigError("the text is empty; describe what the picture shows")
     if k < 1:
         raise ConfigError(f"k is {k}; it must be at least 1")
-    vectors = picture_vectors(model, pairs, progress=progress)
+    embeddings = picture_vectors(model, pairs, progress=progress)  # (images, dim)
     query = model.encode_texts([text])[0]
-    scores = np.concatenate([vectors[at : at + 65536] @ query for at in range(0, len(vectors), 65536)] or [np.empty(0)])
-    scores = np.where(np.isnan(scores), -np.inf, scores)  # undecodable pictures
+    blocks = [embeddings[start : start + _BLOCK] @ query for start in range(0, len(embeddings), _BLOCK)]
+    scores = np.concatenate(blocks or [np.empty(0)])  # (images,)
+    scores = np.where(np.isnan(scores), -np.inf, scores)  # images that cannot be decoded
     best = np.argsort(-scores, kind="stable")[:k]
     rows = ((pairs[int(index)], float(scores[index])) for index in best if np.isfinite(scores[index]))
     return [Match(row.image_id, row.image, row.captions, score) for row, score in rows]
 
 
 def match_grid(matches: list[Match], title: str, tile_size: int = 200) -> Image.Image:
-    """The matches as a grid of pictures, best first, each with its score and first caption."""
+    """A contact sheet of the matches, each with its score and first caption; `tile_size` is in pixels."""
     tiles = [
         Tile(
             thumbnail(decode(match.image, min_side=tile_size), tile_size),

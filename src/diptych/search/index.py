@@ -1,4 +1,4 @@
-"""The index: a library's pictures with their vectors, in a folder that knows the model which made them."""
+"""The index of a library: its images with their embeddings, in a folder that names the model which made them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
@@ -18,21 +18,26 @@ from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
 from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 from diptych.runtime.progress import Progress, silent
+from diptych.search import retrieval
 from diptych.search.add import add as add_from
 from diptych.search.add_report import Added, write_skipped
+from diptych.search.cutoff import KEEP
+from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
+from diptych.search.permissions import allow, allowed_model, is_model_allowed, readable_roots
+from diptych.search.permissions import canonical_name as canonical_name
 from diptych.search.precomputed import add_vectors, dimension, is_vectors
 from diptych.search.prune import prune_gone
+from diptych.search.query import QueryLike
+from diptych.search.results import Results
+from diptych.search.retrieval import Sort
 from diptych.search.sources import DataSet, Folder, Item, Source, roots_of, source_of
 from diptych.search.store import HIDDEN, ModelIdentity, Store
-from diptych.search.trust import allow, is_allowed, model_of, readable
-from diptych.search.trust import canonical_name as canonical_name
 from diptych.search.watch import changes
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
-    from diptych.search.results import Results
 
 __all__ = [
     "Added",
@@ -54,7 +59,7 @@ _IN_MEMORY = "(a model in memory)"
 
 
 def find_index(start: str | Path = ".") -> Path:
-    """The index folder of the library that `start` lies in: in it or in the nearest parent that has one, as git does.
+    """The index folder of the library that contains `start`: in `start` or its nearest parent with one, as in git.
 
     Raises:
         DataError: neither `start` nor a parent has an index.
@@ -68,9 +73,10 @@ def find_index(start: str | Path = ".") -> Path:
 
 
 def index_folder(path: str | Path) -> Path:
-    """Where the index called `path` lies or is to be made.
+    """The folder of the index called `path`, which need not exist yet.
 
-    `path` itself if it is an index, empty, or not there yet; else it is a library, and its index is `path/.diptych`.
+    It is `path` itself if that is an index, empty, or missing; otherwise `path` is a library, whose index is
+    `path/.diptych`.
     """
     path = Path(path).expanduser().resolve()
     if Store.is_one(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
@@ -79,15 +85,19 @@ def index_folder(path: str | Path) -> Path:
 
 
 class Index:
-    """An index of pictures, to add to and to search.
+    """An index of images, to add to and to search.
 
-    `path` is a library (its index is the hidden folder `.diptych` in it) or an index folder. `model` is a name or path
-    that `diptych.load` knows, or a model; it is needed to make an index, and later only where another name for the
-    same model is wanted. It is loaded when it is first needed. An index alone decides on no model but those in the box:
-    another is loaded if it is given here, or was given for this index before.
+    Args:
+        path: a library, whose index is the hidden folder `.diptych` in it, or an index folder.
+        model: a name or path that `diptych.load` accepts, or a model. Needed to make an index; later only to allow its
+            model, or to load that from another place. It is loaded when first needed. A model that only the index
+            names is loaded if it is bundled with diptych, or was given here for this index before.
+        device: `auto`, `cpu`, `cuda` or `mps`.
 
-    `readable` are the folders in which its pictures may lie: the library that it is hidden in, and what was added to it
-    on this machine by this user. Rows that name a picture elsewhere are found, but the picture is not read.
+    Attributes:
+        folder: the index folder.
+        readable: the folders in which its images may be read: the library it is hidden in, and what this user added to
+            it on this machine. Rows that name an image elsewhere are found, but the image is not read.
 
     Raises:
         DataError: there is no index at `path` and no model to make one with.
@@ -104,7 +114,7 @@ class Index:
         self.store = self._open()
         if isinstance(self._given, str | Path) and self._name == self.store.identity.name:
             allow(self.store, model=self._given)
-        self.readable: Roots = readable(self.store)
+        self.readable: Roots = readable_roots(self.store)
 
     def _open(self) -> Store:
         if self._given is None:
@@ -118,7 +128,7 @@ class Index:
         return Store.create(self.folder, self._identity(), str(root) if root else None)
 
     def _identity(self) -> ModelIdentity:
-        model = self._model = self._model or self._loaded()
+        model = self._model = self._model or self._load()
         return ModelIdentity(self._name, model.identity(), model.dim, model.image_size)
 
     @property
@@ -129,41 +139,39 @@ class Index:
 
     @cached_property
     def model_name(self) -> str | None:
-        """The name by which the model may be loaded; None for one that was given in memory.
+        """The name by which the model may be loaded; None if it was passed in memory.
 
         Raises:
-            UntrustedModel: only the index names it, and it was not named for this index before.
+            UntrustedModel: only the index names it, and it was never allowed for this index.
         """
         if isinstance(self._given, str | Path):
             return self._name
         if self._given is not None:
-            return self.store.identity.name if is_allowed(self.store) else None
-        return None if self.store.identity.name == _IN_MEMORY else model_of(self.store)
+            return self.store.identity.name if is_model_allowed(self.store) else None
+        return None if self.store.identity.name == _IN_MEMORY else allowed_model(self.store)
 
-    def _loaded(self) -> DualEncoder:
+    def _load(self) -> DualEncoder:
         if not isinstance(self._given, str | Path | None):
             return self._given
-        from diptych.models.dual_encoder import (
-            load,  # takes seconds, and an index whose files are unchanged never needs it
-        )
+        from diptych.models.dual_encoder import load  # imports torch, which an index without changes never needs
 
         name = self._given if self._given is not None else self.model_name
         if name is None:
-            raise ModelError(f"'{self.folder}' was made by a model that was not loaded by a name; pass it as `model`")
+            raise ModelError(f"'{self.folder}' was made by a model that was not loaded by name; pass it as `model`")
         return load(name, self._device)
 
     @property
     def model(self) -> DualEncoder:
-        """The model that made the index, loaded when first asked for.
+        """The model that made the index, loaded on first use.
 
         Raises:
             ModelError: it cannot be loaded, or has changed since the index was made.
         """
         with self._lock:
             if self._model is None:
-                model = self._loaded()
-                made = ModelIdentity(self.store.identity.name, model.identity(), model.dim, model.image_size)
-                self.store.identity.check(made, self.folder)
+                model = self._load()
+                identity = ModelIdentity(self.store.identity.name, model.identity(), model.dim, model.image_size)
+                self.store.identity.check(identity, self.folder)
                 self._model = model
             return self._model
 
@@ -173,24 +181,24 @@ class Index:
         return self.store.identity.hash or self.model.identity()
 
     @cached_property
-    def _kept_texts(self) -> TextEncoder | None:
-        made_by = self.store.identity.hash
-        return kept_text_graph(made_by) if made_by else None
+    def _text_graph(self) -> TextEncoder | None:
+        identity = self.store.identity.hash
+        return kept_text_graph(identity) if identity else None
 
     @property
     def texts(self) -> TextEncoder:
-        """What embeds texts as the model that made the index does: its kept graph until the model is loaded.
+        """The encoder of text queries: the model if it is loaded, else its text graph in the cache, else the model.
 
         Raises:
             ModelError: there is no graph, and the model cannot be loaded or has changed since the index was made.
             UntrustedModel: only the index names the model; see `model_name`.
         """
-        return self._model or (self._kept_texts if self.model_name else None) or self.model
+        return self._model or (self._text_graph if self.model_name else None) or self.model
 
     def keep_texts(self) -> bool:
-        """Keep what a later process needs to embed a text without loading the model; False where that cannot be.
+        """Cache what a later process needs to embed a text without the model; False if the model has no such graph.
 
-        That takes some seconds, once for each model.
+        Takes some seconds, once for each model.
 
         Raises:
             ModelError: the model cannot be loaded, or has changed since the index was made.
@@ -198,11 +206,11 @@ class Index:
         from diptych.search.vocabulary import vocabulary_vectors
 
         vocabulary_vectors(lambda: self.texts, self.model_hash)
-        return self._kept_texts is not None or keep_text_graph(self.model, self.model_hash)
+        return self._text_graph is not None or keep_text_graph(self.model, self.model_hash)
 
     @cached_property
     def matcher(self) -> Matcher:
-        """The matcher of the model that made the index, loaded when first asked for.
+        """The matcher of the model that made the index, loaded on first use.
 
         Raises:
             ModelError: the model has none, or cannot be loaded.
@@ -210,18 +218,19 @@ class Index:
         from diptych.matching.storage import load_matcher
 
         if self.model_name is None:
-            raise ModelError(f"the model of '{self.folder}' is in memory and brings no matcher; set `index.matcher`")
+            raise ModelError(f"the model of '{self.folder}' is in memory and has no matcher; pass `matcher` to search")
         return load_matcher(self.model_name, device=self._device)
 
     def image_at(self, path: str) -> Picture:
-        """The picture of a row by its `path`.
+        """The image of a row by its `path`.
 
         Raises:
-            ImageError: `outside` - it lies outside the folders that may be read; `missing`, `unreadable`.
+            ImageError: `outside` (of the folders that may be read), `missing` or `unreadable`.
         """
         return image_at(path, self.readable)
 
     def __len__(self) -> int:
+        """How many images the index has."""
         return len(self.store)
 
     def add(
@@ -239,16 +248,25 @@ class Index:
         wait: float | None = None,
         on_wait: Callable[[str], None] = lambda message: None,
     ) -> Added:
-        """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored vectors.
+        """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored embeddings.
 
-        What has not changed is not read; what moved or was copied keeps its vector; what is gone stays unless `prune`.
-        With `captions`, or a `format` of `read_pairs`, a folder is read as a data set with captions. Each batch is
-        one transaction, so that a run that was killed goes on where it was. While another process writes, this waits
-        (`wait` seconds at most) and tells `on_wait`. The skipped files are also listed in `skipped.json` in the index.
+        Files that have not changed are not read; moved or copied files keep their embedding; missing ones stay unless
+        `prune`. Each batch is a transaction, so that an interrupted run continues where it stopped. Skipped files are
+        also listed in `skipped.json` in the index folder.
 
-        A picture is read if it lies inside `roots` (the folder of the source, unless given) with all links resolved;
-        others are skipped as `outside`. With `follow_links` nothing is: neither links nor paths in metadata need stay
-        inside. The pictures of `Pairs` are those that the caller named, and lie anywhere.
+        Args:
+            source: what to index.
+            exclude: patterns of names or paths to leave out, such as `*.thumb.jpg`.
+            captions: read a folder as a data set with captions.
+            format: the format of the data set, as for `read_pairs`; implies `captions`.
+            prune: remove images of the source that are gone.
+            roots: folders in which images may lie, all links resolved; by default that of the source. Others are
+                skipped as `outside`. Images of `Pairs` may lie anywhere, since the caller named them.
+            follow_links: let links and paths in metadata lead anywhere.
+            batch_size: images that are embedded at once.
+            progress: wraps the images to report progress.
+            wait: seconds to wait while another process writes; None for as long as it takes.
+            on_wait: called with a message when waiting starts.
 
         Raises:
             DataError: the source cannot be read.
@@ -256,35 +274,35 @@ class Index:
             ModelError: the model is not the one that made the index.
         """
         with self.store.lock(wait, on_wait), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged EXIF, a line a file
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF: a line for each file
             if isinstance(source, str | Path) and is_vectors(Path(source).expanduser()):
                 folder = Path(source).expanduser()
-                inside = ANYWHERE if follow_links else roots or Roots([folder])
-                self._allow(roots or Roots([folder]), follow_links)
-                added = add_vectors(self.store, folder, roots=inside, progress=progress)
+                own = roots or Roots([folder])
+                self._allow(own, follow_links)
+                added = add_vectors(self.store, folder, roots=ANYWHERE if follow_links else own, progress=progress)
             else:
                 own = roots or roots_of(source)
-                found = source_of(
-                    source,
-                    exclude=exclude,
-                    captions=captions,
-                    format=format,
-                    roots=ANYWHERE if follow_links else own,
-                )
+                inside = ANYWHERE if follow_links else own
+                opened = source_of(source, exclude=exclude, captions=captions, format=format, roots=inside)
                 self._allow(own, follow_links)
-                model = lambda: self.model  # noqa: E731 - loaded only if something is to be embedded
-                added = add_from(self.store, found, model, prune=prune, batch_size=batch_size, progress=progress)
+                added = add_from(
+                    self.store, opened, lambda: self.model, prune=prune, batch_size=batch_size, progress=progress
+                )
             write_skipped(self.folder / SKIPPED, added.skipped)
         return added
 
     def _allow(self, roots: Roots, follow_links: bool) -> None:
-        """Remember where the pictures that are added now may lie."""
+        """Record where the images that are being added may lie."""
         anywhere = follow_links or roots.folders is None
         allow(self.store, roots=roots.folders or (), anywhere=anywhere)
         self.readable |= ANYWHERE if anywhere else roots
 
     def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Added:
-        """Take out the pictures whose files are gone, wherever they lay."""
+        """Remove the images whose files are gone, wherever they were; `wait` and `on_wait` as in `add`.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+        """
         began = time.perf_counter()
         with self.store.lock(wait, on_wait):
             pruned = prune_gone(self.store)
@@ -297,43 +315,113 @@ class Index:
         exclude: Sequence[str] = (),
         stop: threading.Event | None = None,
         quiet: float = 1.0,
-        **settings: Any,
+        captions: bool = False,
+        format: str | None = None,
+        prune: bool | None = None,
+        roots: Roots | None = None,
+        follow_links: bool = False,
+        batch_size: int = 32,
+        progress: Progress = silent,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] = lambda message: None,
     ) -> Iterator[Added]:
-        """Keep the index up to date with a folder: yields a report at first, and whenever something changed.
+        """Keep the index up to date with a folder: yields a report at the start, and after each burst of changes.
 
-        Deleted pictures leave the index. `settings` are those of `add`. Ends when `stop` is set.
+        A burst ends when nothing has changed for `quiet` seconds. Deleted images leave the index: `prune` is None for
+        all runs but the first, True for all, or False for none. Other options are those of `add`. Ends when `stop` is
+        set.
+
+        Raises:
+            DataError, IndexBusy, ModelError: as `add`.
+            MissingExtra: watchfiles is not installed.
         """
         root = Path(source).expanduser().resolve()
-        for changed in changes(root, exclude, stop, quiet):  # watching before it looks, so that nothing slips between
-            yield self.add(root, exclude=exclude, **({"prune": True} if changed else {}) | settings)
+        for changed in changes(root, exclude, stop, quiet):  # watching starts before `add`, so that no change is missed
+            yield self.add(
+                root,
+                exclude=exclude,
+                captions=captions,
+                format=format,
+                prune=bool(changed) if prune is None else prune,
+                roots=roots,
+                follow_links=follow_links,
+                batch_size=batch_size,
+                progress=progress,
+                wait=wait,
+                on_wait=on_wait,
+            )
 
-    def search(self, query: Any, **settings: Any) -> Results:
-        """Search the pictures; see `diptych.search.engine.search`."""
-        from diptych.search.engine import search
+    def search(
+        self,
+        query: QueryLike,
+        *,
+        k: int = 20,
+        page: int = 1,
+        filters: Filters | None = None,
+        where: str | None = None,
+        sort: Sort = "score",
+        keep: float | None = KEEP,
+        fold: bool = True,
+        rerank: int = 0,
+        matcher: Matcher | None = None,
+    ) -> Results:
+        """The images that match a query, `k` to a page.
 
-        return search(self, query, **settings)
+        Args:
+            query: a text, an image (`Path`, encoded bytes, PIL image), or a `Query` of several parts. The rows that a
+                query names are not among its own hits.
+            k: hits on a page.
+            page: which page, from 1; `k * page` is at most 5,000.
+            filters: conditions on the images.
+            where: an SQL condition on the columns of the index, for what `filters` lacks. Never build it from input
+                that you do not trust.
+            sort: by `score`, or by date (`newest`, `oldest`) among the images that match.
+            keep: the relevance cutoff of a text query, as the share in [0, 1] of the queries with a match that still
+                find one: lower is stricter, and a text that matches nothing finds nothing. None: no cutoff, the nearest
+                images whether they match or not. Queries by image or row have no cutoff.
+            fold: show copies of an image as one hit.
+            rerank: how many of the first hits of a query by one text to order by P(match) of a matcher.
+            matcher: the matcher to re-rank with; by default that of the model.
+
+        Raises:
+            ConfigError: an option is out of range, or `where` is not a condition on the index's columns.
+            DataError: a row of the query is not in the index.
+            ImageError: an image of the query cannot be decoded.
+            ModelError: the model that made the index cannot be loaded, has changed, or has no matcher.
+        """
+        return retrieval.search(
+            self,
+            query,
+            k=k,
+            page=page,
+            filters=filters,
+            where=where,
+            sort=sort,
+            keep=keep,
+            fold=fold,
+            rerank=rerank,
+            matcher=matcher,
+        )
 
     @classmethod
     def for_vectors(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:
-        """The index at `path`, to add the stored vectors of the folder `vectors` to; made if there is none.
+        """The index at `path` for the stored embeddings in the folder `vectors`; made if it does not exist.
 
-        A text query loads the model, which is known by its name alone; nothing loads it now.
+        The model is only recorded by its name; a text query will load it.
 
         Raises:
-            ConfigError: the index is new and `model` does not name what made the vectors.
+            ConfigError: the index is new and `model` does not name what made the embeddings.
         """
         folder = index_folder(path)
         if not Store.is_one(folder):
             if model is None:
                 raise ConfigError(
-                    f"name the model that made the vectors of '{vectors}', so that texts can be searched for"
+                    f"name the model that made the embeddings of '{vectors}', so that texts can be searched for"
                 )
             name = canonical_name(model)
             Store.create(folder, ModelIdentity(name, None, dimension(Path(vectors).expanduser())))
         index = cls(folder)
-        if model is not None and canonical_name(model) in (
-            index.store.identity.name,
-            canonical_name(index.store.identity.name),
-        ):
+        recorded = index.store.identity.name
+        if model is not None and canonical_name(model) in (recorded, canonical_name(recorded)):
             allow(index.store, model=model)
         return index

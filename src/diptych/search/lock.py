@@ -1,4 +1,4 @@
-"""The lock of an index's one writer."""
+"""The write lock of an index, which one process holds at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LOCK, HOLDER = "write.lock", "writer.json"
 
 
 class IndexBusy(Busy):
-    """Another process writes to the index."""
+    """Another process is writing to the index."""
 
 
 def writing(
     folder: Path, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None
 ) -> AbstractContextManager[None]:
-    """Be the one writer of the index in `folder`: two at once would lose or double rows without an error.
+    """Hold the write lock of the index in `folder`: two writers at once would lose or duplicate rows silently.
 
     Raises:
-        IndexBusy: another process still writes after `wait` seconds.
+        IndexBusy: another process still writes after `wait` seconds (None: wait as long as it takes).
     """
     action = f"is writing to '{folder}'"
     return held(folder / LOCK, folder / HOLDER, action, wait=wait, on_wait=on_wait, error=IndexBusy)

@@ -1,4 +1,4 @@
-"""What is asked: texts, pictures and rows of the index, wanted or not, each with a weight, as one vector."""
+"""Queries: texts, images and rows of the index, wanted or unwanted and weighted, combined into one embedding."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.errors import ConfigError
 from diptych.images.decode import Picture, Slice, decode, describe
+from diptych.images.source import ImageLike, encoded
 from diptych.models.modalities import several_texts
 from diptych.models.onnx.text_graph import TextEncoder
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
 
-Kind = Literal["text", "picture", "row"]
+Kind = Literal["text", "image", "row"]
 
-# Half a negative text keeps what is wanted on top: benchmarks/search_compose.py.
-NOT_WEIGHT = 0.5
+UNWANTED_WEIGHT = 0.5
+"""Usual weight of an unwanted part: at half weight what is wanted stays on top (benchmarks/search_compose.py)."""
 
-_KINDS: tuple[Kind, ...] = ("text", "picture", "row")
+_KINDS: tuple[Kind, ...] = ("text", "image", "row")
 _BOOST = re.compile(r"(?s)(.*\S)\^(\d+(?:\.\d+)?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing that is asked for: a text, a picture, or a row of the index by its id; a negative weight is "not"."""
+    """A text, an image, or a row of the index by its id or path. A part with a negative weight is unwanted."""
 
     kind: Kind
     value: str | Picture
@@ -37,16 +40,16 @@ class Part:
 
     def __str__(self) -> str:
         name = _name(self.kind, self.value)
-        times = "" if abs(self.weight) in (1.0, NOT_WEIGHT) else f" × {abs(self.weight):g}"
+        times = "" if abs(self.weight) in (1.0, UNWANTED_WEIGHT) else f" × {abs(self.weight):g}"
         return f"{'not ' if self.weight < 0 else ''}{name}{times}"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked, part by part. `Query.of("a dog", unwanted="grass")` is a short way to one.
+    """The parts of a query. `Query.of("a dog", unwanted="grass")` makes one from texts, images and rows.
 
     Raises:
-        ConfigError: nothing is wanted, a text is empty or is not a string, or a weight is zero or not finite.
+        ConfigError: no part is wanted, a text is empty or not a string, or a weight is zero or not finite.
     """
 
     parts: tuple[Part, ...]
@@ -58,7 +61,7 @@ class Query:
             if part.kind == "text" and not isinstance(part.value, str):
                 raise ConfigError(f"a text of the query is a {type(part.value).__name__}; it must be a string")
             if part.kind == "text" and not str(part.value).strip():
-                raise ConfigError("a text of the query is empty; say in words what the picture shows")
+                raise ConfigError("a text of the query is empty; describe what the picture shows")
         if not any(part.weight > 0 for part in self.parts):
             raise ConfigError("nothing is wanted; give a text, a picture or a row beside what is not wanted")
 
@@ -67,100 +70,130 @@ class Query:
         cls,
         text: str | Sequence[str] = (),
         *,
-        image: Picture | Sequence[Picture] = (),
+        image: ImageLike | Sequence[ImageLike] = (),
         like: str | Sequence[str] = (),
         unwanted: str | Sequence[str] = (),
-        unwanted_image: Picture | Sequence[Picture] = (),
+        unwanted_image: ImageLike | Sequence[ImageLike] = (),
         unwanted_like: str | Sequence[str] = (),
     ) -> Query:
-        """A query of texts, pictures and ids of rows. A text may end in its weight, as in Lucene: `a dog^2`.
+        """A query of texts, images, and rows (`like`) by id or path.
 
-        What is unwanted counts half unless told, so that it turns the order of what is wanted and not the subject.
+        A text may end in a weight, as in Lucene: `a dog^2`. Unwanted parts have half weight unless they name one.
+
+        Raises:
+            ConfigError: as for `Query`.
         """
         wanted = [_part("text", value) for value in several_texts(text)]
-        wanted += [Part("picture", value) for value in _several(image)]
+        wanted += [Part("image", _encoded(value)) for value in _several(image)]
         wanted += [Part("row", value) for value in _several(like)]
-        refused = [_part("text", value, NOT_WEIGHT) for value in several_texts(unwanted)]
-        refused += [Part("picture", value, NOT_WEIGHT) for value in _several(unwanted_image)]
-        refused += [Part("row", value, NOT_WEIGHT) for value in _several(unwanted_like)]
+        refused = [_part("text", value, UNWANTED_WEIGHT) for value in several_texts(unwanted)]
+        refused += [Part("image", _encoded(value), UNWANTED_WEIGHT) for value in _several(unwanted_image)]
+        refused += [Part("row", value, UNWANTED_WEIGHT) for value in _several(unwanted_like)]
         return cls((*wanted, *(replace(part, weight=-part.weight) for part in refused)))
 
     @property
     def wanted(self) -> Query:
-        """The query without what is not wanted."""
+        """The query without its unwanted parts."""
         return Query(tuple(part for part in self.parts if part.weight > 0))
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The ids of the rows that are named."""
+        """The ids or paths of its rows."""
         return tuple(str(part.value) for part in self.parts if part.kind == "row")
 
-    def asks_by(self, kind: Kind) -> bool:
-        """Whether every wanted part is of this kind."""
-        return all(part.kind == kind for part in self.wanted.parts)
+    @property
+    def is_text(self) -> bool:
+        """Whether all wanted parts are texts."""
+        return all(part.kind == "text" for part in self.wanted.parts)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.parts))
 
 
-def compose(vectors: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """Several vectors as one: each made unit, then their weighted sum, made unit. (n, dim) to (dim,), float32.
+QueryLike = Query | ImageLike
+"""A query; a string is a text, and anything else (path, slice of a file, encoded bytes, PIL image) is an image."""
 
-    Negative weights subtract, as in rclip ("horse + stripes", "apple - fruit"); the last step keeps scores cosines.
+
+def as_query(query: QueryLike) -> Query:
+    """A `QueryLike` as a `Query`.
+
+    Raises:
+        ConfigError: the text is empty.
+    """
+    if isinstance(query, Query):
+        return query
+    return Query.of(query) if isinstance(query, str) else Query.of(image=query)
+
+
+def compose(embeddings: NDArray[np.floating], weights: Sequence[float]) -> NDArray[np.float32]:
+    """The weighted sum of normalized embeddings, normalized: (n, dim) to (dim,).
+
+    Negative weights subtract, as in rclip ("horse + stripes", "apple - fruit").
+
     Example: (1, 0) with weight 3 and (0, 2) with weight -4 give (0.6, -0.8).
 
     Raises:
         ConfigError: the parts cancel each other out.
     """
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    summed = np.asarray(weights, np.float32) @ units.astype(np.float32)  # (dim,)
-    length = float(np.linalg.norm(summed))
-    if not length > 1e-6:
-        raise ConfigError("what is wanted and what is not wanted cancel each other out; change one of them")
-    return summed / length
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    total = np.asarray(weights, np.float32) @ units.astype(np.float32)  # (dim,)
+    norm = float(np.linalg.norm(total))
+    if not norm > 1e-6:
+        raise ConfigError("the wanted and unwanted parts of the query cancel each other out; change one of them")
+    return total / norm
 
 
-def query_vector(
+def query_embedding(
     query: Query,
     texts: Callable[[], TextEncoder],
     model: Callable[[], DualEncoder],
-    row_vectors: Callable[[Sequence[str]], np.ndarray],
-) -> np.ndarray:
-    """The query as a unit vector: (dim,) float32.
+    row_embeddings: Callable[[Sequence[str]], NDArray[np.floating]],
+) -> NDArray[np.float32]:
+    """The query as a unit embedding, (dim,).
 
-    `texts` is called only if there is a text to embed, `model` only if there is a picture. `row_vectors` gives the
-    vectors of rows by id: (rows, dim).
+    `texts` is called only if there are texts to embed, `model` only if there are images. `row_embeddings` returns the
+    embeddings of rows by id, (rows, dim).
 
     Raises:
-        ImageError: a picture of the query cannot be decoded.
+        ConfigError: the parts cancel each other out.
+        ImageError: an image of the query cannot be decoded.
     """
-    vectors: dict[int, np.ndarray] = {}
-    by_kind = {kind: [at for at, part in enumerate(query.parts) if part.kind == kind] for kind in _KINDS}
-    if at := by_kind["text"]:
-        vectors |= zip(at, texts().encode_texts([str(query.parts[index].value) for index in at]), strict=True)
-    if at := by_kind["picture"]:
-        vectors |= zip(at, _picture_vectors([query.parts[index].value for index in at], model()), strict=True)
-    if at := by_kind["row"]:
-        vectors |= zip(at, row_vectors([str(query.parts[index].value) for index in at]), strict=True)
-    stacked = np.stack([vectors[index] for index in range(len(query.parts))])
+    embeddings: dict[int, NDArray[np.floating]] = {}
+    for kind in _KINDS:
+        places = [place for place, part in enumerate(query.parts) if part.kind == kind]
+        values = [query.parts[place].value for place in places]
+        if not values:
+            continue
+        if kind == "text":
+            encoded_parts = texts().encode_texts(list(map(str, values)))
+        elif kind == "image":
+            encoded_parts = _image_embeddings(values, model())
+        else:
+            encoded_parts = row_embeddings(list(map(str, values)))
+        embeddings |= zip(places, encoded_parts, strict=True)
+    stacked = np.stack([embeddings[place] for place in range(len(query.parts))])  # (parts, dim)
     return compose(stacked, [part.weight for part in query.parts])
 
 
-def _picture_vectors(pictures: Sequence[str | Picture], model: DualEncoder) -> np.ndarray:
-    files = [Path(picture).expanduser() if isinstance(picture, str) else picture for picture in pictures]
+def _image_embeddings(images: Sequence[str | Picture], model: DualEncoder) -> NDArray[np.float32]:
+    files = [Path(image).expanduser() if isinstance(image, str) else image for image in images]
     return model.encode_images([decode(file, min_side=model.image_size) for file in files])
 
 
-def _part(kind: Kind, value: str, usual: float = 1.0) -> Part:
+def _part(kind: Kind, value: str, weight: float = 1.0) -> Part:
     """A part of a text that may end in `^weight`."""
-    if found := _BOOST.fullmatch(value):
-        return Part(kind, found[1], float(found[2]) or 0.0)
-    return Part(kind, value, usual)
+    if match := _BOOST.fullmatch(value):
+        return Part(kind, match[1], float(match[2]) or 0.0)
+    return Part(kind, value, weight)
 
 
 def _several(values: Any) -> list[Any]:
     """One value, or several, as a list."""
-    return [values] if isinstance(values, str | bytes | Path | Slice) else list(values)
+    return [values] if isinstance(values, str | bytes | Path | Slice | Image.Image) else list(values)
+
+
+def _encoded(image: ImageLike) -> str | Picture:
+    return encoded(image) if isinstance(image, Image.Image) else image
 
 
 def _name(kind: Kind, value: str | Picture) -> str:

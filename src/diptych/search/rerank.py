@@ -1,4 +1,4 @@
-"""The first hits of a text put in the order of a matcher, which looks at each picture again."""
+"""Re-ranking: the first hits of a text query, ordered by a matcher's probability that image and text match."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 
 def text_to_match(query: Query) -> str:
-    """The one text that a query asks by.
+    """The text of a query that consists of one text.
 
     Raises:
-        ConfigError: it asks by pictures, by several texts, or by what is not wanted.
+        ConfigError: it has images, several texts, or unwanted parts.
     """
     if len(query.parts) != 1 or query.parts[0].kind != "text":
-        raise ConfigError("re-ranking judges pictures by one text; leave out rerank, or ask by a single text")
+        raise ConfigError("re-ranking compares pictures with one text; leave out rerank, or search by a single text")
     return str(query.parts[0].value)
 
 
 def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int, roots: Roots = ANYWHERE) -> list[Hit]:
-    """The `first` hits by the probability that they match `text`, best first; the others after them, as they were.
+    """The `first` hits by descending P(match) with `text`, then the other hits in their order.
 
-    A picture that is gone, broken or outside `roots` comes after those that were judged.
+    Hits whose image is gone, broken or outside `roots` have no `match` and follow those that were scored.
     """
-    pictures = list(prefetch(hits[:first], lambda hit: _picture(hit, matcher.encoder.image_size, roots)))
-    there = [(hit, picture) for hit, picture in zip(hits, pictures, strict=False) if picture is not None]
-    lost = [hit for hit, picture in zip(hits, pictures, strict=False) if picture is None]
-    found = matcher.predict([picture for _, picture in there], [text] * len(there))
-    judged = [replace(hit, match=float(p)) for (hit, _), p in zip(there, found, strict=True)]
-    return [*sorted(judged, key=lambda hit: -(hit.match or 0.0)), *lost, *hits[first:]]
+    images = list(prefetch(hits[:first], lambda hit: _image(hit, matcher.encoder.image_size, roots)))
+    scored = [(hit, image) for hit, image in zip(hits, images, strict=False) if image is not None]
+    unreadable = [hit for hit, image in zip(hits, images, strict=False) if image is None]
+    probabilities = matcher.predict([image for _, image in scored], [text] * len(scored))
+    matched = [replace(hit, match=float(p)) for (hit, _), p in zip(scored, probabilities, strict=True)]
+    return [*sorted(matched, key=lambda hit: -(hit.match or 0.0)), *unreadable, *hits[first:]]
 
 
-def _picture(hit: Hit, min_side: int | None, roots: Roots) -> Image.Image | None:
+def _image(hit: Hit, min_side: int | None, roots: Roots) -> Image.Image | None:
     try:
         return decode(read_at(hit.path, roots), min_side=min_side)
     except ImageError:

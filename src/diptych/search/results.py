@@ -1,21 +1,30 @@
-"""What a search found: typed hits, how many there are, and in words why there are no more."""
+"""Search results: a page of hits with their scores and metadata, how many there are, and a message in words."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, overload
+
+from diptych.errors import MissingExtra, require
+from diptych.images.roots import Roots
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN_IN_REPR = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A picture that was found.
+    """An image that was found.
 
-    `score` is the cosine of query and picture, in [-1, 1]; it orders the hits of one query and means nothing across
-    queries. `evidence` is what the cutoff decided by, as log-odds; None where no cutoff was applied. `copies` are the
-    paths of pictures that are the same as this one and were folded into it. `match` is the probability that a matcher
-    gave it; None where none looked.
+    `score` is the cosine of query and image, in [-1, 1]; it orders the hits of one query and is not comparable across
+    queries. `evidence` is the log-odds that the relevance cutoff was applied to; None where there was no cutoff.
+    `width` and `height` are pixels of the upright image, `size` is bytes. `taken` is EXIF's local time, `changed` the
+    file's last change. `copies` are the paths of copies that were folded into this hit. `match` is the probability in
+    [0, 1] by which a matcher re-ranked it, if one did.
     """
 
     id: str
@@ -36,21 +45,22 @@ class Hit:
 
     @property
     def date(self) -> datetime.datetime:
-        """When it was taken, else when its file was last changed: local time; the year 1 where neither is known."""
+        """When it was taken, else when its file was last changed, in local time; year 1 if neither is known."""
         return self.taken or self.changed or datetime.datetime.min
 
-    def as_dict(self) -> dict[str, Any]:
-        days = {name: when.isoformat() for name in ("taken", "changed") if (when := getattr(self, name))}
-        return {**asdict(self), "copies": list(self.copies), "taken": None, "changed": None, **days}
+    def to_dict(self) -> dict[str, Any]:
+        """The hit as JSON can hold it; times are ISO 8601."""
+        times = {name: time.isoformat() for name in ("taken", "changed") if (time := getattr(self, name))}
+        return {**asdict(self), "copies": list(self.copies), "taken": None, "changed": None, **times}
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """One page of what a query found, best first or by date.
+@dataclass(frozen=True, slots=True, repr=False)
+class Results(Sequence[Hit]):
+    """One page of the hits of a query, best first or by date: a sequence of `Hit`.
 
-    `total` counts the hits of all pages; with `more` there are at least so many. `searched` is how many pictures met
-    the filters, `before` how many hits stand on the pages before this one. `cutoff` says in words how hits were told
-    from the rest. `nearest` is the best picture, hit or not.
+    `total` counts the hits of all pages; if `more`, it is a lower bound. `searched` is how many images met the filters,
+    `before` how many hits precede this page. `cutoff` describes the relevance cutoff. `nearest` is the image nearest
+    to the query, hit or not. `readable` are the folders from which a notebook may show thumbnails; None: nowhere.
     """
 
     query: str
@@ -62,20 +72,26 @@ class Results:
     page: int = 1
     before: int = 0
     nearest: Hit | None = None
+    readable: Roots | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.hits)
 
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[index]
 
     @property
     def first_rank(self) -> int:
-        """The place of the first hit of this page among all, from 1."""
+        """The rank of this page's first hit among all hits, from 1."""
         return self.before + 1
 
     @property
     def nothing_found(self) -> bool:
+        """Whether the query has no hits on any page."""
         return self.total == 0
 
     @property
@@ -94,10 +110,11 @@ class Results:
 
     @property
     def counted(self) -> str:
-        """How many hits of how many pictures."""
+        """How many hits among how many images, in words."""
         return f"{'at least ' if self.more else ''}{self.total:,} of {_pictures(self.searched)}"
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """The page as JSON can hold it."""
         return {
             "query": self.query,
             "message": self.message,
@@ -106,9 +123,50 @@ class Results:
             "searched": self.searched,
             "page": self.page,
             "cutoff": self.cutoff,
-            "hits": [hit.as_dict() for hit in self.hits],
-            "nearest": self.nearest.as_dict() if self.nearest else None,
+            "hits": [hit.to_dict() for hit in self.hits],
+            "nearest": self.nearest.to_dict() if self.nearest else None,
         }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The hits as a DataFrame, a row each with the fields of `Hit`, indexed by rank from `first_rank`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        try:
+            pandas = require("pandas", extra="app")
+        except MissingExtra as error:
+            raise MissingExtra(
+                "'pandas' is not installed, and diptych does not depend on it: pip install pandas"
+            ) from error
+        names = [column.name for column in fields(Hit)]
+        rows = [[getattr(hit, name) for name in names] for hit in self.hits]
+        ranks = pandas.RangeIndex(self.first_rank, self.first_rank + len(rows), name="rank")
+        return pandas.DataFrame(rows, columns=names, index=ranks)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{rank:>3}  {hit.score:.3f}  {hit.path}"
+            for rank, hit in enumerate(self.hits[:_SHOWN_IN_REPR], self.first_rank)
+        ]
+        if len(self.hits) > _SHOWN_IN_REPR:
+            lines.append(f"  … {len(self.hits) - _SHOWN_IN_REPR} more")
+        return "\n".join([f"Results: {self.message}", *lines])
+
+    def _repr_html_(self) -> str:
+        """The page for a notebook: the message, and a tile with a thumbnail for each hit, up to a limit."""
+        from diptych.search.notebook import Tile, grid_html  # decodes images, which only a notebook needs
+
+        tiles = [
+            Tile(hit.path, f"{rank} · {_scores(hit)}", (hit.caption or "").split("\n")[0])
+            for rank, hit in enumerate(self.hits, self.first_rank)
+        ]
+        return grid_html(self.message, tiles, self.cutoff, self.readable)
+
+
+def _scores(hit: Hit) -> str:
+    match = "" if hit.match is None else f" · P(match) {hit.match:.2f}"
+    return f"{hit.score:.3f}{match}" + (f" · {len(hit.copies) + 1} copies" if hit.copies else "")
 
 
 def _pictures(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the index: of a picture that was read and embedded, or of another path to content that is there."""
+"""Rows of an index: from images that were read and embedded, or for other paths to known content."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from diptych.data.containers import outside
 from diptych.errors import ImageError
@@ -27,8 +28,8 @@ Row = dict[str, Any]  # a value for each column of `store.schema`
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A picture on its way in. Without `features` only its bytes were read: its content is in the index already."""
+class PreparedImage:
+    """An image that was read. `features` are the model's inputs; None if the index has its content already."""
 
     item: Item
     content: str
@@ -37,58 +38,59 @@ class Prepared:
     features: dict[str, Any] | None = None
 
 
-def prepare(
+def prepare_image(
     item: Item,
     model: Callable[[], DualEncoder],
     image_size: int | None,
-    is_there: Callable[[str], bool],
+    is_known: Callable[[str], bool],
     roots: Roots = ANYWHERE,
-) -> Prepared | Skipped:
-    """Read a picture, and unless `is_there` says that its content is known, decode and preprocess it. For threads.
+) -> PreparedImage | Skipped:
+    """Read an image and, unless `is_known(content hash)`, decode and preprocess it. Safe to call in threads.
 
-    Its path is checked again when it has been read: a link may have taken its place since it was listed.
+    Its path is checked again after reading, since a link may have replaced the file in the meantime.
     """
     try:
         data = read_bytes(item.picture)
         if isinstance(item.picture, Path) and not roots.hold(item.picture.absolute()):
             raise outside(item.path)
         content = content_hash(data)
-        if is_there(content):
-            return Prepared(item, content)
+        if is_known(content):
+            return PreparedImage(item, content)
         image = decode(data, min_side=image_size)
     except ImageError as error:
         return Skipped(item.path, error.reason, str(error))
-    return Prepared(item, content, read_facts(data), perceptual_hash(image), model().preprocess_images([image]))
+    return PreparedImage(item, content, read_facts(data), perceptual_hash(image), model().preprocess_images([image]))
 
 
-def embed(batch: Sequence[Prepared], model: DualEncoder) -> np.ndarray:
-    """The vectors of prepared pictures: (batch, dim) float16."""
+def embed_images(batch: Sequence[PreparedImage], model: DualEncoder) -> NDArray[np.float16]:
+    """The unit embeddings of prepared images, (batch, dim)."""
     import torch
 
+    inputs = [image.features or {} for image in batch]
     with torch.inference_mode():
         features = {
-            key: torch.cat([(each.features or {})[key] for each in batch]) if isinstance(value, torch.Tensor) else value
-            for key, value in (batch[0].features or {}).items()
+            key: torch.cat([image[key] for image in inputs]) if isinstance(value, torch.Tensor) else value
+            for key, value in inputs[0].items()
         }
         return model.embed(features).cpu().numpy().astype(np.float16)
 
 
-def new_row(prepared: Prepared, vector: np.ndarray) -> Row:
-    """The row of a picture that was embedded."""
-    facts = asdict(prepared.facts) if prepared.facts else {}
-    own = {"hash": prepared.content, "phash": prepared.phash, "caption": prepared.item.caption, "vector": vector}
-    return {**place(prepared.item), **facts, **own}
+def image_row(image: PreparedImage, embedding: NDArray[np.floating]) -> Row:
+    """The row of an image that was embedded."""
+    facts = asdict(image.facts) if image.facts else {}
+    content = {"hash": image.content, "phash": image.phash, "caption": image.item.caption, "vector": embedding}
+    return {**file_columns(image.item), **facts, **content}
 
 
-def place(item: Item) -> Row:
-    """The columns that say where a picture lies."""
+def file_columns(item: Item) -> Row:
+    """The columns that describe the file: id, path, folder, size and time."""
     folder = item.path.rpartition("/")[0] or "/"
     return {"id": path_id(item.path), "path": item.path, "folder": folder, "size": item.size, "mtime": item.mtime}
 
 
 def to_table(rows: Sequence[Row], dim: int) -> pa.Table:
-    """Rows as the store takes them; columns that a row does not tell are null."""
-    form = schema(dim)
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in list(form)[:-1]}
-    vectors = np.stack([np.asarray(row["vector"], np.float16) for row in rows])  # (rows, dim)
-    return pa.table({**columns, "vector": vector_column(vectors)}, schema=form)
+    """Rows as an Arrow table of the store's schema; columns that a row lacks are null."""
+    columns = schema(dim)
+    arrays = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in list(columns)[:-1]}
+    embeddings = np.stack([np.asarray(row["vector"], np.float16) for row in rows])  # (rows, dim)
+    return pa.table({**arrays, "vector": vector_column(embeddings)}, schema=columns)

@@ -1,4 +1,4 @@
-"""What can be indexed: folders of pictures, data sets with captions, tar shards. Each yields `Item`s."""
+"""Sources of images to index: folders, data sets with captions, and tar shards. Each yields `Item`s."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from diptych.images.walk import change_time, walk
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture to index: its path as text, where its bytes lie, their number, the time of their last change (ns).
+    """An image to index.
 
-    `caption` is None where the source knows of none, and then leaves that of the index as it is.
+    `path` is its path as text, `picture` where its bytes lie, `size` their number, and `mtime` the time of their last
+    change in nanoseconds. A `caption` of None leaves that of the index as it is.
     """
 
     path: str
@@ -37,20 +38,24 @@ class Item:
 
 
 class Source(Protocol):
-    """Something to index. `scope`: the beginnings of all paths that only this source has rows for.
+    """Images to index.
 
-    `roots`: the folders in which its pictures lie; what leads out of them is skipped.
+    `scope` holds path prefixes under which all rows come from this source, so that rows it no longer names can be
+    pruned. `captioned` is whether its items have captions. `roots` are the folders in which its images may lie; others
+    are skipped.
     """
 
     scope: tuple[str, ...]
     captioned: bool
     roots: Roots
 
-    def items(self) -> Iterator[Item | Skipped]: ...
+    def items(self) -> Iterator[Item | Skipped]:
+        """The images, and the files that cannot be read, with the reason."""
+        ...
 
 
 class Folder:
-    """The picture files below a folder; see `files.walk` for what is left out."""
+    """The image files below a folder; see `diptych.images.walk.walk` for what is left out."""
 
     captioned = False
 
@@ -60,17 +65,19 @@ class Folder:
         self.scope: tuple[str, ...] = (to_text(self.root).rstrip("/") + "/",)
 
     def items(self) -> Iterator[Item | Skipped]:
-        for found in walk(self.root, self.exclude, self.roots):
-            if isinstance(found, Skipped):
-                yield found
+        """The images, and the files and folders that cannot be read, with the reason."""
+        for file in walk(self.root, self.exclude, self.roots):
+            if isinstance(file, Skipped):
+                yield file
             else:
-                yield Item(found.path, from_text(found.path), found.size, found.mtime)
+                yield Item(file.path, from_text(file.path), file.size, file.mtime)
 
 
 class DataSet:
-    """The pictures and captions of `Pairs`. A picture inside a tar is at `shard.tar/member`.
+    """The images and captions of `Pairs`.
 
-    Pictures that `read_pairs` copied into its cache, from Parquet files and compressed shards, are at `origin/id`.
+    The path of an image in a tar is `shard.tar/member`. Images that `read_pairs` copied into its cache, from Parquet
+    files and compressed shards, are at `origin/id`.
     """
 
     captioned = True
@@ -83,12 +90,13 @@ class DataSet:
         roots: Roots = ANYWHERE,
     ) -> None:
         self.pairs, self.scope, self.roots = pairs, scope, roots
-        self._lies_inside = roots.checker()
+        self._is_inside = roots.checker()
         self._origin = to_text(Path(origin).expanduser().resolve()) if origin is not None else "pairs"
 
     def items(self) -> Iterator[Item | Skipped]:
+        """The images with their captions joined by line breaks, and those that cannot be read, with the reason."""
         for row in self.pairs:
-            caption = "\n".join(filter(None, (" ".join(each.split()) for each in row.captions))) or None
+            caption = "\n".join(filter(None, (" ".join(text.split()) for text in row.captions))) or None
             caption = readable_text(caption) if caption else None
             try:
                 yield self._item(row.image_id, row.image, caption)
@@ -102,35 +110,33 @@ class DataSet:
 
     def _item(self, image_id: str, picture: Picture, caption: str | None) -> Item:
         if isinstance(picture, bytes):
-            raise ImageError("unreadable", f"picture '{image_id}' is held in memory, so it has no path to be found at")
+            raise ImageError("unreadable", f"picture '{image_id}' is in memory, so it has no path to be found by")
         if isinstance(picture, Path):
-            if not self._lies_inside(picture.absolute()):
+            if not self._is_inside(picture.absolute()):
                 raise outside(to_text(picture))
-            found = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
-            return Item(
-                to_text(_real(picture.parent) / picture.name), picture, found.st_size, change_time(found), caption
-            )
-        stat = picture.path.stat()
-        names = _names(picture.path, stat.st_size, stat.st_mtime_ns)
-        inside = names.get(picture.offset)
-        path = f"{to_text(picture.path.resolve())}/{inside}" if inside else f"{self._origin}/{image_id}"
-        if inside and not self._lies_inside(picture.path.absolute()):
+            status = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
+            path = to_text(_resolved(picture.parent) / picture.name)
+            return Item(path, picture, status.st_size, change_time(status), caption)
+        status = picture.path.stat()
+        member = _member_names(picture.path, status.st_size, status.st_mtime_ns).get(picture.offset)
+        path = f"{to_text(picture.path.resolve())}/{member}" if member else f"{self._origin}/{image_id}"
+        if member and not self._is_inside(picture.path.absolute()):
             raise outside(path)
-        return Item(path, picture, picture.size, change_time(stat), caption)
+        return Item(path, picture, picture.size, change_time(status), caption)
 
 
 @functools.lru_cache(maxsize=1_024)
-def _real(folder: Path) -> Path:
-    """A folder without links, so that a picture has one path, whether its folder is walked or a data set names it."""
+def _resolved(folder: Path) -> Path:
+    """The folder without links, so that an image has one path, whether its folder is walked or a data set names it."""
     return folder.resolve()
 
 
 @functools.lru_cache(maxsize=4)
-def _names(shard: Path, size: int, mtime: int) -> dict[int, str]:
-    """The names of a tar's members by where they begin; none for what is no uncompressed tar."""
+def _member_names(shard: Path, size: int, mtime: int) -> dict[int, str]:
+    """The names of a tar's members by offset; empty for a file that is not an uncompressed tar."""
     if shard.suffix.lower() != ".tar":
         return {}
-    return {place.offset: to_text(name) for name, place in tar_members(shard, size, mtime).items()}
+    return {member.offset: to_text(name) for name, member in tar_members(shard, size, mtime).items()}
 
 
 def source_of(
@@ -141,10 +147,10 @@ def source_of(
     format: str | None = None,
     roots: Roots | None = None,
 ) -> Source:
-    """What `source` names: a `Pairs`, a folder of pictures, tar shards or any other data set of `read_pairs`.
+    """`source` as a `Source`: `Pairs`, a folder of images, tar shards, or any other data set of `read_pairs`.
 
-    A folder is walked for all its pictures, unless `captions` or `format` say that it is to be read as a data set.
-    Nothing outside `roots` is read, which are `roots_of(source)` unless given.
+    A folder is walked for all its images, or read as a data set with `captions` or a `format`. Nothing outside `roots`
+    is read; by default they are `roots_of(source)`.
 
     Raises:
         DataError: it is none of these.
@@ -161,9 +167,9 @@ def source_of(
 
 
 def roots_of(source: str | Path | Pairs | Source) -> Roots:
-    """Where the pictures of a source may lie: below the folder that it names, or that of the data set of a file.
+    """The folders in which the images of a source may lie: the folder that it names, or that of its data set.
 
-    The pictures of `Pairs` may lie anywhere: it was the caller who named them.
+    The images of `Pairs` may lie anywhere, since the caller named them.
     """
     if isinstance(source, Pairs):
         return ANYWHERE

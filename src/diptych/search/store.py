@@ -1,4 +1,4 @@
-"""The folder of an index: a LanceDB table of pictures, the model that made its vectors, the lock of its one writer."""
+"""Storage of an index: a folder with a LanceDB table of images and a metadata file that names the model."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from diptych.errors import DataError, ModelError, require
 from diptych.runtime.atomic import is_temporary, storing, write_text
 from diptych.search.lock import HOLDER, LOCK, writing
 
-ANN_ROWS = 50_000  # below this many rows a search compares with all of them
+ANN_ROWS = 50_000  # smaller tables are searched exactly
 HIDDEN = ".diptych"  # the index of a library, inside it
-SKIPPED = "skipped."  # how the names of the list of skipped files begin
+SKIPPED = "skipped."  # prefix of the list of skipped files
 _FORMAT = 1
-_CARD, _TABLE = "index.json", "pictures"
-_CARD_BYTES = 65_536
+_METADATA, _TABLE = "index.json", "pictures"
+_METADATA_BYTES = 65_536
 _LONGEST_NAME = 4_096
 _is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
-_SMALL_FILES = 32  # so many files of a batch each ask for a compaction
-_ROWS_PER_FILE = 4_096  # and more in larger tables, or a million rows would be written again every 32 batches
-_UNINDEXED_ROWS = 10_000  # more than so many that the ANN index does not hold yet slow a search down
-_KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be in the middle of an older version
-_RETRAIN_GROWTH = 4  # a table so many times larger than when its partitions were made has them made anew
+_SMALL_FILES = 32  # with more files than this the table is compacted
+_ROWS_PER_FILE = 4_096  # in larger tables, or a million rows would be rewritten every 32 batches
+_UNINDEXED_ROWS = 10_000  # with more rows than this outside the ANN index, searches slow down
+_KEEP_VERSIONS = timedelta(hours=1)  # a reader may still be using an older version
+_RETRAIN_GROWTH = 4  # growth of the table after which its partitions are trained again
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model made the vectors of an index.
+    """The model that made the embeddings of an index.
 
-    `hash` is `DualEncoder.identity()` (weights and preprocessing); None where the vectors were made elsewhere and the
-    model is known by name alone. `image_size` is the side in pixels of what the image tower sees, if known.
+    `hash` is `DualEncoder.identity()` (weights and preprocessing); None if the embeddings were made elsewhere and only
+    the model's name is known. `image_size` is the side of the image tower's input in pixels, if known.
     """
 
     name: str
@@ -51,10 +52,10 @@ class ModelIdentity:
     image_size: int | None = None
 
     def check(self, other: ModelIdentity, folder: Path) -> None:
-        """Refuse another model than this one, which made the index in `folder`.
+        """Check that `other` is this model, which made the index in `folder`.
 
         Raises:
-            ModelError: the vectors of the two cannot be compared.
+            ModelError: it is another model, so that their embeddings cannot be compared.
         """
         same = self.dim == other.dim if None in (self.hash, other.hash) else self.hash == other.hash
         if not same:
@@ -66,22 +67,22 @@ class ModelIdentity:
 
 
 def schema(dim: int) -> pa.Schema:
-    """The columns of the table; float16 halves disk, memory and time of float32 and loses nothing a search can see."""
+    """The columns of the table. float16 takes half the disk, memory and time of float32 without a measurable loss."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),  # path_id(path)
-            pa.field("hash", pa.string(), nullable=False),  # of the bytes; "" where only a vector is known
+            pa.field("hash", pa.string(), nullable=False),  # of the bytes; "" where only an embedding is known
             pa.field("path", pa.string(), nullable=False),  # paths.to_text
             pa.field("folder", pa.string(), nullable=False),  # the path's parent
-            pa.field("size", pa.int64(), nullable=False),  # -1 where only a vector is known
+            pa.field("size", pa.int64(), nullable=False),  # -1 where only an embedding is known
             pa.field("mtime", pa.int64(), nullable=False),  # nanoseconds
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
-            pa.field("taken", pa.timestamp("s")),  # the camera's clock
+            pa.field("taken", pa.timestamp("s")),  # local time of the camera
             pa.field("camera", pa.string()),
             pa.field("latitude", pa.float64()),
             pa.field("longitude", pa.float64()),
-            pa.field("caption", pa.string()),  # several are joined by newlines
+            pa.field("caption", pa.string()),  # several are joined by line breaks
             pa.field("phash", pa.uint64()),
             pa.field("vector", pa.list_(pa.float16(), dim), nullable=False),  # unit length
         ]
@@ -89,63 +90,74 @@ def schema(dim: int) -> pa.Schema:
 
 
 class Store:
-    """One index folder. Readers need nothing; whoever writes holds `lock()`."""
+    """An index folder. Reading needs no lock; writers hold `lock()`."""
 
-    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
-        self.identity = ModelIdentity(**card["model"])
-        self.id: str = card.get("id") or ""  # drawn when the index was made; none in those made before there were any
+        self.identity = ModelIdentity(**metadata["model"])
+        self.id: str = metadata.get("id") or ""  # random, drawn when the index was made; "" in older indexes
         self.root = folder.parent if folder.name == HIDDEN else None  # the library that the index was made for
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
-        """The index in `folder`.
+        """Open the index in `folder`.
 
         Raises:
-            DataError: there is none, it is damaged or holds links, or a newer diptych made it.
+            DataError: there is none, it is damaged, it contains links, or a newer diptych made it.
         """
         folder = Path(folder)
-        card = _read_card(folder)
+        metadata = _read_metadata(folder)
         _refuse_links(folder)
-        return cls(folder, card)
+        return cls(folder, metadata)
 
     @classmethod
     def create(cls, folder: str | Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
-        """A new, empty index in `folder`, or the one that is there if the same model made it.
+        """Make an empty index in `folder`, or open the one that is there if the same model made it.
 
         Raises:
             DataError: `folder` holds something else.
             ModelError: another model made the index that is there.
         """
         folder = Path(folder)
-        if not (folder / _CARD).exists():
-            ours = (_CARD, LOCK, HOLDER, SKIPPED, f"{_TABLE}.lance")  # what is left of an index without its card
+        if not (folder / _METADATA).exists():
+            ours = (
+                _METADATA,
+                LOCK,
+                HOLDER,
+                SKIPPED,
+                f"{_TABLE}.lance",
+            )  # what remains of an index without its metadata
             if folder.exists() and any(not (e.name.startswith(ours) or is_temporary(e)) for e in folder.iterdir()):
                 raise DataError(f"'{folder}' holds other files and no index; name a new folder")
             _make(folder)
             _refuse_links(folder)
-            with storing(folder, "it is begun anew"):
+            with storing(folder, "it is started again"):
                 _make_table(folder, model_identity.dim)
-            card = {"format": _FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
-            write_json(folder / _CARD, card)  # last: an index whose card is there is whole
+            metadata = {"format": _FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
+            write_json(folder / _METADATA, metadata)  # last: an index with metadata is complete
         store = cls.open(folder)
         store.identity.check(model_identity, folder)
-        if not cls.is_whole(folder):  # somebody removed the table alone
+        if not cls.is_whole(folder):  # somebody removed only the table
             _make_table(folder, model_identity.dim)
         return store
 
     @staticmethod
     def is_one(folder: Path) -> bool:
-        return (folder / _CARD).is_file()
+        """Whether a folder is an index."""
+        return (folder / _METADATA).is_file()
 
     @staticmethod
     def is_whole(folder: Path) -> bool:
-        """Whether an index is there with its table, which somebody may remove while it is open."""
+        """Whether a folder is an index that still has its table, which somebody may remove while it is open."""
         return Store.is_one(folder) and (folder / f"{_TABLE}.lance").is_dir()
 
     @cached_property
     def table(self) -> Any:
-        """The LanceDB table; each read sees the newest version, whoever wrote it."""
+        """The LanceDB table; each read sees the newest version, whichever process wrote it.
+
+        Raises:
+            DataError: it cannot be opened, or has other columns than `schema`.
+        """
         try:
             table = _connect(self.folder).open_table(_TABLE)
             columns = {field.name: field.type for field in table.schema}
@@ -161,11 +173,12 @@ class Store:
         return table
 
     def __len__(self) -> int:
+        """How many rows the table has."""
         return self.table.count_rows()
 
     @contextmanager
     def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
-        """Be the one writer while the context lasts; see `lock.writing`.
+        """Hold the write lock while the context lasts; see `lock.writing`.
 
         Raises:
             IndexBusy: another process still writes after `wait` seconds.
@@ -177,11 +190,11 @@ class Store:
     # writing, under the lock
 
     def add(self, batch: pa.Table) -> None:
-        """Append rows whose ids are new, in one transaction. On disk when this returns."""
+        """Append rows whose ids are new, in one transaction that is on disk when this returns."""
         self.table.add(batch.cast(schema(self.identity.dim)))
 
     def replace(self, batch: pa.Table) -> None:
-        """Put rows in the place of those with their ids, in one transaction."""
+        """Replace the rows with the same ids, in one transaction."""
         merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         merge.execute(batch.cast(schema(self.identity.dim)))
 
@@ -191,44 +204,44 @@ class Store:
             self.table.delete(in_list("id", ids[start : start + 1_000]))
 
     def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows with these ids, in no order."""
+        """The rows with these ids, in no particular order; all columns unless `columns` names some."""
         query = self.table.search().where(in_list("id", ids)).limit(len(ids))
         return (query.select(list(columns)) if columns else query).to_arrow()
 
     def compact(self) -> None:
-        """Join small files, drop old versions, and fold rows that were added later into the ANN index."""
-        # Under the lock nobody else writes, so what no version names is what a killed writer left.
+        """Merge small files, drop old versions, and add new rows to the ANN index."""
+        # Nobody else writes under the lock, so files that no version names were left by a killed writer.
         self.table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
 
     def compact_if_scattered(self) -> None:
-        """Compact when many small additions have piled up: often enough to stay fast, too seldom to cost much."""
-        found = self.table.stats()
-        files, rows = found["fragment_stats"]["num_small_fragments"], found["num_rows"]
+        """Compact if many small additions have accumulated, so that searches stay fast and compaction stays rare."""
+        stats = self.table.stats()
+        files, rows = stats["fragment_stats"]["num_small_fragments"], stats["num_rows"]
         if files > max(_SMALL_FILES, rows // _ROWS_PER_FILE) or self._unindexed > max(_UNINDEXED_ROWS, rows // 16):
             self.compact()
 
     def settle(self) -> None:
-        """End a run of additions: an ANN index where the table has grown into one, and compact files."""
+        """Finish a run of additions: build the ANN index if the table is large enough, and compact its files."""
         rows = len(self)
-        if rows >= ANN_ROWS and rows >= (_read_card(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
+        if rows >= ANN_ROWS and rows >= (_read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
             self.build_ann()
         self.compact_if_scattered()
 
     @property
     def partitions(self) -> int:
-        """How many partitions the ANN index has, whoever built it; 0 without one."""
-        return _read_card(self.folder).get("ann_partitions") or 0
+        """The number of partitions of the ANN index; 0 without one."""
+        return _read_metadata(self.folder).get("ann_partitions") or 0
 
     @property
     def _unindexed(self) -> int:
-        """How many rows were added since the ANN index was last brought up to date; 0 without one."""
+        """The number of rows that the ANN index does not cover yet; 0 without one."""
         return sum(index.num_unindexed_rows or 0 for index in self.table.list_indices() if "vector" in index.columns)
 
     def build_ann(self) -> None:
-        """Build the ANN index, anew if there is one: vectors of 8-bit numbers, as many partitions as each has rows.
+        """Build or rebuild the ANN index: IVF with 8-bit scalar quantization and sqrt(rows) partitions.
 
-        By cosine, not by dot product: the centre of a tight cluster is longer than that of a loose one, so that by dot
-        product a tenth of the partitions took all the rows, and a query took forty times as long.
+        Its distance is the cosine. With dot products the long centres of tight clusters attract all rows: a tenth of
+        the partitions took them all, and a query took forty times as long.
         """
         from lancedb.index import IvfSq
 
@@ -236,13 +249,15 @@ class Store:
         partitions = max(1, math.isqrt(rows))
         config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
-        write_json(self.folder / _CARD, {**_read_card(self.folder), "ann_rows": rows, "ann_partitions": partitions})
+        write_json(
+            self.folder / _METADATA, {**_read_metadata(self.folder), "ann_rows": rows, "ann_partitions": partitions}
+        )
 
 
-def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
-    """Vectors (rows, dim) as the table's column, float16."""
-    flat = np.ascontiguousarray(vectors, np.float16).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
+def vector_column(embeddings: NDArray[np.floating]) -> pa.FixedSizeListArray:
+    """Embeddings (rows, dim) as the table's column `vector`, in float16."""
+    flat = np.ascontiguousarray(embeddings, np.float16).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), embeddings.shape[1])
 
 
 def in_list(column: str, values: Sequence[str]) -> str:
@@ -251,7 +266,7 @@ def in_list(column: str, values: Sequence[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as an SQL literal."""
+    """A text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -268,44 +283,44 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
-    """What the card of an index says, every value of it checked: an index may be a stranger's.
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of an index, with every value checked, since an index may come from somebody else.
 
     Raises:
         DataError: there is none, it is damaged, or a newer diptych made it.
     """
-    file = folder / _CARD
+    file = folder / _METADATA
     try:
         if not file.is_file():  # a pipe would wait for a writer
             raise FileNotFoundError
         with file.open("rb") as opened:
-            text = opened.read(_CARD_BYTES + 1)
-        if len(text) > _CARD_BYTES:
+            text = opened.read(_METADATA_BYTES + 1)
+        if len(text) > _METADATA_BYTES:
             raise DataError(
-                f"'{file}' has more than {_CARD_BYTES:,} bytes, which no index has; index the pictures again"
+                f"'{file}' has more than {_METADATA_BYTES:,} bytes, more than any index has; index the pictures again"
             )
-        card = json.loads(text)
+        metadata = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"'{file}' cannot be read ({_first_line(error)}); index the pictures again") from error
-    format = card.get("format") if isinstance(card, dict) else None
+    format = metadata.get("format") if isinstance(metadata, dict) else None
     if isinstance(format, int) and format > _FORMAT:
         raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {_FORMAT}: update it")
-    if not isinstance(card, dict):
-        raise DataError(f"'{file}' is not the card of an index: it is no JSON object; index the pictures again")
-    if wrong := _wrong(card, _CARD_VALUES):
-        raise DataError(f"'{file}' is not the card of an index: its '{wrong}' is not valid; index the pictures again")
-    if wrong := _wrong(card["model"], _MODEL_VALUES):
+    if not isinstance(metadata, dict):
+        raise DataError(f"'{file}' is not an index's metadata: it is not a JSON object; index the pictures again")
+    if wrong := _wrong(metadata, _METADATA_VALUES):
+        raise DataError(f"'{file}' is not an index's metadata: its '{wrong}' is not valid; index the pictures again")
+    if wrong := _wrong(metadata["model"], _MODEL_VALUES):
         raise DataError(
-            f"'{file}' does not say which model made the index: '{wrong}' is not valid; index the pictures again"
+            f"'{file}' does not name the model that made the index: '{wrong}' is not valid; index the pictures again"
         )
-    card["model"] = {name: card["model"].get(name) for name in _MODEL_VALUES}
-    return card
+    metadata["model"] = {name: metadata["model"].get(name) for name in _MODEL_VALUES}
+    return metadata
 
 
 def _wrong(values: dict[str, Any], checks: dict[str, Callable[[Any], bool]]) -> str | None:
-    """The first name whose value is not what it must be."""
+    """The first name whose value fails its check."""
     return next((name for name, check in checks.items() if not check(values.get(name))), None)
 
 
@@ -314,18 +329,18 @@ def _count(least: int, most: int) -> Callable[[Any], bool]:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value can be a path or a name: a text without NUL that a file system could hold."""
+    """Whether a value can be a path or name: a string without NUL that a file system can hold."""
     if not isinstance(value, str) or "\0" in value or not 0 < len(value) <= _LONGEST_NAME:
         return False
     try:
         value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # surrogates that stand for no byte, which JSON can spell
+    except UnicodeEncodeError:  # surrogates that stand for no byte, which JSON can contain
         return False
     return True
 
 
-# What the values of a card are. The hash names files of the cache folder, so it is held to its form.
-_CARD_VALUES: dict[str, Callable[[Any], bool]] = {
+# Checks of the metadata's values. The hash becomes part of file names in the cache folder, so its form is strict.
+_METADATA_VALUES: dict[str, Callable[[Any], bool]] = {
     "format": _count(_FORMAT, _FORMAT),
     "model": lambda value: isinstance(value, dict),
     "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
@@ -342,7 +357,7 @@ _MODEL_VALUES: dict[str, Callable[[Any], bool]] = {
 
 
 def _refuse_links(folder: Path) -> None:
-    """Refuse an index with links in it: what is written to them, locks among it, would overwrite files elsewhere.
+    """Refuse an index that contains links: writing through them, even a lock, would overwrite files elsewhere.
 
     Raises:
         DataError: there is one.
@@ -353,22 +368,22 @@ def _refuse_links(folder: Path) -> None:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     if entry.is_symlink() or _is_junction(entry.path):
-                        raise DataError(f"'{entry.path}' is a link, and an index holds none; remove the link")
+                        raise DataError(f"'{entry.path}' is a link, and an index contains none; remove the link")
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-        except FileNotFoundError:  # a writer tidies up
+        except FileNotFoundError:  # removed by a writer in the meantime
             continue
         except OSError as error:
             raise DataError(f"'{folder}' cannot be listed ({error.strerror}); check its permissions") from error
 
 
 def _connect(folder: Path) -> Any:
-    os.environ.setdefault("LANCEDB_LOG", "error")  # read once, at its import: warnings of empty clusters are no news
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read once, at import; hides warnings about empty clusters
     return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a file of JSON, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 

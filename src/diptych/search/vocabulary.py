@@ -1,4 +1,4 @@
-"""General words for what photographs show: names for themes, and the background that a query must stand out from."""
+"""Vocabulary: general phrases for what photographs show, used to name themes and as the cutoff's background."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import resources
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.images.decode import content_hash
 from diptych.models.onnx.text_graph import TextEncoder
@@ -18,15 +19,15 @@ _FILE = "vocabulary.txt"
 
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
-    """Some 600 phrases, each as it stands after "a photo of": people, activities, animals, places, things."""
+    """Some 600 phrases that can follow "a photo of": people, activities, animals, places, things."""
     lines = resources.files(__package__).joinpath(_FILE).read_text("utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
-def vocabulary_vectors(texts: Callable[[], TextEncoder], identity: str) -> np.ndarray:
-    """The unit vectors of `vocabulary()` by a model: (phrases, dim) float32, kept on disk for the next time.
+def vocabulary_vectors(texts: Callable[[], TextEncoder], identity: str) -> NDArray[np.float32]:
+    """The unit embeddings of `vocabulary()` by a model, (phrases, dim), computed once and kept in the cache folder.
 
-    `identity` is the model's, by which they are kept.
+    `identity` is `DualEncoder.identity()`, under which they are kept. `texts` is called only to compute them.
     """
     words = content_hash("\n".join(vocabulary()).encode())[:8]
     folder = cache_dir() / "vocabulary" / f"{identity}-{words}"

@@ -1,4 +1,4 @@
-"""Watching a folder: when pictures come, change, move and go."""
+"""Watching a folder for images that are added, changed, moved or deleted."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from threading import Event
 from diptych.errors import require
 from diptych.images.walk import is_excluded, is_image_file
 
-_LONGEST = 30_000  # milliseconds after which changes that never pause are told
+_MAX_WAIT = 30_000  # milliseconds after which changes that never pause are reported
 
 
 def changes(root: Path, exclude: Sequence[str] = (), stop: Event | None = None, quiet: float = 1.0) -> Iterator[int]:
-    """Yields 0 once it watches `root`, then how many paths changed, each time that changes pause for `quiet` seconds.
+    """Yields 0 once `root` is watched, then the number of changed paths after each pause of `quiet` seconds.
 
-    What changes while the consumer works is told next. Hidden and excluded paths do not count, the index's own folder
-    among them; of the others, pictures and folders. Ends when `stop` is set or the process is interrupted.
+    Changes made while the consumer works are reported next. Only images and folders count; hidden and excluded paths
+    do not, among them the index's own folder. Ends when `stop` is set or the process is interrupted.
+
+    Raises:
+        MissingExtra: watchfiles is not installed.
     """
     watchfiles = require("watchfiles", extra="search")
     pause = int(quiet * 1_000)
     watching = False
-    for found in watchfiles.watch(
+    for batch in watchfiles.watch(
         root,
         watch_filter=_filter(str(root), exclude),
-        debounce=_LONGEST,
+        debounce=_MAX_WAIT,
         step=pause,
         rust_timeout=pause,
         yield_on_timeout=True,
         stop_event=stop,
         raise_interrupt=False,
     ):
-        if found or not watching:
+        if batch or not watching:
             watching = True
-            yield len(found)
+            yield len(batch)
 
 
 def _filter(root: str, exclude: Sequence[str]) -> Callable[[object, str], bool]:

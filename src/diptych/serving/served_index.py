@@ -17,7 +17,7 @@ from diptych.images.decode import decode, thumbnail
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
 from diptych.search.index import HIDDEN, Added, Index, IndexBusy, ModelIdentity, Store, index_folder
-from diptych.search.trust import allow, canonical_name, homes
+from diptych.search.permissions import allow, canonical_name, library_roots
 from diptych.serving.loaded_models import LoadedModels
 
 _MISSING = "there is no index any more or not yet; add a folder, and it is made"
@@ -142,7 +142,7 @@ class ServedIndex:
         if self.roots is None or self.follow_links:
             return ANYWHERE
         index = self.get()
-        return self._inside if index is None else self._inside | homes(index.store)
+        return self._inside if index is None else self._inside | library_roots(index.store)
 
     def status(self) -> dict[str, Any]:
         index = self.get()
@@ -225,7 +225,7 @@ class ServedIndex:
         except ModelError:
             index = Index(folder, device=self._loaded.device)
         limited = self.roots is not None and not self.follow_links
-        index.readable = self._inside | homes(index.store) if limited else ANYWHERE
+        index.readable = self._inside | library_roots(index.store) if limited else ANYWHERE
         return index
 
     def _trust(self, store: Store) -> None:

@@ -22,7 +22,7 @@ from diptych.serving.served_index import ServedIndex
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
-    from diptych.search.engine import Sort
+    from diptych.search.retrieval import Sort
 
 How = Literal["retrieve", "compose", "generate"]
 
@@ -184,7 +184,7 @@ class Service:
         fold: bool = True,
         rerank: int = 0,
     ) -> Results:
-        """The pictures of the index that match texts, pictures, or both; see `diptych.search.engine.search`.
+        """The pictures of the index that match texts, pictures, or both; see `diptych.search.retrieval.search`.
 
         `like` names pictures of the index by their ids. `rerank` has the service's matcher look again at so many of the
         first hits.

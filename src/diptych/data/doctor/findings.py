@@ -17,7 +17,7 @@ from diptych.data.formats.image_paths import walk_pictures
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
 from diptych.images.decode import describe, readable_text
-from diptych.images.near_duplicates import DISTANCE, near_groups, telling
+from diptych.images.near_duplicates import DISTANCE, distinctive, near_groups
 
 Found = dict[str, list[Example]]
 
@@ -101,7 +101,7 @@ def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
             same[content].append(index)
     firsts = np.array([indices[0] for indices in same.values()], np.int64)
     hashes = np.asarray(checks.column("perceptual"), np.uint64)[firsts]
-    firsts, hashes = firsts[telling(hashes)], hashes[telling(hashes)]
+    firsts, hashes = firsts[distinctive(hashes)], hashes[distinctive(hashes)]
     contents = checks.column("content").to_pylist()
     near = (
         list(chain.from_iterable(same[contents[firsts[member]]] for member in group))

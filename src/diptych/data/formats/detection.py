@@ -16,7 +16,7 @@ from diptych.data.formats.image_paths import walk_pictures
 from diptych.data.formats.registry import FORMATS
 from diptych.data.formats.shards import expand
 from diptych.errors import ConfigError, DataError, did_you_mean
-from diptych.images.walk import is_image_file
+from diptych.images.walk import is_hidden, is_image_file
 from diptych.runtime.files import check_regular
 
 _HEAD_CHARACTERS = 65536
@@ -132,7 +132,7 @@ def _listing(folder: Path) -> list[list[Path]]:
     folders = [(folder, levels[0])]
     for parent, level in folders:
         for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
-            if entry.name.startswith(".") or is_image_file(entry.name):
+            if is_hidden(entry.name) or is_image_file(entry.name):
                 continue
             if not entry.is_dir():
                 level.append(Path(entry.path))

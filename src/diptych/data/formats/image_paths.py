@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.images.roots import ANYWHERE, Roots
-from diptych.images.walk import is_image_file
+from diptych.images.walk import image_paths
 
 # The folder names of the published data sets and the usual ones; compared without regard to case, in this order.
 PICTURE_FOLDERS = (
@@ -96,12 +96,8 @@ def home_of(folder: Path) -> Path:
 
 
 def walk_pictures(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
-    """The picture files below a folder, in order of name; hidden folders and those deeper than `depth` are left out."""
-    base = len(folder.parts)
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and len(here.parts) - base < depth)
-        yield from (here / name for name in sorted(files) if is_image_file(name))
+    """The image files below a folder, by the rule of `diptych.images.walk`, at most `depth` folders deep."""
+    return image_paths(folder, depth)
 
 
 def _named_folders(base: Path) -> list[Path]:

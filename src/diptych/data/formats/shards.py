@@ -16,7 +16,7 @@ from diptych.data.formats.tar import Member, members
 from diptych.data.pairs import Row
 from diptych.errors import DataError
 from diptych.images.decode import MAX_BYTES, Picture, Slice
-from diptych.images.walk import is_image_file
+from diptych.images.walk import is_hidden, is_image_file
 from diptych.runtime.files import MAX_PATTERN_FILES, MAX_RECORD
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -32,9 +32,15 @@ def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
     packed = path.name.lower().endswith("gz")
     shard = path.name.split(".tar")[0].removesuffix(".tgz")
     split = split_of(path, pictures.base)
-    files = (member for member in members(path, packed=packed) if "." in Path(member.name).name)
+    files = (member for member in members(path, packed=packed) if _is_part(member.name))
     for key, sample in groupby(files, _key):
         yield from _sample_rows(f"{shard}/{key}", sample, path, packed, split)
+
+
+def _is_part(name: str) -> bool:
+    """Whether a member can be a part of a sample: it has a suffix, and no folder or name of it is hidden."""
+    names = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return bool(names) and "." in names[-1] and not any(map(is_hidden, names))
 
 
 def _key(member: Member) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from diptych.errors import ConfigError
+from diptych.search.filters import parse_day
 from diptych.serving.results import KEEP
 
 _NAME = 255  # bytes of a file's name that file systems take
@@ -37,13 +40,18 @@ Words = Annotated[str, Field(max_length=1_000)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]  # or a body of a million faults would be told in a million objects
 
 
-def _sensible(day: datetime.date) -> datetime.date:
-    if not 1800 <= day.year <= 2200:
-        raise ValueError("a day of the years 1800 to 2200 is needed")
-    return day
+def _parsed(value: object, *, end: bool) -> datetime.date:
+    """A date of a request, read by the parser that every door shares."""
+    if not isinstance(value, str):
+        raise ValueError("a date as text is needed, such as 2021-05-17")
+    try:
+        return parse_day(value, end=end)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
-Day = Annotated[datetime.date | datetime.datetime, AfterValidator(_sensible)]
+Since = Annotated[datetime.date | datetime.datetime, BeforeValidator(functools.partial(_parsed, end=False))]
+Until = Annotated[datetime.date | datetime.datetime, BeforeValidator(functools.partial(_parsed, end=True))]
 
 
 class RequestBody(BaseModel):
@@ -80,8 +88,8 @@ class SearchAsked(RequestBody):
     fold: bool = True
     rerank: Annotated[int, Field(ge=0, le=200)] = 0
     folder: Place | None = None
-    since: Day | None = None
-    until: Day | None = None
+    since: Since | None = None
+    until: Until | None = None
     min_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
     max_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
     min_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None

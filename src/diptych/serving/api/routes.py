@@ -137,7 +137,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
             for image in images:
                 await operations.check(image)
             results = await operations.aside("ask", look)
-        return JSONResponse({**results.as_dict(), "before": results.before})
+        return JSONResponse({**results.to_dict(), "before": results.before})
 
     @router.get("/index", responses={200: {"model": told.StatusTold}}, response_class=JSONResponse)
     async def status() -> Response:
@@ -148,7 +148,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     async def add(request: Request) -> Response:
         """Bring the index up to date with a folder inside the server's roots. Answers when it is done."""
         asked = await read(request, AddAsked, settings)
-        return JSONResponse((await operations.add(asked.path, asked.prune)).as_dict())
+        return JSONResponse((await operations.add(asked.path, asked.prune)).to_dict())
 
     @post(router, "/index/remove", RemoveAsked, told.RemovedTold)
     async def remove(request: Request) -> Response:

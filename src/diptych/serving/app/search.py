@@ -12,9 +12,9 @@ from PIL import Image
 from diptych.images.paths import from_text
 from diptych.runtime.quoting import printable
 from diptych.search.cutoff import KEEP
-from diptych.search.engine import Sort
 from diptych.search.filters import Filters, Shape
 from diptych.search.results import Hit, Results
+from diptych.search.retrieval import Sort
 from diptych.serving.app.frame import pictures, plain, timed, told
 from diptych.serving.app.grid import hit_grid
 from diptych.serving.app.image_input import Picked, forget_picture, pick_picture

@@ -15,8 +15,8 @@ from diptych.images.roots import Roots
 from diptych.runtime.cache import cache_dir
 from diptych.search.add_report import Added
 from diptych.search.index import HIDDEN, Store, index_folder
+from diptych.search.permissions import allowed_model, canonical_name
 from diptych.search.results import Hit
-from diptych.search.trust import canonical_name, model_of
 from diptych.serving.app.frame import plain, told, watched
 from diptych.serving.app.settings import Settings
 from diptych.serving.loaded_models import Kind
@@ -74,7 +74,7 @@ def _models(settings: Settings, model: str, own: bool) -> Service:
 
 def _model_of(library: str) -> str | None:
     own = index_folder(library)
-    return model_of(Store.open(own)) if Store.is_one(own) else None
+    return allowed_model(Store.open(own)) if Store.is_one(own) else None
 
 
 def service_with(settings: Settings, library: str, name: str, kind: Kind) -> Service:

@@ -1,4 +1,4 @@
-"""Grids of pictures: whole pictures, whatever the texts."""
+"""Contact sheets: layout, whole images, and texts of any kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def _extent(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int]
 
 
 @pytest.mark.parametrize(("size", "fitted"), [((400, 100), (80, 20)), ((10, 40), (20, 80)), ((30, 30), (80, 80))])
-def test_a_picture_keeps_its_shape_and_fills_the_tile_one_way(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+def test_an_image_keeps_its_shape_and_fills_the_tile_in_one_direction(
+    size: tuple[int, int], fitted: tuple[int, int]
+) -> None:
     sheet = image_grid([Tile(Image.new("RGB", size, RED))], title="", tile_size=80)
     assert _extent(sheet, RED) == fitted
 
@@ -35,7 +37,7 @@ def test_a_picture_is_not_cropped() -> None:
     assert _extent(sheet, RED) == _extent(sheet, BLUE) == (50, 20)
 
 
-def test_tiles_stand_in_rows_of_the_columns_asked_for() -> None:
+def test_tiles_are_laid_out_in_the_requested_columns() -> None:
     tiles = [Tile(Image.new("RGB", (9, 9), RED)) for _ in range(5)]
     two, five = (image_grid(tiles, title="t", columns=columns, tile_size=50) for columns in (2, 5))
     assert two.width < five.width
@@ -69,7 +71,7 @@ def test_texts_are_cut_to_the_lines_allowed_and_stay_inside_their_tile() -> None
     assert (beside_text == CARD).all()
 
 
-def test_wrapping_loses_no_word_and_marks_a_cut() -> None:
+def test_wrapping_keeps_all_words_and_marks_truncation() -> None:
     text = "a small black house to the left of a large red fish on a mint background"
     whole = grids._wrap(text, 14, 120, 10)
     assert " ".join(whole.lines) == text

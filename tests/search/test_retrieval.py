@@ -1,4 +1,4 @@
-"""Searching an index of known pictures: what is found, in which order and shape, and what is not."""
+"""Retrieval from indexes with known content: hits, their order, cutoff, pages and galleries."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_stricter_share_finds_no_more(index: Index) -> None:
     assert kept == sorted(kept, reverse=True)
 
 
-def test_what_is_unwanted_turns_the_order_and_not_the_subject(index: Index) -> None:
+def test_unwanted_parts_change_the_order_and_not_the_subject(index: Index) -> None:
     found = index.search(Query.of("a dog", unwanted="a car"), keep=None)
     wanted = index.search("a dog", keep=None)
     assert _names(found)[0] == "a dog.jpg"
@@ -111,11 +111,11 @@ def test_what_is_unwanted_turns_the_order_and_not_the_subject(index: Index) -> N
     assert index.search(Query.of("a volcano", unwanted="a car")).nothing_found
 
 
-def test_the_model_that_is_not_calibrated_is_told(index: Index) -> None:
+def test_results_say_if_the_model_is_not_calibrated(index: Index) -> None:
     assert "not calibrated" in index.search("a dog").cutoff
 
 
-def test_pictures_like_a_row_leave_the_row_out(plane: Index) -> None:
+def test_a_query_by_a_row_does_not_find_the_row_itself(plane: Index) -> None:
     found = plane.search(Query.of(like="/p/03"), k=3)
     assert sorted(_names(found)[:2]) == ["02", "04"]
     assert [hit.score for hit in found] == pytest.approx(np.cos(np.radians([5, 5, 10])), abs=1e-3)
@@ -123,12 +123,12 @@ def test_pictures_like_a_row_leave_the_row_out(plane: Index) -> None:
     assert len(by_id) == 1
 
 
-def test_a_row_that_is_not_there_is_named(plane: Index) -> None:
+def test_an_unknown_row_is_refused_by_its_name(plane: Index) -> None:
     with pytest.raises(DataError, match="/p/99"):
         plane.search(Query.of(like="/p/99"))
 
 
-def test_more_like_this_but_less_like_that(plane: Index) -> None:
+def test_an_unwanted_row_moves_its_neighbours_back(plane: Index) -> None:
     # (cos 25° - 0.5, sin 25°) points to 46°.
     assert _names(plane.search(Query.of(like="/p/05", unwanted_like="/p/00"), k=1)) == ["09"]
 
@@ -136,7 +136,7 @@ def test_more_like_this_but_less_like_that(plane: Index) -> None:
 # order, pages, filters, folding
 
 
-def test_pages_follow_one_another_without_gap_or_repetition(plane: Index) -> None:
+def test_pages_neither_skip_nor_repeat_a_hit(plane: Index) -> None:
     pages = [plane.search(Query.of(like="/p/00"), k=4, page=page) for page in (1, 2, 3, 4)]
     assert [name for page in pages for name in _names(page)] == [f"{at:02}" for at in range(1, 12)]
     assert [page.before for page in pages] == [0, 4, 8, 11]
@@ -144,34 +144,34 @@ def test_pages_follow_one_another_without_gap_or_repetition(plane: Index) -> Non
     assert "page 4 is empty" in pages[3].message
 
 
-def test_sorting_by_date_sorts_all_that_matches(plane: Index) -> None:
+def test_sorting_by_date_orders_all_matches(plane: Index) -> None:
     assert _names(plane.search(Query.of(like="/p/00"), k=2, sort="oldest")) == ["11", "10"]
     assert _names(plane.search(Query.of(like="/p/11"), k=2, sort="newest")) == ["00", "01"]
 
 
-def test_filters_and_conditions_hold_together(plane: Index) -> None:
+def test_filters_and_sql_conditions_are_combined(plane: Index) -> None:
     filters = Filters(since=datetime.date(2020, 1, 15), until=datetime.date(2020, 1, 18))
     found = plane.search(Query.of(like="/p/00"), filters=filters, where="path <> '/p/04'")
     assert (_names(found), found.searched) == (["02", "03", "05"], 3)
 
 
-def test_a_filter_that_leaves_nothing_says_so(plane: Index) -> None:
+def test_the_message_says_when_no_image_meets_the_filters(plane: Index) -> None:
     found = plane.search(Query.of(like="/p/00"), filters=Filters(camera="Leica"))
     assert found.message == "nothing found: no picture of the index meets the filters"
 
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"page": 0}, {"k": 5_000, "page": 2}, {"sort": "size"}])
-def test_a_setting_out_of_range_is_refused(plane: Index, settings: dict[str, Any]) -> None:
+def test_an_option_out_of_range_is_refused(plane: Index, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         plane.search(Query.of(like="/p/00"), **settings)
 
 
-def test_a_condition_that_is_no_sql_is_named(plane: Index) -> None:
+def test_an_invalid_sql_condition_is_refused(plane: Index) -> None:
     with pytest.raises(ConfigError, match="path = "):
         plane.search(Query.of(like="/p/00"), where="path = ")
 
 
-def test_copies_are_folded_into_the_best(tmp_path: Path) -> None:
+def test_copies_are_folded_into_the_best_one(tmp_path: Path) -> None:
     rows = [
         {"path": "/p/query", "vector": [1, 0.0]},
         {"path": "/p/near", "vector": [1, 0.1], "hash": "h"},
@@ -185,7 +185,7 @@ def test_copies_are_folded_into_the_best(tmp_path: Path) -> None:
     assert len(index.search(Query.of(like="/p/query"), fold=False)) == 3
 
 
-def test_hits_beyond_the_first_look_are_found(model: diptych.DualEncoder, tmp_path: Path) -> None:
+def test_hits_beyond_the_first_batch_of_rows_are_found(model: diptych.DualEncoder, tmp_path: Path) -> None:
     """Some 900 pictures show a dog: all pages come, whatever was fetched at first."""
     vector, other = model.encode_texts(["a dog", "a volcano"])
     noise = np.random.default_rng(0).standard_normal((900, model.dim)) * 1e-4
@@ -196,8 +196,8 @@ def test_hits_beyond_the_first_look_are_found(model: diptych.DualEncoder, tmp_pa
     assert all(hit.path.startswith("/dog/") for hit in found)
 
 
-def test_results_are_json(index: Index) -> None:
-    content = json.loads(json.dumps(index.search("a dog").as_dict()))
+def test_results_can_be_written_as_json(index: Index) -> None:
+    content = json.loads(json.dumps(index.search("a dog").to_dict()))
     assert content["hits"][0]["taken"] == "2020-01-01T00:00:00"
     assert content["hits"][0]["path"] == "/p/a dog.jpg"
 
@@ -212,7 +212,7 @@ def pictures(tmp_path: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_a_page_needs_nothing_else_and_escapes_every_text(pictures: list[str]) -> None:
+def test_a_gallery_page_stands_alone_and_escapes_every_text(pictures: list[str]) -> None:
     nasty = '<script>alert(1)</script>" onload="x\' & \udcff'
     cards = tuple(Card(path, nasty, nasty, nasty) for path in pictures)
     page = html_page(Gallery(nasty, nasty, (Section(nasty, cards),)))
@@ -242,7 +242,7 @@ def test_a_gallery_of_nothing_says_so(index: Index, tmp_path: Path) -> None:
     save_gallery(gallery_of(found), tmp_path / "sheet.png")
 
 
-def test_another_ending_and_a_folder_that_is_not_there_are_refused(tmp_path: Path) -> None:
+def test_another_suffix_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="html"):
         save_gallery(Gallery("", "", ()), tmp_path / "page.pdf")
     with pytest.raises(ConfigError, match="cannot write"):

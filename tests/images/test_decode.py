@@ -1,4 +1,4 @@
-"""Pictures of every kind decode upright, in RGB, within the limits; anything else is an ImageError with a reason."""
+"""Decoding: images of every kind become upright RGB within the limits; anything else is an ImageError with a reason."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_every_format_that_is_listed_decodes(format: str):
     assert close(image.getpixel((8, 8)), (255, 0, 0), by=16)
 
 
-def test_metadata_stays_behind():
+def test_metadata_are_removed():
     exif = Image.Exif()
     exif[0x010E] = "at home"
     image = decode(encoded(quarters(), "JPEG", exif=exif, comment=b"secret"))
@@ -206,7 +206,7 @@ def test_damaged_exif_does_not_cost_the_picture():
 
 
 @pytest.mark.parametrize("format", ["EPS", "PCX", "TGA", "ICO", "PPM"])
-def test_formats_off_the_list_are_never_opened(format: str):
+def test_other_formats_are_never_opened(format: str):
     assert reason_of(encoded(quarters(), format)) == "undecodable"
 
 

@@ -1,0 +1,258 @@
+"""Retrieval: the images nearest to a query, with relevance cutoff, folded copies, date order, re-ranking and pages."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from diptych.errors import ConfigError, DataError
+from diptych.images.paths import path_id, to_text
+from diptych.images.roots import Roots
+from diptych.search.copies import copy_groups
+from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
+from diptych.search.filters import Filters, both
+from diptych.search.query import Query, QueryLike, as_query, query_embedding
+from diptych.search.rerank import rerank_hits, text_to_match
+from diptych.search.results import Hit, Results
+from diptych.search.store import Store, in_list
+from diptych.search.vector_search import embedding_matrix, nearest_rows
+from diptych.search.vocabulary import vocabulary_vectors
+
+if TYPE_CHECKING:
+    from diptych.matching.matcher import Matcher
+    from diptych.models.dual_encoder import DualEncoder
+    from diptych.models.onnx.text_graph import TextEncoder
+
+Sort = Literal["score", "newest", "oldest"]
+
+MAX_RANK = 5_000
+"""How many of the nearest images one query looks at."""
+_FIRST = 200
+_ID = re.compile("[0-9a-f]{32}")
+_METADATA = ("width", "height", "size", "taken", "camera", "latitude", "longitude", "caption")
+_COLUMNS = ("id", "path", "hash", "phash", "mtime", *_METADATA, "vector")
+
+
+class Searchable(Protocol):
+    """What a search needs of an index: its table, the model that made its embeddings, and where images may be read."""
+
+    store: Store
+    readable: Roots
+
+    @property
+    def model(self) -> DualEncoder:
+        """The model that made the embeddings."""
+        ...
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of that model; None if it is only in memory."""
+        ...
+
+    @property
+    def model_hash(self) -> str:
+        """`DualEncoder.identity()` of that model."""
+        ...
+
+    @property
+    def texts(self) -> TextEncoder:
+        """The encoder of text queries, which may be loaded without the model."""
+        ...
+
+    @property
+    def matcher(self) -> Matcher:
+        """The matcher to re-rank with."""
+        ...
+
+
+def search(
+    index: Searchable,
+    query: QueryLike,
+    *,
+    k: int = 20,
+    page: int = 1,
+    filters: Filters | None = None,
+    where: str | None = None,
+    sort: Sort = "score",
+    keep: float | None = KEEP,
+    fold: bool = True,
+    rerank: int = 0,
+    matcher: Matcher | None = None,
+) -> Results:
+    """The images of an index that match a query; see `Index.search`, which calls this.
+
+    Raises:
+        ConfigError: an option is out of range, or `where` is not a condition on the index's columns.
+        DataError: a row of the query is not in the index.
+        ImageError: an image of the query cannot be decoded.
+        ModelError: the model that made the index cannot be loaded, has changed, or has no matcher to re-rank with.
+    """
+    _check_options(k, page, sort, rerank)
+    query = as_query(query)
+    resolved = _with_row_ids(index.store, query)
+    condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
+    embedding = _embedding(index, resolved)
+    gate = _gate(index, resolved, embedding, keep)
+    searched = _count(index.store, condition, where)
+    needed = max(k * page, rerank) if sort == "score" else MAX_RANK
+    hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, fold)
+    if rerank:
+        hits = rerank_hits(hits, text_to_match(query), matcher or index.matcher, rerank, index.readable)
+    if sort != "score":
+        hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
+    start = k * (page - 1)
+    return Results(
+        query=str(query),
+        hits=tuple(hits[start : start + k]),
+        total=len(hits),
+        more=more,
+        searched=searched,
+        cutoff=gate.description,
+        page=page,
+        before=min(start, len(hits)),
+        nearest=nearest,
+        readable=index.readable,
+    )
+
+
+def _check_options(k: int, page: int, sort: str, rerank: int) -> None:
+    if k < 1 or page < 1 or k * page > MAX_RANK:
+        raise ConfigError(f"k is {k} and page {page}; both must be at least 1, and k * page at most {MAX_RANK:,}")
+    if rerank < 0 or rerank > MAX_RANK or (rerank and sort != "score"):
+        raise ConfigError(
+            f"rerank is {rerank} and sort '{sort}'; rerank must be 0 to {MAX_RANK:,} and needs sort 'score'"
+        )
+    if sort not in get_args(Sort):
+        raise ConfigError(f"sort is '{sort}'; valid: {', '.join(get_args(Sort))}")
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """Which images are hits: all, or those with at least `least` evidence; `description` says so in words."""
+
+    description: str
+    evidence: Callable[[NDArray[np.float32]], NDArray[np.floating]] | None = None  # (images, dim) to (images,)
+    least: float = -np.inf
+
+
+def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep: float | None) -> _Gate:
+    if keep is None:
+        return _Gate("no cutoff: the nearest pictures, whether they match or not")
+    if not query.is_text:
+        return _Gate("no cutoff: the nearest to a picture, best first")
+    cutoff = cutoff_of(index.model_name)
+    background = vocabulary_vectors(lambda: index.texts, index.model_hash)
+    if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
+        embedding = _embedding(index, query.wanted)
+    return _Gate(
+        _describe(cutoff, keep, index.store.identity.name),
+        lambda images: cutoff.evidence(cutoff_features(embedding, images, background)),
+        cutoff.least_evidence(keep),
+    )
+
+
+def _describe(cutoff: Cutoff, keep: float, model: str) -> str:
+    text = f"cutoff: {keep:.0%} of the queries that have a match keep one"
+    if cutoff.calibrated:
+        return text
+    return f"{text}, as measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
+
+
+def _hits(
+    store: Store, embedding: NDArray[np.float32], condition: str | None, gate: _Gate, needed: int, fold: bool
+) -> tuple[list[Hit], bool, Hit | None]:
+    """At least `needed` hits if there are so many, whether there may be more, and the nearest image."""
+    count = max(_FIRST, 2 * needed)
+    while True:
+        count = min(count, 2 * MAX_RANK)
+        table = nearest_rows(store, embedding, count, where=condition, columns=_COLUMNS)
+        embeddings = embedding_matrix(table).astype(np.float32)  # (rows, dim)
+        evidence = gate.evidence(embeddings) if gate.evidence else None
+        passed = np.arange(table.num_rows) if evidence is None else np.flatnonzero(evidence >= gate.least)
+        # Evidence falls with the rank: where the second half of the rows has no hit, no later row is one.
+        ended = table.num_rows < count or not (passed >= count // 2).any()
+        hits = _as_hits(table.take(passed), embeddings[passed], None if evidence is None else evidence[passed], fold)
+        if ended or len(hits) >= needed or count >= 2 * MAX_RANK:
+            first = _as_hits(table.slice(0, 1), embeddings[:1], None if evidence is None else evidence[:1], False)
+            return hits, not ended, first[0] if first else None
+        count *= 4
+
+
+def _as_hits(
+    table: pa.Table, embeddings: NDArray[np.float32], evidence: NDArray[np.floating] | None, fold: bool
+) -> list[Hit]:
+    rows = table.select([name for name in table.column_names if name != "vector"]).to_pylist()
+    groups = copy_groups([r["hash"] for r in rows], [r["phash"] for r in rows], embeddings) if fold else []
+    copies = {group[0]: tuple(rows[place]["path"] for place in group[1:]) for group in groups}
+    folded = {place for group in groups for place in group[1:]}
+    return [
+        _hit(row, None if evidence is None else float(evidence[place]), copies.get(place, ()))
+        for place, row in enumerate(rows)
+        if place not in folded
+    ]
+
+
+def _hit(row: dict[str, Any], evidence: float | None, copies: tuple[str, ...]) -> Hit:
+    metadata = {name: row[name] for name in _METADATA}
+    metadata["size"] = None if row["size"] < 0 else row["size"]  # unknown where only an embedding was added
+    changed = datetime.datetime.fromtimestamp(row["mtime"] / 1e9) if row["mtime"] > 0 else None
+    return Hit(row["id"], row["path"], row["score"], evidence, changed=changed, copies=copies, **metadata)
+
+
+def _embedding(index: Searchable, query: Query) -> NDArray[np.float32]:
+    def row_embeddings(ids: Sequence[str]) -> NDArray[np.float32]:
+        table = index.store.rows(ids, ["id", "vector"])
+        by_id = dict(zip(table["id"].to_pylist(), embedding_matrix(table).astype(np.float32), strict=True))
+        return np.stack([by_id[id] for id in ids])
+
+    return query_embedding(query, lambda: index.texts, lambda: index.model, row_embeddings)
+
+
+def _with_row_ids(store: Store, query: Query) -> Query:
+    """The query with each row that is named by its path named by its id."""
+    parts = []
+    for part in query.parts:
+        if part.kind == "row":
+            name = str(part.value)
+            by_path = _id_of_path(name)
+            ids = store.rows([name, by_path] if _ID.fullmatch(name) else [by_path], ["id"])["id"].to_pylist()
+            if not ids:
+                raise DataError(
+                    f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
+                    "index it first, or search by the picture itself (--image)"
+                )
+            part = replace(part, value=ids[0])
+        parts.append(part)
+    return Query(tuple(parts))
+
+
+def _id_of_path(name: str) -> str:
+    try:
+        return path_id(to_text(Path(name).expanduser().resolve()))
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, a loop of links, a NUL
+        raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
+
+
+def _not_itself(store: Store, ids: Sequence[str]) -> str | None:
+    """The condition that leaves out the rows of the query and files with the same content."""
+    if not ids:
+        return None
+    contents = [content for content in store.rows(ids, ["hash"])["hash"].to_pylist() if content]
+    return both(f"NOT ({in_list('id', ids)})", f"NOT ({in_list('hash', contents)})" if contents else None)
+
+
+def _count(store: Store, condition: str | None, where: str | None) -> int:
+    try:
+        return store.table.count_rows(condition)
+    except (ValueError, RuntimeError, OSError) as error:
+        if where is None:  # the filters' own conditions are valid
+            raise DataError("the index is damaged; remove its folder and index the pictures again") from error
+        raise ConfigError(f"`where` makes a condition that the index cannot evaluate: {condition} ({error})") from error
