@@ -207,7 +207,7 @@ def test_clip_scores_refuse_what_they_cannot_score() -> None:
     unit = np.eye(2)
     with pytest.raises(ValueError, match="row 1 of the image"):
         clip_score(np.array([[1.0, 0], [np.nan, 0]]), unit)
-    with pytest.raises(ValueError, match="give one each"):
+    with pytest.raises(ValueError, match="must be equal"):
         clip_score(unit, unit[:1])
     with pytest.raises(ValueError, match="give every picture one"):
         ref_clip_score(unit, unit, unit, [0, 0])
@@ -299,12 +299,12 @@ def test_missing_and_extra_ids_are_errors_that_name_some() -> None:
     said = dict.fromkeys(list(known)[:1], "a dog") | {"other.jpg": "a cat"}
     with pytest.raises(DataError) as error:
         score_captions(said, known)
-    assert "5 pictures have references but no caption ('1.jpg', '2.jpg', '3.jpg', ...)" in str(error.value)
-    assert "1 pictures have a caption but no references ('other.jpg')" in str(error.value)
+    assert "5 images have references but no caption ('1.jpg', '2.jpg', '3.jpg', ...)" in str(error.value)
+    assert "1 images have a caption but no references ('other.jpg')" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("known", "told"), [({1: []}, "empty list"), ({1: "a dog"}, "a text in place of a list"), ({}, "no references")]
+    ("known", "told"), [({1: []}, "empty list"), ({1: "a dog"}, "a string instead of a list"), ({}, "no references")]
 )
 def test_pictures_without_references_are_an_error(known, told: str) -> None:
     with pytest.raises(DataError, match=told):

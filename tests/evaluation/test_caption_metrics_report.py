@@ -55,8 +55,8 @@ def test_the_report_has_every_score_of_all_and_of_each_picture(pairs: Pairs, enc
     assert report.name("clipscore") == "CLIPScore (tiny)"
     assert report.variety.novel == 1
     assert report.variety.repeated == pytest.approx(2 / 6)
-    assert json.loads(json.dumps(report.as_dict()))["clipscore_model"] == "tiny"
-    assert "no Java" in report.as_dict()["tokenizer"]
+    assert json.loads(json.dumps(report.to_dict()))["clipscore_model"] == "tiny"
+    assert "no Java" in report.to_dict()["tokenizer"]
 
 
 def test_clipscore_is_of_the_pictures_and_of_texts_with_the_papers_prefix(pairs: Pairs, encoder: DualEncoder) -> None:
@@ -77,7 +77,7 @@ def test_clipscore_is_of_the_pictures_and_of_texts_with_the_papers_prefix(pairs:
 def test_clipscore_without_a_dual_encoder_is_told_as_missing(pairs: Pairs) -> None:
     report = CaptionEvaluator(pairs)(said(pairs))
     assert "no dual encoder" in report.missing["clipscore"]
-    assert report.as_dict()["clipscore_model"] is None
+    assert report.to_dict()["clipscore_model"] is None
 
 
 def test_the_worst_caption_is_the_one_of_another_picture(pairs: Pairs) -> None:
@@ -108,7 +108,7 @@ def test_a_broken_picture_is_left_out_and_told(pairs: Pairs, writer, tmp_path: P
 
 
 def test_captions_of_other_pictures_are_refused(pairs: Pairs) -> None:
-    with pytest.raises(DataError, match=r"1 pictures have a caption but no references \('other.jpg'\)"):
+    with pytest.raises(DataError, match=r"1 images have a caption but no references \('other.jpg'\)"):
         evaluate_captions(said(pairs) | {"other.jpg": "a dog"}, pairs)
     with pytest.raises(DataError, match="have references but no caption"):
         evaluate_captions(dict(list(said(pairs).items())[1:]), pairs)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from diptych.data.formats.read import read_pairs
 from diptych.errors import ConfigError, DataError, ModelError
@@ -27,66 +26,18 @@ from diptych.evaluation.compare.suite import word_vectors
 from diptych.evaluation.compare.tables import difference_table, quality_tables
 from diptych.evaluation.compare.worker import measure_fresh
 from diptych.evaluation.evaluators import evaluate_retrieval
-from diptych.evaluation.metrics import java, paired
-from diptych.evaluation.metrics.paired import Difference, auc_of, mean_of, paired_difference, resampled
+from diptych.evaluation.metrics import java
+from diptych.evaluation.metrics.bootstrap import Difference
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
 
-@pytest.mark.parametrize("module", [paired, compare_module])
+@pytest.mark.parametrize("module", [compare_module])
 def test_the_worked_examples_hold(module) -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted
     assert not outcome.failed
-
-
-# the paired bootstrap
-
-
-def test_a_weighted_mean_is_that_of_the_values_drawn_one_by_one() -> None:
-    random = np.random.default_rng(0)
-    values, owner = random.normal(size=40), random.integers(10, size=40)
-    drawn = random.integers(10, size=10)
-    by_hand = np.concatenate([values[owner == picture] for picture in drawn]).mean()
-    weights = np.bincount(drawn, minlength=10).astype(float)
-    assert mean_of(values, owner, 10)(weights) == pytest.approx(by_hand)
-
-
-def test_the_area_under_the_curve_is_scikit_learns_weights_and_ties_included() -> None:
-    random = np.random.default_rng(0)
-    scores, labels = random.integers(8, size=200).astype(float), random.random(200) < 0.4
-    owner = random.integers(30, size=200)
-    weights = np.bincount(random.integers(30, size=30), minlength=30).astype(float)
-    expected = roc_auc_score(labels, scores, sample_weight=weights[owner])
-    assert auc_of(scores, labels, owner)(weights) == pytest.approx(expected)
-
-
-def test_a_small_difference_that_every_picture_shows_is_real_and_one_of_a_few_is_not() -> None:
-    random = np.random.default_rng(0)
-    base = random.normal(size=300)
-    each, lucky = base + 0.05, base.copy()
-    lucky[:3] += 5
-    owner = np.arange(300)
-    draws = resampled([mean_of(v, owner, 300) for v in (base, each, lucky)], 300, resamples=500)
-    own = [paired_difference(v.mean(), base.mean(), draws[:, at], draws[:, 0]) for at, v in ((1, each), (2, lucky))]
-    assert own[0].value == pytest.approx(0.05)
-    assert own[1].value == pytest.approx(0.05)
-    assert own[0].real
-    assert not own[1].real
-    two_intervals = np.percentile(draws[:, 0], 97.5) > np.percentile(draws[:, 1], 2.5)
-    assert two_intervals  # unpaired, the real difference would not have been seen
-
-
-def test_between_equal_models_no_more_differences_are_called_real_than_the_level_says() -> None:
-    random = np.random.default_rng(1)
-    real = 0
-    for seed in range(100):
-        first, second = random.random((2, 150)) < 0.3
-        owner = np.arange(150)
-        draws = resampled([mean_of(1.0 * v, owner, 150) for v in (first, second)], 150, resamples=200, seed=seed)
-        real += paired_difference(first.mean(), second.mean(), draws[:, 0], draws[:, 1]).real
-    assert real <= 12
 
 
 # what is asked
@@ -188,9 +139,9 @@ def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison,
     pairs = read_pairs(scenes)
     for model in comparison.models:
         expected, _ = evaluate_retrieval(dual.load(model.model, "cpu"), pairs)
-        assert model.told["retrieval"] == expected.as_dict()
+        assert model.told["retrieval"] == expected.to_dict()
         for measure in comparison.group("retrieval"):
-            assert measure.values[model.name] == pytest.approx(expected.as_dict()[measure.key])
+            assert measure.values[model.name] == pytest.approx(expected.to_dict()[measure.key])
             low, high = measure.intervals[model.name]
             assert low <= measure.values[model.name] <= high
 

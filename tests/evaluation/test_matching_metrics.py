@@ -13,7 +13,6 @@ from diptych.errors import ConfigError, DataError
 from diptych.evaluation.metrics import matching
 from diptych.evaluation.metrics.matching import (
     best_threshold,
-    bootstrap,
     calibration_error,
     matching_metrics,
     reliability,
@@ -93,26 +92,6 @@ def test_no_threshold_is_more_accurate_than_the_best(pairs) -> None:
     p, y = arrays(pairs)
     found = best_threshold(p, y)
     assert ((p >= found) == y).mean() == max(((p >= t) == y).mean() for t in p)
-
-
-def test_intervals_hold_the_mean_and_shrink_with_more_pictures() -> None:
-    random = np.random.default_rng(0)
-
-    def width(pictures: int) -> float:
-        groups = np.repeat(np.arange(pictures), 5)
-        values = random.random(len(groups))
-        low, high = bootstrap(lambda w: {"mean": float(np.average(values, weights=w))}, groups)["mean"]
-        assert low < values.mean() < high
-        return high - low
-
-    assert width(1000) < width(50) / 2
-
-
-def test_pictures_and_not_pairs_are_drawn() -> None:
-    groups = np.repeat(np.arange(30), 100)
-    values = (groups % 2).astype(float)  # all pairs of a picture are alike: 30 independent numbers, not 3,000
-    low, high = bootstrap(lambda w: {"mean": float(np.average(values, weights=w))}, groups)["mean"]
-    assert high - low > 0.25
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,7 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.evaluation.metrics import retrieval
-from diptych.evaluation.metrics.retrieval import (
-    bootstrap_interval,
-    retrieval_metrics,
-    retrieval_ranks,
-    scores_from_ranks,
-)
+from diptych.evaluation.metrics.retrieval import retrieval_metrics, retrieval_ranks, scores_from_ranks
 
 
 def with_scores(similarity: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +75,7 @@ def test_ranks_equal_the_loop_whatever_the_ties_and_the_block(data, block):
     images, texts, index = data
     ranks = retrieval_ranks(images, texts, np.array(index), block=block)
     assert (ranks.image_to_text.tolist(), ranks.text_to_image.tolist()) == slow_ranks(images, texts, index)
-    assert ranks.pictures.tolist() == sorted(set(index))
+    assert ranks.images.tolist() == sorted(set(index))
 
 
 def test_recall_equals_the_full_matrix_argsort_where_nothing_ties():
@@ -112,7 +107,7 @@ def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
     assert ranks.image_to_text.tolist() == [1, 2, 4]
     assert ranks.text_to_image.tolist() == [2, 1, 1, 2]
     scores = scores_from_ranks(ranks, ks=(1, 2))
-    assert scores.as_dict() == pytest.approx(
+    assert scores.to_dict() == pytest.approx(
         {
             "i2t_r@1": 100 / 3,
             "i2t_r@2": 200 / 3,
@@ -129,7 +124,7 @@ def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
             "rsum": 250,
         }
     )
-    assert list(scores.as_dict())[:2] == ["i2t_r@1", "i2t_r@2"]
+    assert list(scores.to_dict())[:2] == ["i2t_r@1", "i2t_r@2"]
     assert [row["direction"] for row in scores.rows()] == ["image to text", "text to image"]
     assert [row["r@1"] for row in scores.rows()] == pytest.approx([100 / 3, 50])
 
@@ -163,7 +158,7 @@ def test_a_perfect_model_scores_the_whole_rsum():
 def test_a_picture_without_captions_asks_nothing_but_may_be_found():
     images, texts = with_scores([[0.25, 0.0], [0.5, 0.0], [0.0, 0.75]])
     ranks = retrieval_ranks(images, texts, np.array([0, 2]))
-    assert ranks.pictures.tolist() == [0, 2]
+    assert ranks.images.tolist() == [0, 2]
     assert ranks.image_to_text.tolist() == [1, 1]
     assert ranks.text_to_image.tolist() == [2, 1]  # picture 1 scores above picture 0, caption 0's own
 
@@ -230,8 +225,8 @@ def test_a_row_that_is_no_unit_vector_is_named(side, value, fault):
         (np.eye(2), np.eye(3), np.arange(3), "dimensions"),
         (np.eye(2), np.eye(2), np.arange(3), "image_index"),
         (np.eye(2), np.eye(2), np.array([0.0, 1.0]), "image_index"),
-        (np.eye(2), np.eye(2), np.array([0, 2]), "there are 2 pictures"),
-        (np.eye(2), np.eye(2), np.array([-1, 0]), "there are 2 pictures"),
+        (np.eye(2), np.eye(2), np.array([0, 2]), "there are 2 images"),
+        (np.eye(2), np.eye(2), np.array([-1, 0]), "there are 2 images"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(images, texts, index, message):
@@ -245,32 +240,6 @@ def test_a_block_or_a_k_under_one_is_refused():
     for ks in ((), (0, 5)):
         with pytest.raises(ValueError, match="ks"):
             retrieval_metrics(np.eye(2), np.eye(2), np.arange(2), ks=ks)
-
-
-def test_a_bootstrap_draws_pictures_so_that_copies_of_a_value_add_no_certainty():
-    values = np.random.default_rng(0).random(30)
-    once = bootstrap_interval(values, np.arange(30), resamples=200)
-    shuffled = np.random.default_rng(1).permutation(np.repeat(np.arange(30), 5))
-    assert bootstrap_interval(values[shuffled], shuffled, resamples=200) == pytest.approx(once)
-    alone = bootstrap_interval(values[shuffled], np.arange(150), resamples=200)
-    assert alone[1] - alone[0] < 0.7 * (once[1] - once[0])  # about 1 / sqrt(5), if captions were drawn
-
-
-def test_a_bootstrap_interval_holds_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(3)
-    samples = [generator.random(60) < 0.4 for _ in range(200)]
-    intervals = [bootstrap_interval(sample, np.arange(60), confidence=0.8, resamples=100) for sample in samples]
-    held = np.mean([low <= 0.4 <= high for low, high in intervals])
-    assert 0.7 <= held <= 0.9
-
-
-def test_a_bootstrap_takes_any_statistic_and_repeats_itself():
-    values = np.arange(11.0)
-    low, high = bootstrap_interval(values, np.arange(11), np.median, seed=4)
-    assert low < 5 < high
-    assert (low, high) == bootstrap_interval(values, np.arange(11), np.median, seed=4)
-    with pytest.raises(ValueError, match="groups"):
-        bootstrap_interval(values, np.arange(3))
 
 
 def three_pictures() -> Pairs:

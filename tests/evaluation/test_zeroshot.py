@@ -17,7 +17,7 @@ from diptych.data.templates import TEMPLATES, fill, templates
 from diptych.errors import ConfigError, DataError
 from diptych.evaluation.evaluators import ZeroShotEvaluator, embed_classes, evaluate_zeroshot
 from diptych.evaluation.metrics import zeroshot
-from diptych.evaluation.metrics.zeroshot import class_vectors, zeroshot_metrics, zeroshot_ranks
+from diptych.evaluation.metrics.zeroshot import mean_class_embeddings, zeroshot_metrics, zeroshot_ranks
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -93,17 +93,17 @@ def test_the_mean_over_classes_weighs_a_rare_class_like_a_common_one_and_leaves_
     scores = zeroshot_metrics(pictures, np.eye(3), np.array([0] * 9 + [1]))
     assert scores.accuracy[1] == 90.0
     assert scores.mean_per_class == 50.0
-    assert scores.as_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "pictures": 10, "classes": 3}
+    assert scores.to_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "pictures": 10, "classes": 3}
 
 
-def test_class_vectors_are_those_of_one_class_at_a_time() -> None:
+def test_class_embeddings_are_those_of_one_class_at_a_time() -> None:
     prompts = 3 * np.random.default_rng(0).standard_normal((5, 7, 8))
-    for vectors, found in zip(prompts, class_vectors(prompts), strict=True):
+    for vectors, found in zip(prompts, mean_class_embeddings(prompts), strict=True):
         mean = sum(vector / np.sqrt((vector**2).sum()) for vector in vectors) / 7
         np.testing.assert_allclose(found, mean / np.sqrt((mean**2).sum()), atol=1e-6)
 
 
-def test_class_vectors_are_those_of_open_clip() -> None:
+def test_class_embeddings_are_those_of_open_clip() -> None:
     open_clip = pytest.importorskip("open_clip", reason="the reference comes with the extra 'open-clip'")
     torch.manual_seed(0)
     small = {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
@@ -114,16 +114,20 @@ def test_class_vectors_are_those_of_open_clip() -> None:
     expected = open_clip.build_zero_shot_classifier(clip, tokenizer, names, seven).T
     with torch.no_grad():
         prompts = clip.encode_text(tokenizer(fill(seven, names))).numpy().reshape(3, 7, 16)
-    np.testing.assert_allclose(class_vectors(prompts), expected, atol=1e-5)
+    np.testing.assert_allclose(mean_class_embeddings(prompts), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("prompts", "words"),
-    [(np.ones((2, 3)), "must be"), (np.zeros((1, 1, 2)), "points nowhere"), (np.full((1, 1, 2), np.nan), "nowhere")],
+    [
+        (np.ones((2, 3)), "must be"),
+        (np.zeros((1, 1, 2)), "zero, NaN or infinite"),
+        (np.full((1, 1, 2), np.nan), "NaN"),
+    ],
 )
 def test_prompts_that_have_no_direction_are_refused(prompts: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        class_vectors(prompts)
+        mean_class_embeddings(prompts)
 
 
 def test_a_k_below_one_is_refused() -> None:

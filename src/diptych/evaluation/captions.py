@@ -55,10 +55,10 @@ class CaptionReport:
     scorer: str | None
     missing: dict[str, str]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All but the pictures, for JSON."""
         labels = {"tokenizer": TOKENIZERS[self.tokenizer], "clipscore_model": self.scorer}
-        return {**self.corpus, **self.variety.as_dict(), **labels, "missing": self.missing}
+        return {**self.corpus, **self.variety.to_dict(), **labels, "missing": self.missing}
 
     def name(self, key: str) -> str:
         """How a report calls a score: `CLIPScore (mini)`."""

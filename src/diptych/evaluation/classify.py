@@ -13,7 +13,7 @@ from diptych.data.pairs import Pairs
 from diptych.data.templates import templates
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.evaluation.evaluators import embed_classes
-from diptych.evaluation.metrics.retrieval import bootstrap_interval
+from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 from diptych.evaluation.probe import (
     Classifier,
     ZeroShot,

@@ -14,9 +14,10 @@ from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
 from diptych.errors import DataError
-from diptych.evaluation.metrics.matching import BINS, MatchScores, bootstrap, matching_metrics
+from diptych.evaluation.metrics.bootstrap import bootstrap_intervals
+from diptych.evaluation.metrics.matching import BINS, MatchScores, matching_metrics
 from diptych.evaluation.metrics.retrieval import RetrievalScores, retrieval_metrics
-from diptych.evaluation.metrics.zeroshot import ZeroShotScores, class_vectors, zeroshot_metrics
+from diptych.evaluation.metrics.zeroshot import ZeroShotScores, mean_class_embeddings, zeroshot_metrics
 from diptych.matching.matcher import Matcher
 from diptych.matching.negatives import HARD_SHARE, LabelledPairs, make_labelled_pairs
 from diptych.models.dual_encoder import DualEncoder
@@ -108,7 +109,7 @@ def embed_classes(
     """The vector of each class name, from all templates filled with it: (classes, dim) float32."""
     blocks = [names[at : at + 16] for at in range(0, len(names), 16)]
     parts = [
-        class_vectors(
+        mean_class_embeddings(
             model.encode_texts(fill(prompt_templates, block)).reshape(len(block), len(prompt_templates), model.dim)
         )
         for block in progress(blocks, len(blocks), "embedding class names")
@@ -152,12 +153,12 @@ class MatchReport:
     judged: LabelledPairs
     probabilities: np.ndarray
 
-    def as_dict(self) -> dict[str, dict[str, float | list[float]]]:
+    def to_dict(self) -> dict[str, dict[str, float | list[float]]]:
         """By set: every score, and its interval as `NAME_interval`."""
         told: dict[str, dict[str, float | list[float]]] = {}
         for name, scores in self.scores.items():
             ends = {f"{key}_interval": list(value) for key, value in self.intervals[name].items()}
-            told[name] = {**scores.as_dict(), **ends}
+            told[name] = {**scores.to_dict(), **ends}
         return told
 
     def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -196,12 +197,12 @@ class MatchEvaluator:
                 return matching_metrics(p, y, threshold=self.threshold, bins=self.bins, weights=weights)
 
             def numbers(weights: np.ndarray, measure: Callable[..., MatchScores] = measure) -> dict[str, float]:
-                told = measure(weights).as_dict()
+                told = measure(weights).to_dict()
                 return {key: told[key] for key in self.measured}
 
             scores[name] = measure(None)
             groups = self.judged.owner[chosen]
-            intervals[name] = bootstrap(numbers, groups, resamples=self.resamples, seed=self.seed)
+            intervals[name] = bootstrap_intervals(numbers, groups, resamples=self.resamples, seed=self.seed)
         return MatchReport(scores, intervals, self.judged, probabilities)
 
 

@@ -15,7 +15,7 @@ from diptych.evaluation.compare.differences import Measure, measures
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite, read_suite
 from diptych.evaluation.compare.worker import measure_fresh
-from diptych.evaluation.metrics.paired import RESAMPLES
+from diptych.evaluation.metrics.bootstrap import RESAMPLES
 from diptych.models.checkpoints import model_directory
 from diptych.runtime.progress import Progress, silent
 
@@ -42,7 +42,7 @@ class Comparison:
         """The measures of one group: retrieval, classes, matching, checks, captions."""
         return [measure for measure in self.measures if measure.group == name]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
         return {
             "source": self.suite.source,
@@ -171,7 +171,7 @@ def _measure_told(measure: Measure) -> dict[str, Any]:
                 "value": found.value,
                 "low": found.low,
                 "high": found.high,
-                "real": found.real,
+                "real": found.significant,
             }
             for (one, two), found in measure.differences.items()
         ],

@@ -10,17 +10,17 @@ import numpy as np
 
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite
-from diptych.evaluation.metrics.captions import NAMES
-from diptych.evaluation.metrics.paired import (
+from diptych.evaluation.metrics.bootstrap import (
     RESAMPLES,
     Difference,
     Statistic,
-    auc_of,
-    interval,
-    mean_of,
+    auc_statistic,
+    mean_statistic,
     paired_difference,
-    resampled,
+    percentile_interval,
+    resample_statistics,
 )
+from diptych.evaluation.metrics.captions import NAMES
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Measure:
 
     def tied(self, name: str) -> bool:
         """Whether a model is the best, or its difference from the best may be chance."""
-        return name == self.best or not self.difference(self.best, name).real
+        return name == self.best or not self.difference(self.best, name).significant
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _measured(
         for model in models
         if (statistic := column.statistic(model)) is not None
     ]
-    draws = resampled([statistic for *_, statistic in cells], pictures, resamples=resamples, seed=seed)
+    draws = resample_statistics([statistic for *_, statistic in cells], pictures, resamples=resamples, seed=seed)
     every = np.ones(pictures)
     found = []
     for column in columns:
@@ -106,7 +106,7 @@ def _measure(column: _Column, values: dict[str, float], draws: dict[str, np.ndar
         column.title,
         column.digits,
         values,
-        {name: interval(draws[name]) for name in values},
+        {name: percentile_interval(draws[name]) for name in values},
         {(one, two): paired_difference(values[one], values[two], draws[one], draws[two], level) for one, two in pairs},
     )
 
@@ -121,7 +121,7 @@ def _retrieval(suite: Suite) -> list[_Column]:
     def recall(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             ranks = model.arrays.get(array)
-            return None if ranks is None else mean_of(100.0 * (ranks <= k), own[array], count)
+            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), own[array], count)
 
         return statistic
 
@@ -143,7 +143,7 @@ def _classes(suite: Suite) -> list[_Column]:
     def accuracy(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             ranks = model.arrays.get(array)
-            return None if ranks is None else mean_of(100.0 * (ranks <= k), np.arange(count), count)
+            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), np.arange(count), count)
 
         return statistic
 
@@ -166,7 +166,7 @@ def _matching(suite: Suite) -> list[_Column]:
     def auc(at: np.ndarray) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             scores = model.arrays.get("match_scores")
-            return None if scores is None else auc_of(scores[at], judged.labels[at], judged.owner[at])
+            return None if scores is None else auc_statistic(scores[at], judged.labels[at], judged.owner[at])
 
         return statistic
 
@@ -186,7 +186,7 @@ def _checks(suite: Suite) -> list[_Column]:
 
         def statistic(model: Measured) -> Statistic | None:
             found = model.arrays.get("checks_right")
-            return None if found is None else mean_of(100.0 * found[at], checks.rows[at], count)
+            return None if found is None else mean_statistic(100.0 * found[at], checks.rows[at], count)
 
         return statistic
 
@@ -207,7 +207,7 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
     def mean(key: str) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             values = model.arrays.get(f"caption_{key}")
-            return None if values is None else mean_of(values, np.arange(count), count)
+            return None if values is None else mean_statistic(values, np.arange(count), count)
 
         return statistic
 

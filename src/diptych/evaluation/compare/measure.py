@@ -18,9 +18,9 @@ from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite
 from diptych.evaluation.compositional.checks import evaluate_checks
 from diptych.evaluation.evaluators import embed_classes
+from diptych.evaluation.metrics.bootstrap import auc_statistic
 from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.matching import matching_metrics
-from diptych.evaluation.metrics.paired import auc_of
 from diptych.evaluation.metrics.retrieval import retrieval_ranks, scores_from_ranks
 from diptych.evaluation.probe import Classifier, class_ranks, cross_validated, fit_adapter, fit_probe
 from diptych.matching.matcher import Matcher
@@ -98,7 +98,7 @@ def _ask_encoder(measured: Measured, encoder: DualEncoder, suite: Suite, progres
         images = picture_vectors(encoder, suite.pairs, progress=progress)
         texts = encoder.encode_texts(captions)
         ranks = retrieval_ranks(images, texts, owner)
-        measured.told["retrieval"] = scores_from_ranks(ranks).as_dict()
+        measured.told["retrieval"] = scores_from_ranks(ranks).to_dict()
         measured.arrays |= {"found_captions": ranks.image_to_text, "found_pictures": ranks.text_to_image}
         measured.arrays["nearest"] = nearest_pictures(images, texts)
         _ask_checks(measured, encoder, suite, progress)
@@ -115,7 +115,7 @@ def _ask_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progres
     evaluator = suite.evaluator
     images = np.asarray(picture_vectors(encoder, suite.labelled, progress=progress))
     by_name = embed_classes(encoder, evaluator.classes.names, templates(suite.prompts), progress=progress)
-    measured.told["classes"] = evaluator(images, by_name).as_dict()
+    measured.told["classes"] = evaluator(images, by_name).to_dict()
     measured.arrays["class_ranks"] = retrieval_ranks(by_name, images, evaluator.labels).text_to_image
     measured.arrays["class_found"] = (images @ by_name.T).argmax(axis=1)
     labels = evaluator.labels
@@ -154,7 +154,7 @@ def _ask_matcher(
     rate = len(found) / (time.perf_counter() - began)
     measured.arrays["match_scores"] = found
     sets = {
-        name: matching_metrics(found[at], suite.judged.labels[at]).as_dict() for name, at in suite.judged.sets.items()
+        name: matching_metrics(found[at], suite.judged.labels[at]).to_dict() for name, at in suite.judged.sets.items()
     }
     measured.told["matching"] = {"head": matcher.name, "calibrated": True, "pairs_per_second": rate, "sets": sets}
     if encoder is None:  # BLIP: a matcher alone
@@ -169,7 +169,10 @@ def _auc_alone(scores: np.ndarray, suite: Suite) -> dict[str, Any]:
     """A cosine is no probability: only its order can be measured."""
     assert suite.judged is not None
     owner, labels, weights = suite.judged.owner, suite.judged.labels, np.ones(len(suite.few))
-    sets = {name: {"auc": auc_of(scores[at], labels[at], owner[at])(weights)} for name, at in suite.judged.sets.items()}
+    sets = {
+        name: {"auc": auc_statistic(scores[at], labels[at], owner[at])(weights)}
+        for name, at in suite.judged.sets.items()
+    }
     return {"head": "cosine of the dual encoder", "calibrated": False, "sets": sets}
 
 

@@ -25,7 +25,7 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     contents = {
         "report.html": html_report(comparison, command),
         "report.md": markdown(comparison, command),
-        "report.json": json.dumps(_finite(comparison.as_dict() | {"command": command}), indent=2, ensure_ascii=False)
+        "report.json": json.dumps(_finite(comparison.to_dict() | {"command": command}), indent=2, ensure_ascii=False)
         + "\n",
     }
     try:

@@ -142,7 +142,7 @@ def said(comparison: Comparison) -> list[str]:
 def _sentence(measure: Measure, leaders: list[str]) -> str:
     best, level = leaders[0], leaders[1:]
     behind = [name for name in measure.values if name != best and measure.difference(best, name).value > 0]
-    behind = [name for name in behind if measure.difference(best, name).real]
+    behind = [name for name in behind if measure.difference(best, name).significant]
     sure = f", surely before {_list(behind)}" if behind else ""
     chance = f"; its lead over {_list(level)} may be chance" if level else ""
     what = measure.title.split(" %")[0]
@@ -159,7 +159,7 @@ def _leaders(measure: Measure, models: Sequence[Measured]) -> list[str]:
     if len(measure.values) < 2 or not names:
         return []
     best = max(names, key=lambda name: measure.values[name])
-    return [best, *(name for name in names if name != best and not measure.difference(best, name).real)]
+    return [best, *(name for name in names if name != best and not measure.difference(best, name).significant)]
 
 
 def _counts(measure: Measure, model: Measured) -> bool:
@@ -188,7 +188,7 @@ def _difference(measure: Measure, one: str, two: str) -> Cell:
         return Cell("–")
     found, digits = measure.difference(one, two), measure.digits
     value, low, high = (f"{each:+.{digits}f}".replace("-", "−") for each in (found.value, found.low, found.high))
-    return Cell(value, f"{low} to {high}", best=found.real)
+    return Cell(value, f"{low} to {high}", best=found.significant)
 
 
 def _retrieval_extra(model: Measured) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from diptych.data.pairs import Pairs
 from diptych.errors import DataError
 from diptych.evaluation.compositional.swaps import KINDS, wrong_captions
+from diptych.evaluation.metrics.bootstrap import bootstrap_intervals
 from diptych.evaluation.metrics.compositional import (
     WinogroundScores,
     right_choices,
@@ -17,7 +18,6 @@ from diptych.evaluation.metrics.compositional import (
     right_texts,
     winoground_scores,
 )
-from diptych.evaluation.metrics.matching import bootstrap
 from diptych.matching.matcher import Matcher
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import picture_vectors
@@ -131,7 +131,7 @@ def evaluate_checks(
 
     return ChoiceScores(
         measured(np.ones(len(checks))),
-        bootstrap(measured, checks.rows, resamples=resamples, seed=seed),
+        bootstrap_intervals(measured, checks.rows, resamples=resamples, seed=seed),
         {kind: _percent(unseen[at]) for kind, at in places.items()},
         checks.counts(),
         right,

@@ -85,7 +85,7 @@ def contrastive_task(recipe: ContrastiveRecipe, train_pairs: Pairs, val_pairs: P
         return _backward(images, texts, image_parts, text_parts, loss, autocast(recipe.precision, model.device))
 
     def validate() -> dict[str, float]:
-        return evaluator(images.validation(), texts.validation()).as_dict()
+        return evaluator(images.validation(), texts.validation()).to_dict()
 
     def save(scores: dict[str, float]) -> None:
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
