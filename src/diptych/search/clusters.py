@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diptych.errors import ConfigError, require
+from diptych.errors import ConfigError
 from diptych.search.nearest import matrix
 from diptych.search.vocabulary import vocabulary, vocabulary_vectors
 
@@ -68,7 +68,8 @@ def _usual(pictures: int) -> int:
 
 def _middles(vectors: np.ndarray, groups: int, seed: int) -> np.ndarray:
     """The groups' middles as unit vectors: (groups, dim) float32."""
-    cluster = require("sklearn.cluster", extra="search")
+    from sklearn import cluster
+
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.permutation(len(vectors))[:_FITTED_ON])
     kmeans = cluster.MiniBatchKMeans(groups, random_state=seed, batch_size=4096, n_init=5)

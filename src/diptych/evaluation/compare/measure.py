@@ -13,6 +13,13 @@ from torch import nn
 from diptych.captioning.captioner import Captioner, load_captioner
 from diptych.data.templates import templates
 from diptych.errors import ModelError
+from diptych.evaluation.classifiers import (
+    EmbeddingClassifier,
+    LinearProbe,
+    TipAdapter,
+    class_ranks,
+    cross_validated_probabilities,
+)
 from diptych.evaluation.compare.cost import bytes_on_disk, encoder_cost, machine, memory_now, memory_peak, parameters_of
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite
@@ -22,7 +29,6 @@ from diptych.evaluation.metrics.bootstrap import auc_statistic
 from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.matching import matching_metrics
 from diptych.evaluation.metrics.retrieval import retrieval_ranks, scores_from_ranks
-from diptych.evaluation.probe import Classifier, class_ranks, cross_validated, fit_adapter, fit_probe
 from diptych.matching.matcher import Matcher
 from diptych.matching.storage import load_matcher
 from diptych.models.checkpoints import model_directory
@@ -121,13 +127,13 @@ def _ask_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progres
     labels = evaluator.labels
     if len(labels) > _LEARNT or np.unique(labels, return_counts=True)[1].min() < 2:
         return  # too many for a sweep, or a class of which nothing would be left to judge by
-    by_examples: dict[str, Callable[[np.ndarray, np.ndarray], Classifier]] = {
-        "adapter": lambda some, of: fit_adapter(some, of, by_name, encoder.logit_scale),
-        "probe": lambda some, of: fit_probe(some, of, len(by_name), seed=suite.seed),
+    classifiers: dict[str, EmbeddingClassifier] = {
+        "adapter": TipAdapter(by_name, logit_scale=encoder.logit_scale),
+        "probe": LinearProbe(range(len(by_name)), random_state=suite.seed),
     }
-    for method, fit in by_examples.items():
-        chances = cross_validated(fit, images, labels, seed=suite.seed)
-        measured.arrays[f"{method}_ranks"] = class_ranks(chances, labels)
+    for method, classifier in classifiers.items():
+        probabilities = cross_validated_probabilities(classifier, images, labels, seed=suite.seed)
+        measured.arrays[f"{method}_ranks"] = class_ranks(probabilities, labels)
 
 
 def _ask_checks(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from diptych.data.classes import Classes, read_classes, read_labelled
 from diptych.data.doctor.inspect import sound
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, split_position
-from diptych.errors import ConfigError, DataError, require
+from diptych.errors import ConfigError, DataError
 from diptych.evaluation.compositional.checks import Checks, checks_of
 from diptych.evaluation.evaluators import ZeroShotEvaluator
 from diptych.matching.negatives import LabelledPairs, make_labelled_pairs
@@ -169,13 +169,14 @@ def word_vectors(pairs: Pairs, dim: int = 128) -> tuple[np.ndarray, np.ndarray]:
 
     Returns (pictures, dim) of the mean of a picture's captions, and (captions, dim); `dim` is less for few words.
     """
-    text = require("sklearn.feature_extraction.text", "train")
-    decomposition = require("sklearn.decomposition", "train")
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     captions, owner = pairs.flat_captions()
-    counts = text.TfidfVectorizer(token_pattern=r"\w+").fit_transform(captions)
+    counts = TfidfVectorizer(token_pattern=r"\w+").fit_transform(captions)
     dim = min(dim, counts.shape[1] - 1)
     with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, which equal captions have none of
-        words = decomposition.TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
+        words = TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
     pictures = np.zeros((len(pairs), words.shape[1]))
     np.add.at(pictures, owner, words)
     return _unit(pictures), _unit(words)
