@@ -19,10 +19,9 @@ from diptych.evaluation.compare import comparison as compare_module
 from diptych.evaluation.compare.comparison import Comparison, Measure, Measured, Suite, compare, model_names, read_suite
 from diptych.evaluation.compare.cost import bytes_on_disk, memory_peak
 from diptych.evaluation.compare.examples import examples
-from diptych.evaluation.compare.measure import nearest_pictures
 from diptych.evaluation.compare.report_files import markdown, write_report
 from diptych.evaluation.compare.report_page import html_report
-from diptych.evaluation.compare.suite import word_vectors
+from diptych.evaluation.compare.suite import word_embeddings
 from diptych.evaluation.compare.tables import difference_table, quality_tables
 from diptych.evaluation.compare.worker import measure_fresh
 from diptych.evaluation.evaluators import evaluate_retrieval
@@ -90,8 +89,8 @@ def test_a_suite_comes_out_of_its_folder_as_it_went_in(suite: Suite, tmp_path: P
     suite.save(tmp_path)
     again = Suite.load(tmp_path)
     assert again.key == suite.key
-    assert again.few.tolist() == suite.few.tolist()
-    assert again.judged.rows.tolist() == suite.judged.rows.tolist()
+    assert again.subset_rows.tolist() == suite.subset_rows.tolist()
+    assert again.labelled_pairs.rows.tolist() == suite.labelled_pairs.rows.tolist()
     assert again.checks.wrong == suite.checks.wrong
     assert again.source == suite.source
 
@@ -109,7 +108,7 @@ def test_another_question_is_another_suite(scenes: Path, suite: Suite) -> None:
 
 def test_pictures_whose_captions_share_words_are_near_by_their_words(scenes: Path) -> None:
     pairs = read_pairs(scenes)
-    images, texts = word_vectors(pairs)
+    images, texts = word_embeddings(pairs)
     owner = pairs.flat_captions()[1]
     ranks = (texts @ images.T >= np.einsum("nd,nd->n", texts, images[owner])[:, None]).sum(axis=1)
     assert np.median(ranks) <= 3
@@ -126,9 +125,9 @@ def test_nothing_to_compare_on_is_refused() -> None:
 
 def test_names_are_as_short_as_tells_them_apart() -> None:
     assert list(model_names(["runs/a/model", "other/a/model", "mini"])) == ["runs/a", "other/a", "mini"]
-    with pytest.raises(ConfigError, match="two models are called 'x'"):
+    with pytest.raises(ConfigError, match="two models have the name 'x'"):
         model_names(["x=a", "x=b"])
-    with pytest.raises(ConfigError, match="no model is named"):
+    with pytest.raises(ConfigError, match="no model is given"):
         model_names([])
 
 
@@ -139,7 +138,7 @@ def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison,
     pairs = read_pairs(scenes)
     for model in comparison.models:
         expected, _ = evaluate_retrieval(dual.load(model.model, "cpu"), pairs)
-        assert model.told["retrieval"] == expected.to_dict()
+        assert model.summary["retrieval"] == expected.to_dict()
         for measure in comparison.group("retrieval"):
             assert measure.values[model.name] == pytest.approx(expected.to_dict()[measure.key])
             low, high = measure.intervals[model.name]
@@ -149,16 +148,16 @@ def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison,
 def test_every_group_is_measured_and_what_a_model_lacks_is_told(comparison: Comparison) -> None:
     assert {measure.group for measure in comparison.measures} == {"retrieval", "classes", "matching", "checks"}
     plain, matching = comparison.models
-    assert plain.told["matching"]["calibrated"] is False
-    assert matching.told["matching"]["calibrated"] is True
-    assert 0 <= matching.told["matching"]["sets"]["mixture"]["ece"] <= 1
-    assert set(plain.told["absent"]) == {"matcher", "captioner"}
-    assert set(matching.told["absent"]) == {"captioner"}
+    assert plain.summary["matching"]["calibrated"] is False
+    assert matching.summary["matching"]["calibrated"] is True
+    assert 0 <= matching.summary["matching"]["sets"]["mixture"]["ece"] <= 1
+    assert set(plain.summary["absent"]) == {"matcher", "captioner"}
+    assert set(matching.summary["absent"]) == {"captioner"}
 
 
 def test_costs_are_those_of_the_model(comparison: Comparison) -> None:
     for model in comparison.models:
-        cost, encoder = model.told["cost"], dual.load(model.model, "cpu")
+        cost, encoder = model.summary["cost"], dual.load(model.model, "cpu")
         assert cost["parameters"] == sum(weight.numel() for weight in encoder.model.parameters())
         assert cost["image_parameters"] + cost["text_parameters"] == cost["parameters"]
         assert cost["bytes_on_disk"] == sum(f.stat().st_size for f in Path(model.model).rglob("*") if f.is_file())
@@ -172,14 +171,6 @@ def test_a_file_with_two_names_takes_its_room_once(tmp_path: Path) -> None:
     assert bytes_on_disk(tmp_path) == 100
 
 
-def test_the_nearest_pictures_are_those_of_a_full_sort() -> None:
-    random = np.random.default_rng(0)
-    images, texts = random.normal(size=(30, 8)), random.normal(size=(50, 8))
-    expected = np.argsort(-(texts @ images.T), axis=1)[:, :6]
-    assert nearest_pictures(images, texts, block=7).tolist() == expected.tolist()
-    assert nearest_pictures(images[:2], texts).shape == (50, 2)
-
-
 def test_a_model_that_was_measured_is_not_measured_again_until_it_changes(
     models: list[str], suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +180,7 @@ def test_a_model_that_was_measured_is_not_measured_again_until_it_changes(
     written = (kept[0] / "measured.json").stat().st_mtime_ns
     again = compare([str(tmp_path / "model")], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
     assert (kept[0] / "measured.json").stat().st_mtime_ns == written
-    assert again.models[0].told == first.models[0].told
+    assert again.models[0].summary == first.models[0].summary
     (tmp_path / "model" / "README.md").write_text("another")
     compare([str(tmp_path / "model")], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
     assert len(list((tmp_path / "out" / "measured").iterdir())) == len(kept) + 1
@@ -255,7 +246,7 @@ def test_the_page_needs_nothing_else_and_shows_what_was_found(page: str, compari
         "Example queries",
     ):
         assert words in page
-    for words in ("Quality against speed", "Reliability of the matchers", "Confusion matrices", "How this was made"):
+    for words in ("Quality against speed", "Reliability of the matchers", "Confusion matrices", "Provenance"):
         assert words in page
     for measure in comparison.measures:
         for name in comparison.names:
@@ -285,9 +276,9 @@ def test_examples_show_each_model_for_the_same_caption(comparison: Comparison) -
     every = [each for chosen in found.values() for each in chosen]
     assert len({each.row for each in every}) == 5
     for each in every:
-        assert [of.model for of in each.found] == comparison.names
-        for of in each.found:
-            assert (of.rank <= len(of.rows)) == (each.row in of.rows)
+        assert [result.model for result in each.results] == comparison.names
+        for result in each.results:
+            assert (result.rank <= len(result.rows)) == (each.row in result.rows)
 
 
 def test_markdown_json_and_csv_hold_the_same_numbers(comparison: Comparison, tmp_path: Path) -> None:
@@ -315,7 +306,7 @@ def test_the_best_is_marked_and_what_may_be_chance_too(comparison: Comparison) -
     assert differences is not None
     first = comparison.group("retrieval")[0]
     cell = differences.rows[0][1]
-    assert cell.best == first.difference(*comparison.names).real
+    assert cell.best == first.difference(*comparison.names).significant
     other = first.difference(*reversed(comparison.names))
     assert other.value == -first.difference(*comparison.names).value
 
@@ -357,10 +348,10 @@ def test_captioners_are_measured_by_their_captions(scenes: Path, tmp_path: Path)
     suite = read_suite(str(scenes), split="all", most=6)
     found = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
     model = found.models[0]
-    assert "encoder" in model.told["absent"]
-    assert set(model.told["captions"]["written"]) == set(suite.some.image_ids)
+    assert "encoder" in model.summary["absent"]
+    assert set(model.summary["captions"]["written"]) == set(suite.subset.image_ids)
     assert {"cider_d", "rouge_l"} <= {measure.key for measure in found.group("captions")}
-    assert model.told["captions"]["captions_per_second"] > 0
+    assert model.summary["captions"]["captions_per_second"] > 0
     assert "Captions side by side" in html_report(found)
 
 

@@ -117,7 +117,7 @@ def test_winogrounds_scores_are_those_of_its_definition() -> None:
     )
     found = winoground_scores(scores)
     assert (found.text, found.image, found.group, found.examples) == (50.0, 50.0, 25.0, 4)
-    with pytest.raises(ValueError, match="2 captions, 2 pictures"):
+    with pytest.raises(ValueError, match="2 captions, 2 images"):
         winoground_scores(scores[:, 0])
 
 
@@ -209,8 +209,8 @@ def test_winoground_is_read_as_its_authors_give_it_out(winoground: Path) -> None
     quads = read_published(winoground)
     assert isinstance(quads, Quads)
     assert quads.tags == ("Object", "Relation", "Object")
-    assert [row.captions[0].split()[1] for row in quads.pictures] == ["red", "blue"] * 3
-    assert [Path(row.image).name for row in quads.pictures][:2] == ["ex_0_img_0.png", "ex_0_img_1.png"]
+    assert [row.captions[0].split()[1] for row in quads.images] == ["red", "blue"] * 3
+    assert [Path(row.image).name for row in quads.images][:2] == ["ex_0_img_0.png", "ex_0_img_1.png"]
 
 
 def test_winogrounds_scores_hold_every_caption_beside_every_picture(winoground: Path, model: dual.DualEncoder) -> None:
@@ -220,8 +220,8 @@ def test_winogrounds_scores_hold_every_caption_beside_every_picture(winoground: 
     found = evaluate_quads(model, quads)
     assert set(found.by_tag) == {"Object", "Relation"}
     assert found.by_tag["Object"].examples == 2
-    pictures = model.encode_images([decode(row.image, min_side=32) for row in quads.pictures][2:4])
-    captions = model.encode_texts([row.captions[0] for row in quads.pictures][2:4])
+    pictures = model.encode_images([decode(row.image, min_side=32) for row in quads.images][2:4])
+    captions = model.encode_texts([row.captions[0] for row in quads.images][2:4])
     np.testing.assert_allclose(found.scores[1], captions @ pictures.T, atol=1e-5)
     assert found.right()["group"].mean() * 100 == pytest.approx(found.all.group)
 
@@ -231,12 +231,12 @@ def test_a_picture_of_a_published_set_that_cannot_be_decoded_is_named(
 ) -> None:
     """Left in, it would be no right choice, and the mean picture, which blind scores are of, no number at all."""
     checks = read_sugarcrepe(sugarcrepe / "data", images=sugarcrepe / "val2017")
-    broken = Path(checks.pictures[1].image)
+    broken = Path(checks.images[1].image)
     broken.write_bytes(b"cut")
     with pytest.raises(DataError, match=broken.name):
         evaluate_checks(model, checks)
     quads = read_winoground(winoground)
-    Path(quads.pictures[1].image).write_bytes(b"cut")
+    Path(quads.images[1].image).write_bytes(b"cut")
     with pytest.raises(DataError, match="0-1"):
         evaluate_quads(model, quads)
 
@@ -245,7 +245,7 @@ def test_sugarcrepe_is_read_as_its_authors_give_it_out(sugarcrepe: Path) -> None
     checks = read_published(sugarcrepe / "data", images=sugarcrepe / "val2017")
     assert isinstance(checks, Checks)
     assert checks.counts() == {"add_obj": 1, "swap_att": 3}
-    assert len(checks.pictures) == 3
+    assert len(checks.images) == 3
     assert (checks.right[0], checks.wrong[0]) == ("a red star", "a blue star")
     one = read_sugarcrepe(sugarcrepe / "data" / "swap_att.json", images=sugarcrepe / "val2017")
     assert one.counts() == {"swap_att": 3}
@@ -255,11 +255,11 @@ def test_sugarcrepe_is_read_as_its_authors_give_it_out(sugarcrepe: Path) -> None
     ("content", "said"),
     [
         ("not json", "examples.jsonl:1: is not valid JSON"),
-        ("[]", "is no object"),
+        ("[]", "is not an object"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x"}', "lacks caption_1"),
-        ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no picture 'a'"),
+        ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no image 'a'"),
         ('{"image_0": "../../a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "lies outside"),
-        ("", "holds no example"),
+        ("", "has no examples"),
     ],
 )
 def test_a_broken_example_is_named(tmp_path: Path, content: str, said: str) -> None:

@@ -257,9 +257,9 @@ def test_the_evaluator_scores_captions_against_the_rows_that_they_describe():
 
 
 def test_the_evaluator_refuses_pairs_without_captions_and_embeddings_of_other_rows():
-    with pytest.raises(DataError, match="none of the 1 pictures"):
+    with pytest.raises(DataError, match="none of the 1 images"):
         RetrievalEvaluator(three_pictures()[1:2])
-    with pytest.raises(ValueError, match="3 pictures and 3 captions"):
+    with pytest.raises(ValueError, match="3 images and 3 captions"):
         RetrievalEvaluator(three_pictures())(np.eye(2, 3), np.eye(3))
 
 

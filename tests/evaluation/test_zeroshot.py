@@ -250,7 +250,7 @@ def test_a_broken_picture_is_left_out_and_counted(colours: Path, model: dual.Dua
 
 def test_the_evaluator_refuses_embeddings_of_another_number(colours: Path) -> None:
     evaluator = ZeroShotEvaluator(read_class_folders(colours))
-    with pytest.raises(ValueError, match="9 pictures and 3 classes"):
+    with pytest.raises(ValueError, match="9 images and 3 classes"):
         evaluator(unit(8, 4), unit(3, 4))
 
 

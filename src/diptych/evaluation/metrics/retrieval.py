@@ -18,6 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Embeddings = NDArray[Any] | Tensor
+"""(rows, dim) unit vectors."""
+
 # Scores are inner products in float64 of embeddings rounded to multiples of 2**-26. Every product is a multiple of
 # 2**-52 and every partial sum of unit vectors is below 2, so all of them fit 53 bits and no sum is rounded. Ties
 # therefore do not depend on block size, device or BLAS, and a score computed twice compares equal.
@@ -92,8 +95,8 @@ class RetrievalScores:
 
 
 def retrieval_metrics(
-    image_embeddings: NDArray[Any] | Tensor,
-    text_embeddings: NDArray[Any] | Tensor,
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
     image_index: NDArray[np.integer[Any]],
     ks: Sequence[int] = (1, 5, 10),
     block: int = 1024,
@@ -147,8 +150,8 @@ def scores_from_ranks(ranks: RetrievalRanks, ks: Sequence[int] = (1, 5, 10)) -> 
 
 
 def retrieval_ranks(
-    image_embeddings: NDArray[Any] | Tensor,
-    text_embeddings: NDArray[Any] | Tensor,
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
     image_index: NDArray[np.integer[Any]],
     block: int = 1024,
 ) -> RetrievalRanks:
@@ -202,7 +205,7 @@ def retrieval_ranks(
     return RetrievalRanks(queries.cpu().numpy(), image_to_text.cpu().numpy(), text_to_image.cpu().numpy())
 
 
-def _as_tensor(embeddings: NDArray[Any] | Tensor) -> Tensor:
+def _as_tensor(embeddings: Embeddings) -> Tensor:
     if isinstance(embeddings, np.ndarray) and not embeddings.flags.writeable:
         embeddings = embeddings.copy()  # torch warns about read-only memory
     return torch.as_tensor(embeddings).detach()

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from diptych.evaluation.metrics.retrieval import retrieval_ranks
+from diptych.evaluation.metrics.retrieval import Embeddings, retrieval_ranks
 from diptych.models.cosine import normalize
 
 
@@ -71,8 +70,8 @@ def _checked_normalize(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def zeroshot_ranks(
-    image_embeddings: NDArray[Any] | Tensor,
-    class_embeddings: NDArray[Any] | Tensor,
+    image_embeddings: Embeddings,
+    class_embeddings: Embeddings,
     labels: NDArray[np.integer[Any]],
 ) -> NDArray[np.int64]:
     """The rank of each image's own class, from 1 to the number of classes: (images,).
@@ -96,8 +95,8 @@ def zeroshot_ranks(
 
 
 def zeroshot_metrics(
-    image_embeddings: NDArray[Any] | Tensor,
-    class_embeddings: NDArray[Any] | Tensor,
+    image_embeddings: Embeddings,
+    class_embeddings: Embeddings,
     labels: NDArray[np.integer[Any]],
     ks: Sequence[int] = (1, 5),
 ) -> ZeroShotScores:
