@@ -39,7 +39,7 @@ def test_the_worked_examples_hold(module) -> None:
     assert not outcome.failed
 
 
-# what is asked
+# the suite
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def comparison(models: list[str], suite: Suite, tmp_path_factory: pytest.TempPat
     return compare(models, suite, tmp_path_factory.mktemp("out"), device="cpu", fresh=False, resamples=60)
 
 
-def test_a_suite_comes_out_of_its_folder_as_it_went_in(suite: Suite, tmp_path: Path) -> None:
+def test_a_saved_suite_is_loaded_unchanged(suite: Suite, tmp_path: Path) -> None:
     suite.save(tmp_path)
     again = Suite.load(tmp_path)
     assert again.key == suite.key
@@ -95,7 +95,7 @@ def test_a_suite_comes_out_of_its_folder_as_it_went_in(suite: Suite, tmp_path: P
     assert again.source == suite.source
 
 
-def test_another_question_is_another_suite(scenes: Path, suite: Suite) -> None:
+def test_other_data_or_settings_change_the_key_of_a_suite(scenes: Path, suite: Suite) -> None:
     keys = {
         suite.key,
         read_suite(str(scenes), split="all", most=20).key,
@@ -106,7 +106,7 @@ def test_another_question_is_another_suite(scenes: Path, suite: Suite) -> None:
     assert len(keys) == 5
 
 
-def test_pictures_whose_captions_share_words_are_near_by_their_words(scenes: Path) -> None:
+def test_images_whose_captions_share_words_have_similar_word_embeddings(scenes: Path) -> None:
     pairs = read_pairs(scenes)
     images, texts = word_embeddings(pairs)
     owner = pairs.flat_captions()[1]
@@ -115,7 +115,7 @@ def test_pictures_whose_captions_share_words_are_near_by_their_words(scenes: Pat
     assert np.allclose(np.linalg.norm(images, axis=1), 1)
 
 
-def test_nothing_to_compare_on_is_refused() -> None:
+def test_a_comparison_without_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="--data"):
         read_suite(None)
 
@@ -123,7 +123,7 @@ def test_nothing_to_compare_on_is_refused() -> None:
 # names
 
 
-def test_names_are_as_short_as_tells_them_apart() -> None:
+def test_names_are_as_short_as_uniqueness_allows() -> None:
     assert list(model_names(["runs/a/model", "other/a/model", "mini"])) == ["runs/a", "other/a", "mini"]
     with pytest.raises(ConfigError, match="two models have the name 'x'"):
         model_names(["x=a", "x=b"])
@@ -134,7 +134,7 @@ def test_names_are_as_short_as_tells_them_apart() -> None:
 # measuring
 
 
-def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison, scenes: Path) -> None:
+def test_measurements_equal_those_of_the_evaluators(comparison: Comparison, scenes: Path) -> None:
     pairs = read_pairs(scenes)
     for model in comparison.models:
         expected, _ = evaluate_retrieval(dual.load(model.model, "cpu"), pairs)
@@ -145,7 +145,7 @@ def test_what_is_measured_is_what_the_evaluators_measure(comparison: Comparison,
             assert low <= measure.values[model.name] <= high
 
 
-def test_every_group_is_measured_and_what_a_model_lacks_is_told(comparison: Comparison) -> None:
+def test_every_group_is_measured_and_missing_abilities_are_reported(comparison: Comparison) -> None:
     assert {measure.group for measure in comparison.measures} == {"retrieval", "classes", "matching", "checks"}
     plain, matching = comparison.models
     assert plain.summary["matching"]["calibrated"] is False
@@ -165,13 +165,13 @@ def test_costs_are_those_of_the_model(comparison: Comparison) -> None:
         assert "peak_memory" not in cost  # this process has done much else
 
 
-def test_a_file_with_two_names_takes_its_room_once(tmp_path: Path) -> None:
+def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 100)
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert bytes_on_disk(tmp_path) == 100
 
 
-def test_a_model_that_was_measured_is_not_measured_again_until_it_changes(
+def test_measurements_are_reused_until_the_model_changes(
     models: list[str], suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(models[0], tmp_path / "model")
@@ -186,7 +186,7 @@ def test_a_model_that_was_measured_is_not_measured_again_until_it_changes(
     assert len(list((tmp_path / "out" / "measured").iterdir())) == len(kept) + 1
 
 
-def test_a_model_that_fails_is_told_and_the_others_are_measured(
+def test_a_model_that_fails_is_reported_and_the_others_are_measured(
     models: list[str], suite: Suite, tmp_path: Path
 ) -> None:
     found = compare([models[0], str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False, resamples=5)
@@ -197,7 +197,9 @@ def test_a_model_that_fails_is_told_and_the_others_are_measured(
         compare([str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False)
 
 
-def test_a_process_that_dies_says_its_last_words(tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_output_of_a_process_that_dies_is_reported(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     killed = tmp_path / "python"
@@ -208,15 +210,13 @@ def test_a_process_that_dies_says_its_last_words(tmp_path: Path, suite: Suite, m
         measure_fresh("mini", tmp_path / "suite", tmp_path / "found")
 
 
-def test_what_a_process_raises_in_the_midst_of_a_step_is_raised_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_during_a_step_of_the_process_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    told = ({"begins": "encoding", "total": 2}, {"step": 1}, {"error": "DataError", "says": "it is gone"})
+    content = ({"begins": "encoding", "total": 2}, {"step": 1}, {"error": "DataError", "says": "it is gone"})
     failing = tmp_path / "python"
     failing.write_text(
-        "#!/bin/sh\n" + "".join(f"printf 'loading... \\036%s\\n' '{json.dumps(line)}'\n" for line in told)
+        "#!/bin/sh\n" + "".join(f"printf 'loading... \\036%s\\n' '{json.dumps(line)}'\n" for line in content)
     )
     failing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(failing))
@@ -232,7 +232,7 @@ def page(comparison: Comparison) -> str:
     return html_report(comparison, "diptych compare plain with-matcher --data scenes")
 
 
-def test_the_page_needs_nothing_else_and_shows_what_was_found(page: str, comparison: Comparison) -> None:
+def test_the_page_is_self_contained_and_shows_all_results(page: str, comparison: Comparison) -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
     for words in (
@@ -254,7 +254,7 @@ def test_the_page_needs_nothing_else_and_shows_what_was_found(page: str, compari
     assert "diptych compare plain with-matcher --data scenes" in page
 
 
-def test_hostile_captions_and_names_are_text_on_the_page(scenes: Path, models: list[str], tmp_path: Path) -> None:
+def test_hostile_captions_and_names_are_escaped(scenes: Path, models: list[str], tmp_path: Path) -> None:
     nasty = '<script>alert(1)</script> a red star and a "blue" heart & more |'
     pictures = sorted((scenes / "images").iterdir())[:4]
     for picture in pictures:
@@ -284,11 +284,11 @@ def test_examples_show_each_model_for_the_same_caption(comparison: Comparison) -
 def test_markdown_json_and_csv_hold_the_same_numbers(comparison: Comparison, tmp_path: Path) -> None:
     files = write_report(comparison, tmp_path / "report")
     assert [file.name for file in files] == ["report.html", "report.md", "report.json", "report.csv"]
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
     text = (tmp_path / "report" / "report.md").read_text()
     with (tmp_path / "report" / "report.csv").open() as file:
         lines = list(csv.DictReader(file))
-    for measure in told["measures"]:
+    for measure in content["measures"]:
         for name, value in measure["values"].items():
             row = next(line for line in lines if (line["model"], line["measure"]) == (name, measure["key"]))
             assert float(row["value"]) == pytest.approx(value)
@@ -296,7 +296,7 @@ def test_markdown_json_and_csv_hold_the_same_numbers(comparison: Comparison, tmp
         assert len(measure["differences"]) == 1
 
 
-def test_the_best_is_marked_and_what_may_be_chance_too(comparison: Comparison) -> None:
+def test_the_best_and_those_not_significantly_worse_are_marked(comparison: Comparison) -> None:
     table = quality_tables(comparison)[0]
     for column, measure in enumerate(comparison.group("retrieval"), 1):
         cells = {row[0].text: row[column] for row in table.rows}
@@ -311,7 +311,7 @@ def test_the_best_is_marked_and_what_may_be_chance_too(comparison: Comparison) -
     assert other.value == -first.difference(*comparison.names).value
 
 
-def test_a_check_that_is_won_without_the_picture_leads_nothing(suite: Suite) -> None:
+def test_a_check_that_is_won_without_the_image_does_not_lead(suite: Suite) -> None:
     """`blind` has 63%, but the same without the picture; `close` and `seeing` differ by chance; `behind` is behind."""
     values = {"blind": 63.0, "seeing": 60.0, "close": 59.0, "behind": 55.0}
     unseen = {"blind": 63.0, "seeing": 50.0, "close": 50.0, "behind": 50.0}
@@ -343,7 +343,7 @@ def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 
 @pytest.mark.usefixtures("_without_java")
-def test_captioners_are_measured_by_their_captions(scenes: Path, tmp_path: Path) -> None:
+def test_captioners_are_measured_on_their_captions(scenes: Path, tmp_path: Path) -> None:
     captioner = tiny_captioner(scenes, tmp_path / "captioner")
     suite = read_suite(str(scenes), split="all", most=6)
     found = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
@@ -387,7 +387,7 @@ def tiny_captioner(scenes: Path, folder: Path) -> Path:
     return folder
 
 
-def test_the_command_measures_in_a_process_of_its_own_and_writes_the_report(
+def test_the_command_measures_in_a_separate_process_and_writes_the_report(
     comparison: Comparison,
     models: list[str],
     scenes: Path,
@@ -396,15 +396,15 @@ def test_the_command_measures_in_a_process_of_its_own_and_writes_the_report(
     run: Callable[..., str],
 ) -> None:
     words = ["--data", scenes, "--split", "all", "--class-data", class_folders, "--prompts", "one", "--most", 20]
-    said = run("compare", models[0], *words, "--resamples", 20, "--out", tmp_path / "out", "--device", "cpu")
-    assert "Retrieval" in said
-    assert str(tmp_path / "out" / "report.html") in said
-    told = json.loads((tmp_path / "out" / "report.json").read_text())["models"]["plain"]
-    here = comparison.models[0].told
+    output = run("compare", models[0], *words, "--resamples", 20, "--out", tmp_path / "out", "--device", "cpu")
+    assert "Retrieval" in output
+    assert str(tmp_path / "out" / "report.html") in output
+    content = json.loads((tmp_path / "out" / "report.json").read_text())["models"]["plain"]
+    here = comparison.models[0].summary
     for group in ("retrieval", "classes", "matching", "checks"):
-        assert told[group] == here[group]
+        assert content[group] == here[group]
     if memory_peak() is not None:
-        assert 0 < told["cost"]["peak_memory"] < 2**32
+        assert 0 < content["cost"]["peak_memory"] < 2**32
 
 
 @pytest.fixture

@@ -71,14 +71,14 @@ def tied_embeddings(draw):
 
 @settings(deadline=None, max_examples=100)
 @given(data=tied_embeddings(), block=st.integers(1, 8))
-def test_ranks_equal_the_loop_whatever_the_ties_and_the_block(data, block):
+def test_ranks_equal_the_loop_with_any_ties_and_block_size(data, block):
     images, texts, index = data
     ranks = retrieval_ranks(images, texts, np.array(index), block=block)
     assert (ranks.image_to_text.tolist(), ranks.text_to_image.tolist()) == slow_ranks(images, texts, index)
     assert ranks.images.tolist() == sorted(set(index))
 
 
-def test_recall_equals_the_full_matrix_argsort_where_nothing_ties():
+def test_recall_equals_the_full_matrix_argsort_without_ties():
     images = random_unit(60, 16, seed=1)
     index = np.random.default_rng(2).permutation(np.repeat(np.arange(60), 5))
     texts = images[index] + 1.5 * random_unit(300, 16, seed=3)
@@ -94,7 +94,7 @@ def test_recall_equals_the_full_matrix_argsort_where_nothing_ties():
     assert scores.text_to_image.mean_rank == pytest.approx(1 + found.argmax(axis=1).mean())
 
 
-def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
+def test_ranks_and_scores_of_a_matrix_worked_out_by_hand():
     # Captions 0 and 1 are of picture 0, 2 of picture 1, 3 of picture 2.
     images, texts = with_scores(
         [
@@ -129,7 +129,7 @@ def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
     assert [row["r@1"] for row in scores.rows()] == pytest.approx([100 / 3, 50])
 
 
-def test_another_caption_of_the_picture_never_stands_before_its_best():
+def test_other_captions_of_the_image_are_never_ranked_before_its_best():
     images, texts = with_scores([[0.5, 0.5, 0.25, 0.5], [0.0, 0.0, 0.5, 0.0]])
     ranks = retrieval_ranks(images, texts, np.array([0, 0, 1, 0]))
     assert ranks.image_to_text.tolist() == [1, 1]
@@ -137,7 +137,7 @@ def test_another_caption_of_the_picture_never_stands_before_its_best():
 
 @pytest.mark.parametrize("dim", [3, 96, 511])
 @pytest.mark.parametrize("block", [17, 64, 1024])
-def test_a_model_that_gives_everything_one_vector_ranks_last_everywhere(dim, block):
+def test_a_model_with_one_embedding_for_everything_ranks_last_everywhere(dim, block):
     vector = random_unit(1, dim, seed=dim)
     index = np.repeat(np.arange(70), 3)
     ranks = retrieval_ranks(vector.repeat(70, axis=0), vector.repeat(210, axis=0), index, block)
@@ -146,7 +146,7 @@ def test_a_model_that_gives_everything_one_vector_ranks_last_everywhere(dim, blo
     assert scores_from_ranks(ranks).rsum == 0
 
 
-def test_a_perfect_model_scores_the_whole_rsum():
+def test_a_perfect_model_reaches_the_maximum_rsum():
     images = random_unit(40, 32, seed=4)
     index = np.repeat(np.arange(40), 2)
     scores = retrieval_metrics(images, images[index], index, block=7)
@@ -155,7 +155,7 @@ def test_a_perfect_model_scores_the_whole_rsum():
     assert scores.image_to_text.median_rank == scores.text_to_image.mean_rank == 1
 
 
-def test_a_picture_without_captions_asks_nothing_but_may_be_found():
+def test_an_image_without_captions_is_a_candidate_but_not_a_query():
     images, texts = with_scores([[0.25, 0.0], [0.5, 0.0], [0.0, 0.75]])
     ranks = retrieval_ranks(images, texts, np.array([0, 2]))
     assert ranks.images.tolist() == [0, 2]
@@ -164,7 +164,7 @@ def test_a_picture_without_captions_asks_nothing_but_may_be_found():
 
 
 @pytest.mark.parametrize("block", [1, 13, 64, 1000])
-def test_the_block_changes_no_rank_of_float32_embeddings(block):
+def test_the_block_size_changes_no_rank_of_float32_embeddings(block):
     images, index = random_unit(50, 48, seed=5), np.arange(150) % 50
     texts = random_unit(150, 48, seed=6)
     texts[75:] = texts[:75]  # every caption twice, so that ties must survive the cut
@@ -173,7 +173,7 @@ def test_the_block_changes_no_rank_of_float32_embeddings(block):
     assert np.array_equal(whole.text_to_image, cut.text_to_image)
 
 
-def test_no_tensor_outgrows_a_block_or_a_column_of_the_embeddings():
+def test_no_tensor_is_larger_than_a_block_or_a_column_of_the_embeddings():
     pictures, captions, dim, block = 150, 450, 8, 32
     largest = 0
 
@@ -191,7 +191,7 @@ def test_no_tensor_outgrows_a_block_or_a_column_of_the_embeddings():
     assert block * block <= largest <= max(block * block, block * dim, captions)
 
 
-def test_tensors_of_half_precision_and_read_only_arrays_rank_as_their_values_do():
+def test_half_precision_tensors_and_read_only_arrays_rank_like_their_values():
     images, texts = (
         torch.from_numpy(random_unit(20, 8, seed=9)).bfloat16(),
         torch.from_numpy(random_unit(40, 8, seed=10)),
@@ -210,7 +210,7 @@ def test_tensors_of_half_precision_and_read_only_arrays_rank_as_their_values_do(
     ("value", "fault"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (7.0, "norm 7")]
 )
 @pytest.mark.parametrize("side", ["image", "text"])
-def test_a_row_that_is_no_unit_vector_is_named(side, value, fault):
+def test_a_row_that_is_not_a_unit_vector_is_named(side, value, fault):
     embeddings = {"image": np.eye(4), "text": np.eye(4)}
     embeddings[side][2, 2] = value
     with pytest.raises(ValueError, match=f"row 2 of the {side} embeddings .*{fault}"):
@@ -229,12 +229,12 @@ def test_a_row_that_is_no_unit_vector_is_named(side, value, fault):
         (np.eye(2), np.eye(2), np.array([-1, 0]), "there are 2 images"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(images, texts, index, message):
+def test_invalid_embeddings_and_indices_are_refused(images, texts, index, message):
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(images, texts, index)
 
 
-def test_a_block_or_a_k_under_one_is_refused():
+def test_a_block_or_a_k_below_one_is_refused():
     with pytest.raises(ValueError, match="block"):
         retrieval_ranks(np.eye(2), np.eye(2), np.arange(2), block=0)
     for ks in ((), (0, 5)):
@@ -247,7 +247,7 @@ def three_pictures() -> Pairs:
     return Pairs.from_rows(Row(name, Path(f"{name}.jpg"), texts) for name, texts in captions.items())
 
 
-def test_the_evaluator_scores_captions_against_the_rows_that_they_describe():
+def test_the_evaluator_scores_captions_against_the_images_that_they_describe():
     evaluator = RetrievalEvaluator(three_pictures(), ks=(1, 2))
     assert evaluator.captions == ["a cat", "a black cat", "a boat"]
     scores = evaluator(np.eye(3), np.eye(3)[[0, 1, 2]])  # "a black cat" points at picture b
