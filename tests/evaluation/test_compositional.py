@@ -254,7 +254,7 @@ def test_sugarcrepe_is_read_in_its_original_format(sugarcrepe: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("not json", "examples.jsonl:1: is not valid JSON"),
+        ("not json", "examples.jsonl:1:? is not valid JSON"),
         ("[]", "is not an object"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x"}', "lacks caption_1"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no image 'a'"),

@@ -185,8 +185,8 @@ def _auc_alone(scores: NDArray[Any], suite: Suite) -> dict[str, Any]:
     assert suite.labelled_pairs is not None
     owner, labels, weights = suite.labelled_pairs.owner, suite.labelled_pairs.labels, np.ones(len(suite.subset_rows))
     sets = {
-        name: {"auc": auc_statistic(scores[at], labels[at], owner[at])(weights)}
-        for name, at in suite.labelled_pairs.sets.items()
+        name: {"auc": auc_statistic(scores[rows], labels[rows], owner[rows])(weights)}
+        for name, rows in suite.labelled_pairs.sets.items()
     }
     return {"head": "cosine of the dual encoder", "calibrated": False, "sets": sets}
 

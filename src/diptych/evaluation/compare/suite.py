@@ -75,7 +75,7 @@ class Suite:
             return None
         try:
             return make_labelled_pairs(self.subset, *word_embeddings(self.subset), seed=self.seed)
-        except DataError:  # a caption describes every picture
+        except DataError:  # no negatives: every caption describes every image
             return None
 
     @functools.cached_property
