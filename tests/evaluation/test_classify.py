@@ -133,6 +133,15 @@ def test_a_clone_is_unfitted_and_shares_the_model(classifier: ImageClassifier, c
         copy.predict(read_class_folders(colours))
 
 
+def test_other_prompts_embed_the_class_names_again(classifier: ImageClassifier) -> None:
+    one = clone(classifier)
+    seven = clone(classifier).set_params(prompts="seven")
+    before = one.class_embeddings
+    assert one.class_embeddings is before
+    np.testing.assert_array_equal(one.set_params(prompts="seven").class_embeddings, seven.class_embeddings)
+    assert not np.allclose(before, seven.class_embeddings)
+
+
 def test_an_image_that_does_not_decode_has_no_probabilities_and_no_label(
     classifier: ImageClassifier, tmp_path: Path
 ) -> None:

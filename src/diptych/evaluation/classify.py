@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,15 +116,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.model, self.classes, self.method = model, classes, method
         self.prompts, self.progress = prompts, progress
+        self._embedded: tuple[tuple[object, ...], NDArray[np.float32]] | None = None
 
     def __sklearn_clone__(self) -> Self:
         """An unfitted copy that shares the model instead of copying its weights."""
         return type(self)(**self.get_params(deep=False))
 
-    @functools.cached_property
+    @property
     def class_embeddings(self) -> NDArray[np.float32]:
-        """(classes, dim) unit vectors of the class names, embedded on first use."""
-        return embed_classes(self.model, self.classes.names, templates(self.prompts), progress=self.progress)
+        """(classes, dim) unit vectors of the class names, embedded on first use and after a change of parameters."""
+        key = (id(self.model), self.classes.names, self.prompts)
+        if self._embedded is None or self._embedded[0] != key:
+            names = self.classes.names
+            self._embedded = key, embed_classes(self.model, names, templates(self.prompts), progress=self.progress)
+        return self._embedded[1]
 
     def fit(self, X: Pairs | NDArray[Any] | None = None, y: ArrayLike | None = None) -> Self:  # noqa: N803
         """Fit the classifier on labelled images; `zero-shot` needs none.
