@@ -21,7 +21,7 @@ from diptych.evaluation.metrics.bootstrap import (
     percentile_interval,
     resample_statistics,
 )
-from diptych.evaluation.metrics.captions import NAMES
+from diptych.evaluation.metrics.captions import CORPUS_LEVEL, NAMES
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,6 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
         return []
     count = len(suite.subset)
     keys = dict.fromkeys(key for model in models for key in model.summary.get("captions", {}).get("scores", {}))
-    means = [key for key in keys if all(_is_mean(model, key) for model in models)]
 
     def mean(key: str) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
@@ -227,9 +226,6 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
 
         return statistic
 
-    return [_Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in means]
-
-
-def _is_mean(model: Measured, key: str) -> bool:
-    values = model.arrays.get(f"caption_{key}")
-    return values is None or abs(float(values.mean()) - model.summary["captions"]["scores"][key]) < 1e-6
+    return [
+        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in keys if key not in CORPUS_LEVEL
+    ]

@@ -26,6 +26,8 @@ NAMES = {  # key of a score -> display name
     **{"meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "spice": "SPICE"},
     **{"clipscore": "CLIPScore", "refclipscore": "RefCLIPScore"},
 }
+CORPUS_LEVEL = frozenset({"bleu1", "bleu2", "bleu3", "bleu4", "meteor"})
+"""Keys of the scores whose corpus value is not the mean over images."""
 _MISSING = {"meteor": meteor_missing, "spice": spice_missing}
 
 
