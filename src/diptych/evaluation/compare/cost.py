@@ -19,7 +19,7 @@ _ROUNDS = 7
 _ENOUGH_SECONDS = 20.0  # fewer rounds for a slow model
 
 
-def encoder_cost(encoder: DualEncoder, images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, float]:
+def encoder_cost(encoder: DualEncoder, images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, float | None]:
     """Throughput of a dual encoder on one batch of each kind, parameter counts, and sizes.
 
     Rates include preprocessing and are from the median of up to seven rounds after a warm-up round.
