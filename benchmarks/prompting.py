@@ -26,7 +26,7 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ModelError
 from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.similarity import similarity_metrics
-from diptych.evaluation.prompts import PromptEvaluator, nearest_rows
+from diptych.evaluation.prompts import PromptBaselines, PromptEvaluator, nearest_rows
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.many_images import prompt_pictures
 from diptych.prompting.prompter import Prompter
@@ -80,10 +80,7 @@ def main() -> None:
     features, train_features = (prompter.pictures.stored(part)[:, 0] for part in (pairs, train))
     scores = evaluator(
         {"prompter": prompter.predict_features(features)},
-        train_truth=prompter.space.vectors(known),
-        train_owner=owner,
-        features=features,
-        train_features=train_features,
+        baselines=PromptBaselines(prompter.space.vectors(known), owner, features, train_features),
     )
     show(
         [

@@ -55,23 +55,25 @@ def test_the_examples_of_the_docstrings_hold(module) -> None:
 
 @given(pictures)
 @settings(max_examples=60, deadline=None)
-def test_bleu_rouge_l_and_cider_d_are_those_of_coco_caption(pairs) -> None:
+def test_bleu_rouge_l_and_cider_d_equal_coco_captions(pairs) -> None:
     coco = pytest.importorskip("pycocoevalcap.bleu.bleu_scorer")
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
     candidates, references = apart(pairs)
-    said = {at: [" ".join(words)] for at, words in enumerate(candidates)}
+    captions = {at: [" ".join(words)] for at, words in enumerate(candidates)}
     known = {at: [" ".join(words) for words in each] for at, each in enumerate(references)}
     scorer = coco.BleuScorer(n=4)
-    for at in said:
-        scorer += (said[at][0], known[at])
+    for at in captions:
+        scorer += (captions[at][0], known[at])
     whole, each = bleu(candidates, references)
     theirs, theirs_each = scorer.compute_score(option="closest")
     assert whole == pytest.approx(theirs, rel=1e-12, abs=0)
     assert pytest.approx(np.array(theirs_each), rel=1e-12, abs=0) == each.T
-    assert rouge_l(candidates, references) == pytest.approx(Rouge().compute_score(known, said)[1], rel=1e-12)
-    assert CiderD(references)(candidates) == pytest.approx(Cider().compute_score(known, said)[1], rel=1e-9, abs=1e-12)
+    assert rouge_l(candidates, references) == pytest.approx(Rouge().compute_score(known, captions)[1], rel=1e-12)
+    assert CiderD(references)(candidates) == pytest.approx(
+        Cider().compute_score(known, captions)[1], rel=1e-9, abs=1e-12
+    )
 
 
 # published figures: BLEU-1 to BLEU-4, ROUGE-L, CIDEr-D (METEOR of all: benchmarks/caption_metrics_golden.py)
@@ -93,14 +95,14 @@ def golden(case: str) -> tuple[dict, dict]:
     if case != "nlg_eval":
         folder = folder / "clipscore_example"
         return json.loads((folder / f"{case}.json").read_text()), json.loads((folder / "refs.json").read_text())
-    said = dict(enumerate((folder / case / "hyp.txt").read_text().splitlines()))
+    captions = dict(enumerate((folder / case / "hyp.txt").read_text().splitlines()))
     lines = [(folder / case / f"ref{number}.txt").read_text().splitlines() for number in (1, 2)]
-    return said, {at: [each[at] for each in lines] for at in said}
+    return captions, {at: [each[at] for each in lines] for at in captions}
 
 
 @pytest.mark.parametrize("case", PUBLISHED)
 @pytest.mark.parametrize("tokenizer", ["ptb", "fallback"])
-def test_published_figures_are_reproduced_to_their_last_digit(case: str, tokenizer: str) -> None:
+def test_published_scores_are_reproduced_to_the_last_digit(case: str, tokenizer: str) -> None:
     if tokenizer == "ptb" and not java.runs("tokenizer", "stanford-corenlp-3.4.1.jar"):
         pytest.skip("no Java, or no pycocoevalcap")
     scores = score_captions(*golden(case), tokenizer=tokenizer, metrics=["bleu", "rouge_l", "cider_d"])
@@ -116,41 +118,41 @@ def test_a_published_meteor_is_reproduced_to_its_last_digit() -> None:
     assert round(scores.corpus["meteor"], 6) == 0.295797
 
 
-# hand-worked
+# worked out by hand
 
 
-def test_bleu_counts_an_ngram_as_often_as_the_reference_that_has_it_most_often() -> None:
-    said = ["the", "the", "the", "the"]
-    whole, _ = bleu([said], [[["the", "cat", "on", "the", "mat"], ["the", "cat", "sat"]]], longest=1)
+def test_bleu_clips_ngram_counts_to_the_largest_of_one_reference() -> None:
+    captions = ["the", "the", "the", "the"]
+    whole, _ = bleu([captions], [[["the", "cat", "on", "the", "mat"], ["the", "cat", "sat"]]], longest=1)
     assert whole[0] == pytest.approx(2 / 4 * 1)  # the nearest length of 3 and 5 is 3: no penalty
 
 
-def test_bleu_of_short_captions_is_less_by_the_nearest_length() -> None:
+def test_bleu_penalizes_captions_shorter_than_the_closest_reference() -> None:
     whole, each = bleu([["a", "dog"]], [[["a", "dog", "runs"], ["a", "dog", "runs", "on", "the", "mat"]]], longest=1)
     assert whole[0] == pytest.approx(math.exp(1 - 3 / 2))
     assert each[0, 0] == whole[0]
 
 
-def test_of_two_equally_near_references_the_shorter_length_counts() -> None:
-    said = ["a", "dog", "runs"]
-    whole, _ = bleu([said], [[["a", "dog"], ["a", "dog", "runs", "here"]]], longest=1)
+def test_the_shorter_of_two_equally_close_references_sets_the_length() -> None:
+    captions = ["a", "dog", "runs"]
+    whole, _ = bleu([captions], [[["a", "dog"], ["a", "dog", "runs", "here"]]], longest=1)
     assert whole[0] == pytest.approx(1)
 
 
-def test_bleu_of_all_sums_counts_and_is_not_the_mean() -> None:
-    said, known = [["a"], ["a", "dog", "runs"]], [[["b"]], [["a", "dog", "runs"]]]
-    whole, each = bleu(said, known, longest=1)
+def test_corpus_bleu_sums_counts_and_is_not_the_mean() -> None:
+    captions, known = [["a"], ["a", "dog", "runs"]], [[["b"]], [["a", "dog", "runs"]]]
+    whole, each = bleu(captions, known, longest=1)
     assert whole[0] == pytest.approx(3 / 4)
     assert each[:, 0].mean() == pytest.approx(1 / 2)
 
 
 def test_rouge_l_takes_precision_and_recall_from_different_references() -> None:
-    said = ["a", "dog", "runs"]
+    captions = ["a", "dog", "runs"]
     known = [["a", "dog", "runs", "on", "the", "red", "mat"], ["dog"]]  # 3/3 by the first, 1/1 by the second
-    assert rouge_l([said], [known])[0] == pytest.approx(1)
+    assert rouge_l([captions], [known])[0] == pytest.approx(1)
 
 
-def test_cider_d_weighs_by_rarity_clips_and_looks_at_length() -> None:
+def test_cider_d_weighs_by_rarity_clips_and_penalizes_length() -> None:
     """One of two pictures has `b`, both have `a`: only `b` weighs, log 2; of 1-grams alone."""
     known = [[["a", "b"]], [["a"]]]
     score = CiderD(known)
@@ -160,54 +162,57 @@ def test_cider_d_weighs_by_rarity_clips_and_looks_at_length() -> None:
     assert twice == pytest.approx(10 / 4 * 1 / 2)
 
 
-def test_cider_d_of_a_single_picture_is_0() -> None:
+def test_cider_d_of_a_single_image_is_0() -> None:
     assert CiderD([[["a", "dog"]]])([["a", "dog"]])[0] == 0
 
 
-def test_cider_d_scores_several_candidates_of_a_picture_as_it_scores_each() -> None:
+def test_cider_d_scores_several_candidates_of_an_image_as_it_scores_each() -> None:
     known = [[["a", "dog"]], [["two", "cats"], ["a", "cat"]], [["a", "red", "mat"]]]
-    said = [["a", "dog"], ["two", "cats"], ["a", "mat"]]
+    captions = [["a", "dog"], ["two", "cats"], ["a", "mat"]]
     score = CiderD(known)
-    each = score(said)
-    assert score([said[1], said[0], said[1]], rows=[1, 0, 1]).tolist() == [each[1], each[0], each[1]]
+    each = score(captions)
+    assert score([captions[1], captions[0], captions[1]], rows=[1, 0, 1]).tolist() == [each[1], each[0], each[1]]
 
 
-def test_cider_d_is_the_same_on_words_and_on_their_numbers() -> None:
+def test_cider_d_is_the_same_on_words_and_on_token_ids() -> None:
     known = [[["a", "dog"], ["the", "dog", "runs"]], [["two", "cats"]]]
     number = {word: at for at, word in enumerate(["a", "dog", "the", "runs", "two", "cats"])}
     numbered = [[[number[word] for word in words] for words in each] for each in known]
-    said = [["a", "dog", "runs"], ["cats"]]
-    assert CiderD(known)(said).tolist() == CiderD(numbered)([[number[w] for w in words] for words in said]).tolist()
+    captions = [["a", "dog", "runs"], ["cats"]]
+    assert (
+        CiderD(known)(captions).tolist()
+        == CiderD(numbered)([[number[w] for w in words] for words in captions]).tolist()
+    )
 
 
-def test_spice_counts_a_tuple_once_and_takes_synonyms() -> None:
-    said = [("dog",), ("dog",), ("puppy", "run"), ("mat",)]
+def test_spice_counts_a_tuple_once_and_accepts_synonyms() -> None:
+    captions = [("dog",), ("dog",), ("puppy", "run"), ("mat",)]
     known = [("dog",), ("puppy", "sprint"), ("grass",), ("sky",)]
     pairs = {("run", "sprint")}
-    assert tuples_f1(said, known) == pytest.approx(2 * 1 / (3 + 4))
-    assert tuples_f1(said, known, lambda a, b: a == b or (a, b) in pairs) == pytest.approx(2 * 2 / (3 + 4))
-    assert tuples_f1([], known) == tuples_f1(said, []) == tuples_f1([], []) == 0
+    assert tuples_f1(captions, known) == pytest.approx(2 * 1 / (3 + 4))
+    assert tuples_f1(captions, known, lambda a, b: a == b or (a, b) in pairs) == pytest.approx(2 * 2 / (3 + 4))
+    assert tuples_f1([], known) == tuples_f1(captions, []) == tuples_f1([], []) == 0
 
 
-def test_clipscore_is_clipped_at_0_and_weighs_2_and_a_half() -> None:
+def test_clipscore_is_clipped_at_0_and_scaled_by_2_and_a_half() -> None:
     images = np.eye(3)
-    said = np.array([[0.4, np.sqrt(1 - 0.16), 0], [0, -1, 0], [1, 0, 0]])
-    assert clip_score(images, said) == pytest.approx([2.5 * 0.4, 0, 0])
+    captions = np.array([[0.4, np.sqrt(1 - 0.16), 0], [0, -1, 0], [1, 0, 0]])
+    assert clip_score(images, captions) == pytest.approx([2.5 * 0.4, 0, 0])
 
 
 def test_refclipscore_is_the_harmonic_mean_with_the_best_reference_and_0_where_either_is() -> None:
     images = np.array([[1.0, 0], [1, 0], [1, 0]])
-    said = np.array([[0.8, 0.6], [0.8, 0.6], [0, 1.0]])
+    captions = np.array([[0.8, 0.6], [0.8, 0.6], [0, 1.0]])
     known = np.array([[0.8, 0.6], [-1, 0], [-0.8, -0.6], [0, 1]])
-    found = ref_clip_score(images, said, known, [0, 0, 1, 2])
+    found = ref_clip_score(images, captions, known, [0, 0, 1, 2])
     assert found == pytest.approx([2 * 2 * 1 / (2 + 1), 0, 0])
 
 
-def test_clip_scores_refuse_what_they_cannot_score() -> None:
+def test_clip_scores_reject_invalid_embeddings() -> None:
     unit = np.eye(2)
     with pytest.raises(ValueError, match="row 1 of the image"):
         clip_score(np.array([[1.0, 0], [np.nan, 0]]), unit)
-    with pytest.raises(ValueError, match="give one each"):
+    with pytest.raises(ValueError, match="must be equal"):
         clip_score(unit, unit[:1])
     with pytest.raises(ValueError, match="give every picture one"):
         ref_clip_score(unit, unit, unit, [0, 0])
@@ -215,12 +220,12 @@ def test_clip_scores_refuse_what_they_cannot_score() -> None:
         clip_score(np.empty((0, 2)), np.empty((0, 2)))
 
 
-def test_variety_knows_novel_only_where_training_captions_are_known() -> None:
-    said = [["a", "dog"], ["a", "dog"], ["a", "cat"]]
-    assert caption_variety(said).novel is None
-    assert caption_variety(said, [["a", "dog"]]).novel == pytest.approx(1 / 3)
-    assert caption_variety(said, []).novel == 1
-    assert caption_variety(said).repeated == pytest.approx(2 / 3)
+def test_novelty_needs_training_captions() -> None:
+    captions = [["a", "dog"], ["a", "dog"], ["a", "cat"]]
+    assert caption_variety(captions).novel is None
+    assert caption_variety(captions, [["a", "dog"]]).novel == pytest.approx(1 / 3)
+    assert caption_variety(captions, []).novel == 1
+    assert caption_variety(captions).repeated == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="no caption"):
         caption_variety([])
 
@@ -242,30 +247,30 @@ def test_scores_stay_in_their_ranges(pairs) -> None:
 
 @given(pictures, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_the_order_of_references_and_of_pictures_does_not_matter(pairs, random) -> None:
+def test_the_order_of_references_and_of_images_does_not_matter(pairs, random) -> None:
     candidates, references = apart(pairs)
     order = random.sample(range(len(pairs)), len(pairs))
     mixed = [random.sample(references[at], len(references[at])) for at in order]
-    said = [candidates[at] for at in order]
-    assert bleu(said, mixed)[0] == pytest.approx(bleu(candidates, references)[0], rel=1e-12)
-    assert rouge_l(said, mixed) == pytest.approx(rouge_l(candidates, references)[order], rel=1e-12)
-    assert CiderD(mixed)(said) == pytest.approx(CiderD(references)(candidates)[order], rel=1e-9, abs=1e-12)
+    captions = [candidates[at] for at in order]
+    assert bleu(captions, mixed)[0] == pytest.approx(bleu(candidates, references)[0], rel=1e-12)
+    assert rouge_l(captions, mixed) == pytest.approx(rouge_l(candidates, references)[order], rel=1e-12)
+    assert CiderD(mixed)(captions) == pytest.approx(CiderD(references)(candidates)[order], rel=1e-9, abs=1e-12)
 
 
 @given(pictures)
 @settings(max_examples=60, deadline=None)
 def test_a_caption_that_is_one_of_its_references_has_full_bleu_and_rouge_l(pairs) -> None:
     _, references = apart(pairs)
-    said = [each[-1] for each in references]
-    whole, _ = bleu(said, references)
-    longest = max(map(len, said))
+    captions = [each[-1] for each in references]
+    whole, _ = bleu(captions, references)
+    longest = max(map(len, captions))
     assert whole[: min(longest, 4)] == pytest.approx(1, abs=1e-6)
-    assert rouge_l(said, references) == pytest.approx(1)
+    assert rouge_l(captions, references) == pytest.approx(1)
 
 
 @given(caption, caption)
 @settings(max_examples=60, deadline=None)
-def test_the_common_subsequence_is_that_of_the_plain_recursion(one, other) -> None:
+def test_the_common_subsequence_equals_the_plain_recursion(one, other) -> None:
     def plain(a: tuple, b: tuple) -> int:
         if not a or not b:
             return 0
@@ -278,17 +283,17 @@ def test_the_common_subsequence_is_that_of_the_plain_recursion(one, other) -> No
 
 @given(st.lists(st.sampled_from([("dog",), ("mat",), ("dog", "red"), ("dog", "on", "mat")]), max_size=6))
 @settings(max_examples=30, deadline=None)
-def test_a_scene_graph_is_wholly_like_itself(graph) -> None:
+def test_a_scene_graph_matches_itself_completely(graph) -> None:
     assert tuples_f1(graph, list(reversed(graph))) == (1 if graph else 0)
 
 
-# by ids
+# ids
 
 
 def test_references_are_matched_by_id_and_not_by_order() -> None:
     known = {"a": ["a red dog runs"], "b": ["two cats sleep on a mat"]}
-    said = {"b": "two cats sleep on a mat", "a": "a red dog runs"}
-    scores = score_captions(said, known, metrics=["bleu", "rouge_l", "cider_d"])
+    captions = {"b": "two cats sleep on a mat", "a": "a red dog runs"}
+    scores = score_captions(captions, known, metrics=["bleu", "rouge_l", "cider_d"])
     assert scores.corpus["bleu4"] == pytest.approx(1, abs=1e-6)
     assert scores.per_picture["a"]["cider_d"] == pytest.approx(10)
     assert scores.per_picture.keys() == known.keys()
@@ -296,18 +301,18 @@ def test_references_are_matched_by_id_and_not_by_order() -> None:
 
 def test_missing_and_extra_ids_are_errors_that_name_some() -> None:
     known = {f"{at}.jpg": ["a dog"] for at in range(6)}
-    said = dict.fromkeys(list(known)[:1], "a dog") | {"other.jpg": "a cat"}
+    captions = dict.fromkeys(list(known)[:1], "a dog") | {"other.jpg": "a cat"}
     with pytest.raises(DataError) as error:
-        score_captions(said, known)
-    assert "5 pictures have references but no caption ('1.jpg', '2.jpg', '3.jpg', ...)" in str(error.value)
-    assert "1 pictures have a caption but no references ('other.jpg')" in str(error.value)
+        score_captions(captions, known)
+    assert "5 images have references but no caption ('1.jpg', '2.jpg', '3.jpg', ...)" in str(error.value)
+    assert "1 images have a caption but no references ('other.jpg')" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("known", "told"), [({1: []}, "empty list"), ({1: "a dog"}, "a text in place of a list"), ({}, "no references")]
+    ("known", "message"), [({1: []}, "empty list"), ({1: "a dog"}, "a string instead of a list"), ({}, "no references")]
 )
-def test_pictures_without_references_are_an_error(known, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_images_without_references_are_an_error(known, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         score_captions({1: "a dog"}, known)
 
 
@@ -316,7 +321,7 @@ def test_no_caption_at_all_is_an_error() -> None:
         score_captions({}, {})
 
 
-def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
+def test_an_unknown_metric_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'cider_d'"):
         score_captions({1: "a"}, {1: ["a"]}, metrics=["cider"])
 
@@ -339,7 +344,7 @@ def without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     java.java.cache_clear()
 
 
-def test_without_java_the_rest_is_scored_and_the_report_says_what_is_missing(without_java: None) -> None:
+def test_without_java_the_other_metrics_are_computed_and_the_report_says_what_is_missing(without_java: None) -> None:
     scores = score_captions({1: "a dog"}, {1: ["a dog"]})
     assert scores.tokenizer == "fallback"
     assert "meteor" not in scores.corpus
@@ -347,14 +352,14 @@ def test_without_java_the_rest_is_scored_and_the_report_says_what_is_missing(wit
     assert {"bleu4", "rouge_l", "cider_d"} <= scores.corpus.keys()
 
 
-def test_without_java_what_needs_it_says_so_when_it_is_asked_for(without_java: None) -> None:
+def test_without_java_a_metric_that_needs_it_is_refused_when_requested(without_java: None) -> None:
     for asked in ({"metrics": ["meteor"]}, {"metrics": ["spice"]}, {"tokenizer": "ptb"}):
         with pytest.raises(MissingExtra, match="Java"):
             score_captions({1: "a dog"}, {1: ["a dog"]}, **asked)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for Java")
-def test_a_java_that_does_not_start_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_java_that_does_not_start_counts_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{Path(shutil.which('sh') or '').parent}")
@@ -370,8 +375,8 @@ if "-version" in sys.argv:
     sys.exit()
 at = sys.argv.index("-jar")
 asked = json.load(open(sys.argv[at + 2]))
-said = {{each["image_id"]: (each["test"], each["refs"]) for each in asked}}
-assert said == {{0: ("a dog", ["a dog runs", "a hound"]), 1: ("", ["a cat"])}}, said
+captions = {{each["image_id"]: (each["test"], each["refs"]) for each in asked}}
+assert captions == {{0: ("a dog", ["a dog runs", "a hound"]), 1: ("", ["a cat"])}}, captions
 scores = ((1, float("nan")), (0, 0.5))
 found = [{{"image_id": row, "scores": {{"All": {{"f": value}}}}}} for row, value in scores]
 json.dump(found, open(sys.argv[sys.argv.index("-out") + 1], "w"))
@@ -379,7 +384,7 @@ json.dump(found, open(sys.argv[sys.argv.index("-out") + 1], "w"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for Java")
-def test_spice_asks_its_program_and_reads_its_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_spice_runs_its_program_and_reads_the_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The parser's model is not to be had here: a script stands in the program's place."""
     (tmp_path / "java").write_text(SPICE_PROGRAM.format(python=sys.executable))
     (tmp_path / "java").chmod(0o755)
@@ -400,10 +405,10 @@ def test_spice_asks_its_program_and_reads_its_answer(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.timeout(900)  # the program reads a table of paraphrases for ten seconds of a core that is its own
 @pytest.mark.skipif(bool(meteor.meteor_missing()), reason="no Java, or no pycocoevalcap")
-def test_meteor_is_that_of_coco_caption_and_answers_for_captions_without_words() -> None:
+def test_meteor_equals_coco_captions_and_accepts_captions_without_words() -> None:
     """One start of the program, for it takes long; the figures are those of pycocoevalcap 1.2."""
-    said = [["a", "dog", "is", "running"], [], ["a", "cat", "|||", "sleeps"]]
+    captions = [["a", "dog", "is", "running"], [], ["a", "cat", "|||", "sleeps"]]
     known = [[["a", "dog", "runs"], ["the", "hound"]], [["a", "cat"]], [["a", "cat", "sleeps"], []]]
-    whole, each = meteor.meteor(said, known)
+    whole, each = meteor.meteor(captions, known)
     assert each == pytest.approx([0.402846288358352, 0, 1], abs=1e-12)
     assert whole == pytest.approx(0.41798957554235766, abs=1e-12)

@@ -39,14 +39,14 @@ def pairs(scenes: Path) -> Pairs:
     return read_pairs(scenes)[:6]
 
 
-def said(pairs: Pairs) -> dict[str, str]:
+def some_captions(pairs: Pairs) -> dict[str, str]:
     """The first caption of each picture but the last, which gets that of the first."""
     rows = list(pairs)
     return {row.image_id: (rows[0] if row is rows[-1] else row).captions[0] for row in rows}
 
 
-def test_the_report_has_every_score_of_all_and_of_each_picture(pairs: Pairs, encoder: DualEncoder) -> None:
-    report = CaptionEvaluator(pairs, training=["nothing"], scorer=Scorer("tiny", encoder))(said(pairs))
+def test_the_report_has_every_score_of_the_corpus_and_of_each_image(pairs: Pairs, encoder: DualEncoder) -> None:
+    report = CaptionEvaluator(pairs, training=["nothing"], scorer=Scorer("tiny", encoder))(some_captions(pairs))
     keys = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "clipscore", "refclipscore"}
     assert report.corpus.keys() == keys
     assert all(each.scores.keys() == keys for each in report.captions)
@@ -55,12 +55,12 @@ def test_the_report_has_every_score_of_all_and_of_each_picture(pairs: Pairs, enc
     assert report.name("clipscore") == "CLIPScore (tiny)"
     assert report.variety.novel == 1
     assert report.variety.repeated == pytest.approx(2 / 6)
-    assert json.loads(json.dumps(report.as_dict()))["clipscore_model"] == "tiny"
-    assert "no Java" in report.as_dict()["tokenizer"]
+    assert json.loads(json.dumps(report.to_dict()))["clipscore_model"] == "tiny"
+    assert "no Java" in report.to_dict()["tokenizer"]
 
 
-def test_clipscore_is_of_the_pictures_and_of_texts_with_the_papers_prefix(pairs: Pairs, encoder: DualEncoder) -> None:
-    captions = said(pairs)
+def test_clipscore_uses_the_images_and_texts_with_the_papers_prefix(pairs: Pairs, encoder: DualEncoder) -> None:
+    captions = some_captions(pairs)
     report = CaptionEvaluator(pairs, scorer=Scorer("tiny", encoder))(captions)
     images = encoder.encode_images([decode(row.image, min_side=encoder.image_size) for row in pairs])
     texts = encoder.encode_texts([f"A photo depicts {captions[image_id]}" for image_id in pairs.image_ids])
@@ -74,19 +74,19 @@ def test_clipscore_is_of_the_pictures_and_of_texts_with_the_papers_prefix(pairs:
     assert np.abs(clip_score(images, without) - by_hand).max() > 1e-3
 
 
-def test_clipscore_without_a_dual_encoder_is_told_as_missing(pairs: Pairs) -> None:
-    report = CaptionEvaluator(pairs)(said(pairs))
+def test_clipscore_without_a_dual_encoder_is_reported_as_missing(pairs: Pairs) -> None:
+    report = CaptionEvaluator(pairs)(some_captions(pairs))
     assert "no dual encoder" in report.missing["clipscore"]
-    assert report.as_dict()["clipscore_model"] is None
+    assert report.to_dict()["clipscore_model"] is None
 
 
-def test_the_worst_caption_is_the_one_of_another_picture(pairs: Pairs) -> None:
-    worst = CaptionEvaluator(pairs)(said(pairs)).worst_first()
+def test_a_caption_of_another_image_is_the_worst(pairs: Pairs) -> None:
+    worst = CaptionEvaluator(pairs)(some_captions(pairs)).worst_first()
     assert worst[0].image_id == pairs.image_ids[-1]
     assert worst[-1].scores["cider_d"] > worst[0].scores["cider_d"]
 
 
-def test_a_captioner_is_scored_on_what_it_writes(pairs: Pairs, writer) -> None:
+def test_a_captioner_is_scored_on_its_captions(pairs: Pairs, writer) -> None:
     captioner = Captioner("tiny", writer)
     report, left_out = evaluate_captioner(captioner, pairs, method="greedy")
     images = [decode(row.image, min_side=captioner.image_size) for row in pairs]
@@ -95,58 +95,58 @@ def test_a_captioner_is_scored_on_what_it_writes(pairs: Pairs, writer) -> None:
     assert not left_out.bad_pictures
 
 
-def test_a_broken_picture_is_left_out_and_told(pairs: Pairs, writer, tmp_path: Path) -> None:
+def test_a_broken_image_is_left_out_and_reported(pairs: Pairs, writer, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     rows = Pairs.from_rows([*pairs, Row("broken.jpg", tmp_path / "broken.jpg", ("a dog",))])
     report, left_out = evaluate_captioner(Captioner("tiny", writer), rows, max_bad_share=0.5)
     assert left_out.bad_pictures == 1
     assert len(report.captions) == len(pairs)
-    for captions in (said(pairs), said(pairs) | {"broken.jpg": "a dog"}):
+    for captions in (some_captions(pairs), some_captions(pairs) | {"broken.jpg": "a dog"}):
         report, left_out = evaluate_captions(captions, rows, max_bad_share=0.5)
         assert left_out.bad_pictures == 1
         assert len(report.captions) == len(pairs)
 
 
-def test_captions_of_other_pictures_are_refused(pairs: Pairs) -> None:
-    with pytest.raises(DataError, match=r"1 pictures have a caption but no references \('other.jpg'\)"):
-        evaluate_captions(said(pairs) | {"other.jpg": "a dog"}, pairs)
+def test_captions_of_other_images_are_refused(pairs: Pairs) -> None:
+    with pytest.raises(DataError, match=r"1 images have a caption but no references \('other.jpg'\)"):
+        evaluate_captions(some_captions(pairs) | {"other.jpg": "a dog"}, pairs)
     with pytest.raises(DataError, match="have references but no caption"):
-        evaluate_captions(dict(list(said(pairs).items())[1:]), pairs)
+        evaluate_captions(dict(list(some_captions(pairs).items())[1:]), pairs)
 
 
 # the page and the table
 
 
 def test_the_page_shows_worst_then_best_with_references_and_escapes_every_text(pairs: Pairs) -> None:
-    captions = said(pairs) | {pairs.image_ids[2]: "<script>alert('x')</script>"}
+    captions = some_captions(pairs) | {pairs.image_ids[2]: "<script>alert('x')</script>"}
     page = caption_page(CaptionEvaluator(pairs)(captions), "<b>title</b>", shown=2)
     assert page.count("<img") == 4
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;title" in page
-    assert page.index("The worst") < page.index("The best")
+    assert page.index("Lowest CIDEr-D") < page.index("Highest CIDEr-D")
     worst = CaptionEvaluator(pairs)(captions).worst_first()
     places = [page.index(each.image_id) for each in (*worst[:2], worst[-1], worst[-2])]
     assert places == sorted(places)
     assert all(reference in page for reference in worst[0].references)
     assert "no Java" in page
-    assert "METEOR is not here" in page
+    assert "METEOR was not computed" in page
 
 
-def test_few_pictures_stand_on_the_page_once(pairs: Pairs) -> None:
-    page = caption_page(CaptionEvaluator(pairs)(said(pairs)), "all", shown=4)
+def test_few_images_are_on_the_page_once(pairs: Pairs) -> None:
+    page = caption_page(CaptionEvaluator(pairs)(some_captions(pairs)), "all", shown=4)
     assert page.count("<img") == 6
     assert all(page.count(f">{image_id}<") == 1 for image_id in pairs.image_ids)
 
 
-def test_a_picture_that_is_gone_leaves_a_field_that_says_so(tmp_path: Path) -> None:
+def test_a_missing_image_is_marked_on_the_page(tmp_path: Path) -> None:
     rows = Pairs.from_rows([Row(f"{at}.jpg", tmp_path / f"{at}.jpg", (f"a dog {at}",)) for at in range(2)])
     page = caption_page(CaptionEvaluator(rows)({"0.jpg": "a dog", "1.jpg": "a cat"}), "gone")
-    assert page.count("no longer there") == 2
+    assert page.count("no longer available") == 2
 
 
-def test_the_table_has_a_line_a_picture_and_a_column_a_score(pairs: Pairs, tmp_path: Path) -> None:
-    report = CaptionEvaluator(pairs)(said(pairs))
+def test_the_table_has_a_line_for_each_image_and_a_column_for_each_score(pairs: Pairs, tmp_path: Path) -> None:
+    report = CaptionEvaluator(pairs)(some_captions(pairs))
     save_table(report, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -155,8 +155,8 @@ def test_the_table_has_a_line_a_picture_and_a_column_a_score(pairs: Pairs, tmp_p
     assert rows[0].keys() == {"image", "caption", *report.corpus}
 
 
-def test_what_cannot_be_written_is_named(pairs: Pairs, tmp_path: Path) -> None:
-    report = CaptionEvaluator(pairs)(said(pairs))
+def test_a_file_that_cannot_be_written_is_named(pairs: Pairs, tmp_path: Path) -> None:
+    report = CaptionEvaluator(pairs)(some_captions(pairs))
     for save in (lambda path: save_page(report, "x", path), lambda path: save_table(report, path)):
         with pytest.raises(ConfigError, match="cannot write"):
             save(tmp_path / "no" / "where")
@@ -176,13 +176,13 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_captions_are_read_from_every_form(name: str, tmp_path: Path) -> None:
+def test_captions_are_read_from_every_format(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FORMS[name])
     found = one_each(read_caption_file(tmp_path / name), ["a.jpg", "b.jpg"], name)
     assert found == {"a.jpg": "a dog", "b.jpg": "a cat"}
 
 
-def test_what_diptych_caption_writes_is_read(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
+def test_the_output_of_diptych_caption_is_read(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
     for out in ("captions.jsonl", "captions.csv"):
         done = run("caption", scenes / "images", "--model", saved, "--method", "greedy", "--out", out)
         assert done.code == 0, done.err
@@ -200,23 +200,23 @@ def test_what_diptych_caption_writes_is_read(run: Run, scenes: Path, saved: Path
         ("7", "7"),
     ],
 )
-def test_a_path_or_a_number_stands_for_the_id_that_it_ends_with(name: str, image_id: str) -> None:
+def test_a_path_or_a_number_matches_the_id_that_it_ends_with(name: str, image_id: str) -> None:
     ids = ["1.jpg", "images/1.jpg", "COCO_val2014_000000000139.jpg", "000000000007.jpg", "7"]
     assert one_each({name: ["a dog"]}, ids, "x") == {image_id: "a dog"}
 
 
-def test_a_number_that_two_names_end_with_stands_for_neither() -> None:
+def test_a_number_that_two_names_end_with_matches_neither() -> None:
     assert one_each({"1": ["a dog"]}, ["a/1.jpg", "b/1.jpg"], "x") == {"1": "a dog"}
 
 
-def test_several_captions_of_a_picture_are_refused(tmp_path: Path) -> None:
+def test_several_captions_of_an_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several captions for 'a\.jpg'"):
         one_each({"a.jpg": ["a dog", "a cat"]}, ["a.jpg"], "x")
     with pytest.raises(DataError, match=r"several captions for 'a\.jpg'"):
         one_each({"a.jpg": ["a dog"], "x/a.jpg": ["a cat"]}, ["a.jpg"], "x")
 
 
-def test_a_file_that_is_missing_or_holds_nothing_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
         read_caption_file(tmp_path / "nowhere.json")
     (tmp_path / "empty.json").write_text("{}")
@@ -227,52 +227,52 @@ def test_a_file_that_is_missing_or_holds_nothing_is_named(tmp_path: Path) -> Non
 # the command
 
 
-def test_a_captioner_is_measured_by_the_command(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
+def test_the_command_evaluates_a_captioner(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
     words = ("eval", "caption", saved, "--data", scenes, "--split", "val", "--method", "greedy", "--clip", saved)
-    told = run(*words, "--page", "page.html", "--table", "scores.csv")
-    assert told.code == 0, told.err
-    assert "RefCLIPScore (" in told.out
-    assert "tokenizer: diptych's own" in told.out
-    assert "METEOR is not here" in told.out
-    assert "captions that training has not" in told.out
+    result = run(*words, "--page", "page.html", "--table", "scores.csv")
+    assert result.code == 0, result.err
+    assert "RefCLIPScore (" in result.out
+    assert "tokenizer: diptych's own" in result.out
+    assert "METEOR is not here" in result.out
+    assert "captions not in the training data" in result.out
     assert (tmp_path / "page.html").stat().st_size > 1000
     assert (tmp_path / "scores.csv").read_text().startswith("image,caption,bleu1")
 
 
 def test_the_command_scores_a_file_of_captions_as_json(run: Run, scenes: Path, tmp_path: Path) -> None:
     pairs = read_pairs(scenes).with_val().split("val")
-    Path("captions.json").write_text(json.dumps(said(pairs)))
+    Path("captions.json").write_text(json.dumps(some_captions(pairs)))
     words = ("eval", "caption", "--data", scenes, "--split", "val", "--captions", "captions.json")
-    told = json.loads(run(*words, "--clip", "none", "--json").out)
-    expected, _ = evaluate_captions(said(pairs), pairs)
-    assert told["cider_d"] == pytest.approx(expected.corpus["cider_d"])
-    assert told["left_out"] == 0
+    result = json.loads(run(*words, "--clip", "none", "--json").out)
+    expected, _ = evaluate_captions(some_captions(pairs), pairs)
+    assert result["cider_d"] == pytest.approx(expected.corpus["cider_d"])
+    assert result["left_out"] == 0
 
 
 def test_two_files_need_no_data_set(run: Run, tmp_path: Path) -> None:
-    Path("said.json").write_text('{"1": "two dogs run", "2": "a red car"}')
+    Path("captions.json").write_text('{"1": "two dogs run", "2": "a red car"}')
     Path("known.json").write_text('{"1": ["two dogs run", "dogs"], "2": ["a blue car"]}')
-    told = run("eval", "caption", "--captions", "said.json", "--references", "known.json")
-    assert told.code == 0, told.err
-    assert "said.json: 2 pictures" in told.out
-    assert "BLEU-1" in told.out
+    result = run("eval", "caption", "--captions", "captions.json", "--references", "known.json")
+    assert result.code == 0, result.err
+    assert "captions.json: 2 pictures" in result.out
+    assert "BLEU-1" in result.out
 
 
-def test_missing_ids_end_the_command_with_their_names(run: Run, tmp_path: Path) -> None:
-    Path("said.json").write_text('{"1": "two dogs run"}')
+def test_missing_ids_are_named_by_the_command(run: Run, tmp_path: Path) -> None:
+    Path("captions.json").write_text('{"1": "two dogs run"}')
     Path("known.json").write_text('{"1": ["two dogs run"], "2": ["a blue car"]}')
-    told = run("eval", "caption", "--captions", "said.json", "--references", "known.json")
-    assert told.code == 1
-    assert "'2'" in told.err
+    result = run("eval", "caption", "--captions", "captions.json", "--references", "known.json")
+    assert result.code == 1
+    assert "'2'" in result.err
 
 
 def test_the_command_without_data_says_what_to_give(run: Run) -> None:
-    told = run("eval", "caption")
-    assert told.code == 1
-    assert "give --data" in told.err
+    result = run("eval", "caption")
+    assert result.code == 1
+    assert "give --data" in result.err
 
 
-def test_a_page_of_large_pictures_stays_small(tmp_path: Path) -> None:
+def test_a_page_of_large_images_stays_small(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 2000, 3), np.uint8)).save(tmp_path / "big.jpg")
     rows = Pairs.from_rows([Row("big.jpg", tmp_path / "big.jpg", ("noise",))])
     page = caption_page(CaptionEvaluator(rows)({"big.jpg": "noise"}), "big", size=120)

@@ -54,7 +54,7 @@ def test_the_examples_of_the_docstrings_hold(module) -> None:
 
 
 @pytest.mark.parametrize("text", CUT)
-def test_the_fallback_cuts_captions_as_stanfords_tokenizer_does(text: str) -> None:
+def test_the_fallback_tokenizes_as_stanfords_tokenizer_does(text: str) -> None:
     assert " ".join(tokenize([text], "fallback")[0][0]) == CUT[text]
 
 
@@ -72,7 +72,7 @@ WORDS = """a dog Dog's dogs' t-shirt it's can't cannot red, red. "red" (red) 3 1
 
 
 @has_ptb
-def test_the_fallback_agrees_with_stanfords_tokenizer_on_five_hundred_made_captions() -> None:
+def test_the_fallback_agrees_with_stanfords_tokenizer_on_five_hundred_generated_captions() -> None:
     made: list[str] = []
 
     @given(st.lists(st.sampled_from(WORDS.split()), max_size=9))
@@ -88,14 +88,14 @@ def test_the_fallback_agrees_with_stanfords_tokenizer_on_five_hundred_made_capti
 
 @given(st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_any_text_is_cut_and_no_word_is_empty_or_has_a_space_or_a_capital(text: str) -> None:
+def test_no_token_is_empty_or_has_a_space_or_an_upper_case_letter(text: str) -> None:
     words = tokenize([text], "fallback")[0][0]
     assert all(word and word == word.lower() and not any(c.isspace() for c in word) for word in words)
 
 
 @given(st.lists(st.text(string.ascii_letters, min_size=1, max_size=8), max_size=8))
 @settings(max_examples=100, deadline=None)
-def test_plain_words_stay_whole_whatever_stands_between_them(words: list[str]) -> None:
+def test_plain_words_stay_whole_whatever_is_between_them(words: list[str]) -> None:
     special = set(ptb_fallback._JOINED.split("|"))
     words = [word for word in words if word.lower() not in special]
     assert tokenize(["  ".join(words) + "\n"], "fallback")[0][0] == [word.lower() for word in words]

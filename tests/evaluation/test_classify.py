@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from diptych.cli import main
 from diptych.data.classes import Classes, classes_in, read_class_folders
 from diptych.data.pairs import Pairs, Row
-from diptych.errors import ConfigError
+from diptych.errors import ConfigError, DataError
 from diptych.evaluation.classify import METHODS, ImageClassifier, best_method, class_gallery
 from diptych.evaluation.evaluators import evaluate_zeroshot
 from diptych.models import dual_encoder as dual
+from diptych.models.embedding_cache import picture_vectors
 from diptych.reports.gallery import html_page
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
@@ -25,7 +28,7 @@ COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures of each of three colours, a folder for each."""
+    """Eight images of each of three colours, in class folders."""
     folder = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -38,7 +41,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of random weights, which tells colours apart by examples, but not by their names."""
+    """A tiny model with random weights, which separates colours by examples but not by their names."""
     torch.manual_seed(0)
     model = dual.build(
         "timm/test_resnet",
@@ -55,21 +58,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sorter(folder: Path, colours: Path) -> ImageClassifier:
+def classifier(folder: Path, colours: Path) -> ImageClassifier:
     return ImageClassifier(dual.load(folder, "cpu"), classes_in(read_class_folders(colours)), prompts="one")
 
 
-def test_zero_shot_scores_are_those_of_the_evaluator(sorter: ImageClassifier, colours: Path) -> None:
+def test_zero_shot_scores_are_those_of_the_evaluator(classifier: ImageClassifier, colours: Path) -> None:
     labelled = read_class_folders(colours)
-    found = sorter.scores(labelled, methods=["zero-shot"])[0]
-    expected, _ = evaluate_zeroshot(sorter.model, labelled, prompts="one")
+    found = classifier.cross_validate(labelled, methods=["zero-shot"])[0]
+    expected, _ = evaluate_zeroshot(classifier.model, labelled, prompts="one")
     assert found.top1 == pytest.approx(expected.accuracy[1])
     assert found.mean_per_class == pytest.approx(expected.mean_per_class)
     assert found.low <= found.top1 <= found.high
 
 
-def test_examples_tell_apart_what_names_do_not(sorter: ImageClassifier, colours: Path) -> None:
-    scores = sorter.scores(read_class_folders(colours), shots=(1,))
+def test_examples_separate_classes_that_names_do_not(classifier: ImageClassifier, colours: Path) -> None:
+    scores = classifier.cross_validate(read_class_folders(colours), shots=(1,))
     by = {(score.method, score.shots): score for score in scores}
     assert set(by) == {*((method, None) for method in METHODS), ("adapter", 1), ("probe", 1)}
     assert by["probe", None].top1 > by["zero-shot", None].top1
@@ -77,32 +80,82 @@ def test_examples_tell_apart_what_names_do_not(sorter: ImageClassifier, colours:
     assert best_method(scores) in ("probe", "adapter")
 
 
-def test_a_picture_that_does_not_decode_has_no_class_and_the_others_have(
-    sorter: ImageClassifier, colours: Path, tmp_path: Path
+def test_an_image_that_does_not_decode_has_no_class_and_the_others_have(
+    classifier: ImageClassifier, colours: Path, tmp_path: Path
 ) -> None:
     shutil.copy(colours / "red" / "0.png", tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     pairs = Pairs.from_rows(Row(name, tmp_path / name, ()) for name in ("bad.png", "good.png"))
-    bad, good = sorter.classify(pairs, sorter.fit("zero-shot"), top=2)
+    bad, good = classifier.fit().classify(pairs, k=2)
     assert bad.names == ()
     assert len(good.names) == 2
     assert good.probabilities[0] >= good.probabilities[1]
-    gallery = class_gallery([bad, good], sorter.classes)
+    gallery = class_gallery([bad, good], classifier.classes)
     assert [len(section.cards) for section in gallery.sections] == [1]
     assert good.names[0] in html_page(gallery)
 
 
-def test_an_unknown_method_and_missing_examples_are_refused(sorter: ImageClassifier) -> None:
+def test_an_unknown_method_and_missing_examples_are_refused(classifier: ImageClassifier) -> None:
     with pytest.raises(ConfigError, match="did you mean 'adapter'"):
-        sorter.fit("adaptor")
+        clone(classifier).set_params(method="adaptor").fit()
     with pytest.raises(ConfigError, match="--examples"):
-        sorter.fit("probe")
+        clone(classifier).set_params(method="probe").fit()
 
 
-def test_examples_of_given_labels_are_told_by_their_names(folder: Path, colours: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_it_follows_scikit_learns_protocol(classifier: ImageClassifier, colours: Path, method: str) -> None:
+    labelled = read_class_folders(colours)
+    fitted = clone(classifier).set_params(method=method).fit(labelled)
+    assert fitted.classes_.tolist() == ["blue", "green", "red"]
+    probabilities = fitted.predict_proba(labelled)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    labels = fitted.predict(labelled)
+    assert labels.tolist() == fitted.classes_[probabilities.argmax(axis=1)].tolist()
+    assert fitted.score(labelled, fitted.classes_of(labelled)) == pytest.approx(
+        np.mean(labels == [captions[0] for captions in labelled.table.column("captions").to_pylist()])
+    )
+
+
+def test_embeddings_and_a_data_set_are_the_same_to_it(classifier: ImageClassifier, colours: Path) -> None:
+    labelled = read_class_folders(colours)
+    embeddings = np.asarray(picture_vectors(classifier.model, labelled))
+    probe = clone(classifier).set_params(method="probe")
+    by_pairs = probe.fit(labelled).predict_proba(labelled)
+    by_arrays = probe.fit(embeddings, classifier.classes_of(labelled)).predict_proba(embeddings)
+    np.testing.assert_array_equal(by_pairs, by_arrays)
+
+
+def test_a_clone_is_unfitted_and_shares_the_model(classifier: ImageClassifier, colours: Path) -> None:
+    copy = clone(classifier.fit())
+    assert copy.model is classifier.model
+    assert copy.get_params() == classifier.get_params()
+    with pytest.raises(NotFittedError):
+        copy.predict(read_class_folders(colours))
+
+
+def test_other_prompts_embed_the_class_names_again(classifier: ImageClassifier) -> None:
+    one = clone(classifier)
+    seven = clone(classifier).set_params(prompts="seven")
+    before = one.class_embeddings
+    assert one.class_embeddings is before
+    np.testing.assert_array_equal(one.set_params(prompts="seven").class_embeddings, seven.class_embeddings)
+    assert not np.allclose(before, seven.class_embeddings)
+
+
+def test_an_image_that_does_not_decode_has_no_probabilities_and_no_label(
+    classifier: ImageClassifier, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    pairs = Pairs.from_rows([Row("bad.png", tmp_path / "bad.png", ())])
+    assert np.isnan(classifier.fit().predict_proba(pairs)).all()
+    with pytest.raises(DataError, match="1 of 1 images cannot be decoded"):
+        classifier.predict(pairs)
+
+
+def test_labels_and_names_of_classes_may_differ(folder: Path, colours: Path) -> None:
     classes = Classes(("blue", "green", "red"), ("a blue wall", "a green wall", "a red wall"))
-    sorter = ImageClassifier(dual.load(folder, "cpu"), classes, prompts="one")
-    assert sorter.scores(read_class_folders(colours), methods=["probe"])[0].top1 > 60
+    classifier = ImageClassifier(dual.load(folder, "cpu"), classes, prompts="one")
+    assert classifier.cross_validate(read_class_folders(colours), methods=["probe"])[0].top1 > 60
 
 
 @pytest.fixture
@@ -116,17 +169,17 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return command
 
 
-def test_the_command_measures_a_folder_that_is_sorted_already(
+def test_the_command_measures_the_methods_on_class_folders(
     run: Callable[..., str], folder: Path, colours: Path
 ) -> None:
-    told = json.loads(run("classify", colours, "--model", folder, "--prompts", "one", "--shots", 1, 2, "--json"))
-    assert [(score["method"], score["shots"]) for score in told] == [
+    scores = json.loads(run("classify", colours, "--model", folder, "--prompts", "one", "--shots", 1, 2, "--json"))
+    assert [(score["method"], score["shots"]) for score in scores] == [
         *((method, None) for method in METHODS),
         *((method, shots) for shots in (1, 2) for method in ("adapter", "probe")),
     ]
 
 
-def test_the_command_sorts_a_folder_by_examples(
+def test_the_command_classifies_a_folder_by_examples(
     run: Callable[..., str], folder: Path, colours: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "new").mkdir()
@@ -142,7 +195,7 @@ def test_the_command_sorts_a_folder_by_examples(
     assert "Pictures by class" in page.read_text()
 
 
-def test_the_command_sorts_a_folder_by_names_alone(
+def test_the_command_classifies_a_folder_by_names_alone(
     run: Callable[..., str], folder: Path, colours: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("red\ngreen\n")

@@ -46,7 +46,7 @@ def test_the_worked_examples_hold(module) -> None:
         ("negation", "A dog runs", "No dog runs"),
     ],
 )
-def test_a_caption_is_made_wrong(kind: str, caption: str, wrong: str | tuple[str, ...]) -> None:
+def test_each_kind_of_change_makes_a_caption_wrong(kind: str, caption: str, wrong: str | tuple[str, ...]) -> None:
     made = wrong_captions(caption)[kind]
     assert made in (wrong if isinstance(wrong, tuple) else (wrong,))
 
@@ -64,11 +64,11 @@ def test_a_caption_is_made_wrong(kind: str, caption: str, wrong: str | tuple[str
         ("relation", "he sits down"),
     ],
 )
-def test_a_change_that_would_change_nothing_or_read_oddly_is_not_made(kind: str, caption: str) -> None:
+def test_changes_that_keep_the_meaning_or_read_oddly_are_not_made(kind: str, caption: str) -> None:
     assert kind not in wrong_captions(caption)
 
 
-def test_no_word_is_put_in_that_another_caption_of_the_picture_has() -> None:
+def test_no_word_is_inserted_that_another_caption_of_the_image_has() -> None:
     for seed in range(20):
         made = wrong_captions("a red car", ["it is blue and green, or grey", "gray"], seed=str(seed))[
             "replaced attribute"
@@ -77,7 +77,7 @@ def test_no_word_is_put_in_that_another_caption_of_the_picture_has() -> None:
     assert "relation" not in wrong_captions("a cat under a table", ["a lamp over it"])
 
 
-def test_a_wrong_caption_is_the_same_every_time_and_differs_from_the_right_one(scenes: Path) -> None:
+def test_wrong_captions_are_deterministic_and_differ_from_the_right_one(scenes: Path) -> None:
     for row in read_pairs(scenes):
         for caption in row.captions:
             made = wrong_captions(caption, row.captions)
@@ -85,7 +85,7 @@ def test_a_wrong_caption_is_the_same_every_time_and_differs_from_the_right_one(s
             assert all(wrong.lower() != caption.lower() for wrong in made.values())
 
 
-def test_checks_are_of_every_kind_that_the_captions_allow_and_no_more_than_asked(scenes: Path) -> None:
+def test_checks_have_every_kind_that_the_captions_allow_up_to_the_limit(scenes: Path) -> None:
     pairs = read_pairs(scenes)
     checks = checks_of(pairs, most=20)
     assert set(checks.counts()) <= set(KINDS)
@@ -102,11 +102,11 @@ def test_captions_without_a_word_of_the_lists_are_refused(tmp_path: Path) -> Non
         checks_of(read_pairs(tmp_path))
 
 
-def test_a_tie_is_no_right_choice() -> None:
+def test_a_tie_is_not_a_right_choice() -> None:
     assert right_choices(np.array([1.0, 1.0]), np.array([1.0, 0.5])).tolist() == [False, True]
 
 
-def test_winogrounds_scores_are_those_of_its_definition() -> None:
+def test_winogrounds_scores_follow_the_definition() -> None:
     scores = np.array(
         [
             [[0.9, 0.1], [0.2, 0.8]],  # both
@@ -117,11 +117,11 @@ def test_winogrounds_scores_are_those_of_its_definition() -> None:
     )
     found = winoground_scores(scores)
     assert (found.text, found.image, found.group, found.examples) == (50.0, 50.0, 25.0, 4)
-    with pytest.raises(ValueError, match="2 captions, 2 pictures"):
+    with pytest.raises(ValueError, match="2 captions, 2 images"):
         winoground_scores(scores[:, 0])
 
 
-def test_guessing_gets_what_winoground_says_it_gets() -> None:
+def test_chance_is_what_winoground_states() -> None:
     found = winoground_scores(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
     assert abs(found.text - 25) < 1.5
     assert abs(found.image - 25) < 1.5
@@ -143,7 +143,7 @@ def model(scenes: Path) -> dual.DualEncoder:
     )
 
 
-def test_choices_are_those_of_one_check_at_a_time(model: dual.DualEncoder, scenes: Path) -> None:
+def test_choices_equal_those_of_one_check_at_a_time(model: dual.DualEncoder, scenes: Path) -> None:
     from diptych.images.decode import decode
 
     pairs = read_pairs(scenes)
@@ -205,70 +205,70 @@ def sugarcrepe(tmp_path: Path, scenes: Path) -> Path:
     return tmp_path
 
 
-def test_winoground_is_read_as_its_authors_give_it_out(winoground: Path) -> None:
+def test_winoground_is_read_in_its_original_format(winoground: Path) -> None:
     quads = read_published(winoground)
     assert isinstance(quads, Quads)
     assert quads.tags == ("Object", "Relation", "Object")
-    assert [row.captions[0].split()[1] for row in quads.pictures] == ["red", "blue"] * 3
-    assert [Path(row.image).name for row in quads.pictures][:2] == ["ex_0_img_0.png", "ex_0_img_1.png"]
+    assert [row.captions[0].split()[1] for row in quads.images] == ["red", "blue"] * 3
+    assert [Path(row.image).name for row in quads.images][:2] == ["ex_0_img_0.png", "ex_0_img_1.png"]
 
 
-def test_winogrounds_scores_hold_every_caption_beside_every_picture(winoground: Path, model: dual.DualEncoder) -> None:
+def test_winogrounds_scores_are_of_every_caption_with_every_image(winoground: Path, model: dual.DualEncoder) -> None:
     from diptych.images.decode import decode
 
     quads = read_winoground(winoground)
     found = evaluate_quads(model, quads)
     assert set(found.by_tag) == {"Object", "Relation"}
     assert found.by_tag["Object"].examples == 2
-    pictures = model.encode_images([decode(row.image, min_side=32) for row in quads.pictures][2:4])
-    captions = model.encode_texts([row.captions[0] for row in quads.pictures][2:4])
+    pictures = model.encode_images([decode(row.image, min_side=32) for row in quads.images][2:4])
+    captions = model.encode_texts([row.captions[0] for row in quads.images][2:4])
     np.testing.assert_allclose(found.scores[1], captions @ pictures.T, atol=1e-5)
     assert found.right()["group"].mean() * 100 == pytest.approx(found.all.group)
 
 
-def test_a_picture_of_a_published_set_that_cannot_be_decoded_is_named(
+def test_an_image_of_a_benchmark_that_cannot_be_decoded_is_named(
     winoground: Path, sugarcrepe: Path, model: dual.DualEncoder
 ) -> None:
     """Left in, it would be no right choice, and the mean picture, which blind scores are of, no number at all."""
     checks = read_sugarcrepe(sugarcrepe / "data", images=sugarcrepe / "val2017")
-    broken = Path(checks.pictures[1].image)
+    broken = Path(checks.images[1].image)
     broken.write_bytes(b"cut")
     with pytest.raises(DataError, match=broken.name):
         evaluate_checks(model, checks)
     quads = read_winoground(winoground)
-    Path(quads.pictures[1].image).write_bytes(b"cut")
+    Path(quads.images[1].image).write_bytes(b"cut")
     with pytest.raises(DataError, match="0-1"):
         evaluate_quads(model, quads)
 
 
-def test_sugarcrepe_is_read_as_its_authors_give_it_out(sugarcrepe: Path) -> None:
+def test_sugarcrepe_is_read_in_its_original_format(sugarcrepe: Path) -> None:
     checks = read_published(sugarcrepe / "data", images=sugarcrepe / "val2017")
     assert isinstance(checks, Checks)
     assert checks.counts() == {"add_obj": 1, "swap_att": 3}
-    assert len(checks.pictures) == 3
+    assert len(checks.images) == 3
     assert (checks.right[0], checks.wrong[0]) == ("a red star", "a blue star")
     one = read_sugarcrepe(sugarcrepe / "data" / "swap_att.json", images=sugarcrepe / "val2017")
     assert one.counts() == {"swap_att": 3}
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("not json", "examples.jsonl:1 is not valid JSON"),
-        ("[]", "is no object"),
+        ("[]", "is not an object"),
         ('{"image_0": "a", "image_1": "b", "caption_0": "x"}', "lacks caption_1"),
-        ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no picture 'a'"),
+        ('{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "there is no image 'a'"),
         ('{"image_0": "../../a", "image_1": "b", "caption_0": "x", "caption_1": "y"}', "lies outside"),
-        ("", "holds no example"),
+        ("", "has no examples"),
     ],
 )
-def test_a_broken_example_is_named(tmp_path: Path, content: str, said: str) -> None:
+def test_a_broken_example_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "examples.jsonl").write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_published(tmp_path)
 
 
-def test_a_folder_that_holds_neither_set_says_what_is_looked_for(tmp_path: Path) -> None:
+def test_a_folder_with_neither_benchmark_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Winoground"):
         read_published(tmp_path)
 
@@ -280,13 +280,13 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_measures_own_captions_and_published_sets(
+def test_the_command_measures_own_captions_and_published_benchmarks(
     scenes: Path, sugarcrepe: Path, model: dual.DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save(tmp_path / "model")
     command = ["eval", "compositional", str(tmp_path / "model"), "--device", "cpu"]
-    told = json.loads(run([*command, "--data", str(scenes), "--split", "all", "--json"], capsys))
-    assert {row["kind"] for row in told["kinds"]} <= set(KINDS)
-    assert 0 <= told["mean"] <= 100
+    scores = json.loads(run([*command, "--data", str(scenes), "--split", "all", "--json"], capsys))
+    assert {row["kind"] for row in scores["kinds"]} <= set(KINDS)
+    assert 0 <= scores["mean"] <= 100
     published = [*command, "--published", str(sugarcrepe / "data"), "--images", str(sugarcrepe / "val2017")]
     assert "swap_att" in run(published, capsys)

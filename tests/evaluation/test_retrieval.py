@@ -18,12 +18,7 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.evaluation.metrics import retrieval
-from diptych.evaluation.metrics.retrieval import (
-    bootstrap_interval,
-    retrieval_metrics,
-    retrieval_ranks,
-    scores_from_ranks,
-)
+from diptych.evaluation.metrics.retrieval import retrieval_metrics, retrieval_ranks, scores_from_ranks
 
 
 def with_scores(similarity: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,14 +71,14 @@ def tied_embeddings(draw):
 
 @settings(deadline=None, max_examples=100)
 @given(data=tied_embeddings(), block=st.integers(1, 8))
-def test_ranks_equal_the_loop_whatever_the_ties_and_the_block(data, block):
+def test_ranks_equal_the_loop_with_any_ties_and_block_size(data, block):
     images, texts, index = data
     ranks = retrieval_ranks(images, texts, np.array(index), block=block)
     assert (ranks.image_to_text.tolist(), ranks.text_to_image.tolist()) == slow_ranks(images, texts, index)
-    assert ranks.pictures.tolist() == sorted(set(index))
+    assert ranks.images.tolist() == sorted(set(index))
 
 
-def test_recall_equals_the_full_matrix_argsort_where_nothing_ties():
+def test_recall_equals_the_full_matrix_argsort_without_ties():
     images = random_unit(60, 16, seed=1)
     index = np.random.default_rng(2).permutation(np.repeat(np.arange(60), 5))
     texts = images[index] + 1.5 * random_unit(300, 16, seed=3)
@@ -99,7 +94,7 @@ def test_recall_equals_the_full_matrix_argsort_where_nothing_ties():
     assert scores.text_to_image.mean_rank == pytest.approx(1 + found.argmax(axis=1).mean())
 
 
-def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
+def test_ranks_and_scores_of_a_matrix_worked_out_by_hand():
     # Captions 0 and 1 are of picture 0, 2 of picture 1, 3 of picture 2.
     images, texts = with_scores(
         [
@@ -112,7 +107,7 @@ def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
     assert ranks.image_to_text.tolist() == [1, 2, 4]
     assert ranks.text_to_image.tolist() == [2, 1, 1, 2]
     scores = scores_from_ranks(ranks, ks=(1, 2))
-    assert scores.as_dict() == pytest.approx(
+    assert scores.to_dict() == pytest.approx(
         {
             "i2t_r@1": 100 / 3,
             "i2t_r@2": 200 / 3,
@@ -129,12 +124,12 @@ def test_a_matrix_worked_by_hand_gives_its_ranks_and_scores():
             "rsum": 250,
         }
     )
-    assert list(scores.as_dict())[:2] == ["i2t_r@1", "i2t_r@2"]
+    assert list(scores.to_dict())[:2] == ["i2t_r@1", "i2t_r@2"]
     assert [row["direction"] for row in scores.rows()] == ["image to text", "text to image"]
     assert [row["r@1"] for row in scores.rows()] == pytest.approx([100 / 3, 50])
 
 
-def test_another_caption_of_the_picture_never_stands_before_its_best():
+def test_other_captions_of_the_image_are_never_ranked_before_its_best():
     images, texts = with_scores([[0.5, 0.5, 0.25, 0.5], [0.0, 0.0, 0.5, 0.0]])
     ranks = retrieval_ranks(images, texts, np.array([0, 0, 1, 0]))
     assert ranks.image_to_text.tolist() == [1, 1]
@@ -142,7 +137,7 @@ def test_another_caption_of_the_picture_never_stands_before_its_best():
 
 @pytest.mark.parametrize("dim", [3, 96, 511])
 @pytest.mark.parametrize("block", [17, 64, 1024])
-def test_a_model_that_gives_everything_one_vector_ranks_last_everywhere(dim, block):
+def test_a_model_with_one_embedding_for_everything_ranks_last_everywhere(dim, block):
     vector = random_unit(1, dim, seed=dim)
     index = np.repeat(np.arange(70), 3)
     ranks = retrieval_ranks(vector.repeat(70, axis=0), vector.repeat(210, axis=0), index, block)
@@ -151,7 +146,7 @@ def test_a_model_that_gives_everything_one_vector_ranks_last_everywhere(dim, blo
     assert scores_from_ranks(ranks).rsum == 0
 
 
-def test_a_perfect_model_scores_the_whole_rsum():
+def test_a_perfect_model_reaches_the_maximum_rsum():
     images = random_unit(40, 32, seed=4)
     index = np.repeat(np.arange(40), 2)
     scores = retrieval_metrics(images, images[index], index, block=7)
@@ -160,16 +155,16 @@ def test_a_perfect_model_scores_the_whole_rsum():
     assert scores.image_to_text.median_rank == scores.text_to_image.mean_rank == 1
 
 
-def test_a_picture_without_captions_asks_nothing_but_may_be_found():
+def test_an_image_without_captions_is_a_candidate_but_not_a_query():
     images, texts = with_scores([[0.25, 0.0], [0.5, 0.0], [0.0, 0.75]])
     ranks = retrieval_ranks(images, texts, np.array([0, 2]))
-    assert ranks.pictures.tolist() == [0, 2]
+    assert ranks.images.tolist() == [0, 2]
     assert ranks.image_to_text.tolist() == [1, 1]
     assert ranks.text_to_image.tolist() == [2, 1]  # picture 1 scores above picture 0, caption 0's own
 
 
 @pytest.mark.parametrize("block", [1, 13, 64, 1000])
-def test_the_block_changes_no_rank_of_float32_embeddings(block):
+def test_the_block_size_changes_no_rank_of_float32_embeddings(block):
     images, index = random_unit(50, 48, seed=5), np.arange(150) % 50
     texts = random_unit(150, 48, seed=6)
     texts[75:] = texts[:75]  # every caption twice, so that ties must survive the cut
@@ -178,7 +173,7 @@ def test_the_block_changes_no_rank_of_float32_embeddings(block):
     assert np.array_equal(whole.text_to_image, cut.text_to_image)
 
 
-def test_no_tensor_outgrows_a_block_or_a_column_of_the_embeddings():
+def test_no_tensor_is_larger_than_a_block_or_a_column_of_the_embeddings():
     pictures, captions, dim, block = 150, 450, 8, 32
     largest = 0
 
@@ -196,7 +191,7 @@ def test_no_tensor_outgrows_a_block_or_a_column_of_the_embeddings():
     assert block * block <= largest <= max(block * block, block * dim, captions)
 
 
-def test_tensors_of_half_precision_and_read_only_arrays_rank_as_their_values_do():
+def test_half_precision_tensors_and_read_only_arrays_rank_like_their_values():
     images, texts = (
         torch.from_numpy(random_unit(20, 8, seed=9)).bfloat16(),
         torch.from_numpy(random_unit(40, 8, seed=10)),
@@ -215,7 +210,7 @@ def test_tensors_of_half_precision_and_read_only_arrays_rank_as_their_values_do(
     ("value", "fault"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (7.0, "norm 7")]
 )
 @pytest.mark.parametrize("side", ["image", "text"])
-def test_a_row_that_is_no_unit_vector_is_named(side, value, fault):
+def test_a_row_that_is_not_a_unit_vector_is_named(side, value, fault):
     embeddings = {"image": np.eye(4), "text": np.eye(4)}
     embeddings[side][2, 2] = value
     with pytest.raises(ValueError, match=f"row 2 of the {side} embeddings .*{fault}"):
@@ -230,16 +225,16 @@ def test_a_row_that_is_no_unit_vector_is_named(side, value, fault):
         (np.eye(2), np.eye(3), np.arange(3), "dimensions"),
         (np.eye(2), np.eye(2), np.arange(3), "image_index"),
         (np.eye(2), np.eye(2), np.array([0.0, 1.0]), "image_index"),
-        (np.eye(2), np.eye(2), np.array([0, 2]), "there are 2 pictures"),
-        (np.eye(2), np.eye(2), np.array([-1, 0]), "there are 2 pictures"),
+        (np.eye(2), np.eye(2), np.array([0, 2]), "there are 2 images"),
+        (np.eye(2), np.eye(2), np.array([-1, 0]), "there are 2 images"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(images, texts, index, message):
+def test_invalid_embeddings_and_indices_are_refused(images, texts, index, message):
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(images, texts, index)
 
 
-def test_a_block_or_a_k_under_one_is_refused():
+def test_a_block_or_a_k_below_one_is_refused():
     with pytest.raises(ValueError, match="block"):
         retrieval_ranks(np.eye(2), np.eye(2), np.arange(2), block=0)
     for ks in ((), (0, 5)):
@@ -247,38 +242,12 @@ def test_a_block_or_a_k_under_one_is_refused():
             retrieval_metrics(np.eye(2), np.eye(2), np.arange(2), ks=ks)
 
 
-def test_a_bootstrap_draws_pictures_so_that_copies_of_a_value_add_no_certainty():
-    values = np.random.default_rng(0).random(30)
-    once = bootstrap_interval(values, np.arange(30), resamples=200)
-    shuffled = np.random.default_rng(1).permutation(np.repeat(np.arange(30), 5))
-    assert bootstrap_interval(values[shuffled], shuffled, resamples=200) == pytest.approx(once)
-    alone = bootstrap_interval(values[shuffled], np.arange(150), resamples=200)
-    assert alone[1] - alone[0] < 0.7 * (once[1] - once[0])  # about 1 / sqrt(5), if captions were drawn
-
-
-def test_a_bootstrap_interval_holds_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(3)
-    samples = [generator.random(60) < 0.4 for _ in range(200)]
-    intervals = [bootstrap_interval(sample, np.arange(60), confidence=0.8, resamples=100) for sample in samples]
-    held = np.mean([low <= 0.4 <= high for low, high in intervals])
-    assert 0.7 <= held <= 0.9
-
-
-def test_a_bootstrap_takes_any_statistic_and_repeats_itself():
-    values = np.arange(11.0)
-    low, high = bootstrap_interval(values, np.arange(11), np.median, seed=4)
-    assert low < 5 < high
-    assert (low, high) == bootstrap_interval(values, np.arange(11), np.median, seed=4)
-    with pytest.raises(ValueError, match="groups"):
-        bootstrap_interval(values, np.arange(3))
-
-
 def three_pictures() -> Pairs:
     captions = {"a": ("a cat", "a black cat"), "b": (), "c": ("a boat",)}
     return Pairs.from_rows(Row(name, Path(f"{name}.jpg"), texts) for name, texts in captions.items())
 
 
-def test_the_evaluator_scores_captions_against_the_rows_that_they_describe():
+def test_the_evaluator_scores_captions_against_the_images_that_they_describe():
     evaluator = RetrievalEvaluator(three_pictures(), ks=(1, 2))
     assert evaluator.captions == ["a cat", "a black cat", "a boat"]
     scores = evaluator(np.eye(3), np.eye(3)[[0, 1, 2]])  # "a black cat" points at picture b
@@ -288,9 +257,9 @@ def test_the_evaluator_scores_captions_against_the_rows_that_they_describe():
 
 
 def test_the_evaluator_refuses_pairs_without_captions_and_embeddings_of_other_rows():
-    with pytest.raises(DataError, match="none of the 1 pictures"):
+    with pytest.raises(DataError, match="none of the 1 images"):
         RetrievalEvaluator(three_pictures()[1:2])
-    with pytest.raises(ValueError, match="3 pictures and 3 captions"):
+    with pytest.raises(ValueError, match="3 images and 3 captions"):
         RetrievalEvaluator(three_pictures())(np.eye(2, 3), np.eye(3))
 
 

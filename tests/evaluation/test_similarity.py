@@ -18,7 +18,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
     assert doctest.testmod(similarity).failed == 0
 
 
-def test_the_scores_are_those_worked_out_by_hand() -> None:
+def test_the_scores_equal_those_worked_out_by_hand() -> None:
     predicted = np.array([[1.0, 0.0], [0.0, 1.0]])
     prompts = np.array([[0.6, 0.8], [1.0, 0.0], [0.8, 0.6]])
     scores = similarity_metrics(predicted, prompts, np.array([0, 0, 1]), floor=0.5)
@@ -28,7 +28,7 @@ def test_the_scores_are_those_worked_out_by_hand() -> None:
     assert scores.normalised == pytest.approx((2.2 / 3 - 0.5) / 0.5)
     assert scores.median_rank == 2  # 2, 1, 2
     assert scores.median_first_rank == 1.5  # 1, 2
-    assert scores.as_dict()["quantile_0.5"] == pytest.approx(0.6)
+    assert scores.to_dict()["quantile_0.5"] == pytest.approx(0.6)
 
 
 def test_a_prediction_that_is_the_truth_scores_one_and_ranks_first() -> None:
@@ -39,7 +39,7 @@ def test_a_prediction_that_is_the_truth_scores_one_and_ranks_first() -> None:
     assert scores.median_rank == 1
 
 
-def test_a_prompt_that_another_picture_has_too_is_never_first() -> None:
+def test_a_prompt_that_another_image_has_too_is_never_first() -> None:
     predicted, prompts = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
     assert prompt_ranks(predicted, prompts, np.array([0, 1])).tolist() == [2, 2]
     random = np.random.default_rng(0)
@@ -49,13 +49,13 @@ def test_a_prompt_that_another_picture_has_too_is_never_first() -> None:
         assert prompt_ranks(vectors, vectors, np.arange(count))[[0, -1]].tolist() == [2, 2]
 
 
-def test_pictures_without_a_prompt_are_left_out_of_the_counts() -> None:
+def test_images_without_a_prompt_are_left_out_of_the_counts() -> None:
     scores = similarity_metrics(np.eye(3), np.array([[0.0, 1.0, 0.0]]), np.array([1]))
     assert (scores.pictures, scores.prompts, scores.normalised) == (1, 1, None)
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**31))
-def test_ranks_are_those_of_the_slow_twin(pictures: int, prompts: int, seed: int) -> None:
+def test_ranks_equal_those_of_the_slow_twin(pictures: int, prompts: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     predicted, truth = random.normal(size=(pictures, 3)), random.normal(size=(prompts, 3))
     owner = random.integers(pictures, size=prompts)
@@ -69,14 +69,14 @@ def test_ranks_are_those_of_the_slow_twin(pictures: int, prompts: int, seed: int
     np.testing.assert_allclose(paired_cosines(predicted, truth, owner), (truth * predicted[owner]).sum(1) / length)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
+def test_missing_prompts_and_wrong_indices_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 prompts"):
         similarity_metrics(np.eye(2), np.empty((0, 2)), np.empty(0, int))
-    with pytest.raises(ValueError, match="belongs to picture 2"):
+    with pytest.raises(ValueError, match="spans 0 to 2; there are 2 images"):
         similarity_metrics(np.eye(2), np.eye(2), np.array([0, 2]))
 
 
-def test_the_histogram_names_every_mark() -> None:
+def test_the_histogram_labels_every_mark() -> None:
     cosines = np.random.default_rng(0).normal(0.5, 0.2, 300).clip(-1, 1)
     figure = cosine_histogram(cosines, {"prompter": 0.5, "mean embedding": 0.3}, "dev")
     names = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -17,7 +17,7 @@ from diptych.data.templates import TEMPLATES, fill, templates
 from diptych.errors import ConfigError, DataError
 from diptych.evaluation.evaluators import ZeroShotEvaluator, embed_classes, evaluate_zeroshot
 from diptych.evaluation.metrics import zeroshot
-from diptych.evaluation.metrics.zeroshot import class_vectors, zeroshot_metrics, zeroshot_ranks
+from diptych.evaluation.metrics.zeroshot import mean_class_embeddings, zeroshot_metrics, zeroshot_ranks
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -69,41 +69,41 @@ def test_the_worked_examples_hold(module) -> None:
     assert not outcome.failed
 
 
-def test_ranks_are_those_of_counting_one_picture_at_a_time() -> None:
+def test_ranks_equal_counting_one_image_at_a_time() -> None:
     pictures, names = unit(60, 8), unit(12, 8, seed=1)
     labels = np.random.default_rng(2).integers(0, 12, 60)
     expected = [naive_rank(picture, names, label) for picture, label in zip(pictures, labels, strict=True)]
     assert zeroshot_ranks(pictures, names, labels).tolist() == expected
 
 
-def test_a_class_whose_name_stands_twice_is_never_first() -> None:
+def test_a_class_with_a_duplicate_name_is_never_first() -> None:
     names = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     ranks = zeroshot_ranks(np.array([[1.0, 0.0], [0.0, 1.0]]), names, np.array([0, 2]))
     assert ranks.tolist() == [2, 1]
 
 
-def test_a_model_that_gives_everything_one_vector_scores_nothing() -> None:
+def test_a_model_with_one_embedding_for_everything_scores_zero() -> None:
     same = np.ones((6, 4)) / 2
     scores = zeroshot_metrics(same, same[:3], np.array([0, 1, 2, 0, 1, 2]), ks=(1, 2, 3))
     assert scores.accuracy == {1: 0.0, 2: 0.0, 3: 100.0}
 
 
-def test_the_mean_over_classes_weighs_a_rare_class_like_a_common_one_and_leaves_out_the_empty() -> None:
+def test_the_mean_over_classes_weighs_classes_equally_and_leaves_out_empty_ones() -> None:
     pictures = np.array([[1.0, 0, 0]] * 9 + [[1.0, 0, 0]])
     scores = zeroshot_metrics(pictures, np.eye(3), np.array([0] * 9 + [1]))
     assert scores.accuracy[1] == 90.0
     assert scores.mean_per_class == 50.0
-    assert scores.as_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "pictures": 10, "classes": 3}
+    assert scores.to_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "pictures": 10, "classes": 3}
 
 
-def test_class_vectors_are_those_of_one_class_at_a_time() -> None:
+def test_class_embeddings_equal_those_of_one_class_at_a_time() -> None:
     prompts = 3 * np.random.default_rng(0).standard_normal((5, 7, 8))
-    for vectors, found in zip(prompts, class_vectors(prompts), strict=True):
+    for vectors, found in zip(prompts, mean_class_embeddings(prompts), strict=True):
         mean = sum(vector / np.sqrt((vector**2).sum()) for vector in vectors) / 7
         np.testing.assert_allclose(found, mean / np.sqrt((mean**2).sum()), atol=1e-6)
 
 
-def test_class_vectors_are_those_of_open_clip() -> None:
+def test_class_embeddings_equal_open_clips() -> None:
     open_clip = pytest.importorskip("open_clip", reason="the reference comes with the extra 'open-clip'")
     torch.manual_seed(0)
     small = {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
@@ -114,16 +114,20 @@ def test_class_vectors_are_those_of_open_clip() -> None:
     expected = open_clip.build_zero_shot_classifier(clip, tokenizer, names, seven).T
     with torch.no_grad():
         prompts = clip.encode_text(tokenizer(fill(seven, names))).numpy().reshape(3, 7, 16)
-    np.testing.assert_allclose(class_vectors(prompts), expected, atol=1e-5)
+    np.testing.assert_allclose(mean_class_embeddings(prompts), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("prompts", "words"),
-    [(np.ones((2, 3)), "must be"), (np.zeros((1, 1, 2)), "points nowhere"), (np.full((1, 1, 2), np.nan), "nowhere")],
+    [
+        (np.ones((2, 3)), "must be"),
+        (np.zeros((1, 1, 2)), "zero, NaN or infinite"),
+        (np.full((1, 1, 2), np.nan), "NaN"),
+    ],
 )
-def test_prompts_that_have_no_direction_are_refused(prompts: np.ndarray, words: str) -> None:
+def test_prompts_of_zero_or_nan_embeddings_are_refused(prompts: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        class_vectors(prompts)
+        mean_class_embeddings(prompts)
 
 
 def test_a_k_below_one_is_refused() -> None:
@@ -131,14 +135,14 @@ def test_a_k_below_one_is_refused() -> None:
         zeroshot_metrics(np.eye(2), np.eye(2), np.array([0, 1]), ks=(0,))
 
 
-def test_the_templates_are_clips_in_number_and_each_has_one_place_for_the_name() -> None:
+def test_the_templates_are_as_many_as_clips_and_each_has_one_placeholder() -> None:
     assert {name: len(each) for name, each in TEMPLATES.items()} == {"one": 1, "seven": 7, "eighty": 80}
     assert all(template.count("{}") == 1 for each in TEMPLATES.values() for template in each)
     assert len(set(TEMPLATES["eighty"])) == 80
     assert set(TEMPLATES["seven"]) <= set(TEMPLATES["eighty"])
 
 
-def test_unknown_templates_are_refused_with_the_nearest_name() -> None:
+def test_unknown_templates_are_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'eighty'"):
         templates("eigthy")
 
@@ -150,7 +154,7 @@ def test_a_folder_of_class_folders_becomes_pairs_whose_caption_is_the_class(colo
     assert classes_in(pairs) == Classes(("blue", "dark_green", "red"), ("blue", "dark green", "red"))
 
 
-def test_a_folder_around_the_classes_is_their_split(tmp_path: Path) -> None:
+def test_a_folder_above_the_classes_is_their_split(tmp_path: Path) -> None:
     for place in ("train/cat", "val/cat", "val/dog/deeper"):
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (20, 20)).save(tmp_path / place / "a.png")
@@ -175,13 +179,13 @@ def test_classes_are_read_from_a_file_of_names_or_of_labels_and_names(tmp_path: 
 
 
 @pytest.mark.parametrize(("text", "words"), [("cat\ncat\n", "'cat' stands twice"), ("\n", "there are none")])
-def test_classes_that_cannot_be_told_apart_are_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_duplicate_or_missing_classes_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         read_classes(tmp_path / "classes.txt")
 
 
-def test_a_file_of_classes_that_is_not_there_is_refused_with_the_known_names(tmp_path: Path) -> None:
+def test_a_missing_file_of_classes_is_refused_with_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="imagenet, imagenet-clip"):
         read_classes(tmp_path / "none.txt")
 
@@ -200,7 +204,7 @@ def test_imagenet_by_clips_names_has_the_same_classes() -> None:
     assert (names.names[0], names.names[-1]) == ("tench", "toilet paper")
 
 
-def test_a_picture_is_classified_by_its_label_or_its_name_whatever_the_case_and_hyphens() -> None:
+def test_an_image_is_classified_by_its_label_or_its_name_whatever_the_case_and_hyphens() -> None:
     rows = [Row(str(at), Path(f"{at}.png"), (label,)) for at, label in enumerate(("N01", "Red-Fox", "red_fox"))]
     assert Classes(("n01", "n02"), ("tench", "red fox")).of(Pairs.from_rows(rows)).tolist() == [0, 1, 1]
 
@@ -211,13 +215,13 @@ def test_a_label_wins_over_a_name_and_of_equal_names_the_first() -> None:
     assert known.of(Pairs.from_rows(rows)).tolist() == [0, 2]
 
 
-def test_a_picture_of_an_unknown_class_is_refused_with_its_id() -> None:
+def test_an_image_of_an_unknown_class_is_refused_with_its_id() -> None:
     pairs = Pairs.from_rows([Row("photo-7", Path("a.png"), ("wolf",))])
     with pytest.raises(DataError, match="'photo-7' is of class 'wolf'"):
         Classes(("cat",), ("cat",)).of(pairs)
 
 
-def test_evaluation_equals_classifying_each_picture_by_hand(colours: Path, model: dual.DualEncoder) -> None:
+def test_evaluation_equals_classifying_each_image_by_hand(colours: Path, model: dual.DualEncoder) -> None:
     pairs = read_class_folders(colours)
     scores, left_out = evaluate_zeroshot(model, pairs, prompts="seven")
     names = ["blue", "dark green", "red"]
@@ -236,7 +240,7 @@ def test_evaluation_equals_classifying_each_picture_by_hand(colours: Path, model
     assert (scores.pictures, scores.classes, left_out.bad_pictures) == (9, 3, 0)
 
 
-def test_a_broken_picture_is_left_out_and_counted(colours: Path, model: dual.DualEncoder, tmp_path: Path) -> None:
+def test_a_broken_image_is_left_out_and_counted(colours: Path, model: dual.DualEncoder, tmp_path: Path) -> None:
     (tmp_path / "blue").mkdir()
     (tmp_path / "blue" / "broken.png").write_bytes(b"no picture")
     rows = [*read_class_folders(colours), *read_class_folders(tmp_path)]
@@ -244,13 +248,13 @@ def test_a_broken_picture_is_left_out_and_counted(colours: Path, model: dual.Dua
     assert (scores.pictures, left_out.bad_pictures) == (9, 1)
 
 
-def test_the_evaluator_refuses_embeddings_of_another_number(colours: Path) -> None:
+def test_the_evaluator_refuses_another_number_of_embeddings(colours: Path) -> None:
     evaluator = ZeroShotEvaluator(read_class_folders(colours))
-    with pytest.raises(ValueError, match="9 pictures and 3 classes"):
+    with pytest.raises(ValueError, match="9 images and 3 classes"):
         evaluator(unit(8, 4), unit(3, 4))
 
 
-def test_more_classes_than_a_block_come_out_in_order(model: dual.DualEncoder) -> None:
+def test_more_classes_than_a_block_stay_in_order(model: dual.DualEncoder) -> None:
     names = [f"{first}{second}" for first in "abcde" for second in "vwxyz"]
     together = embed_classes(model, names, templates("one"))
     alone = np.concatenate([embed_classes(model, [name], templates("one")) for name in names])
@@ -272,13 +276,13 @@ def test_the_command_line_prints_the_scores(
     (tmp_path / "classes.txt").write_text("red\nblue\ndark_green\tdark green\nyellow\n")
     words = ["eval", "zeroshot", str(tmp_path / "model"), "--data", str(colours)]
     words += ["--classes", str(tmp_path / "classes.txt"), "--prompts", "one", "--device", "cpu"]
-    told = {}
+    outputs = {}
     for flags in ([], ["--json"]):
         with pytest.raises(SystemExit) as ended:
             main([*words, *flags])
         assert not ended.value.code
-        told[bool(flags)] = capsys.readouterr().out
-    scores = json.loads(told[True])
+        outputs[bool(flags)] = capsys.readouterr().out
+    scores = json.loads(outputs[True])
     assert (scores["pictures"], scores["classes"], scores["left_out"]) == (9, 4, 0)
-    assert f"{scores['top1']:.1f}" in told[False]
-    assert "9 pictures, 4 classes" in told[False]
+    assert f"{scores['top1']:.1f}" in outputs[False]
+    assert "9 pictures, 4 classes" in outputs[False]

@@ -74,7 +74,7 @@ def test_the_saved_model_has_the_scores_of_the_best_epoch(tiny: Make) -> None:
     result = train(recipe)
     _, val = split_for_training(read_pairs(recipe.data), recipe.val_fraction)
     scores, _ = evaluate_retrieval(dual.load(recipe.out, "cpu"), val)
-    assert scores.as_dict() == pytest.approx(result.outcome.best)
+    assert scores.to_dict() == pytest.approx(result.outcome.best)
     assert result.outcome.best["rsum"] == max(entry["rsum"] for entry in result.outcome.history)
 
 

@@ -91,7 +91,7 @@ def caption(
     if table:
         save_table(report, table)
     if as_json:
-        print_json(report.as_dict() | {"left_out": left_out.bad_pictures if left_out else 0})
+        print_json(report.to_dict() | {"left_out": left_out.bad_pictures if left_out else 0})
         return
     if left_out:
         say_left_out(left_out)

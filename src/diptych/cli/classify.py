@@ -76,7 +76,7 @@ def classify(
     classes = read_classes(labels) if labels else classes_in(learnt)
     sorter = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
     if measuring:
-        scores = sorter.scores(learnt, shots=shots, progress=progress)
+        scores = sorter.cross_validate(learnt, shots=shots, progress=progress)
         _tell_scores(scores, as_json)
         return
     found = _classified(sorter, path, learnt, method, top, as_json)
@@ -88,21 +88,15 @@ def _classified(
     sorter: ImageClassifier, path: str, learnt: Any, method: str | None, top: int, as_json: bool
 ) -> list[Classified]:
     from diptych.evaluation.classify import best_method
-    from diptych.models.embedding_cache import picture_vectors
 
     pictures = _pictures(path)
-    if learnt is None:
-        classifier = sorter.fit(method or "zero-shot")
-    else:
-        if method is None:
-            scores = sorter.scores(learnt, progress=progress)
-            method = best_method(scores)
-            if not as_json:
-                _tell_scores(scores, as_json)
-                say(f"classified by: {method}")
-        vectors = picture_vectors(sorter.model, learnt, progress=progress)
-        classifier = sorter.fit(method, vectors, sorter.classes.of(learnt))
-    return sorter.classify(pictures, classifier, top=top, progress=progress)
+    if method is None and learnt is not None:
+        scores = sorter.cross_validate(learnt, progress=progress)
+        method = best_method(scores)
+        if not as_json:
+            _tell_scores(scores, as_json)
+            say(f"classified by: {method}")
+    return sorter.set_params(method=method or "zero-shot").fit(learnt).classify(pictures, k=top)
 
 
 def _pictures(path: str) -> Any:

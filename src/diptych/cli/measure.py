@@ -53,12 +53,12 @@ def retrieval(
     pairs = read_pairs(data, format).with_val().split(split)
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
     if as_json:
-        print_json(scores.as_dict() | {"left_out": left_out.bad_pictures})
+        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     print_scores(
         f"{split} split: {scores.image_to_text.queries:,} pictures, {scores.text_to_image.queries:,} captions",
-        scores.as_dict(),
+        scores.to_dict(),
     )
 
 
@@ -104,7 +104,7 @@ def zeroshot(
     known = read_classes(classes) if classes else None
     scores, left_out = evaluate_zeroshot(load(model, device), pairs, known, prompts=prompts, progress=progress)
     if as_json:
-        print_json(scores.as_dict() | {"left_out": left_out.bad_pictures})
+        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
@@ -172,7 +172,7 @@ def match(
     )
     files = _save_plots(report, matcher.name, plots) if plots else []
     if as_json:
-        print_json(report.as_dict() | {"left_out": left_out.bad_pictures})
+        print_json(report.to_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     _print_match(report, f"head {matcher.name}, threshold {threshold:g}", precision)

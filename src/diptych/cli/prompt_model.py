@@ -95,7 +95,7 @@ def evaluate(
     report, left_out = evaluate_prompter(prompter, chosen, training, how=how, progress=progress, **wishes)
     files = _written(report, results, histogram, f"{model}, {split} split")
     if as_json:
-        print_json(report.as_dict() | {"left_out": left_out.bad_pictures})
+        print_json(report.to_dict() | {"left_out": left_out.bad_pictures})
         return
     say_left_out(left_out)
     _print(report, f"{split} split, space of {prompter.space.name}")

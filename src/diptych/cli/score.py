@@ -54,15 +54,13 @@ def score(*tables: Path, model: str = "mini", out: Path | None = None, device: s
 
 def _row(scores: np.ndarray) -> dict[str, str]:
     """Mean with its 95% interval, median and spread of the lines that have a score."""
-    from diptych.evaluation.metrics.matching import bootstrap
+    from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 
     known = scores[~np.isnan(scores)]
     told = {"pictures": f"{len(known):,}", "left out": f"{len(scores) - len(known):,}"}
     if not len(known):
         return {**told, "mean": "-", "95% interval": "-", "median": "-", "worst tenth below": "-"}
-    low, high = bootstrap(lambda weights: {"mean": float(np.average(known, weights=weights))}, np.arange(len(known)))[
-        "mean"
-    ]
+    low, high = bootstrap_interval(known, np.arange(len(known)), resamples=200)
     return {
         **told,
         "mean": f"{known.mean():.3f}",

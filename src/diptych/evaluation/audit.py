@@ -1,4 +1,4 @@
-"""The audit of a data set: captions that likely do not describe their picture, worst first."""
+"""Caption audit: the captions of a data set ranked by the probability that they describe their image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from diptych.runtime.atomic import new_text
 from diptych.runtime.progress import Progress, silent
 from diptych.runtime.quoting import ReportTable
 
-_SLICE = 4096  # pictures whose encodings are in memory at once
+_SLICE = 4096  # images whose encodings are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedCaption:
-    """A caption of a picture, and the probability that it describes it."""
+    """A caption of an image and the probability, 0 to 1, that it describes it."""
 
     image_id: str
     image: Picture
@@ -40,16 +40,25 @@ def audit(
     max_bad_share: float = 0.1,
     progress: Progress = silent,
 ) -> tuple[list[AuditedCaption], Report]:
-    """Every caption with the probability that it describes its picture, the least likely first; and what was left out.
+    """Rank all captions of a data set by the probability that they describe their image, lowest first.
 
-    `prior` is the share of right captions that is expected; it moves the probabilities, not their order. Do not audit
-    with a matcher what it was trained on: it has learnt those captions, wrong ones too.
+    Do not audit the data that the matcher was trained on: it has learned those captions, the wrong ones included.
+
+    Args:
+        matcher: a calibrated matcher.
+        pairs: images with captions; images that cannot be used are left out.
+        prior: expected fraction of correct captions; it changes the probabilities, not their order.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+
+    Returns:
+        The captions, least probable first, and the images that were left out with reasons.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+        DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
-    judged: list[AuditedCaption] = []
+    audited: list[AuditedCaption] = []
     for start in range(0, len(usable), _SLICE):
         part = usable[start : start + _SLICE]
         captions, owner = part.flat_captions()
@@ -57,14 +66,14 @@ def audit(
         texts = matcher.encode_texts(captions)
         probabilities = matcher.probabilities(images, texts, owner, np.arange(len(captions)), prior=prior)
         rows = list(part)
-        judged += [
+        audited += [
             AuditedCaption(rows[row].image_id, rows[row].image, caption, float(probability))
             for row, caption, probability in zip(owner, captions, probabilities, strict=True)
         ]
-    return sorted(judged, key=lambda each: each.probability), left_out
+    return sorted(audited, key=lambda caption: caption.probability), left_out
 
 
-def write_table(judged: Sequence[AuditedCaption], path: str | Path) -> None:
+def write_table(audited: Sequence[AuditedCaption], path: str | Path) -> None:
     """Write CSV with the columns image, caption and probability.
 
     Raises:
@@ -74,24 +83,25 @@ def write_table(judged: Sequence[AuditedCaption], path: str | Path) -> None:
         with new_text(path) as file:
             table = ReportTable(file)
             table.writerow(("image", "caption", "probability"))
-            table.writerows((each.image_id, each.caption, f"{each.probability:.4f}") for each in judged)
+            table.writerows((row.image_id, row.caption, f"{row.probability:.4f}") for row in audited)
     except OSError as error:
         raise ConfigError(f"cannot write '{path}' ({error.strerror}); check the folder and its permissions") from error
 
 
-def audit_gallery(judged: Sequence[AuditedCaption], worst: int) -> Gallery:
-    """The `worst` captions as cards with their pictures, for `index.gallery.save_gallery`."""
-    shown = judged[:worst]
-    cards = tuple(
-        Card(_place(each), f"{100 * each.probability:.1f}% likely", each.caption, each.image_id) for each in shown
+def audit_gallery(audited: Sequence[AuditedCaption], worst: int) -> Gallery:
+    """The first `worst` captions as cards with their images, for `reports.gallery.save_gallery`."""
+    shown = audited[:worst]
+    cards = tuple(Card(_place(row), f"{100 * row.probability:.1f}% likely", row.caption, row.image_id) for row in shown)
+    note = (
+        f"The {len(shown):,} of {len(audited):,} captions with the lowest probability of describing their picture, "
+        "lowest first."
     )
-    note = f"The {len(shown):,} of {len(judged):,} captions that least likely describe their picture, worst first."
-    return Gallery("Captions to look at", note, (Section("", cards),))
+    return Gallery("Captions to review", note, (Section("", cards),))
 
 
-def _place(each: AuditedCaption) -> str:
-    """The picture's path as the gallery reads it; of one inside a larger file, the file's and its own name there."""
-    image = each.image
+def _place(audited: AuditedCaption) -> str:
+    """The image's path for the gallery; for an image inside a larger file, the path of that file and the id."""
+    image = audited.image
     if isinstance(image, Slice):
-        return f"{to_text(image.path)}/{each.image_id}"
-    return to_text(image) if isinstance(image, Path) else each.image_id
+        return f"{to_text(image.path)}/{audited.image_id}"
+    return to_text(image) if isinstance(image, Path) else audited.image_id

@@ -1,12 +1,14 @@
-"""How good the captions of a data set's pictures are: written by a captioner, or by whoever."""
+"""Evaluation of captions: those that a captioner generates, or given ones."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.captioning.captioner import Captioner
 from diptych.captioning.many_images import caption_images
@@ -24,7 +26,7 @@ from diptych.runtime.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Scorer:
-    """The dual encoder that CLIPScore is computed with, and how a report calls it."""
+    """The dual encoder for CLIPScore, and its name in reports."""
 
     name: str
     encoder: DualEncoder
@@ -32,7 +34,7 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True)
 class ScoredCaption:
-    """A picture, the caption that was written for it, what people wrote, and the caption's scores by key."""
+    """An image, its evaluated caption, the reference captions, and the caption's scores by key."""
 
     image_id: str
     image: Picture
@@ -43,9 +45,15 @@ class ScoredCaption:
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """Scores of all captions together (keys as in `metrics.captions.NAMES`), of each, and what they were computed with.
+    """Scores of a set of captions.
 
-    `missing` says of a score that is not there why it is not. `scorer` names the dual encoder of CLIPScore.
+    Attributes:
+        corpus: corpus scores; keys as in `metrics.captions.NAMES`.
+        captions: each image's caption with its own scores.
+        variety: length, vocabulary, repetition and novelty.
+        tokenizer: key of `metrics.ptb.TOKENIZERS`.
+        scorer: name of the dual encoder of CLIPScore; None if it was not computed.
+        missing: score to the reason why it was not computed.
     """
 
     corpus: dict[str, float]
@@ -55,25 +63,29 @@ class CaptionReport:
     scorer: str | None
     missing: dict[str, str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """All but the pictures, for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything except the captions of single images, for JSON."""
         labels = {"tokenizer": TOKENIZERS[self.tokenizer], "clipscore_model": self.scorer}
-        return {**self.corpus, **self.variety.as_dict(), **labels, "missing": self.missing}
+        return {**self.corpus, **self.variety.to_dict(), **labels, "missing": self.missing}
 
     def name(self, key: str) -> str:
-        """How a report calls a score: `CLIPScore (mini)`."""
+        """Display name of a score, such as `CLIPScore (mini)`."""
         return f"{NAMES[key]} ({self.scorer})" if "clip" in key else NAMES[key]
 
     def worst_first(self) -> list[ScoredCaption]:
-        """By CIDEr-D, and by ROUGE-L where that is the same, which of a single picture it always is."""
-        return sorted(self.captions, key=lambda each: (each.scores["cider_d"], each.scores["rouge_l"]))
+        """The captions by CIDEr-D, lowest first; equal ones, such as that of a single image, by ROUGE-L."""
+        return sorted(self.captions, key=lambda caption: (caption.scores["cider_d"], caption.scores["rouge_l"]))
 
 
 class CaptionEvaluator:
-    """Measures one caption for each picture of `pairs` against its captions there.
+    """Scores one caption for each image of `pairs` against the captions of `pairs`.
 
-    `training` are the captions that a captioner was trained on, for the share of novel ones; with a `scorer`,
-    CLIPScore and RefCLIPScore are among the scores.
+    Args:
+        pairs: images with reference captions.
+        training: captions that the captioner was trained on, for the fraction of novel captions.
+        scorer: dual encoder for CLIPScore and RefCLIPScore; without one they are not computed.
+        tokenizer: `ptb`, `fallback`, or `auto` (see `metrics.ptb.tokenize`).
+        progress: reports progress.
     """
 
     def __init__(
@@ -90,24 +102,24 @@ class CaptionEvaluator:
         self.references = {row.image_id: row.captions for row in pairs}
 
     def __call__(self, captions: Mapping[str, str]) -> CaptionReport:
-        """Score `captions`, by the pictures' ids.
+        """Score captions, given by image id.
 
         Raises:
-            DataError: a picture has no caption, or a caption no picture.
+            DataError: an image has no caption, or a caption no image.
         """
         scores = score_captions(captions, self.references, tokenizer=self.tokenizer)
         variety = self._variety(list(captions.values()), scores.tokenizer)
         corpus, missing = dict(scores.corpus), dict(scores.missing)
-        each = {image_id: dict(own) for image_id, own in scores.per_picture.items()}
+        per_image = {image_id: dict(own) for image_id, own in scores.per_picture.items()}
         if self.scorer is None:
-            missing["clipscore"] = "no dual encoder was named to compute it with"
+            missing["clipscore"] = "no dual encoder was given"
         else:
             for key, values in self._clip_scores(self.scorer, captions).items():
                 corpus[key] = float(values.mean())
                 for image_id, value in zip(self.references, values, strict=True):
-                    each[image_id][key] = float(value)
+                    per_image[image_id][key] = float(value)
         rows = [
-            ScoredCaption(row.image_id, row.image, captions[row.image_id], row.captions, each[row.image_id])
+            ScoredCaption(row.image_id, row.image, captions[row.image_id], row.captions, per_image[row.image_id])
             for row in self.pairs
         ]
         name = self.scorer.name if self.scorer else None
@@ -118,15 +130,15 @@ class CaptionEvaluator:
         known = None if self.training is None else words[len(captions) :]
         return caption_variety(words[: len(captions)], known)
 
-    def _clip_scores(self, scorer: Scorer, captions: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Scores in the order of the pairs."""
+    def _clip_scores(self, scorer: Scorer, captions: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+        """(images,) CLIPScore and RefCLIPScore, in the order of the pairs."""
         references, owner = self.pairs.flat_captions()
         images = picture_vectors(scorer.encoder, self.pairs, progress=self.progress)
-        said = scorer.encoder.encode_texts([PREFIX + captions[image_id] for image_id in self.references])
-        known = scorer.encoder.encode_texts([PREFIX + text for text in references])
+        texts = scorer.encoder.encode_texts([PREFIX + captions[image_id] for image_id in self.references])
+        reference_texts = scorer.encoder.encode_texts([PREFIX + text for text in references])
         return {
-            "clipscore": clip_score(images, said),
-            "refclipscore": ref_clip_score(images, said, known, owner),
+            "clipscore": clip_score(images, texts),
+            "refclipscore": ref_clip_score(images, texts, reference_texts, owner),
         }
 
 
@@ -140,13 +152,26 @@ def evaluate_captions(
     max_bad_share: float = 0.1,
     progress: Progress = silent,
 ) -> tuple[CaptionReport, Report]:
-    """Score captions that are there already, by the ids of `pairs`; unusable pictures are left out, and reported.
+    """Score given captions.
+
+    Args:
+        captions: image id to caption, one for each image of `pairs`.
+        pairs: images with reference captions; images that cannot be used are left out.
+        training: as for `CaptionEvaluator`.
+        scorer: as for `CaptionEvaluator`.
+        tokenizer: as for `CaptionEvaluator`.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+
+    Returns:
+        The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: a picture has no caption or a caption no picture; nothing is left, or too many cannot be used.
+        DataError: an image has no caption or a caption no image; no image is left, or more than `max_bad_share` cannot
+            be used.
     """
     ids = pairs.image_ids
-    # captions of other pictures are told before all pictures are read, missing ones when it is known which are usable
+    # Captions of unknown images are reported before images are read, missing captions once the usable images are known.
     check_ids({**dict.fromkeys(ids, ""), **captions}, dict.fromkeys(ids, ("",)))
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
     unusable = set(ids) - set(usable.image_ids)
@@ -163,23 +188,52 @@ def evaluate_captioner(
     tokenizer: str = "auto",
     max_bad_share: float = 0.1,
     progress: Progress = silent,
-    **settings: Any,
+    method: str = "beam",
+    beams: int = 3,
+    prefix: str = "",
+    max_tokens: int = 30,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int = 0,
 ) -> tuple[CaptionReport, Report]:
-    """Caption the pictures of a data set and score the best caption of each; unusable pictures are left out.
+    """Caption the images of a data set and score the best caption of each.
 
-    `settings` are those of `Captioner.caption`: method, beams, max_tokens and so on.
+    Args:
+        captioner: the captioner.
+        pairs: images with reference captions; images that cannot be used are left out.
+        training: as for `CaptionEvaluator`.
+        scorer: as for `CaptionEvaluator`.
+        tokenizer: as for `CaptionEvaluator`.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+        method: as for `Captioner.caption`.
+        beams: as for `Captioner.caption`.
+        prefix: as for `Captioner.caption`.
+        max_tokens: as for `Captioner.caption`.
+        temperature: as for `Captioner.caption`.
+        top_p: as for `Captioner.caption`.
+        seed: as for `Captioner.caption`.
+
+    Returns:
+        The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
-        ConfigError: a setting is out of its range.
+        DataError: no image is left, or more than `max_bad_share` cannot be used.
+        ConfigError: a generation setting is out of range.
     """
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
-    pictures = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    described = caption_images(
-        pictures,
-        lambda images: captioner.caption(images, **{**settings, "count": 1}),
-        image_size=captioner.image_size,
+    images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
+    generate = functools.partial(
+        captioner.caption,
+        method=method,
+        beams=beams,
+        prefix=prefix,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
     )
-    said = {each.path: each.texts[0].text for each in described if each.texts}
+    results = caption_images(images, generate, image_size=captioner.image_size)
+    captions = {result.path: result.texts[0].text for result in results if result.texts}
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)
-    return evaluator(said), left_out
+    return evaluator(captions), left_out

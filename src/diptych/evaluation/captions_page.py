@@ -1,4 +1,4 @@
-"""Captions and their scores to look at: a page with the worst and the best pictures first, and a table of all."""
+"""Reports of caption scores: an HTML page with the worst and best captions, and a CSV table of all."""
 
 from __future__ import annotations
 
@@ -32,15 +32,19 @@ ul { margin: .5rem 0; padding: 0; list-style: none; color: var(--faint) } ul li 
 
 
 def caption_page(report: CaptionReport, title: str, *, shown: int = 24, size: int = 480) -> str:
-    """The page as HTML: all scores, then the `shown` worst pictures, then the best; references below each.
+    """The HTML page: corpus scores, then the `shown` worst captions, then the best, each with its references.
 
-    Pictures have at most `size` pixels a side and are in the page itself.
+    Args:
+        report: the scores.
+        title: title of the page.
+        shown: number of captions in each section.
+        size: longest side of an image in pixels; images are embedded in the page.
     """
     worst = report.worst_first()
     best = worst[shown:][::-1][:shown]
-    sections = [("The worst, by CIDEr-D", worst[:shown]), ("The best", best)]
+    sections = [("Lowest CIDEr-D", worst[:shown]), ("Highest CIDEr-D", best)]
     body = _scores(report) + "".join(_section(name, rows, size) for name, rows in sections if rows)
-    note = f"{len(worst):,} pictures, each with one caption and, below it, what people wrote."
+    note = f"{len(worst):,} pictures, each with its caption and the reference captions."
     return document(title, note, body, _STYLE)
 
 
@@ -57,7 +61,7 @@ def save_page(report: CaptionReport, title: str, path: Path, *, shown: int = 24)
 
 
 def save_table(report: CaptionReport, path: Path) -> None:
-    """Write CSV with a line a picture: image, caption, and each score.
+    """Write CSV with one line for each image: image, caption, and each score.
 
     Raises:
         ConfigError: it cannot be written.
@@ -67,29 +71,29 @@ def save_table(report: CaptionReport, path: Path) -> None:
         with new_text(path) as file:
             table = ReportTable(file)
             table.writerow(("image", "caption", *keys))
-            for each in report.captions:
-                table.writerow((each.image_id, each.caption, *(f"{each.scores[key]:.4f}" for key in keys)))
+            for row in report.captions:
+                table.writerow((row.image_id, row.caption, *(f"{row.scores[key]:.4f}" for key in keys)))
     except OSError as error:
         raise ConfigError(f"cannot write '{path}' ({error.strerror}); check the folder and its permissions") from error
 
 
 def _scores(report: CaptionReport) -> str:
     scores = [(report.name(key), f"{value:.4f}") for key, value in report.corpus.items()]
-    facts = [f"{NAMES[key]} is not here: {why}" for key, why in report.missing.items()]
+    facts = [f"{NAMES[key]} was not computed: {reason}" for key, reason in report.missing.items()]
     notes = "".join(f'<p class="facts">{escaped(fact)}</p>' for fact in (TOKENIZERS[report.tokenizer], *facts))
     return f'<div class="scores">{_table(scores)}{_table(variety_rows(report))}</div>\n{notes}\n'
 
 
 def variety_rows(report: CaptionReport) -> list[tuple[str, str]]:
-    """The figures of `CaptionVariety` as a report tells them."""
-    told = report.variety
+    """Names and values of the `CaptionVariety` of a report, for display."""
+    variety = report.variety
     rows = [
-        ("words a caption, mean", f"{told.length:.2f}"),
-        ("different words", f"{told.vocabulary:,}"),
-        ("captions that several pictures got", f"{100 * told.repeated:.1f}%"),
+        ("words per caption, mean", f"{variety.length:.2f}"),
+        ("distinct words", f"{variety.vocabulary:,}"),
+        ("captions shared by several pictures", f"{100 * variety.repeated:.1f}%"),
     ]
-    if told.novel is not None:
-        rows.append(("captions that training has not", f"{100 * told.novel:.1f}%"))
+    if variety.novel is not None:
+        rows.append(("captions not in the training data", f"{100 * variety.novel:.1f}%"))
     return rows
 
 
@@ -99,25 +103,25 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _section(title: str, rows: Sequence[ScoredCaption], size: int) -> str:
-    pictures = prefetch(rows, lambda each: _thumbnail(each, size))
-    cards = "".join(_card(each, picture) for each, picture in zip(rows, pictures, strict=True))
+    images = prefetch(rows, lambda row: _thumbnail(row, size))
+    cards = "".join(_card(row, image) for row, image in zip(rows, images, strict=True))
     return f"<section>\n<h2>{escaped(title)}</h2>\n<ol>\n{cards}</ol>\n</section>\n"
 
 
-def _thumbnail(each: ScoredCaption, size: int) -> Image.Image | None:
+def _thumbnail(caption: ScoredCaption, size: int) -> Image.Image | None:
     try:
-        return thumbnail(decode(each.image, min_side=size), size)
+        return thumbnail(decode(caption.image, min_side=size), size)
     except ImageError:
         return None
 
 
-def _card(each: ScoredCaption, picture: Image.Image | None) -> str:
-    image = f'<img src="{embedded(picture)}" alt="{escaped(each.caption)}">' if picture else "no longer there"
-    references = "".join(f"<li>{escaped(text)}</li>" for text in each.references)
-    scores = (f"{NAMES[key]} {each.scores[key]:.2f}" for key in _SHOWN if key in each.scores)
-    told = " · ".join(f'<span class="score">{score}</span>' for score in scores)
+def _card(caption: ScoredCaption, image: Image.Image | None) -> str:
+    picture = f'<img src="{embedded(image)}" alt="{escaped(caption.caption)}">' if image else "no longer available"
+    references = "".join(f"<li>{escaped(text)}</li>" for text in caption.references)
+    scores = (f"{NAMES[key]} {caption.scores[key]:.2f}" for key in _SHOWN if key in caption.scores)
+    line = " · ".join(f'<span class="score">{score}</span>' for score in scores)
     return (
-        f'<li><figure><div class="mat">{image}</div><figcaption><div class="name">{escaped(each.caption)}</div>'
-        f'<ul>{references}</ul><div class="small">{told}</div>'
-        f'<div class="small">{escaped(each.image_id)}</div></figcaption></figure></li>\n'
+        f'<li><figure><div class="mat">{picture}</div><figcaption><div class="name">{escaped(caption.caption)}</div>'
+        f'<ul>{references}</ul><div class="small">{line}</div>'
+        f'<div class="small">{escaped(caption.image_id)}</div></figcaption></figure></li>\n'
     )

@@ -1,12 +1,13 @@
-"""Evaluators: built once from a data set, called with what a model made of it; they return numbers, write nothing."""
+"""Evaluators of retrieval, zero-shot classification and matching: built from a data set, called with model outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from diptych.data.classes import Classes, classes_in
 from diptych.data.doctor.inspect import Report, sound
@@ -14,9 +15,10 @@ from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
 from diptych.errors import DataError
-from diptych.evaluation.metrics.matching import BINS, MatchScores, bootstrap, matching_metrics
-from diptych.evaluation.metrics.retrieval import RetrievalScores, retrieval_metrics
-from diptych.evaluation.metrics.zeroshot import ZeroShotScores, class_vectors, zeroshot_metrics
+from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
+from diptych.evaluation.metrics.matching import BINS, MatchScores, matching_metrics
+from diptych.evaluation.metrics.retrieval import Embeddings, RetrievalScores, retrieval_metrics
+from diptych.evaluation.metrics.zeroshot import ZeroShotScores, mean_class_embeddings, zeroshot_metrics
 from diptych.matching.matcher import Matcher
 from diptych.matching.negatives import HARD_SHARE, LabelledPairs, make_labelled_pairs
 from diptych.models.dual_encoder import DualEncoder
@@ -25,10 +27,15 @@ from diptych.runtime.progress import Progress, silent
 
 
 class RetrievalEvaluator:
-    """Measures a dual encoder on `pairs`, image to text and text to image (`diptych.evaluation.metrics.retrieval`).
+    """Image-text retrieval in both directions (`metrics.retrieval`).
 
-    Embed `evaluator.pairs`, one vector a picture in the order of its rows, and `evaluator.captions`, one vector a
-    caption, then call the evaluator with both.
+    Embed the images of `evaluator.pairs` in the order of its rows, and `evaluator.captions`, then call the evaluator
+    with both.
+
+    Args:
+        pairs: images with captions.
+        ks: the values of K of R@K.
+        block: as for `metrics.retrieval.retrieval_ranks`.
 
     Raises:
         DataError: the pairs hold no caption.
@@ -38,20 +45,24 @@ class RetrievalEvaluator:
         self.pairs = pairs
         self.captions, self.image_index = pairs.flat_captions()
         if not self.captions:
-            raise DataError(f"none of the {len(pairs)} pictures has a caption; retrieval needs at least one")
+            raise DataError(f"none of the {len(pairs)} images has a caption; retrieval needs at least one")
         self.ks = tuple(ks)
         self.block = block
 
-    def __call__(self, image_embeddings: np.ndarray | Tensor, text_embeddings: np.ndarray | Tensor) -> RetrievalScores:
-        """Score (pictures, dim) and (captions, dim) unit vectors.
+    def __call__(self, image_embeddings: Embeddings, text_embeddings: Embeddings) -> RetrievalScores:
+        """Score embeddings.
+
+        Args:
+            image_embeddings: (images, dim) unit vectors.
+            text_embeddings: (captions, dim) unit vectors.
 
         Raises:
-            ValueError: their numbers are not those of the pictures and captions, or `retrieval_ranks` refuses them.
+            ValueError: the number of images or captions differs, or as `retrieval_ranks`.
         """
         if (len(image_embeddings), len(text_embeddings)) != (len(self.pairs), len(self.captions)):
             raise ValueError(
                 f"{len(image_embeddings)} image and {len(text_embeddings)} text embeddings for "
-                f"{len(self.pairs)} pictures and {len(self.captions)} captions; embed each once, in order"
+                f"{len(self.pairs)} images and {len(self.captions)} captions; embed each once, in order"
             )
         return retrieval_metrics(image_embeddings, text_embeddings, self.image_index, self.ks, self.block)
 
@@ -59,27 +70,41 @@ class RetrievalEvaluator:
 def evaluate_retrieval(
     model: DualEncoder, pairs: Pairs, *, max_bad_share: float = 0.1, progress: Progress = silent
 ) -> tuple[RetrievalScores, Report]:
-    """Embed a data set with `model` and score it; pictures that cannot be used are left out, and reported.
+    """Evaluate image-text retrieval of a model on a data set.
 
-    Picture vectors are kept on disk under the identities of model and data, and used again.
+    Image embeddings are cached on disk by model and data set.
+
+    Args:
+        model: the dual encoder.
+        pairs: images with captions; images that cannot be used are left out.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+
+    Returns:
+        The scores, and the images that were left out with reasons.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+        DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
     evaluator = RetrievalEvaluator(usable)
-    image_vectors = picture_vectors(model, usable, progress=progress)
-    return evaluator(image_vectors, model.encode_texts(evaluator.captions)), left_out
+    image_embeddings = picture_vectors(model, usable, progress=progress)
+    return evaluator(image_embeddings, model.encode_texts(evaluator.captions)), left_out
 
 
 class ZeroShotEvaluator:
-    """Measures zero-shot classification of `pairs`, whose first captions name their classes (`metrics.zeroshot`).
+    """Zero-shot classification (`metrics.zeroshot`).
 
-    Embed `evaluator.pairs`, one vector a picture in the order of its rows, and the names of `evaluator.classes`
+    Embed the images of `evaluator.pairs` in the order of its rows, and the names of `evaluator.classes`
     (`embed_classes`), then call the evaluator with both.
 
+    Args:
+        pairs: images whose first captions name their classes.
+        classes: the candidate classes; by default those that the captions name.
+        ks: the values of K of top-K accuracy.
+
     Raises:
-        DataError: a picture's first caption is none of the classes.
+        DataError: an image's first caption is not a class.
     """
 
     def __init__(self, pairs: Pairs, classes: Classes | None = None, ks: Sequence[int] = (1, 5)) -> None:
@@ -88,27 +113,31 @@ class ZeroShotEvaluator:
         self.labels = self.classes.of(pairs)
         self.ks = tuple(ks)
 
-    def __call__(self, image_embeddings: np.ndarray | Tensor, class_embeddings: np.ndarray | Tensor) -> ZeroShotScores:
-        """Score (pictures, dim) and (classes, dim) unit vectors.
+    def __call__(self, image_embeddings: Embeddings, class_embeddings: Embeddings) -> ZeroShotScores:
+        """Score embeddings.
+
+        Args:
+            image_embeddings: (images, dim) unit vectors.
+            class_embeddings: (classes, dim) unit vectors.
 
         Raises:
-            ValueError: their numbers are not those of the pictures and classes, or `zeroshot_metrics` refuses them.
+            ValueError: the number of images or classes differs, or as `zeroshot_metrics`.
         """
         if (len(image_embeddings), len(class_embeddings)) != (len(self.pairs), len(self.classes)):
             raise ValueError(
                 f"{len(image_embeddings)} image and {len(class_embeddings)} class embeddings for "
-                f"{len(self.pairs)} pictures and {len(self.classes)} classes; embed each once, in order"
+                f"{len(self.pairs)} images and {len(self.classes)} classes; embed each once, in order"
             )
         return zeroshot_metrics(image_embeddings, class_embeddings, self.labels, self.ks)
 
 
 def embed_classes(
     model: DualEncoder, names: Sequence[str], prompt_templates: Sequence[str], *, progress: Progress = silent
-) -> np.ndarray:
-    """The vector of each class name, from all templates filled with it: (classes, dim) float32."""
-    blocks = [names[at : at + 16] for at in range(0, len(names), 16)]
+) -> NDArray[np.float32]:
+    """Embed class names: the normalized mean over all templates filled with the name, (classes, dim)."""
+    blocks = [names[start : start + 16] for start in range(0, len(names), 16)]
     parts = [
-        class_vectors(
+        mean_class_embeddings(
             model.encode_texts(fill(prompt_templates, block)).reshape(len(block), len(prompt_templates), model.dim)
         )
         for block in progress(blocks, len(blocks), "embedding class names")
@@ -125,13 +154,22 @@ def evaluate_zeroshot(
     max_bad_share: float = 0.1,
     progress: Progress = silent,
 ) -> tuple[ZeroShotScores, Report]:
-    """Classify the pictures of a data set by the names of their classes alone; unusable pictures are left out.
+    """Evaluate zero-shot classification of a model on a data set.
 
-    `prompts` names the templates (`diptych.data.templates`). Without `classes`, they are those that the data set has.
+    Args:
+        model: the dual encoder.
+        pairs: images whose first captions name their classes; images that cannot be used are left out.
+        classes: the candidate classes; by default those that the captions name.
+        prompts: name of the prompt templates (`diptych.data.templates`).
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+
+    Returns:
+        The scores, and the images that were left out with reasons.
 
     Raises:
         ConfigError: there are no templates of that name.
-        DataError: nothing is left, too many pictures cannot be used, or one is of an unknown class.
+        DataError: no image is left, too many cannot be used, or an image is of an unknown class.
     """
     chosen = templates(prompts)
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
@@ -142,67 +180,83 @@ def evaluate_zeroshot(
 
 @dataclass(frozen=True)
 class MatchReport:
-    """Scores of a matcher on each set of pairs, with the interval of each number, and what they were computed from.
+    """Scores of a matcher on each set of pairs.
 
     The sets are `mixture`, `random` and `hard` (`negatives.make_labelled_pairs`), or `labelled`.
+
+    Attributes:
+        scores: set to scores.
+        intervals: set to the 95% interval of each score by name.
+        pairs: the labelled pairs.
+        probabilities: (pairs,) predicted probabilities.
     """
 
     scores: dict[str, MatchScores]
-    intervals: dict[str, dict[str, tuple[float, float]]]
-    judged: LabelledPairs
-    probabilities: np.ndarray
+    intervals: dict[str, dict[str, Interval]]
+    pairs: LabelledPairs
+    probabilities: NDArray[Any]
 
-    def as_dict(self) -> dict[str, dict[str, float | list[float]]]:
-        """By set: every score, and its interval as `NAME_interval`."""
-        told: dict[str, dict[str, float | list[float]]] = {}
+    def to_dict(self) -> dict[str, dict[str, float | list[float]]]:
+        """For each set, every score by name, and its interval as `NAME_interval`."""
+        sets: dict[str, dict[str, float | list[float]]] = {}
         for name, scores in self.scores.items():
             ends = {f"{key}_interval": list(value) for key, value in self.intervals[name].items()}
-            told[name] = {**scores.as_dict(), **ends}
-        return told
+            sets[name] = {**scores.to_dict(), **ends}
+        return sets
 
-    def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and labels of one set."""
-        chosen = self.judged.sets[name]
-        return self.probabilities[chosen], self.judged.labels[chosen]
+    def of(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Probabilities and labels of one set, (pairs of the set,) each."""
+        rows = self.pairs.sets[name]
+        return self.probabilities[rows], self.pairs.labels[rows]
 
 
 class MatchEvaluator:
-    """Measures probabilities of `judged` pairs (`diptych.evaluation.metrics.matching`), each set by itself.
+    """Match probabilities of labelled pairs (`metrics.matching`), scored for each set of pairs.
 
-    Intervals are of a bootstrap over pictures: pairs whose texts have one owner are drawn together.
+    Intervals are from a bootstrap over images: pairs whose texts belong to the same image are drawn together.
+
+    Args:
+        pairs: the labelled pairs.
+        threshold: lowest probability that is predicted as a match.
+        bins: number of bins of the calibration error.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
     """
 
     measured = ("accuracy", "precision", "recall", "f1", "auc", "average_precision", "brier", "ece")
 
     def __init__(
-        self, judged: LabelledPairs, *, threshold: float = 0.5, bins: int = BINS, resamples: int = 200, seed: int = 0
+        self, pairs: LabelledPairs, *, threshold: float = 0.5, bins: int = BINS, resamples: int = 200, seed: int = 0
     ) -> None:
-        self.judged, self.threshold, self.bins = judged, threshold, bins
+        self.pairs, self.threshold, self.bins = pairs, threshold, bins
         self.resamples, self.seed = resamples, seed
 
-    def __call__(self, probabilities: np.ndarray) -> MatchReport:
-        """Score (pairs,) probabilities, one for each of the judged pairs, in order.
+    def __call__(self, probabilities: NDArray[Any]) -> MatchReport:
+        """Score (pairs,) probabilities, one for each of the labelled pairs in order.
 
         Raises:
-            ValueError: there are more or fewer, or `matching_metrics` refuses them.
+            ValueError: the number of pairs differs, or as `matching_metrics`.
         """
-        if len(probabilities) != len(self.judged.labels):
-            raise ValueError(f"{len(probabilities)} probabilities for {len(self.judged.labels)} pairs; give one each")
+        if len(probabilities) != len(self.pairs.labels):
+            raise ValueError(f"{len(probabilities)} probabilities for {len(self.pairs.labels)} pairs; give one each")
         scores, intervals = {}, {}
-        for name, chosen in self.judged.sets.items():
-            p, y = probabilities[chosen], self.judged.labels[chosen]
+        for name, rows in self.pairs.sets.items():
+            scores[name], intervals[name] = self._scores(
+                probabilities[rows], self.pairs.labels[rows], self.pairs.owner[rows]
+            )
+        return MatchReport(scores, intervals, self.pairs, probabilities)
 
-            def measure(weights: np.ndarray | None, p: np.ndarray = p, y: np.ndarray = y) -> MatchScores:
-                return matching_metrics(p, y, threshold=self.threshold, bins=self.bins, weights=weights)
+    def _scores(
+        self, probabilities: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]
+    ) -> tuple[MatchScores, dict[str, Interval]]:
+        def scores(weights: NDArray[Any] | None) -> MatchScores:
+            return matching_metrics(probabilities, labels, threshold=self.threshold, bins=self.bins, weights=weights)
 
-            def numbers(weights: np.ndarray, measure: Callable[..., MatchScores] = measure) -> dict[str, float]:
-                told = measure(weights).as_dict()
-                return {key: told[key] for key in self.measured}
+        def numbers(weights: NDArray[Any]) -> dict[str, float]:
+            weighted = scores(weights).to_dict()
+            return {key: weighted[key] for key in self.measured}
 
-            scores[name] = measure(None)
-            groups = self.judged.owner[chosen]
-            intervals[name] = bootstrap(numbers, groups, resamples=self.resamples, seed=self.seed)
-        return MatchReport(scores, intervals, self.judged, probabilities)
+        return scores(None), bootstrap_intervals(numbers, groups, resamples=self.resamples, seed=self.seed)
 
 
 def evaluate_match(
@@ -218,26 +272,39 @@ def evaluate_match(
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[MatchReport, Report]:
-    """Judge the pairs of a data set with `matcher`; pictures that cannot be used are left out, and reported.
+    """Evaluate the match probabilities of a matcher on a data set.
 
-    Of captioned pictures negatives are made, hard ones by the matcher's own dual encoder; labelled pairs are taken as
-    they are.
+    Args:
+        matcher: the matcher.
+        data: labelled pairs, or images with captions, from which negatives are made: random ones, and hard ones that
+            the matcher's dual encoder finds similar. Images that cannot be used are left out.
+        threshold: lowest probability that is predicted as a match.
+        prior: fraction of matches that the probabilities assume; that of the calibration by default.
+        hard_share: fraction of the images that hard negatives are drawn from, the most similar ones.
+        hard_mixture: fraction of hard negatives in the set `mixture`.
+        resamples: number of bootstrap resamples.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        seed: of negatives and bootstrap.
+        progress: reports progress.
+
+    Returns:
+        The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+        DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
-    pictures = data.pictures if isinstance(data, Labelled) else data
-    usable, left_out = sound(pictures, max_bad_share=max_bad_share, progress=progress)
+    all_images = data.pictures if isinstance(data, Labelled) else data
+    usable, left_out = sound(all_images, max_bad_share=max_bad_share, progress=progress)
     images = matcher.encode_pictures(usable, progress=progress)
     if isinstance(data, Labelled):
         kept = data.of(usable)
         captions, every = kept.texts, np.arange(len(kept))
-        judged = LabelledPairs(kept.rows, every, kept.labels, kept.rows, {"labelled": every})
+        pairs = LabelledPairs(kept.rows, every, kept.labels, kept.rows, {"labelled": every})
         texts = matcher.encode_texts(captions)
     else:
         texts = matcher.encode_texts(usable.flat_captions()[0])
-        vectors = images.vectors.cpu().numpy(), texts.vectors.cpu().numpy()
-        judged = make_labelled_pairs(usable, *vectors, hard_share=hard_share, hard_mixture=hard_mixture, seed=seed)
-    probabilities = matcher.probabilities(images, texts, judged.rows, judged.texts, prior=prior)
-    evaluator = MatchEvaluator(judged, threshold=threshold, resamples=resamples, seed=seed)
+        embeddings = images.vectors.cpu().numpy(), texts.vectors.cpu().numpy()
+        pairs = make_labelled_pairs(usable, *embeddings, hard_share=hard_share, hard_mixture=hard_mixture, seed=seed)
+    probabilities = matcher.probabilities(images, texts, pairs.rows, pairs.texts, prior=prior)
+    evaluator = MatchEvaluator(pairs, threshold=threshold, resamples=resamples, seed=seed)
     return evaluator(probabilities), left_out

@@ -1,44 +1,50 @@
-"""Pictures of how good a matcher's probabilities are: reliability, ROC and precision-recall curves."""
+"""Plots of match probabilities (reliability, ROC, precision-recall) and of prompt cosines, with matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import require
 from diptych.evaluation.metrics.matching import BINS, calibration_error, reliability
 from diptych.runtime.quoting import plot_label
 
-Sets = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> probabilities and labels
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Sets = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+"""Name of a set of pairs to its probabilities and labels, (pairs,) each."""
 
 _COLOURS = ("#2158c9", "#0f9d76", "#d1495b", "#7a5195")
+_LIMITS = (-0.02, 1.02)  # of both axes
 
 
-def reliability_diagram(sets: Sets, title: str, *, bins: int = BINS) -> Any:
-    """Share of matches against the mean probability of each bin; a perfect matcher lies on the diagonal.
+def reliability_diagram(sets: Sets, title: str, *, bins: int = BINS) -> Figure:
+    """Fraction of matches against the mean probability of each bin; a calibrated matcher lies on the diagonal.
 
-    The area of a point is the share of the pairs in its bin. Returns a matplotlib `Figure`.
+    The area of a point is the fraction of the pairs in its bin.
     """
-    figure, axes = _axes(title, "probability given (mean of a bin)", "share of pairs that match")
+    figure, axes = _axes(title, "predicted probability (mean of a bin)", "fraction of matches")
     axes.plot([0, 1], [0, 1], color="#9aa1ad", linewidth=1, linestyle="--", label="perfectly calibrated")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
-        found = reliability(p, y, bins=bins)
+        diagram = reliability(p, y, bins=bins)
         label = f"{plot_label(name)}: ECE {calibration_error(p, y, bins=bins):.3f}"
-        axes.plot(found.confidence, found.frequency, color=colour, linewidth=1.6, label=label)
-        axes.scatter(
-            found.confidence, found.frequency, s=12 + 500 * found.share, color=colour, alpha=0.35, linewidths=0
-        )
+        axes.plot(diagram.confidence, diagram.frequency, color=colour, linewidth=1.6, label=label)
+        area = 12 + 500 * diagram.share
+        axes.scatter(diagram.confidence, diagram.frequency, s=area, color=colour, alpha=0.35, linewidths=0)
     axes.legend(frameon=False, loc="lower right")
     return figure
 
 
-def roc_curves(sets: Sets, title: str) -> Any:
-    """Recall against the share of negatives called a match, over all thresholds. Returns a matplotlib `Figure`."""
+def roc_curves(sets: Sets, title: str) -> Figure:
+    """ROC curves: true positive rate against false positive rate over all thresholds."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure, axes = _axes(title, "share of negatives called a match", "share of matches found (recall)")
+    figure, axes = _axes(title, "false positive rate", "true positive rate (recall)")
     axes.plot([0, 1], [0, 1], color="#9aa1ad", linewidth=1, linestyle="--", label="chance")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
         false, true, _ = roc_curve(y, p)
@@ -47,11 +53,11 @@ def roc_curves(sets: Sets, title: str) -> Any:
     return figure
 
 
-def precision_recall_curves(sets: Sets, title: str) -> Any:
-    """Precision against recall, over all thresholds. Returns a matplotlib `Figure`."""
+def precision_recall_curves(sets: Sets, title: str) -> Figure:
+    """Precision against recall over all thresholds."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    figure, axes = _axes(title, "share of matches found (recall)", "share of called matches that match (precision)")
+    figure, axes = _axes(title, "recall", "precision")
     for colour, (name, (p, y)) in zip(_COLOURS, sets.items(), strict=False):
         precision, recall, _ = precision_recall_curve(y, p)
         label = f"{plot_label(name)}: average precision {average_precision_score(y, p):.3f}"
@@ -60,27 +66,27 @@ def precision_recall_curves(sets: Sets, title: str) -> Any:
     return figure
 
 
-PLOTS = {  # name of the file -> title and function
+PLOTS = {  # file name -> title and function
     "reliability": ("Reliability", reliability_diagram),
     "roc": ("ROC curve", roc_curves),
     "precision_recall": ("Precision and recall", precision_recall_curves),
 }
 
 
-def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
+def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(title=plot_label(title), xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(title=plot_label(title), xlabel=xlabel, ylabel=ylabel, xlim=_LIMITS, ylim=_LIMITS, aspect="equal")
     axes.grid(color="#e4e7ec", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def cosine_histogram(cosines: np.ndarray, marks: Mapping[str, float], title: str) -> Any:
-    """How the (prompts,) cosines are spread, with a line at each mean of `marks`. Returns a matplotlib `Figure`."""
+def cosine_histogram(cosines: NDArray[np.floating[Any]], marks: Mapping[str, float], title: str) -> Figure:
+    """Histogram of (prompts,) cosines, with a vertical line at each of `marks`."""
     require("matplotlib", extra="train")
     from matplotlib.figure import Figure
 

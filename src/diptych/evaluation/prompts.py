@@ -1,102 +1,147 @@
-"""How well a prompter does on pictures whose prompts are known, beside what needs no prompter at all."""
+"""Evaluation of prompters against known prompts, with baselines, and CLIPScore of images with their prompts."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from diptych.captioning.captioner import Captioner
 from diptych.data.doctor.inspect import Report, sound
 from diptych.data.pairs import Pairs
 from diptych.errors import DataError
 from diptych.evaluation.metrics.clipscore import PREFIX, clip_score
 from diptych.evaluation.metrics.similarity import SimilarityScores, paired_cosines, similarity_metrics
 from diptych.matching.match_table import MatchTable
+from diptych.models.cosine import normalize, top_k
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.many_images import prompt_pictures
-from diptych.prompting.prompter import Prompter
+from diptych.prompting.prompter import How, Prompter
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
+# Names of the rows of a report.
+PROMPTER, GENERATED = "prompter", "what it says"
 MEAN, OTHERS = "mean embedding", "other prompts"
 NEIGHBOUR, NEIGHBOURS = "nearest's prompt", "nearest's mean"
-_BLOCK = 512
+_BATCH = 32  # images that are decoded and embedded at once
 
 
 @dataclass(frozen=True)
 class PromptReport:
-    """Scores by name: `prompter`, what it `said` in words, the baselines, and the other prompts of the same picture.
+    """Similarity of predicted prompts to the true ones.
 
-    `cosines` (prompts,) are of `prompter`, for `prompts` and the pictures `image_ids`; `said` has a text a prompt.
+    Attributes:
+        scores: name of a row (`PROMPTER`, `GENERATED`, and the baselines) to its scores.
+        image_ids: (prompts,) the image of each true prompt.
+        prompts: (prompts,) the true prompts.
+        generated: (prompts,) the text generated for each prompt's image.
+        cosines: (prompts,) cosine of each true prompt and the embedding predicted for its image.
     """
 
     scores: dict[str, SimilarityScores]
     image_ids: list[str]
     prompts: list[str]
-    said: list[str]
-    cosines: np.ndarray
+    generated: list[str]
+    cosines: NDArray[np.float64]
 
-    def as_dict(self) -> dict[str, dict[str, float | int | None]]:
-        return {name: scores.as_dict() for name, scores in self.scores.items()}
+    def to_dict(self) -> dict[str, dict[str, float | int | None]]:
+        """All scores by row name and score name, for JSON."""
+        return {name: scores.to_dict() for name, scores in self.scores.items()}
 
     def lines(self) -> list[tuple[str, str, str, str]]:
-        """The lines of `test_results.csv`: imgId, prompt, predicted, cosine."""
-        told = (f"{cosine:.4f}" for cosine in self.cosines)
-        return list(zip(self.image_ids, self.prompts, self.said, told, strict=True))
+        """One (image id, prompt, generated prompt, cosine) for each true prompt, for CSV."""
+        cosines = (f"{cosine:.4f}" for cosine in self.cosines)
+        return list(zip(self.image_ids, self.prompts, self.generated, cosines, strict=True))
+
+
+@dataclass(frozen=True)
+class PromptBaselines:
+    """What the baselines of `PromptEvaluator` are computed from: the training prompts, and image features.
+
+    Attributes:
+        embeddings: (training prompts, dim) embeddings of the training prompts.
+        owner: (training prompts,) integers: the training image of each.
+        features: (images, width) image features of the evaluated images, if the nearest-image baselines are wanted.
+        train_features: (training images, width) image features of the training images.
+    """
+
+    embeddings: NDArray[Any]
+    owner: NDArray[np.integer[Any]] | None = None
+    features: NDArray[Any] | None = None
+    train_features: NDArray[Any] | None = None
+
+    def mean(self, images: int) -> NDArray[Any]:
+        """The mean training embedding as the prediction for every image: (images, dim)."""
+        return np.broadcast_to(self.embeddings.mean(0), (images, self.embeddings.shape[1]))
+
+    def nearest(self) -> dict[str, NDArray[Any]]:
+        """The first prompt, and the mean of all prompts, of the training image with the most similar features.
+
+        Returns:
+            `NEIGHBOUR` and `NEIGHBOURS` to (images, dim); nothing if the features are not known.
+        """
+        if self.owner is None or self.features is None or self.train_features is None:
+            return {}
+        with_prompt, first, owner = np.unique(self.owner, return_index=True, return_inverse=True)
+        rows = nearest_rows(self.features, self.train_features[with_prompt])
+        means = mean_embeddings(self.embeddings, owner, len(with_prompt))
+        return {NEIGHBOUR: self.embeddings[first[rows]], NEIGHBOURS: means[rows]}
 
 
 class PromptEvaluator:
-    """Measures predicted vectors against the prompts of `pairs`; `truth` holds their vectors, (prompts, dim).
+    """Scores predicted embeddings against the embeddings of the prompts of `pairs`.
 
-    Baselines are of the training part: its mean vector for every picture, and of the training picture that looks most
-    alike the first prompt and the mean of all. Where pictures have several prompts, each is compared with the mean of
-    its siblings too, which says how near people come to each other; these siblings compete for its rank.
+    The baselines are a constant prediction (the mean training embedding) and the prompts of the training image with the
+    most similar features. If every image has several prompts, each prompt is also compared with the mean of the image's
+    other prompts: the agreement between people. Those other prompts then compete with it for its rank.
+
+    Args:
+        pairs: images with their prompts.
+        truth: (prompts, dim) embeddings of `pairs.flat_captions()`.
 
     Raises:
         DataError: the pairs hold no prompt.
     """
 
-    def __init__(self, pairs: Pairs, truth: np.ndarray) -> None:
+    def __init__(self, pairs: Pairs, truth: NDArray[Any]) -> None:
         self.pairs, self.truth = pairs, truth
         self.prompts, self.owner = pairs.flat_captions()
         if not self.prompts:
-            raise DataError(f"none of the {len(pairs)} pictures has a prompt; measuring needs at least one")
+            raise DataError(f"none of the {len(pairs)} images has a prompt; evaluation needs at least one")
 
     def __call__(
-        self,
-        predicted: dict[str, np.ndarray],
-        *,
-        train_truth: np.ndarray | None = None,
-        train_owner: np.ndarray | None = None,
-        features: np.ndarray | None = None,
-        train_features: np.ndarray | None = None,
+        self, predicted: Mapping[str, NDArray[Any]], *, baselines: PromptBaselines | None = None
     ) -> dict[str, SimilarityScores]:
-        """Score (pictures, dim) vectors by name; with the training part's, the baselines too."""
+        """Score predictions.
+
+        Args:
+            predicted: name to (images, dim) predicted embeddings.
+            baselines: if given, the baselines are scored too.
+
+        Returns:
+            Scores by name: of `predicted`, then of the baselines.
+        """
         floor, rows = None, dict(predicted)
-        if train_truth is not None:
-            mean = np.broadcast_to(train_truth.mean(0), (len(self.pairs), train_truth.shape[1]))
+        if baselines is not None:
+            mean = baselines.mean(len(self.pairs))
             floor = float(paired_cosines(mean, self.truth, self.owner).mean())
-            rows[MEAN] = mean
-            if train_owner is not None and features is not None and train_features is not None:
-                near = nearest_rows(features, train_features)
-                firsts = np.unique(train_owner, return_index=True)[1]
-                rows[NEIGHBOUR] = train_truth[firsts[near]]
-                rows[NEIGHBOURS] = _means(train_truth, train_owner, len(train_features))[near]
+            rows |= {MEAN: mean, **baselines.nearest()}
         scores = {name: similarity_metrics(row, self.truth, self.owner, floor=floor) for name, row in rows.items()}
-        counts = np.bincount(self.owner, minlength=len(self.pairs))
-        if counts.min() > 1:
-            scores[OTHERS] = self._siblings(counts, floor)
+        if np.bincount(self.owner, minlength=len(self.pairs)).min() > 1:
+            scores[OTHERS] = self._agreement(floor)
         return scores
 
-    def _siblings(self, counts: np.ndarray, floor: float | None) -> SimilarityScores:
-        """Each prompt against the mean of its picture's others."""
-        sums = np.zeros((len(self.pairs), self.truth.shape[1]))
-        np.add.at(sums, self.owner, self.truth)
-        others = sums[self.owner] - self.truth
+    def _agreement(self, floor: float | None) -> SimilarityScores:
+        """Each prompt against the mean of its image's other prompts; a sum has the direction of the mean."""
+        others = _sums(self.truth, self.owner, len(self.pairs))[self.owner] - self.truth
         return similarity_metrics(others, self.truth, np.arange(len(self.truth)), floor=floor)
 
 
@@ -105,93 +150,123 @@ def evaluate_prompter(
     pairs: Pairs,
     train: Pairs | None = None,
     *,
+    how: How = "retrieve",
+    library: PromptLibrary | Sequence[str] | None = None,
+    captioner: Captioner | None = None,
+    lists: dict[str, list[str]] | None = None,
     max_bad_share: float = 0.1,
     progress: Progress = silent,
-    library: PromptLibrary | None = None,
-    **wishes: Any,
 ) -> tuple[PromptReport, Report]:
-    """Predict and say the prompts of a data set and score them; pictures that cannot be used are left out.
+    """Predict prompts for the images of a data set and score them against the true prompts.
 
-    `train` is what the prompter was trained on, for the baselines and, where neither the prompter nor `library` brings
-    prompts to retrieve from, for these. `wishes` are those of `Prompter.say`.
+    Args:
+        prompter: the model.
+        pairs: images with their true prompts; images that cannot be used are left out.
+        train: the training data of the prompter, for the baselines. If neither the prompter nor `library` has prompts
+            to retrieve from, these are used.
+        how: as for `Prompter.say`.
+        library: as for `Prompter.say`.
+        captioner: as for `Prompter.say`.
+        lists: as for `Prompter.say`.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
+
+    Returns:
+        The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+        DataError: no image is left, or more than `max_bad_share` cannot be used.
+        ConfigError: `how` is unknown.
+        ModelError: `generate` without a captioner.
     """
     usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
     space = prompter.space
     evaluator = PromptEvaluator(usable, space.vectors(usable.flat_captions()[0], progress=progress))
-    known: dict[str, np.ndarray] = {}
     features = prompter.pictures.stored(usable, progress=progress)[:, 0]
+    baselines = None
     if train is not None:
         train, _ = sound(train, max_bad_share=max_bad_share, progress=progress)
         prompts, owner = train.flat_captions()
-        known = {"train_truth": space.vectors(prompts, progress=progress), "train_owner": owner}
-        known |= {"features": features, "train_features": prompter.pictures.stored(train, progress=progress)[:, 0]}
+        train_features = prompter.pictures.stored(train, progress=progress)[:, 0]
+        baselines = PromptBaselines(space.vectors(prompts, progress=progress), owner, features, train_features)
         if library is None and not prompter.has_library:
             library = PromptLibrary.of(prompts, space, progress)
     predicted = prompter.predict_features(features)
-    said = _said(prompter, usable, predicted, progress, library=library, **wishes)
-    scores = evaluator({"prompter": predicted, "what it says": space.encode(said)}, **known)
-    owner = evaluator.owner
+    if how == "retrieve":  # needs the predicted embeddings alone
+        chosen = prompter.library if library is None else library
+        if not isinstance(chosen, PromptLibrary):
+            chosen = PromptLibrary.of(chosen, space, progress)
+        generated = [prompts[0].text for prompts in chosen.nearest(predicted)]
+    else:
+        options: dict[str, Any] = {"how": how, "library": library, "captioner": captioner, "lists": lists}
+        images = [row.image for row in usable]
+        generated = [best[0].text for _, best in prompt_pictures(prompter, images, progress=progress, **options)]
+    scores = evaluator({PROMPTER: predicted, GENERATED: space.encode(generated)}, baselines=baselines)
     return PromptReport(
         scores,
-        [usable.image_ids[row] for row in owner],
+        [usable.image_ids[row] for row in evaluator.owner],
         evaluator.prompts,
-        [said[row] for row in owner],
-        paired_cosines(predicted, evaluator.truth, owner),
+        [generated[row] for row in evaluator.owner],
+        paired_cosines(predicted, evaluator.truth, evaluator.owner),
     ), left_out
 
 
-def _said(prompter: Prompter, pairs: Pairs, predicted: np.ndarray, progress: Progress, **wishes: Any) -> list[str]:
-    """The best prompt for each picture; retrieving needs the predicted vectors alone."""
-    if wishes.get("how", "retrieve") == "retrieve":
-        library = wishes.get("library") or prompter.library
-        return [found[0].text for found in library.nearest(predicted)]
-    pictures = [row.image for row in pairs]
-    return [found[0].text for _, found in prompt_pictures(prompter, pictures, progress=progress, **wishes)]
+def nearest_rows(features: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+    """The row of `known` with the largest cosine to each row of `features`: (images,).
+
+    Args:
+        features: (images, width), of any length.
+        known: (rows, width), of any length, at least one row.
+
+    >>> nearest_rows(np.array([[9.0, 1.0], [0.1, 0.8]]), np.array([[1.0, 0.0], [0.0, 5.0]])).tolist()
+    [0, 1]
+    """
+    rows, _ = top_k(normalize(np.asarray(features, np.float32)), normalize(np.asarray(known, np.float32)), 1)
+    return rows[:, 0]
 
 
-def nearest_rows(features: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The row of `known` (rows, width) with the highest cosine to each of (pictures, width): (pictures,) int64."""
-    unit = _unit(np.asarray(known, np.float32))
-    blocks = (np.asarray(features[at : at + _BLOCK], np.float32) for at in range(0, len(features), _BLOCK))
-    return np.concatenate([np.argmax(_unit(block) @ unit.T, axis=1) for block in blocks])
+def mean_embeddings(
+    embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int
+) -> NDArray[np.floating[Any]]:
+    """The mean embedding of each image's prompts: (images, dim); zero for an image without prompts.
+
+    Args:
+        embeddings: (prompts, dim).
+        owner: (prompts,) integers in [0, images): the image of each prompt.
+        images: number of images.
+
+    >>> mean_embeddings(np.array([[1.0, 0.0], [3.0, 4.0], [5.0, 5.0]]), np.array([0, 0, 2]), 3).tolist()
+    [[2.0, 2.0], [0.0, 0.0], [5.0, 5.0]]
+    """
+    counts = np.bincount(owner, minlength=images)[:, None]  # (images, 1)
+    return _sums(embeddings, owner, images) / np.maximum(counts, 1)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def _means(vectors: np.ndarray, owner: np.ndarray, pictures: int) -> np.ndarray:
-    """The mean vector of each picture's prompts: (pictures, dim)."""
-    sums = np.zeros((pictures, vectors.shape[1]), np.float32)
-    np.add.at(sums, owner, vectors)
+def _sums(embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int) -> NDArray[np.float64]:
+    sums = np.zeros((images, embeddings.shape[1]))
+    np.add.at(sums, owner, embeddings)
     return sums
 
 
-_BATCH = 32
+def score_pictures(encoder: DualEncoder, table: MatchTable, *, progress: Progress = silent) -> NDArray[np.float64]:
+    """CLIPScore (`metrics.clipscore`) of the image and prompt of each line: (lines,) in [0, 2.5].
 
-
-def score_pictures(encoder: DualEncoder, table: MatchTable, *, progress: Progress = silent) -> np.ndarray:
-    """The CLIPScore of each line's picture and prompt (`metrics.clipscore`): (lines,) float64 in [0, 2.5].
-
-    NaN where the picture cannot be decoded or the prompt is empty. A prompt that comes many times is embedded once.
-    Scores of different dual encoders cannot be compared.
+    It is NaN if the image cannot be decoded or the prompt is empty. A prompt that occurs several times is embedded
+    once. Scores of different dual encoders are not comparable.
     """
     scores = np.full(len(table.texts), np.nan)
-    wordings = {text: at for at, text in enumerate(dict.fromkeys(table.texts))}
-    prompts = encoder.encode_texts([PREFIX + text for text in wordings])
-    lines = [at for at, text in enumerate(table.texts) if text.strip()]
+    prompt_rows = {text: row for row, text in enumerate(dict.fromkeys(table.texts))}
+    prompts = encoder.encode_texts([PREFIX + text for text in prompt_rows])
+    lines = [line for line, text in enumerate(table.texts) if text.strip()]
 
-    def load(start: int) -> tuple[list[int], list]:
+    def load(start: int) -> tuple[list[int], list[Image.Image]]:
         block = lines[start : start + _BATCH]
-        images, good = decode_all((table.pictures[at] for at in block), encoder.image_size)
+        images, good = decode_all((table.pictures[line] for line in block), encoder.image_size)
         return list(itertools.compress(block, good)), images
 
     starts = range(0, len(lines), _BATCH)
-    for places, images in progress(prefetch(starts, load), len(starts), "scoring pictures"):
-        if places:
-            own = prompts[[wordings[table.texts[at]] for at in places]]
-            scores[places] = clip_score(encoder.encode_images(images), own)
+    for block, images in progress(prefetch(starts, load), len(starts), "scoring images"):
+        if block:
+            own = prompts[[prompt_rows[table.texts[line]] for line in block]]
+            scores[block] = clip_score(encoder.encode_images(images), own)
     return scores

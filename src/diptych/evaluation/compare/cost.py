@@ -1,4 +1,4 @@
-"""What a model costs: parameters, size on disk, time to load, pictures and texts a second, memory."""
+"""The cost of a model: parameters, size on disk, throughput, and memory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 
 from diptych.models.dual_encoder import DualEncoder
 
 _ROUNDS = 7
-_ENOUGH_SECONDS = 20.0  # a large model is not asked seven times
+_ENOUGH_SECONDS = 20.0  # fewer rounds for a slow model
 
 
-def encoder_cost(encoder: DualEncoder, images: Sequence[Any], texts: Sequence[str]) -> dict[str, Any]:
-    """Pictures and texts a second, batch by batch as given, preprocessing included; parameters and dimension.
+def encoder_cost(encoder: DualEncoder, images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, float | None]:
+    """Throughput of a dual encoder on one batch of each kind, parameter counts, and sizes.
 
-    Rates are of the median of up to seven rounds after one that does not count. Pictures are decoded already.
+    Rates include preprocessing and are from the median of up to seven rounds after a warm-up round.
+
+    Args:
+        encoder: the model.
+        images: a batch of decoded images.
+        texts: a batch of texts.
+
+    Returns:
+        `pictures_per_second`, `texts_per_second`, `parameters`, `image_parameters`, `text_parameters`, `dim`,
+        `image_size` (pixels), `picture_batch` and `text_batch`.
     """
-    pictures = _median_seconds(lambda: encoder.encode_images(images, batch_size=len(images)))
-    written = _median_seconds(lambda: encoder.encode_texts(texts, batch_size=len(texts)))
+    image_seconds = _median_seconds(lambda: encoder.encode_images(images, batch_size=len(images)))
+    text_seconds = _median_seconds(lambda: encoder.encode_texts(texts, batch_size=len(texts)))
     return {
-        "pictures_per_second": len(images) / pictures,
-        "texts_per_second": len(texts) / written,
+        "pictures_per_second": len(images) / image_seconds,
+        "texts_per_second": len(texts) / text_seconds,
         "parameters": parameters_of(encoder.model),
         "image_parameters": sum(map(parameters_of, encoder.route("image"))),
         "text_parameters": sum(map(parameters_of, encoder.route("text"))),
@@ -40,18 +49,18 @@ def encoder_cost(encoder: DualEncoder, images: Sequence[Any], texts: Sequence[st
 
 
 def parameters_of(module: torch.nn.Module) -> int:
-    """Weights that are stored once count once."""
+    """Number of parameters; shared weights count once."""
     return sum(weight.numel() for weight in module.parameters())
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Of all files below the folder; links count as what they lead to, and files that two names share count once."""
+    """Size of the files below a folder in bytes. Links are followed; a file with several names counts once."""
     files = {path.resolve() for path in folder.rglob("*") if path.is_file()}
     return sum(file.stat().st_size for file in files)
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured; `load` is how many jobs wanted each of its cores in the minute before."""
+def machine(device: torch.device) -> dict[str, str | int | float | None]:
+    """Hardware and versions; `load` is the load average of the last minute per core, None if unknown."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": str(device),
@@ -66,14 +75,14 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def memory_now() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not say."""
+    """Resident memory of this process in bytes; None where the system does not report it."""
     return _status("VmRSS")
 
 
 def memory_peak() -> int | None:
-    """The most bytes that this process has held so far; None where the system does not say.
+    """Peak resident memory of this process in bytes; None where the system does not report it.
 
-    Linux: `VmHWM` of /proc, since `ru_maxrss` of a process begins with that of the one that started it.
+    Read from `VmHWM` on Linux, since `ru_maxrss` is inherited from the parent process.
     """
     return _status("VmHWM")
 
@@ -88,14 +97,14 @@ def _status(field: str) -> int | None:
     return None
 
 
-def _median_seconds(work: Callable[[], Any]) -> float:
+def _median_seconds(work: Callable[[], object]) -> float:
     work()
-    taken: list[float] = []
-    while len(taken) < _ROUNDS and (len(taken) < 3 or sum(taken) < _ENOUGH_SECONDS):
+    seconds: list[float] = []
+    while len(seconds) < _ROUNDS and (len(seconds) < 3 or sum(seconds) < _ENOUGH_SECONDS):
         began = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""How good each model is by each measure, and which differences between them are real."""
+"""The measures of a comparison: values, intervals, and significant differences (paired bootstrap)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite
-from diptych.evaluation.metrics.captions import NAMES
-from diptych.evaluation.metrics.paired import (
+from diptych.evaluation.metrics.bootstrap import (
     RESAMPLES,
     Difference,
     Statistic,
-    auc_of,
-    interval,
-    mean_of,
+    auc_statistic,
+    mean_statistic,
     paired_difference,
-    resampled,
+    percentile_interval,
+    resample_statistics,
 )
+from diptych.evaluation.metrics.captions import CORPUS_LEVEL, NAMES
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One column of the report, more is better: `values` and `intervals` (95%) of each model that it can be taken of.
+    """One measure of all models that have it; higher is better.
 
-    `differences` are of each two models, (first, second): first less second, at a level that holds for all of them at
-    once (`metrics.paired.paired_difference`).
+    Attributes:
+        key: its key in files.
+        group: retrieval, classes, matching, checks or captions.
+        title: its name in reports.
+        digits: decimals in reports.
+        values: model name to value.
+        intervals: model name to 95% interval.
+        differences: (first, second) to the value of the first minus that of the second, with an interval at a level
+            that holds for all pairs together (Bonferroni; `metrics.bootstrap.paired_difference`).
     """
 
     key: str
@@ -41,72 +49,80 @@ class Measure:
 
     @property
     def best(self) -> str:
+        """The model with the highest value."""
         return max(self.values, key=lambda name: self.values[name])
 
     def difference(self, first: str, second: str) -> Difference:
-        """Of any two models, in either order."""
+        """The difference of any two models, in either order."""
         if (first, second) in self.differences:
             return self.differences[first, second]
         other = self.differences[second, first]
         return Difference(-other.value, -other.high, -other.low)
 
     def tied(self, name: str) -> bool:
-        """Whether a model is the best, or its difference from the best may be chance."""
-        return name == self.best or not self.difference(self.best, name).real
+        """Whether a model is the best, or not significantly worse than the best."""
+        return name == self.best or not self.difference(self.best, name).significant
 
 
 @dataclass(frozen=True)
 class _Column:
-    """How a measure is computed from what was measured of one model; None where the model lacks it."""
+    """A measure to compute: `statistic` gives it for one model as a function of image weights; None if it lacks it."""
 
     key: str
     group: str
     title: str
     digits: int
     statistic: Callable[[Measured], Statistic | None]
-    pictures: int
+    images: int
 
 
 def measures(models: Sequence[Measured], suite: Suite, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Measure]:
-    """Every measure that at least one model has, with intervals and differences of a paired bootstrap over pictures."""
+    """All measures that at least one model has, with intervals and differences from a paired bootstrap over images.
+
+    Args:
+        models: the measured models.
+        suite: the suite that they were measured on.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
+    """
     columns = [*_retrieval(suite), *_classes(suite), *_matching(suite), *_checks(suite), *_captions(suite, models)]
-    found: list[Measure] = []
-    for pictures, together in itertools.groupby(columns, key=lambda column: column.pictures):
-        found += _measured(list(together), models, pictures, resamples, seed)
-    return found
+    computed: list[Measure] = []
+    for images, group in itertools.groupby(columns, key=lambda column: column.images):
+        computed += _computed(list(group), models, images, resamples, seed)
+    return computed
 
 
-def _measured(
-    columns: list[_Column], models: Sequence[Measured], pictures: int, resamples: int, seed: int
+def _computed(
+    columns: list[_Column], models: Sequence[Measured], images: int, resamples: int, seed: int
 ) -> list[Measure]:
-    """Columns over the same pictures, on the same draws."""
+    """Compute columns over the same images on the same draws."""
     cells = [
         (column, model.name, statistic)
         for column in columns
         for model in models
         if (statistic := column.statistic(model)) is not None
     ]
-    draws = resampled([statistic for *_, statistic in cells], pictures, resamples=resamples, seed=seed)
-    every = np.ones(pictures)
-    found = []
+    draws = resample_statistics([statistic for *_, statistic in cells], images, resamples=resamples, seed=seed)
+    once = np.ones(images)
+    computed = []
     for column in columns:
-        at = {name: number for number, (its, name, _) in enumerate(cells) if its is column}
-        if at:
-            values = {name: cells[number][2](every) for name, number in at.items()}
-            found.append(_measure(column, values, {name: draws[:, number] for name, number in at.items()}))
-    return found
+        cell_of = {name: i for i, (of_cell, name, _) in enumerate(cells) if of_cell is column}
+        if cell_of:
+            values = {name: cells[i][2](once) for name, i in cell_of.items()}
+            computed.append(_measure(column, values, {name: draws[:, i] for name, i in cell_of.items()}))
+    return computed
 
 
-def _measure(column: _Column, values: dict[str, float], draws: dict[str, np.ndarray]) -> Measure:
+def _measure(column: _Column, values: dict[str, float], draws: dict[str, NDArray[np.float64]]) -> Measure:
     pairs = list(itertools.combinations(values, 2))
-    level = 1 - 0.05 / max(1, len(pairs))  # Bonferroni: all of a measure's differences hold together with 95%
+    level = 1 - 0.05 / max(1, len(pairs))  # Bonferroni: all differences hold together with 95%
     return Measure(
         column.key,
         column.group,
         column.title,
         column.digits,
         values,
-        {name: interval(draws[name]) for name in values},
+        {name: percentile_interval(draws[name]) for name in values},
         {(one, two): paired_difference(values[one], values[two], draws[one], draws[two], level) for one, two in pairs},
     )
 
@@ -121,7 +137,7 @@ def _retrieval(suite: Suite) -> list[_Column]:
     def recall(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             ranks = model.arrays.get(array)
-            return None if ranks is None else mean_of(100.0 * (ranks <= k), own[array], count)
+            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), own[array], count)
 
         return statistic
 
@@ -143,7 +159,7 @@ def _classes(suite: Suite) -> list[_Column]:
     def accuracy(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             ranks = model.arrays.get(array)
-            return None if ranks is None else mean_of(100.0 * (ranks <= k), np.arange(count), count)
+            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), np.arange(count), count)
 
         return statistic
 
@@ -159,19 +175,19 @@ def _classes(suite: Suite) -> list[_Column]:
 
 
 def _matching(suite: Suite) -> list[_Column]:
-    if suite.pairs is None or suite.judged is None:
+    if suite.pairs is None or suite.labelled_pairs is None:
         return []
-    judged = suite.judged
+    pairs = suite.labelled_pairs
 
-    def auc(at: np.ndarray) -> Callable[[Measured], Statistic | None]:
+    def auc(rows: NDArray[np.int64]) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             scores = model.arrays.get("match_scores")
-            return None if scores is None else auc_of(scores[at], judged.labels[at], judged.owner[at])
+            return None if scores is None else auc_statistic(scores[rows], pairs.labels[rows], pairs.owner[rows])
 
         return statistic
 
     return [
-        _Column(f"auc_{name}", "matching", f"AUC, {name} negatives", 3, auc(judged.sets[name]), len(suite.some))
+        _Column(f"auc_{name}", "matching", f"AUC, {name} negatives", 3, auc(pairs.sets[name]), len(suite.subset))
         for name in ("random", "hard")
     ]
 
@@ -182,38 +198,34 @@ def _checks(suite: Suite) -> list[_Column]:
     checks, count = suite.checks, len(suite.pairs)
 
     def right(kind: str) -> Callable[[Measured], Statistic | None]:
-        at = np.flatnonzero(checks.kinds == kind)
+        rows = np.flatnonzero(checks.kinds == kind)
 
         def statistic(model: Measured) -> Statistic | None:
-            found = model.arrays.get("checks_right")
-            return None if found is None else mean_of(100.0 * found[at], checks.rows[at], count)
+            values = model.arrays.get("checks_right")
+            return None if values is None else mean_statistic(100.0 * values[rows], checks.rows[rows], count)
 
         return statistic
 
     return [
-        _Column(kind, "checks", f"{kind} % (of {checked:,})", 1, right(kind), count)
-        for kind, checked in checks.counts().items()
+        _Column(kind, "checks", f"{kind} % (of {number:,})", 1, right(kind), count)
+        for kind, number in checks.counts().items()
     ]
 
 
 def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
-    """Metrics of which the whole is the mean of the pictures; of others, such as BLEU, no resample can be taken."""
+    """Caption metrics that are means over images; others, such as BLEU, cannot be resampled from values per image."""
     if suite.pairs is None:
         return []
-    count = len(suite.some)
-    keys = dict.fromkeys(key for model in models for key in model.told.get("captions", {}).get("scores", {}))
-    means = [key for key in keys if all(_is_mean(model, key) for model in models)]
+    count = len(suite.subset)
+    keys = dict.fromkeys(key for model in models for key in model.summary.get("captions", {}).get("scores", {}))
 
     def mean(key: str) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
             values = model.arrays.get(f"caption_{key}")
-            return None if values is None else mean_of(values, np.arange(count), count)
+            return None if values is None else mean_statistic(values, np.arange(count), count)
 
         return statistic
 
-    return [_Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in means]
-
-
-def _is_mean(model: Measured, key: str) -> bool:
-    values = model.arrays.get(f"caption_{key}")
-    return values is None or abs(float(values.mean()) - model.told["captions"]["scores"][key]) < 1e-6
+    return [
+        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in keys if key not in CORPUS_LEVEL
+    ]

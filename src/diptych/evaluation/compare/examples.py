@@ -1,10 +1,11 @@
-"""Example queries: what each model finds for the same caption, side by side."""
+"""Example queries: the top images of each model for the same caption."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.pairs import split_position
 from diptych.evaluation.compare.comparison import Comparison
@@ -12,8 +13,8 @@ from diptych.evaluation.compare.measurements import Measured
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one model found: the `rank` of the right picture, and the `rows` of those that it found first."""
+class ModelResult:
+    """The result of one model: the `rank` of the right image, and the `rows` of its top images."""
 
     model: str
     rank: int
@@ -22,43 +23,58 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A caption, the row of its picture, and what each model found."""
+    """A caption, the row of its image, and the result of each model."""
 
     caption: str
     row: int
-    found: tuple[Found, ...]
+    results: tuple[ModelResult, ...]
 
 
 def examples(comparison: Comparison, drawn: int = 4, disputed: int = 4) -> dict[str, list[Example]]:
-    """Some captions drawn by chance (a hash), and some on which the models differ most; no picture comes twice."""
+    """Choose example captions: some at random (by a hash), and those on which the models' ranks differ most.
+
+    Args:
+        comparison: the measured models.
+        drawn: number of random captions.
+        disputed: number of captions on which the models differ.
+
+    Returns:
+        Title of a section to its examples; every image occurs once. Empty without retrieval results.
+    """
     models = [model for model in comparison.models if "nearest" in model.arrays]
     suite = comparison.suite
     if not models or suite.pairs is None:
         return {}
     captions, owner = suite.pairs.flat_captions()
-    by_chance = sorted(range(len(captions)), key=lambda at: split_position(f"{suite.seed} {at} {captions[at]}"))
+    shuffled = sorted(range(len(captions)), key=lambda i: split_position(f"{suite.seed} {i} {captions[i]}"))
     ranks = np.stack([model.arrays["found_pictures"] for model in models])  # (models, captions)
     spread = np.ptp(np.log(ranks), axis=0)
     used: set[int] = set()
-    found = {"Drawn by chance": _example_list(by_chance, drawn, captions, owner, models, used)}
+    sections = {"Chosen at random": _example_list(shuffled, drawn, captions, owner, models, used)}
     if len(models) > 1:
-        order = sorted(np.argsort(-spread, kind="stable").tolist()[: 20 * disputed], key=lambda at: -spread[at])
+        order = np.argsort(-spread, kind="stable").tolist()[: 20 * disputed]
         title = "Where the models differ most"
-        found[title] = _example_list(order, disputed, captions, owner, models, used)
-    return found
+        sections[title] = _example_list(order, disputed, captions, owner, models, used)
+    return sections
 
 
 def _example_list(
-    order: list[int], count: int, captions: list[str], owner: np.ndarray, models: list[Measured], used: set[int]
+    order: list[int],
+    count: int,
+    captions: list[str],
+    owner: NDArray[np.int64],
+    models: list[Measured],
+    used: set[int],
 ) -> list[Example]:
+    """The first `count` captions of `order` whose image is not in `used`, which is updated."""
     chosen: list[Example] = []
-    for at in order:
-        row = int(owner[at])
+    for i in order:
+        row = int(owner[i])
         if len(chosen) < count and row not in used:
             used.add(row)
-            found = tuple(
-                Found(m.name, int(m.arrays["found_pictures"][at]), tuple(m.arrays["nearest"][at].tolist()))
+            results = tuple(
+                ModelResult(m.name, int(m.arrays["found_pictures"][i]), tuple(m.arrays["nearest"][i].tolist()))
                 for m in models
             )
-            chosen.append(Example(captions[at], row, found))
+            chosen.append(Example(captions[i], row, results))
     return chosen

@@ -1,4 +1,4 @@
-"""Measures one model by a suite: all that it can do, and what it costs."""
+"""Measuring one model on a suite: retrieval, classification, matching, checks, captions, and cost."""
 
 from __future__ import annotations
 
@@ -8,24 +8,33 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from diptych.captioning.captioner import Captioner, load_captioner
 from diptych.data.templates import templates
 from diptych.errors import ModelError
+from diptych.evaluation.classifiers import (
+    EmbeddingClassifier,
+    LinearProbe,
+    TipAdapter,
+    class_ranks,
+    cross_validated_probabilities,
+)
 from diptych.evaluation.compare.cost import bytes_on_disk, encoder_cost, machine, memory_now, memory_peak, parameters_of
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.compare.suite import Suite
 from diptych.evaluation.compositional.checks import evaluate_checks
 from diptych.evaluation.evaluators import embed_classes
+from diptych.evaluation.metrics.bootstrap import auc_statistic
 from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.matching import matching_metrics
-from diptych.evaluation.metrics.paired import auc_of
 from diptych.evaluation.metrics.retrieval import retrieval_ranks, scores_from_ranks
-from diptych.evaluation.probe import Classifier, class_ranks, cross_validated, fit_adapter, fit_probe
 from diptych.matching.matcher import Matcher
 from diptych.matching.storage import load_matcher
 from diptych.models.checkpoints import model_directory
+from diptych.models.cosine import top_k
 from diptych.models.dual_encoder import DualEncoder, load
 from diptych.models.embedding_cache import decode_all, picture_vectors
 from diptych.runtime.background import prefetch
@@ -33,203 +42,200 @@ from diptych.runtime.device import pick_device
 from diptych.runtime.progress import Progress, silent
 
 NEAREST = 6
-_PICTURES, _TEXTS, _CAPTIONED = 32, 128, 16  # of one batch when speed is measured; captioned at once
-_LEARNT = 10_000  # labelled pictures, up to which classifiers are fitted on them
+_IMAGES, _TEXTS, _CAPTIONED = 32, 128, 16  # batch sizes: throughput of images and of texts, and captioning
+_FITTED = 10_000  # largest number of labelled images that classifiers are fitted on
 
-LoadedModels = TypeVar("Loaded")
+Loaded = TypeVar("Loaded")
 
 
 def measure(
     model: str, suite: Suite, *, name: str = "", device: str = "auto", fresh: bool = False, progress: Progress = silent
 ) -> Measured:
-    """Load `model` in each way that it can be loaded, and ask it all that the suite holds for that.
+    """Load a model as dual encoder, matcher and captioner, as far as it is one, and measure each on the suite.
 
-    `fresh` says that this process has done nothing else, so that its memory tells what the model takes.
+    Args:
+        model: path or hub name of the model.
+        suite: the data.
+        name: name in the report; `model` by default.
+        device: auto, cpu, cuda or mps.
+        fresh: whether this process has done nothing else, so that its memory is the model's.
+        progress: reports progress.
 
     Raises:
-        ModelError: it is no dual encoder, and neither a matcher nor a captioner that could be asked something.
+        ModelError: it is neither a dual encoder, nor a matcher or captioner that the suite has data for.
     """
     measured = Measured(name or model, model, {"absent": {}, "machine": machine(pick_device(device))})
-    measured.told["machine"]["diptych"] = importlib.metadata.version("diptych")
-    measured.told["machine"]["date"] = time.strftime("%Y-%m-%d")
+    measured.summary["machine"]["diptych"] = importlib.metadata.version("diptych")
+    measured.summary["machine"]["date"] = time.strftime("%Y-%m-%d")
     before = memory_now()
     encoder, reason = _loaded(lambda: load(model, device), measured, "encoder")
     if encoder is not None:
-        _price(measured, encoder, suite)
+        _measure_cost(measured, encoder, suite)
         if fresh and before is not None:
-            measured.told["cost"]["peak_memory"] = (memory_peak() or 0) - before
-        _ask_encoder(measured, encoder, suite, progress)
+            measured.summary["cost"]["peak_memory"] = (memory_peak() or 0) - before
+        _measure_encoder(measured, encoder, suite, progress)
     if suite.pairs is not None:
-        _ask_matcher(measured, model, encoder, suite, device, progress)
+        _measure_matcher(measured, model, encoder, suite, device, progress)
         del encoder
-        _ask_captioner(measured, model, suite, device, progress, before if fresh else None)
-    if reason is not None and not {"captions", "matching"} & measured.told.keys():
+        _measure_captioner(measured, model, suite, device, progress, before if fresh else None)
+    if reason is not None and not {"captions", "matching"} & measured.summary.keys():
         raise reason
-    measured.told["cost"]["bytes_on_disk"] = bytes_on_disk(model_directory(model))
+    measured.summary["cost"]["bytes_on_disk"] = bytes_on_disk(model_directory(model))
     return measured
 
 
-def _loaded(
-    work: Callable[[], LoadedModels], measured: Measured, what: str
-) -> tuple[LoadedModels, None] | tuple[None, ModelError]:
-    """What `work` loads, its time noted; or why it cannot be."""
+def _loaded(work: Callable[[], Loaded], measured: Measured, what: str) -> tuple[Loaded, None] | tuple[None, ModelError]:
+    """The model that `work` loads, with its load time recorded; or the error, recorded under `what`."""
     began = time.perf_counter()
     try:
         loaded = work()
     except ModelError as error:
-        measured.told["absent"][what] = str(error)
+        measured.summary["absent"][what] = str(error)
         return None, error
-    measured.told.setdefault("cost", {}).setdefault("load_seconds", time.perf_counter() - began)
+    measured.summary.setdefault("cost", {}).setdefault("load_seconds", time.perf_counter() - began)
     return loaded, None
 
 
-def _price(measured: Measured, encoder: DualEncoder, suite: Suite) -> None:
+def _measure_cost(measured: Measured, encoder: DualEncoder, suite: Suite) -> None:
     pairs = suite.pairs if suite.pairs is not None else suite.labelled
     assert pairs is not None
-    images, _ = decode_all((row.image for row in pairs[:_PICTURES]), encoder.image_size)
+    images, _ = decode_all((row.image for row in pairs[:_IMAGES]), encoder.image_size)
     texts = pairs.flat_captions()[0][:_TEXTS]
-    measured.told["cost"] |= encoder_cost(encoder, images, texts)
+    measured.summary["cost"] |= encoder_cost(encoder, images, texts)
 
 
-def _ask_encoder(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
-    measured.told["logit_scale"] = encoder.logit_scale
+def _measure_encoder(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
+    measured.summary["logit_scale"] = encoder.logit_scale
     if suite.pairs is not None:
         captions, owner = suite.pairs.flat_captions()
         images = picture_vectors(encoder, suite.pairs, progress=progress)
         texts = encoder.encode_texts(captions)
         ranks = retrieval_ranks(images, texts, owner)
-        measured.told["retrieval"] = scores_from_ranks(ranks).as_dict()
+        measured.summary["retrieval"] = scores_from_ranks(ranks).to_dict()
         measured.arrays |= {"found_captions": ranks.image_to_text, "found_pictures": ranks.text_to_image}
-        measured.arrays["nearest"] = nearest_pictures(images, texts)
-        _ask_checks(measured, encoder, suite, progress)
-        if suite.judged is not None:
-            rows, columns = suite.few[suite.judged.rows], _columns(suite, owner)[suite.judged.texts]
+        measured.arrays["nearest"] = top_k(texts, np.asarray(images), NEAREST)[0]
+        _measure_checks(measured, encoder, suite, progress)
+        if suite.labelled_pairs is not None:
+            rows = suite.subset_rows[suite.labelled_pairs.rows]
+            columns = _caption_rows(suite, owner)[suite.labelled_pairs.texts]
             measured.arrays["match_scores"] = np.einsum("nd,nd->n", images[rows], texts[columns])
-            measured.told["matching"] = _auc_alone(measured.arrays["match_scores"], suite)
+            measured.summary["matching"] = _auc_alone(measured.arrays["match_scores"], suite)
     if suite.labelled is not None:
-        _ask_classes(measured, encoder, suite, progress)
+        _measure_classes(measured, encoder, suite, progress)
 
 
-def _ask_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
+def _measure_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
     assert suite.labelled is not None
     evaluator = suite.evaluator
     images = np.asarray(picture_vectors(encoder, suite.labelled, progress=progress))
     by_name = embed_classes(encoder, evaluator.classes.names, templates(suite.prompts), progress=progress)
-    measured.told["classes"] = evaluator(images, by_name).as_dict()
+    measured.summary["classes"] = evaluator(images, by_name).to_dict()
     measured.arrays["class_ranks"] = retrieval_ranks(by_name, images, evaluator.labels).text_to_image
     measured.arrays["class_found"] = (images @ by_name.T).argmax(axis=1)
     labels = evaluator.labels
-    if len(labels) > _LEARNT or np.unique(labels, return_counts=True)[1].min() < 2:
-        return  # too many for a sweep, or a class of which nothing would be left to judge by
-    by_examples: dict[str, Callable[[np.ndarray, np.ndarray], Classifier]] = {
-        "adapter": lambda some, of: fit_adapter(some, of, by_name, encoder.logit_scale),
-        "probe": lambda some, of: fit_probe(some, of, len(by_name), seed=suite.seed),
+    if len(labels) > _FITTED or np.unique(labels, return_counts=True)[1].min() < 2:
+        return  # too many to fit, or a class too small to cross-validate
+    classifiers: dict[str, EmbeddingClassifier] = {
+        "adapter": TipAdapter(by_name, logit_scale=encoder.logit_scale),
+        "probe": LinearProbe(range(len(by_name)), random_state=suite.seed),
     }
-    for method, fit in by_examples.items():
-        chances = cross_validated(fit, images, labels, seed=suite.seed)
-        measured.arrays[f"{method}_ranks"] = class_ranks(chances, labels)
+    for method, classifier in classifiers.items():
+        probabilities = cross_validated_probabilities(classifier, images, labels, seed=suite.seed)
+        measured.arrays[f"{method}_ranks"] = class_ranks(probabilities, labels)
 
 
-def _ask_checks(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
+def _measure_checks(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
     if suite.checks is None:
         return
     scores = evaluate_checks(encoder, suite.checks, progress=progress)
-    measured.told["checks"] = {"mean": scores.mean, "kinds": scores.rows()}
+    measured.summary["checks"] = scores.to_dict()
     measured.arrays["checks_right"] = scores.right
 
 
-def _ask_matcher(
+def _measure_matcher(
     measured: Measured, model: str, encoder: DualEncoder | None, suite: Suite, device: str, progress: Progress
 ) -> None:
-    """Probabilities in place of cosines, where the model has a matcher."""
-    if suite.judged is None:
+    """Replace cosines by match probabilities if the model has a matcher."""
+    pairs = suite.labelled_pairs
+    if pairs is None:
         return
     matcher, _ = _loaded(lambda: load_matcher(model, None, device), measured, "matcher")
     if matcher is None:
         return
-    images = matcher.encode_pictures(suite.some, progress=progress)
-    texts = matcher.encode_texts(suite.some.flat_captions()[0])
+    images = matcher.encode_pictures(suite.subset, progress=progress)
+    texts = matcher.encode_texts(suite.subset.flat_captions()[0])
     began = time.perf_counter()
-    found = matcher.probabilities(images, texts, suite.judged.rows, suite.judged.texts)
-    rate = len(found) / (time.perf_counter() - began)
-    measured.arrays["match_scores"] = found
+    probabilities = matcher.probabilities(images, texts, pairs.rows, pairs.texts)
+    rate = len(probabilities) / (time.perf_counter() - began)
+    measured.arrays["match_scores"] = probabilities
     sets = {
-        name: matching_metrics(found[at], suite.judged.labels[at]).as_dict() for name, at in suite.judged.sets.items()
+        name: matching_metrics(probabilities[rows], pairs.labels[rows]).to_dict() for name, rows in pairs.sets.items()
     }
-    measured.told["matching"] = {"head": matcher.name, "calibrated": True, "pairs_per_second": rate, "sets": sets}
+    measured.summary["matching"] = {"head": matcher.name, "calibrated": True, "pairs_per_second": rate, "sets": sets}
     if encoder is None:  # BLIP: a matcher alone
-        measured.told["cost"]["parameters"] = _matcher_parameters(matcher)
+        measured.summary["cost"]["parameters"] = _matcher_parameters(matcher)
 
 
 def _matcher_parameters(matcher: Matcher) -> int:
     return parameters_of(matcher.encoder.model) + parameters_of(matcher.head)
 
 
-def _auc_alone(scores: np.ndarray, suite: Suite) -> dict[str, Any]:
-    """A cosine is no probability: only its order can be measured."""
-    assert suite.judged is not None
-    owner, labels, weights = suite.judged.owner, suite.judged.labels, np.ones(len(suite.few))
-    sets = {name: {"auc": auc_of(scores[at], labels[at], owner[at])(weights)} for name, at in suite.judged.sets.items()}
+def _auc_alone(scores: NDArray[Any], suite: Suite) -> dict[str, Any]:
+    """Metrics of cosines, which are not probabilities: AUC alone."""
+    assert suite.labelled_pairs is not None
+    owner, labels, weights = suite.labelled_pairs.owner, suite.labelled_pairs.labels, np.ones(len(suite.subset_rows))
+    sets = {
+        name: {"auc": auc_statistic(scores[rows], labels[rows], owner[rows])(weights)}
+        for name, rows in suite.labelled_pairs.sets.items()
+    }
     return {"head": "cosine of the dual encoder", "calibrated": False, "sets": sets}
 
 
-def _ask_captioner(
+def _measure_captioner(
     measured: Measured, model: str, suite: Suite, device: str, progress: Progress, before: int | None
 ) -> None:
     captioner, _ = _loaded(lambda: load_captioner(model, device), measured, "captioner")
     if captioner is None:
         return
-    written, seconds = _written(captioner, suite, progress)
-    scores = score_captions(written, {row.image_id: list(row.captions) for row in suite.some})
-    measured.told["captions"] = {
+    captions, seconds = _generate(captioner, suite, progress)
+    scores = score_captions(captions, {row.image_id: list(row.captions) for row in suite.subset})
+    measured.summary["captions"] = {
         "scores": scores.corpus,
         "tokenizer": scores.tokenizer,
         "missing": scores.missing,
-        "captions_per_second": len(written) / seconds,
-        "written": written,
+        "captions_per_second": len(captions) / seconds,
+        "written": captions,
     }
     for metric in next(iter(scores.per_picture.values())):
-        values = [scores.per_picture[image_id][metric] for image_id in suite.some.image_ids]
+        values = [scores.per_picture[image_id][metric] for image_id in suite.subset.image_ids]
         measured.arrays[f"caption_{metric}"] = np.array(values)
     module = getattr(captioner.writer, "model", None)
-    if "parameters" not in measured.told["cost"] and isinstance(module, nn.Module):
-        measured.told["cost"]["parameters"] = parameters_of(module)
-    if before is not None and "peak_memory" not in measured.told["cost"]:
-        measured.told["cost"]["peak_memory"] = (memory_peak() or 0) - before
+    if "parameters" not in measured.summary["cost"] and isinstance(module, nn.Module):
+        measured.summary["cost"]["parameters"] = parameters_of(module)
+    if before is not None and "peak_memory" not in measured.summary["cost"]:
+        measured.summary["cost"]["peak_memory"] = (memory_peak() or 0) - before
 
 
-def _written(captioner: Captioner, suite: Suite, progress: Progress) -> tuple[dict[str, str], float]:
-    """A caption for each of `some`, by the captioner's own habits, and the seconds that writing alone took."""
-    written: dict[str, str] = {}
+def _generate(captioner: Captioner, suite: Suite, progress: Progress) -> tuple[dict[str, str], float]:
+    """A caption for each image of the subset, with default settings, and the seconds of generation alone."""
+    captions: dict[str, str] = {}
     seconds = 0.0
-    starts = range(0, len(suite.some), _CAPTIONED)
+    starts = range(0, len(suite.subset), _CAPTIONED)
     batches = prefetch(starts, lambda start: _decoded(suite, start))
-    for ids, images in progress(batches, len(starts), "captioning pictures"):
+    for ids, images in progress(batches, len(starts), "captioning images"):
         began = time.perf_counter()
-        found = captioner.caption(images, batch_size=_CAPTIONED)
+        results = captioner.caption(images, batch_size=_CAPTIONED)
         seconds += time.perf_counter() - began
-        written |= {image_id: best[0].text if best else "" for image_id, best in zip(ids, found, strict=True)}
-    return written, seconds
+        captions |= {image_id: best[0].text if best else "" for image_id, best in zip(ids, results, strict=True)}
+    return captions, seconds
 
 
-def _decoded(suite: Suite, start: int) -> tuple[list[str], list[Any]]:
-    rows = list(suite.some[start : start + _CAPTIONED])
+def _decoded(suite: Suite, start: int) -> tuple[list[str], list[Image.Image]]:
+    rows = list(suite.subset[start : start + _CAPTIONED])
     images, good = decode_all((row.image for row in rows), 384)
-    return [row.image_id for row, there in zip(rows, good, strict=True) if there], images
+    return [row.image_id for row, decoded in zip(rows, good, strict=True) if decoded], images
 
 
-def _columns(suite: Suite, owner: np.ndarray) -> np.ndarray:
-    """Where the captions of `some` stand among all captions."""
-    return np.flatnonzero(np.isin(owner, suite.few))
-
-
-def nearest_pictures(images: np.ndarray, texts: np.ndarray, count: int = NEAREST, block: int = 1024) -> np.ndarray:
-    """The rows of the pictures that each text finds first, best first: (texts, count) int64, fewer of few pictures."""
-    count = min(count, len(images))
-    parts = []
-    for start in range(0, len(texts), block):
-        scores = texts[start : start + block] @ images.T  # (block, pictures)
-        top = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-        parts.append(np.take_along_axis(top, order, axis=1))
-    return np.concatenate(parts)
+def _caption_rows(suite: Suite, owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the subset's captions among all captions."""
+    return np.flatnonzero(np.isin(owner, suite.subset_rows))

@@ -1,4 +1,4 @@
-"""The report on disk: `report.html`, and the same numbers as `report.json`, `report.md` and `report.csv`."""
+"""The report of a comparison as files: `report.html`, `report.md`, `report.json` and `report.csv`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from diptych.runtime.atomic import new_text, write_text
 
 
 def write_report(comparison: Comparison, out: str | Path, *, command: str = "") -> list[Path]:
-    """Write all four into the folder `out`; returns the files, the page first.
+    """Write the report into a folder.
+
+    Args:
+        comparison: the comparison.
+        out: the folder; created if missing.
+        command: command line to show in the report.
+
+    Returns:
+        The files, the HTML page first.
 
     Raises:
-        ConfigError: one cannot be written.
+        ConfigError: a file cannot be written.
     """
     folder = Path(out)
     contents = {
         "report.html": html_report(comparison, command),
         "report.md": markdown(comparison, command),
-        "report.json": json.dumps(_finite(comparison.as_dict() | {"command": command}), indent=2, ensure_ascii=False)
+        "report.json": json.dumps(_finite(comparison.to_dict() | {"command": command}), indent=2, ensure_ascii=False)
         + "\n",
     }
     try:
@@ -39,7 +47,7 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
 
 
 def _finite(content: Any) -> Any:
-    """The same with null for what is no number: JSON has no NaN."""
+    """Replace NaN and infinity by None, since JSON has neither."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -48,11 +56,11 @@ def _finite(content: Any) -> Any:
 
 
 def markdown(comparison: Comparison, command: str = "") -> str:
-    """The sentences and tables, in the order of the page; the best in bold, what is tied with it behind a `≈`."""
+    """The report as Markdown: the best value in bold, values not significantly worse after a `≈`."""
     tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
     sentences = [
         *said(comparison),
-        *(f"{name} could not be measured: {why}" for name, why in comparison.failed.items()),
+        *(f"{name} could not be measured: {reason}" for name, reason in comparison.failed.items()),
     ]
     parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]
     parts += [_markdown_table(table) for table in tables if table]
@@ -75,7 +83,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _write_table(comparison: Comparison, path: Path) -> None:
-    """A line for each model and number: model, group, measure, value, low, high, best or tied."""
+    """CSV with a line for each model and measure: model, group, measure, value, low, high, rank."""
     with new_text(path, errors="replace") as file:
         table = quoting.ReportTable(file)
         table.writerow(("model", "group", "measure", "value", "low", "high", "rank"))
@@ -84,4 +92,6 @@ def _write_table(comparison: Comparison, path: Path) -> None:
                 rank = "best" if name == measure.best else "tied" if measure.tied(name) else "behind"
                 table.writerow((name, measure.group, measure.key, value, *measure.intervals[name], rank))
         for model in comparison.models:
-            table.writerows((model.name, "cost", key, value, "", "", "") for key, value in model.told["cost"].items())
+            table.writerows(
+                (model.name, "cost", key, value, "", "", "") for key, value in model.summary["cost"].items()
+            )

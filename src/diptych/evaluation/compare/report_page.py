@@ -1,15 +1,16 @@
-"""The report as one HTML page that needs nothing else: tables, plots, examples with their pictures, how it was made."""
+"""The report of a comparison as a self-contained HTML page: tables, plots, example queries, and provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ImageError
 from diptych.evaluation.compare.comparison import Comparison
-from diptych.evaluation.compare.examples import Example, Found, examples
+from diptych.evaluation.compare.examples import Example, ModelResult, examples
 from diptych.evaluation.compare.plots import confusion_matrix, plots
 from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
 from diptych.images.decode import Picture, decode, thumbnail
@@ -48,11 +49,11 @@ figure { margin: 0 }
 """
 
 _THUMB = 220
-_CLASSES_DRAWN = 25  # more classes than this are told as the ten commonest confusions alone
+_CLASSES_DRAWN = 25  # with more classes, the most frequent confusions are listed and no matrix is drawn
 
 
 def html_report(comparison: Comparison, command: str = "") -> str:
-    """The page; `command` is what it was made with, if it was a command."""
+    """The page; `command` is the command line to show in it."""
     names = ", ".join(comparison.names)
     title = f"{len(comparison.models)} models compared: {names}" if len(comparison.models) > 1 else names
     parts = [
@@ -64,24 +65,24 @@ def html_report(comparison: Comparison, command: str = "") -> str:
         _confusions(comparison),
         _examples(comparison),
         _captions(comparison),
-        _made(comparison, command),
+        _provenance(comparison, command),
     ]
-    return document(title, _asked(comparison), "".join(part for part in parts if part), _STYLE)
+    return document(title, _data(comparison), "".join(part for part in parts if part), _STYLE)
 
 
-def _asked(comparison: Comparison) -> str:
-    """What the models were asked, in a sentence."""
-    source, told = comparison.suite.source, []
+def _data(comparison: Comparison) -> str:
+    """The data of the comparison, in a sentence."""
+    source, parts = comparison.suite.source, []
     if "data" in source:
         data = source["data"]
-        told.append(
+        parts.append(
             f"{data['pictures']:,} pictures with {data['captions']:,} captions ({data['path']}, {data['split']})"
         )
     if "class_data" in source:
         data = source["class_data"]
         classes = len(comparison.suite.evaluator.classes)
-        told.append(f"{data['pictures']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
-    return f"Measured on {' and '.join(told)}. The best in colour; ≈ where its lead may be chance."
+        parts.append(f"{data['pictures']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
+    return f"Measured on {' and '.join(parts)}. The best value is coloured; ≈ marks values not significantly worse."
 
 
 def _table(table: Table) -> str:
@@ -110,7 +111,7 @@ def _plots(drawn: dict[str, bytes], title: str) -> str:
 
 
 def _confusions(comparison: Comparison) -> str:
-    """For each model which classes it takes for which: a matrix of few classes, and the commonest confusions."""
+    """Confusions of each model: a matrix for few classes, and the most frequent ones."""
     models = [model for model in comparison.models if "class_found" in model.arrays]
     if not models:
         return ""
@@ -122,93 +123,100 @@ def _confusions(comparison: Comparison) -> str:
         np.add.at(counts, (evaluator.labels, model.arrays["class_found"]), 1)
         if len(names) <= _CLASSES_DRAWN:
             drawn[model.name] = confusion_matrix(counts, names, model.name)
-        rows.append((Cell(model.name), Cell("; ".join(_commonest(counts, names)) or "none")))
-    told = Table("What is taken for what", "The commonest confusions of each model.", ("model", "is → taken for"),
-                 tuple(rows))  # fmt: skip
-    return _plots(drawn, "Confusion matrices") + _table(told)
+        rows.append((Cell(model.name), Cell("; ".join(_most_frequent(counts, names)) or "none")))
+    table = Table(
+        "Confusions", "The most frequent confusions of each model.", ("model", "true → predicted"), tuple(rows)
+    )
+    return _plots(drawn, "Confusion matrices") + _table(table)
 
 
-def _commonest(counts: np.ndarray, names: Sequence[str], most: int = 10) -> list[str]:
+def _most_frequent(counts: NDArray[np.int64], names: Sequence[str], limit: int = 10) -> list[str]:
     wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [np.unravel_index(at, wrong.shape) for at in order]
-    return [f"{names[is_]} → {names[taken]} ({wrong[is_, taken]})" for is_, taken in pairs if wrong[is_, taken]]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    return [
+        f"{names[true]} → {names[predicted]} ({wrong[true, predicted]})"
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
 
 
 def _examples(comparison: Comparison) -> str:
-    found = examples(comparison)
-    if not any(found.values()):
+    sections = examples(comparison)
+    if not any(sections.values()):
         return ""
     assert comparison.suite.pairs is not None
-    rows = {row for chosen in found.values() for each in chosen for of in each.found for row in (each.row, *of.rows)}
-    pictures = _thumbnails(comparison.suite.pairs, sorted(rows))
-    shown = "".join(
-        f"<h3>{escaped(title)}</h3>\n" + "".join(_example(each, pictures) for each in chosen)
-        for title, chosen in found.items()
-        if chosen
+    every = [example for section in sections.values() for example in section]
+    rows = {row for example in every for result in example.results for row in (example.row, *result.rows)}
+    images = _thumbnails(comparison.suite.pairs, sorted(rows))
+    body = "".join(
+        f"<h3>{escaped(title)}</h3>\n" + "".join(_example(example, images) for example in section)
+        for title, section in sections.items()
+        if section
     )
-    note = "For each caption the pictures that a model finds first; the caption's own is framed in green."
-    return f'<section>\n<h2>Example queries</h2>\n<p class="faint">{note}</p>\n{shown}</section>\n'
+    note = "The top pictures of each model for a caption; the caption's own picture has a green frame."
+    return f'<section>\n<h2>Example queries</h2>\n<p class="faint">{note}</p>\n{body}</section>\n'
 
 
-def _example(example: Example, pictures: dict[int, str]) -> str:
-    rows = "".join(_found(found, example.row, pictures) for found in example.found)
+def _example(example: Example, images: dict[int, str]) -> str:
+    rows = "".join(_result(result, example.row, images) for result in example.results)
     return f'<article class="example"><p class="query">“{escaped(example.caption)}”</p>\n{rows}</article>\n'
 
 
-def _found(found: Found, right: int, pictures: dict[int, str]) -> str:
-    shown = "".join(_thumb(pictures[row], row == right, f"number {at}") for at, row in enumerate(found.rows, 1))
+def _result(result: ModelResult, right: int, images: dict[int, str]) -> str:
+    thumbs = "".join(_thumb(images[row], row == right, f"rank {rank}") for rank, row in enumerate(result.rows, 1))
     return (
-        f'<div class="found"><div class="name">{escaped(found.model)}'
-        f"<small>right one: number {found.rank:,}</small></div>{shown}</div>\n"
+        f'<div class="found"><div class="name">{escaped(result.model)}'
+        f"<small>rank of the right one: {result.rank:,}</small></div>{thumbs}</div>\n"
     )
 
 
-def _thumb(address: str, right: bool, alt: str) -> str:
-    words = f"{alt}, the right one" if right else alt
-    return f'<img class="thumb{" right" if right else ""}" src="{address}" alt="{words}">'
+def _thumb(source: str, right: bool, alt: str) -> str:
+    text = f"{alt}, the right one" if right else alt
+    return f'<img class="thumb{" right" if right else ""}" src="{source}" alt="{text}">'
 
 
 def _captions(comparison: Comparison, count: int = 6) -> str:
-    """What each captioner writes for the same pictures, beside what people wrote."""
-    writers = [model for model in comparison.models if "captions" in model.told]
-    if not writers:
+    """The captions of each captioner for the same images, with a reference caption."""
+    captioners = [model for model in comparison.models if "captions" in model.summary]
+    if not captioners:
         return ""
-    some = comparison.suite.some
-    pictures = _thumbnails(some, list(range(min(count, len(some)))))
+    subset = comparison.suite.subset
+    images = _thumbnails(subset, list(range(min(count, len(subset)))))
     parts = []
-    for row, address in pictures.items():
-        lines = [(model.name, model.told["captions"]["written"].get(some[row].image_id, "")) for model in writers]
-        said = "".join(f"<p><b>{escaped(name)}</b>: {escaped(text)}</p>" for name, text in lines)
-        people = f'<p class="faint">people: {escaped(some[row].captions[0])}</p>'
-        parts.append(f'<div class="written">{_thumb(address, False, "picture")}<div>{said}{people}</div></div>\n')
+    for row, source in images.items():
+        image_id, references = subset[row].image_id, subset[row].captions
+        lines = [(model.name, model.summary["captions"]["written"].get(image_id, "")) for model in captioners]
+        captions = "".join(f"<p><b>{escaped(name)}</b>: {escaped(text)}</p>" for name, text in lines)
+        reference = f'<p class="faint">reference: {escaped(references[0])}</p>'
+        parts.append(f'<div class="written">{_thumb(source, False, "picture")}<div>{captions}{reference}</div></div>\n')
     return f"<section>\n<h2>Captions side by side</h2>\n{''.join(parts)}</section>\n"
 
 
 def _thumbnails(pairs: Pairs, rows: Sequence[int]) -> dict[int, str]:
-    """By row the address of a small picture; one that has gone since is a grey field."""
-    return dict(zip(rows, prefetch([pairs[row].image for row in rows], _address), strict=True))
+    """Row to data URL of a thumbnail; an image that is no longer available is an empty one."""
+    return dict(zip(rows, prefetch([pairs[row].image for row in rows], _data_url), strict=True))
 
 
-def _address(picture: Picture) -> str:
+def _data_url(image: Picture) -> str:
     try:
-        return embedded(thumbnail(decode(picture, min_side=_THUMB), _THUMB))
+        return embedded(thumbnail(decode(image, min_side=_THUMB), _THUMB))
     except ImageError:
         return "data:,"
 
 
-def _made(comparison: Comparison, command: str) -> str:
+def _provenance(comparison: Comparison, command: str) -> str:
     rows = [(Cell("command"), Cell(command))] if command else []
     for model in comparison.models:
-        told = model.told["machine"]
-        where = f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, device {told['device']}"
-        versions = f"diptych {told['diptych']}, torch {told['torch']}, Python {told['python']}, {told['system']}"
-        rows.append((Cell(model.name), Cell(f"{model.model}; measured {told['date']} on {where}", versions)))
-        rows += [(Cell(""), Cell(f"no {what}: {why}")) for what, why in model.told["absent"].items()]
-    rows += [(Cell(name), Cell(f"could not be measured: {why}")) for name, why in comparison.failed.items()]
+        on = model.summary["machine"]
+        where = f"{on['processor']}, {on['cores']} cores, {on['threads']} threads, device {on['device']}"
+        versions = f"diptych {on['diptych']}, torch {on['torch']}, Python {on['python']}, {on['system']}"
+        rows.append((Cell(model.name), Cell(f"{model.model}; measured {on['date']} on {where}", versions)))
+        rows += [(Cell(""), Cell(f"no {ability}: {reason}")) for ability, reason in model.summary["absent"].items()]
+    rows += [(Cell(name), Cell(f"could not be measured: {reason}")) for name, reason in comparison.failed.items()]
     suite = comparison.suite
-    rows.append((Cell("asked"), Cell(
-        f"prompts {suite.prompts}; matchers and captioners at most {suite.most:,} pictures; seed {suite.seed}; "
+    rows.append((Cell("data"), Cell(
+        f"prompts {suite.prompts}; matchers and captioners on at most {suite.most:,} pictures; seed {suite.seed}; "
         f"key {suite.key}"
     )))  # fmt: skip
-    return _table(Table("How this was made", "", ("", ""), tuple(rows))).replace("<table>", '<table class="made">')
+    return _table(Table("Provenance", "", ("", ""), tuple(rows))).replace("<table>", '<table class="made">')

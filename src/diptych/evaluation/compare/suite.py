@@ -1,4 +1,4 @@
-"""What every model of a comparison is asked: the same pictures, captions, classes, pairs and checks."""
+"""The suite of a comparison: the images, captions, classes, pairs and checks that every model is measured on."""
 
 from __future__ import annotations
 
@@ -11,29 +11,37 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from diptych.data.classes import Classes, read_classes, read_labelled
 from diptych.data.doctor.inspect import sound
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, split_position
-from diptych.errors import ConfigError, DataError, require
+from diptych.errors import ConfigError, DataError
 from diptych.evaluation.compositional.checks import Checks, checks_of
 from diptych.evaluation.evaluators import ZeroShotEvaluator
 from diptych.matching.negatives import LabelledPairs, make_labelled_pairs
+from diptych.models.cosine import normalize
 from diptych.runtime.progress import Progress, silent
 
 VERSION = 1
-"""Of what is measured and how; a model measured by another version is measured again."""
+"""Version of the measurements; a model measured with another version is measured again."""
 
 MOST = 1000
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Captioned pictures `pairs`, or pictures `labelled` by `classes`, or both; every picture decodes.
+    """The data of a comparison. Every image decodes.
 
-    Matchers and captioners are slow and see `most` of the captioned pictures, drawn by a hash of their ids (`few`).
-    `source` says in words where all this comes from.
+    Attributes:
+        pairs: images with captions, or None.
+        labelled: images whose first captions name their classes, or None.
+        classes: the candidate classes; None for those that `labelled` has.
+        source: paths, splits and sizes of the data, for the report.
+        prompts: name of the prompt templates for class names.
+        most: limit on the captioned images for matchers and captioners, which are slow (`subset`).
+        seed: of every random choice.
     """
 
     pairs: Pairs | None
@@ -45,34 +53,34 @@ class Suite:
     seed: int = 0
 
     @functools.cached_property
-    def few(self) -> np.ndarray:
-        """The rows of `pairs` that matchers and captioners are asked about, ascending."""
+    def subset_rows(self) -> NDArray[np.int64]:
+        """Rows of `pairs` for matchers and captioners, chosen by a hash of the image ids, ascending: (subset,)."""
         assert self.pairs is not None
         drawn = sorted(range(len(self.pairs)), key=lambda row: split_position(f"{self.seed} {self._ids[row]}"))
         return np.sort(np.array(drawn[: self.most], np.int64))
 
     @functools.cached_property
-    def some(self) -> Pairs:
-        """The pictures at `few`."""
+    def subset(self) -> Pairs:
+        """The images at `subset_rows`."""
         assert self.pairs is not None
-        return self.pairs.select(self.few.tolist())
+        return self.pairs.select(self.subset_rows.tolist())
 
     @functools.cached_property
-    def judged(self) -> LabelledPairs | None:
-        """Pairs of `some` and their captions, matches and not; None for a picture alone.
+    def labelled_pairs(self) -> LabelledPairs | None:
+        """Matching and non-matching pairs of `subset`; None if there are no negatives.
 
-        Hard negatives are pictures whose captions share words with the caption, so that no model has chosen them.
+        Hard negatives are images whose captions share words with the caption, so they do not depend on any model.
         """
-        if len(self.some) < 2:
+        if len(self.subset) < 2:
             return None
         try:
-            return make_labelled_pairs(self.some, *word_vectors(self.some), seed=self.seed)
-        except DataError:  # a caption describes every picture
+            return make_labelled_pairs(self.subset, *word_embeddings(self.subset), seed=self.seed)
+        except DataError:  # no negatives: every caption describes every image
             return None
 
     @functools.cached_property
     def checks(self) -> Checks | None:
-        """Compositional checks of the captions; None where they allow none."""
+        """Compositional checks made from the captions; None if the captions allow none."""
         assert self.pairs is not None
         try:
             return checks_of(self.pairs, seed=self.seed)
@@ -81,13 +89,13 @@ class Suite:
 
     @functools.cached_property
     def evaluator(self) -> ZeroShotEvaluator:
-        """Of the labelled pictures."""
+        """The zero-shot evaluator of the labelled images."""
         assert self.labelled is not None
         return ZeroShotEvaluator(self.labelled, self.classes)
 
     @functools.cached_property
     def key(self) -> str:
-        """A hash of all that is asked: numbers of one key may stand side by side."""
+        """A hash of the suite; measurements with equal keys are comparable."""
         digest = hashlib.sha256(json.dumps([VERSION, self.prompts, self.most, self.seed]).encode())
         for pairs in (self.pairs, self.labelled):
             if pairs is not None:
@@ -102,9 +110,8 @@ class Suite:
         assert self.pairs is not None
         return self.pairs.image_ids
 
-    # disk: how a suite comes into another process
-
     def save(self, folder: Path) -> None:
+        """Write the suite to a folder, for another process."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, pairs in (("pairs", self.pairs), ("labelled", self.labelled)):
             if pairs is not None:
@@ -113,15 +120,17 @@ class Suite:
                     pa.ipc.new_file(sink, pairs.table.schema) as writer,
                 ):
                     writer.write_table(pairs.table)
-        told = {"source": self.source, "prompts": self.prompts, "most": self.most, "seed": self.seed}
-        told["classes"] = [list(self.classes.labels), list(self.classes.names)] if self.classes else None
-        (folder / "suite.json").write_text(json.dumps(told), "utf-8")
+        content = {"source": self.source, "prompts": self.prompts, "most": self.most, "seed": self.seed}
+        content["classes"] = [list(self.classes.labels), list(self.classes.names)] if self.classes else None
+        (folder / "suite.json").write_text(json.dumps(content), "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Suite:
-        told = json.loads((folder / "suite.json").read_text("utf-8"))
-        classes = Classes(*map(tuple, told.pop("classes"))) if told["classes"] else told.pop("classes")
-        return cls(_read_table(folder / "pairs.arrow"), _read_table(folder / "labelled.arrow"), classes, **told)
+        """Read a folder that `save` wrote."""
+        content = json.loads((folder / "suite.json").read_text("utf-8"))
+        names = content.pop("classes")
+        classes = Classes(*map(tuple, names)) if names else None
+        return cls(_read_table(folder / "pairs.arrow"), _read_table(folder / "labelled.arrow"), classes, **content)
 
 
 def read_suite(
@@ -138,14 +147,29 @@ def read_suite(
     max_bad_share: float = 0.1,
     progress: Progress = silent,
 ) -> Suite:
-    """Read captioned pictures (`data`), labelled ones (`class_data`), or both; those that do not decode are left out.
+    """Read the data of a comparison; images that do not decode are left out.
+
+    Args:
+        data: data set of images with captions, or None.
+        split: split of `data`.
+        format: format of `data`; detected by default.
+        class_data: data set whose first captions are classes, such as class folders, or None.
+        class_split: split of `class_data`.
+        classes: the candidate classes, as for `read_classes`; by default those of `class_data`.
+        prompts: name of the prompt templates for class names.
+        most: limit on the captioned images for matchers and captioners.
+        seed: of every random choice.
+        max_bad_share: largest fraction of images that may be left out, 0 to 1.
+        progress: reports progress.
 
     Raises:
-        ConfigError: neither is given.
-        DataError: they cannot be read, nothing is left, or too many pictures cannot be used.
+        ConfigError: neither `data` nor `class_data` is given.
+        DataError: the data cannot be read, no image is left, or too many cannot be used.
     """
     if data is None and class_data is None:
-        raise ConfigError("there is nothing to compare on: give captioned pictures (--data), classes (--class-data)")
+        raise ConfigError(
+            "there is no data to compare on: give captioned images (--data), labelled images (--class-data), or both"
+        )
     source: dict[str, Any] = {}
     pairs = labelled = None
     if data is not None:
@@ -164,25 +188,28 @@ def read_suite(
     return Suite(pairs, labelled, known, source, prompts=prompts, most=most, seed=seed)
 
 
-def word_vectors(pairs: Pairs, dim: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """What captions say as unit vectors, from their words alone (latent semantic analysis, Deerwester et al. 1990).
+def word_embeddings(pairs: Pairs, dim: int = 128) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Embed captions by their words alone (latent semantic analysis, Deerwester et al. 1990).
 
-    Returns (pictures, dim) of the mean of a picture's captions, and (captions, dim); `dim` is less for few words.
+    Args:
+        pairs: images with captions.
+        dim: dimension; less if the captions have fewer words.
+
+    Returns:
+        Unit vectors: (images, dim), the normalized sum of each image's captions, and (captions, dim). An image without
+        captions has zeros.
     """
-    text = require("sklearn.feature_extraction.text", "train")
-    decomposition = require("sklearn.decomposition", "train")
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     captions, owner = pairs.flat_captions()
-    counts = text.TfidfVectorizer(token_pattern=r"\w+").fit_transform(captions)
+    counts = TfidfVectorizer(token_pattern=r"\w+").fit_transform(captions)
     dim = min(dim, counts.shape[1] - 1)
-    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, which equal captions have none of
-        words = decomposition.TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
-    pictures = np.zeros((len(pairs), words.shape[1]))
-    np.add.at(pictures, owner, words)
-    return _unit(pictures), _unit(words)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    with np.errstate(invalid="ignore"):  # scikit-learn divides by the variance, zero for equal captions
+        words = TruncatedSVD(dim, random_state=0).fit_transform(counts) if dim > 0 else counts.toarray()
+    images = np.zeros((len(pairs), words.shape[1]))
+    np.add.at(images, owner, words)
+    return normalize(images), normalize(words)
 
 
 def _read_table(path: Path) -> Pairs | None:

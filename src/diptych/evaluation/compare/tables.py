@@ -1,4 +1,4 @@
-"""The tables of a comparison, as text and marks that a page, Markdown or CSV can set in its own way."""
+"""The tables and summary sentences of a comparison, independent of the output format."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from diptych.evaluation.compare.differences import Measure
 from diptych.evaluation.compare.measurements import Measured
 from diptych.evaluation.metrics.captions import NAMES
 
-GROUPS = {  # of measures -> the title of its table, and what its numbers are
+GROUPS = {  # group of measures -> title and note of its table
     "retrieval": (
         "Retrieval",
-        "R@K: how often what belongs is among the first K, in the Karpathy protocol; a tie counts against the model.",
+        "R@K: percentage of queries whose match is among the top K (Karpathy protocol; ties count against the model).",
     ),
     "classes": (
         "Classification",
-        "Zero-shot is by the names of the classes alone, in prompt templates; adapter and linear probe learn from "
-        "the other four fifths of the pictures, each picture judged by what had not seen it.",
+        "Zero-shot uses the class names in prompt templates. Adapter and linear probe are evaluated by five-fold "
+        "cross-validation on the labelled images.",
     ),
     "matching": (
         "Matching",
-        "Whether a text belongs to a picture. AUC looks at the order alone, ECE at the probabilities: less is better. "
-        "Hard negatives are pictures whose captions share words with the text; a matcher is calibrated for others, so "
-        "its ECE here is that of a change of scene. A model without one is judged by its cosine, no probability.",
+        "Whether a text matches an image. AUC depends on the order alone; ECE and Brier score measure the "
+        "probabilities (lower is better). Hard negatives are images whose captions share words with the text. "
+        "Matchers are calibrated on other negatives, so ECE here includes a distribution shift. Models without a "
+        "matcher are scored by cosine.",
     ),
     "checks": (
         "Compositional checks",
-        "How often the right caption scores above one with a small change; guessing gives 50. Blind is the same choice "
-        "for the mean of all pictures: what a model gets from how captions are usually written. Only what is surely "
-        "above the model's own blind score is marked.",
+        "Percentage of captions that score higher than a slightly changed, wrong one; chance is 50. Blind is the score "
+        "for the mean of all images: what a model reaches from the text alone. Only values significantly above the "
+        "model's own blind score are marked.",
     ),
-    "captions": ("Captions", "One caption a picture, against all of its captions."),
+    "captions": ("Captions", "One caption for each image, scored against all of its references."),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What stands in a field: `text`, `small` lines below it, and whether it is the `best`, or `tied` with it."""
+    """A table cell: `text`, `small` print below it, and whether it is the `best` or `tied` with the best."""
 
     text: str
     small: str = ""
@@ -50,6 +51,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    """A table: title, note, header, and rows of cells, the first of which names the row."""
+
     title: str
     note: str
     header: tuple[str, ...]
@@ -57,7 +60,7 @@ class Table:
 
 
 def quality_tables(comparison: Comparison) -> list[Table]:
-    """A table for each group of measures that a model has: one row a model."""
+    """A table for each group that has measures: one row for each model."""
     tables = []
     for group, (title, note) in GROUPS.items():
         measures = comparison.group(group)
@@ -76,51 +79,52 @@ def quality_tables(comparison: Comparison) -> list[Table]:
 
 
 def cost_table(comparison: Comparison) -> Table:
-    """What each model costs; of the rates and sizes the best is marked where all were measured on one machine."""
-    rows = [(Cell(model.name), *map(Cell, _cost(model.told["cost"]))) for model in comparison.models]
-    batch = next((model.told["cost"] for model in comparison.models if "picture_batch" in model.told["cost"]), None)
+    """The cost of each model: parameters, size, throughput, memory, load time."""
+    rows = [(Cell(model.name), *map(Cell, _cost(model.summary["cost"]))) for model in comparison.models]
+    costs = (model.summary["cost"] for model in comparison.models)
+    batch = next((cost for cost in costs if "picture_batch" in cost), None)
     notes = [_BATCHES.format(**batch)] if batch else []
-    if busy := [model for model in comparison.models if (model.told["machine"].get("load") or 0) > _BUSY]:
-        most = max(model.told["machine"]["load"] for model in busy)
+    if busy := [model for model in comparison.models if (model.summary["machine"].get("load") or 0) > _BUSY]:
+        load = max(model.summary["machine"]["load"] for model in busy)
         names = _list([model.name for model in busy])
         notes.append(
-            f"{names} ran beside other work (up to {most:g} jobs a core): compare no speed or time with theirs."
+            f"The machine was busy (up to {load:g} jobs per core) while measuring {names}: their speeds and times are "
+            "not comparable."
         )
     header = (
         "model",
         "parameters",
-        "of them image / text",
+        "image / text",
         "on disk",
         "pictures/s",
         "texts/s",
         "peak memory",
-        "loads in",
+        "load time",
     )
     return Table("Cost", " ".join(notes), header, tuple(rows))
 
 
-_BUSY = 1.25  # jobs a core: up to 1 is the comparison itself
+_BUSY = 1.25  # jobs per core; up to 1 is the measurement itself
 _BATCHES = (
-    "In batches of {picture_batch} pictures and {text_batch} texts, preprocessing included, pictures decoded before; "
-    "medians of rounds in a process of the model's own. Peak memory is what loading and these batches add to a process "
-    "that has its libraries."
+    "Throughput of batches of {picture_batch} decoded pictures and {text_batch} texts, preprocessing included; medians "
+    "of several rounds, each model in its own process. Peak memory is that of loading and these batches, without the "
+    "libraries."
 )
 
 
 def difference_table(comparison: Comparison) -> Table | None:
-    """Every two models by the leading measure of each group; real differences are marked as `best`."""
+    """Differences of all pairs of models by the leading measure of each group; significant ones are marked `best`."""
     leading = [measure for group, key in LEADING.items() for measure in comparison.group(group) if measure.key == key]
     leading = [measure for measure in leading if measure.differences]
     if not leading:
         return None
     rows = []
-    for one, two in itertools.combinations(comparison.names, 2):
-        cells = [_difference(measure, one, two) for measure in leading]
-        rows.append((Cell(f"{one} − {two}"), *cells))
+    for first, second in itertools.combinations(comparison.names, 2):
+        cells = [_difference(measure, first, second) for measure in leading]
+        rows.append((Cell(f"{first} − {second}"), *cells))
     note = (
-        "By how much the first is above the second, with its interval: a paired bootstrap over pictures, both on the "
-        "same draws, at a level at which all differences of a column hold together with 95% (Bonferroni). In bold "
-        "where the interval leaves out zero: those differences are real."
+        "First minus second, with confidence intervals from a paired bootstrap over images. All intervals of a column "
+        "hold together with 95% (Bonferroni). Differences whose interval excludes zero are significant and in bold."
     )
     return Table("Differences", note, ("models", *(measure.title for measure in leading)), tuple(rows))
 
@@ -130,7 +134,7 @@ LEADING |= {"captions": "cider_d"}
 
 
 def said(comparison: Comparison) -> list[str]:
-    """The outcome in sentences: who leads by the leading measure of each group, and before whom surely."""
+    """Summary sentences: the best model by the leading measure of each group, and the models it clearly beats."""
     return [
         _sentence(measure, leaders)
         for group, key in LEADING.items()
@@ -140,13 +144,13 @@ def said(comparison: Comparison) -> list[str]:
 
 
 def _sentence(measure: Measure, leaders: list[str]) -> str:
-    best, level = leaders[0], leaders[1:]
-    behind = [name for name in measure.values if name != best and measure.difference(best, name).value > 0]
-    behind = [name for name in behind if measure.difference(best, name).real]
-    sure = f", surely before {_list(behind)}" if behind else ""
-    chance = f"; its lead over {_list(level)} may be chance" if level else ""
-    what = measure.title.split(" %")[0]
-    return f"{best} leads in {what} with {measure.values[best]:.{measure.digits}f}{sure}{chance}."
+    best, tied = leaders[0], leaders[1:]
+    worse = [name for name in measure.values if name != best and measure.difference(best, name).value > 0]
+    worse = [name for name in worse if measure.difference(best, name).significant]
+    clear = f", significantly above {_list(worse)}" if worse else ""
+    unclear = f"; its lead over {_list(tied)} is not significant" if tied else ""
+    title = measure.title.split(" %")[0]
+    return f"{best} leads in {title} with {measure.values[best]:.{measure.digits}f}{clear}{unclear}."
 
 
 def _list(names: Sequence[str]) -> str:
@@ -154,21 +158,21 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _leaders(measure: Measure, models: Sequence[Measured]) -> list[str]:
-    """The best model, then those that may be as good; none where there is nothing to lead."""
-    names = [model.name for model in models if model.name in measure.values and _counts(measure, model)]
+    """The best model, then those not significantly worse; none with fewer than two models."""
+    names = [model.name for model in models if model.name in measure.values and _above_blind(measure, model)]
     if len(measure.values) < 2 or not names:
         return []
     best = max(names, key=lambda name: measure.values[name])
-    return [best, *(name for name in names if name != best and not measure.difference(best, name).real)]
+    return [best, *(name for name in names if name != best and not measure.difference(best, name).significant)]
 
 
-def _counts(measure: Measure, model: Measured) -> bool:
-    """A check that is won without the picture as well is not won."""
+def _above_blind(measure: Measure, model: Measured) -> bool:
+    """Whether a value counts: that of a check must be significantly above the model's blind score."""
     return measure.group != "checks" or measure.intervals[model.name][0] > _blind(measure, model)
 
 
 def _blind(measure: Measure, model: Measured) -> float:
-    return next(row["blind"] for row in model.told["checks"]["kinds"] if row["kind"] == measure.key)
+    return next(row["blind"] for row in model.summary["checks"]["kinds"] if row["kind"] == measure.key)
 
 
 def _cell(measure: Measure, model: Measured, leaders: list[str]) -> Cell:
@@ -183,41 +187,42 @@ def _cell(measure: Measure, model: Measured, leaders: list[str]) -> Cell:
     return Cell(text, small, best=name in leaders[:1], tied=name in leaders[1:])
 
 
-def _difference(measure: Measure, one: str, two: str) -> Cell:
-    if one not in measure.values or two not in measure.values:
+def _difference(measure: Measure, first: str, second: str) -> Cell:
+    if first not in measure.values or second not in measure.values:
         return Cell("–")
-    found, digits = measure.difference(one, two), measure.digits
-    value, low, high = (f"{each:+.{digits}f}".replace("-", "−") for each in (found.value, found.low, found.high))
-    return Cell(value, f"{low} to {high}", best=found.real)
+    difference = measure.difference(first, second)
+    numbers = (difference.value, difference.low, difference.high)
+    value, low, high = (f"{number:+.{measure.digits}f}".replace("-", "−") for number in numbers)
+    return Cell(value, f"{low} to {high}", best=difference.significant)
 
 
 def _retrieval_extra(model: Measured) -> tuple[str, ...]:
-    scores = model.told["retrieval"]
+    scores = model.summary["retrieval"]
     return f"{scores['rsum']:.1f}", f"{scores['t2i_median_rank']:g} / {scores['i2t_median_rank']:g}"
 
 
 def _classes_extra(model: Measured) -> tuple[str, ...]:
-    return (f"{model.told['classes']['mean_per_class']:.1f}",)
+    return (f"{model.summary['classes']['mean_per_class']:.1f}",)
 
 
 def _matching_extra(model: Measured) -> tuple[str, ...]:
-    told = model.told["matching"]
-    if not told["calibrated"]:
-        return "–", "–", told["head"], "–"
-    mixed = told["sets"]["mixture"]
-    return f"{mixed['ece']:.3f}", f"{mixed['brier']:.3f}", told["head"], f"{told['pairs_per_second']:,.0f}"
+    scores = model.summary["matching"]
+    if not scores["calibrated"]:
+        return "–", "–", scores["head"], "–"
+    mixed = scores["sets"]["mixture"]
+    return f"{mixed['ece']:.3f}", f"{mixed['brier']:.3f}", scores["head"], f"{scores['pairs_per_second']:,.0f}"
 
 
 def _captions_extra(model: Measured) -> tuple[str, ...]:
-    told = model.told["captions"]
-    rest = [f"{told['scores'][key]:.3f}" if key in told["scores"] else "–" for key in ("bleu4", "meteor")]
-    return *rest, f"{told['captions_per_second']:.1f}"
+    captions = model.summary["captions"]
+    scores = [f"{captions['scores'][key]:.3f}" if key in captions["scores"] else "–" for key in ("bleu4", "meteor")]
+    return *scores, f"{captions['captions_per_second']:.1f}"
 
 
 _EXTRA: dict[str, tuple[tuple[str, ...], Any]] = {
     "retrieval": (("sum of R@K", "median rank t→i / i→t"), _retrieval_extra),
-    "classes": (("zero-shot, mean of classes %",), _classes_extra),
-    "matching": (("ECE, mixed", "Brier, mixed", "judged by", "pairs/s"), _matching_extra),
+    "classes": (("zero-shot, mean per class %",), _classes_extra),
+    "matching": (("ECE, mixed", "Brier, mixed", "scored by", "pairs/s"), _matching_extra),
     "captions": ((NAMES["bleu4"], NAMES["meteor"], "captions/s"), _captions_extra),
 }
 

@@ -1,4 +1,4 @@
-"""A process of its own for each model, so that its memory and its time to load are its own too."""
+"""Measuring a model in a separate process, so that memory and load time are those of this model alone."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from diptych.runtime.progress import Progress, silent
 
 Item = TypeVar("Item")
 
-_MARK = "\x1e"  # begins a line of ours (RFC 7464); libraries may print others
+_MARK = "\x1e"  # starts a line of this protocol (RFC 7464); libraries may print other lines
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, MissingExtra, ModelError)}
 
 
 def measure_fresh(model: str, suite: Path, out: Path, *, device: str = "auto", progress: Progress = silent) -> None:
-    """Measure `model` by the suite saved at `suite`, in a new Python, into the folder `out` (`Measured.load`).
+    """Measure a model in a new Python process.
+
+    Args:
+        model: path or hub name of the model.
+        suite: folder of a saved `Suite`.
+        out: folder to write (`Measured.load` reads it).
+        device: auto, cpu, cuda or mps.
+        progress: reports the progress of the process.
 
     Raises:
-        DiptychError: what it raised there, of the same type.
-        ModelError: the process ended without a result, as when memory ran out; the message has its last words.
+        DiptychError: the process raised it; the type is kept.
+        ModelError: the process ended without a result, such as when memory ran out; the message has its last output.
     """
     job = json.dumps({"model": model, "suite": str(suite), "out": str(out), "device": device})
-    command = [sys.executable, "-P", "-c", f"from {__name__} import work; work()", job]
+    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", job]
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, text=True, encoding="utf-8") as process,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8") as process,
     ):
         try:
             _follow(process, progress)
@@ -39,15 +46,15 @@ def measure_fresh(model: str, suite: Path, out: Path, *, device: str = "auto", p
             raise
         code = process.wait()
         if code or not out.exists():
-            words.seek(0)
-            last = [line.strip() for line in words.read().splitlines() if line.strip()][-1:] or ["it said nothing"]
+            errors.seek(0)
+            last = [line.strip() for line in errors.read().splitlines() if line.strip()][-1:] or ["no output"]
             raise ModelError(
-                f"measuring '{model}' ended with code {code}: {last[0][:300]} (code -9: the system, short of memory)"
+                f"measuring '{model}' ended with code {code}: {last[0][:300]} (code -9: killed, short of memory)"
             )
 
 
 def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
-    """Show the steps that the process reports, one a line, until it ends; an error that it reports is raised."""
+    """Show the progress that the process reports until it ends, and raise the error that it reports."""
     lines = _messages(process)
     for message in lines:
         if "error" in message:
@@ -60,14 +67,14 @@ def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
 def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     for line in process.stdout:
-        _, mark, told = line.partition(_MARK)  # what a library wrote without a line's end stands before it
+        _, mark, message = line.partition(_MARK)  # library output without a line end may precede the mark
         if mark:
-            yield json.loads(told)
+            yield json.loads(message)
 
 
 def _steps(lines: Iterator[dict[str, Any]]) -> Iterator[None]:
     for message in lines:
-        if "error" in message:  # most are raised in the midst of something
+        if "error" in message:
             raise _reported(message)
         if "ends" in message:
             return
@@ -79,23 +86,23 @@ def _reported(message: dict[str, Any]) -> DiptychError:
 
 
 class _Reported:
-    """Progress as lines on standard output, for `_follow` in the process that waits."""
+    """Progress as lines on standard output, which `_follow` reads in the parent process."""
 
     def __call__(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
-        self.tell({"begins": label, "total": total})
+        self.send({"begins": label, "total": total})
         for item in items:
             yield item
-            self.tell({"step": 1})
-        self.tell({"ends": label})
+            self.send({"step": 1})
+        self.send({"ends": label})
 
     @staticmethod
-    def tell(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         sys.stdout.write(_MARK + json.dumps(message) + "\n")
         sys.stdout.flush()
 
 
-def work() -> None:
-    """What the new process runs: the job that its argument tells."""
+def main() -> None:
+    """Entry point of the new process: runs the job in its argument."""
     from diptych.evaluation.compare.measure import measure
     from diptych.evaluation.compare.suite import Suite
 
@@ -105,4 +112,4 @@ def work() -> None:
         measured = measure(job["model"], suite, device=job["device"], fresh=True, progress=_Reported())
         measured.save(Path(job["out"]))
     except DiptychError as error:
-        _Reported.tell({"error": type(error).__name__, "says": str(error)})
+        _Reported.send({"error": type(error).__name__, "says": str(error)})

@@ -1,15 +1,18 @@
-"""Compositional checks: does a model read a caption, or only its words? One's own captions and published sets."""
+"""Compositional checks: whether a model prefers a right caption to one with a small, wrong change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.pairs import Pairs
 from diptych.errors import DataError
 from diptych.evaluation.compositional.swaps import KINDS, wrong_captions
+from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
 from diptych.evaluation.metrics.compositional import (
     WinogroundScores,
     right_choices,
@@ -17,7 +20,6 @@ from diptych.evaluation.metrics.compositional import (
     right_texts,
     winoground_scores,
 )
-from diptych.evaluation.metrics.matching import bootstrap
 from diptych.matching.matcher import Matcher
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import picture_vectors
@@ -28,45 +30,59 @@ __all__ = ["KINDS", "Checks", "ChoiceScores", "QuadScores", "Quads", "checks_of"
 
 @dataclass(frozen=True)
 class Checks:
-    """Pictures with a right and a wrong caption each: (checks,) rows of `pictures`, captions, and kinds of change."""
+    """Choices between a right and a wrong caption of an image.
 
-    pictures: Pairs
-    rows: np.ndarray
+    Attributes:
+        images: the images.
+        rows: (checks,) row of each check's image in `images`.
+        right: (checks,) right captions.
+        wrong: (checks,) wrong captions.
+        kinds: (checks,) kind of change.
+    """
+
+    images: Pairs
+    rows: NDArray[np.int64]
     right: list[str]
     wrong: list[str]
-    kinds: np.ndarray
+    kinds: NDArray[np.str_]
 
     def __len__(self) -> int:
+        """Number of checks."""
         return len(self.rows)
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind, in the order in which the kinds come."""
+        """Number of checks of each kind, in order of first occurrence."""
         return {kind: int((self.kinds == kind).sum()) for kind in dict.fromkeys(self.kinds.tolist())}
 
 
 def checks_of(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
-    """Make checks of a data set's own captions (`swaps.wrong_captions`), at most `most` a kind, drawn by chance.
+    """Make checks from the captions of a data set with `swaps.wrong_captions`.
 
-    Nobody looked at them: some wrong captions are true of their picture all the same, and some read oddly. What a
-    model gets by reading alone is told beside its score (`ChoiceScores.blind`).
+    The changes are not verified: some wrong captions are still true of their image, and some read oddly. What a model
+    reaches from the text alone is reported as `ChoiceScores.blind`.
+
+    Args:
+        pairs: images with English captions.
+        most: limit on the checks of each kind, chosen at random.
+        seed: of the changes and the choice.
 
     Raises:
-        DataError: no caption allows a change; they are made of English words.
+        DataError: no caption allows a change.
     """
     by_kind: dict[str, list[tuple[int, str, str]]] = {kind: [] for kind in KINDS}
     for row, captions in enumerate(pairs.table.column("captions").to_pylist()):
         for caption in captions:
             for kind, wrong in wrong_captions(caption, captions, seed=str(seed)).items():
                 by_kind[kind].append((row, caption, wrong))
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     kept = {
-        kind: [found[at] for at in np.sort(chance.permutation(len(found))[:most])]
-        for kind, found in by_kind.items()
-        if found
+        kind: [candidates[i] for i in np.sort(random.permutation(len(candidates))[:most])]
+        for kind, candidates in by_kind.items()
+        if candidates
     }
     if not kept:
-        raise DataError("no caption has words that could be swapped or replaced; checks are made of English captions")
-    every = [(row, right, wrong, kind) for kind, found in kept.items() for row, right, wrong in found]
+        raise DataError("no caption has words that can be swapped or replaced; checks need English captions")
+    every = [(row, right, wrong, kind) for kind, checks in kept.items() for row, right, wrong in checks]
     return Checks(
         pairs,
         np.array([row for row, *_ in every], np.int64),
@@ -78,25 +94,29 @@ def checks_of(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
 
 @dataclass(frozen=True)
 class ChoiceScores:
-    """How often the right caption won, in percent, by kind; guessing gives 50.
+    """Accuracy of the choices, in percent; chance is 50.
 
-    `blind` is the same without looking: the choice for the mean of all pictures. What a model gets blind, it gets from
-    how captions are usually written, and only what it has above that from the picture. `right` is (checks,) booleans.
+    Attributes:
+        accuracy: kind to accuracy.
+        interval: kind to 95% interval of the accuracy.
+        blind: kind to accuracy for the mean embedding of all images: what the model reaches from the text alone.
+        counts: kind to number of checks.
+        right: (checks,) whether the right caption scored higher.
     """
 
     accuracy: dict[str, float]
-    interval: dict[str, tuple[float, float]]
+    interval: dict[str, Interval]
     blind: dict[str, float]
     counts: dict[str, int]
-    right: np.ndarray
+    right: NDArray[np.bool_]
 
     @property
     def mean(self) -> float:
-        """Of all kinds, each weighing the same."""
+        """Mean accuracy over kinds."""
         return float(np.mean(list(self.accuracy.values())))
 
     def rows(self) -> list[dict[str, str | float | int]]:
-        """For a table: one row a kind."""
+        """One table row for each kind: kind, accuracy, low, high, blind, checks."""
         return [
             {
                 "kind": kind,
@@ -109,30 +129,39 @@ class ChoiceScores:
             for kind in self.accuracy
         ]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The mean, and the rows of all kinds, for JSON."""
+        return {"mean": self.mean, "kinds": self.rows()}
+
 
 def evaluate_checks(
     model: DualEncoder | Matcher, checks: Checks, *, resamples: int = 200, seed: int = 0, progress: Progress = silent
 ) -> ChoiceScores:
-    """Put every picture to its right and its wrong caption, by cosine or by a matcher's logit.
+    """Score every image with its right and its wrong caption, by cosine or by a matcher's logit.
 
-    Intervals (95%) are of a bootstrap over pictures.
+    Args:
+        model: a dual encoder or a matcher.
+        checks: the checks.
+        resamples: number of resamples of the bootstrap over images.
+        seed: of the bootstrap.
+        progress: reports progress.
 
     Raises:
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
     """
     every = np.arange(len(checks))
-    scores, blind = _scores(model, checks.pictures, [*checks.right, *checks.wrong], progress)
+    scores, blind = _scores(model, checks.images, [*checks.right, *checks.wrong], progress)
     right = right_choices(scores(checks.rows, every), scores(checks.rows, every + len(checks)))
-    unseen = right_choices(*np.split(blind, 2))
-    places = {kind: np.flatnonzero(checks.kinds == kind) for kind in checks.counts()}
+    blind_right = right_choices(*np.split(blind, 2))
+    rows_of = {kind: np.flatnonzero(checks.kinds == kind) for kind in checks.counts()}
 
-    def measured(weights: np.ndarray) -> dict[str, float]:
-        return {kind: _percent(right[at], weights[at]) for kind, at in places.items()}
+    def accuracy(weights: NDArray[np.float64]) -> dict[str, float]:
+        return {kind: _percent(right[rows], weights[rows]) for kind, rows in rows_of.items()}
 
     return ChoiceScores(
-        measured(np.ones(len(checks))),
-        bootstrap(measured, checks.rows, resamples=resamples, seed=seed),
-        {kind: _percent(unseen[at]) for kind, at in places.items()},
+        accuracy(np.ones(len(checks))),
+        bootstrap_intervals(accuracy, checks.rows, resamples=resamples, seed=seed),
+        {kind: _percent(blind_right[rows]) for kind, rows in rows_of.items()},
         checks.counts(),
         right,
     )
@@ -140,74 +169,96 @@ def evaluate_checks(
 
 @dataclass(frozen=True)
 class Quads:
-    """Winoground's examples: pictures 2e and 2e + 1 of `pictures` are example e's, and their captions its captions."""
+    """Winoground's examples, each with two images and two captions.
 
-    pictures: Pairs
+    Attributes:
+        images: images 2e and 2e + 1 belong to example e; the first caption of each is the example's caption.
+        tags: (examples,) tag of each example.
+    """
+
+    images: Pairs
     tags: tuple[str, ...]
 
     def __len__(self) -> int:
+        """Number of examples."""
         return len(self.tags)
 
 
 @dataclass(frozen=True)
 class QuadScores:
-    """Winoground's scores of all examples, and of those that carry each tag; (examples, 2, 2) `scores` as given."""
+    """Winoground's scores.
+
+    Attributes:
+        all: scores over all examples.
+        by_tag: tag to scores over its examples.
+        scores: (examples, 2 captions, 2 images) model scores.
+    """
 
     all: WinogroundScores
     by_tag: dict[str, WinogroundScores]
-    scores: np.ndarray
+    scores: NDArray[Any]
 
-    def right(self) -> dict[str, np.ndarray]:
-        """(examples,) booleans for text, image and group."""
+    def to_dict(self) -> dict[str, Any]:
+        """The scores of all examples by name, and those of each tag under `by_tag`, for JSON."""
+        return {**asdict(self.all), "by_tag": {tag: asdict(scores) for tag, scores in self.by_tag.items()}}
+
+    def right(self) -> dict[str, NDArray[np.bool_]]:
+        """Whether each example is right, (examples,), for text, image and group."""
         text, image = right_texts(self.scores), right_images(self.scores)
         return {"text": text, "image": image, "group": text & image}
 
 
 def evaluate_quads(model: DualEncoder | Matcher, quads: Quads, *, progress: Progress = silent) -> QuadScores:
-    """Put both captions of every example to both of its pictures.
+    """Score both captions of every example with both of its images.
+
+    Args:
+        model: a dual encoder or a matcher.
+        quads: the examples.
+        progress: reports progress.
 
     Raises:
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
     """
-    captions = [row.captions[0] for row in quads.pictures]
-    scores, _ = _scores(model, quads.pictures, captions, progress)
-    caption, picture = np.divmod(np.arange(4), 2)
+    captions = [row.captions[0] for row in quads.images]
+    score, _ = _scores(model, quads.images, captions, progress)
+    caption, image = np.divmod(np.arange(4), 2)
     first = 2 * np.arange(len(quads))[:, None]
-    found = scores((first + picture).ravel(), (first + caption).ravel()).reshape(-1, 2, 2)
+    scores = score((first + image).ravel(), (first + caption).ravel()).reshape(-1, 2, 2)
     tags = np.array(quads.tags)
-    by_tag = {tag: winoground_scores(found[tags == tag]) for tag in sorted(set(quads.tags))}
-    return QuadScores(winoground_scores(found), by_tag, found)
+    by_tag = {tag: winoground_scores(scores[tags == tag]) for tag in sorted(set(quads.tags))}
+    return QuadScores(winoground_scores(scores), by_tag, scores)
 
 
-Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
 
 
 def _scores(
-    model: DualEncoder | Matcher, pictures: Pairs, texts: Sequence[str], progress: Progress
-) -> tuple[Score, np.ndarray]:
-    """A function from (n,) rows and (n,) numbers of texts to scores; and (texts,) scores with the mean picture."""
+    model: DualEncoder | Matcher, images: Pairs, texts: Sequence[str], progress: Progress
+) -> tuple[Score, NDArray[Any]]:
+    """A function from (n,) image rows and (n,) text rows to (n,) scores; and (texts,) scores with the mean image."""
     if isinstance(model, Matcher):
-        images, written = model.encode_pictures(pictures, progress=progress), model.encode_texts(texts)
-        pixels, words = images.vectors.cpu().numpy(), written.vectors.cpu().numpy()
+        image_parts, text_parts = model.encode_pictures(images, progress=progress), model.encode_texts(texts)
+        image_embeddings, text_embeddings = image_parts.vectors.cpu().numpy(), text_parts.vectors.cpu().numpy()
 
-        def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-            return model.logits(images, written, rows, columns)
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+            return model.logits(image_parts, text_parts, rows, columns)
 
     else:
-        pixels, words = np.asarray(picture_vectors(model, pictures, progress=progress)), model.encode_texts(texts)
-        if (bad := np.flatnonzero(np.isnan(pixels[:, 0]))).size:
+        image_embeddings = np.asarray(picture_vectors(model, images, progress=progress))
+        text_embeddings = model.encode_texts(texts)
+        if (bad := np.flatnonzero(np.isnan(image_embeddings[:, 0]))).size:
             raise DataError(
-                f"{bad.size} pictures cannot be decoded, '{pictures[int(bad[0])].image_id}' among them; every one "
-                "counts here: fetch them again"
+                f"{bad.size} images cannot be decoded, such as '{images[int(bad[0])].image_id}'; a benchmark needs all "
+                "of its images: download them again"
             )
 
-        def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-            return np.einsum("nd,nd->n", pixels[rows], words[columns])
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+            return np.einsum("nd,nd->n", image_embeddings[rows], text_embeddings[columns])
 
-    return score, words @ pixels.mean(0)
+    return score, text_embeddings @ image_embeddings.mean(0)
 
 
-def _percent(right: np.ndarray, weights: np.ndarray | None = None) -> float:
+def _percent(right: NDArray[np.bool_], weights: NDArray[np.float64] | None = None) -> float:
     if weights is not None and not weights.sum():
         return float("nan")
     return 100 * float(np.average(right, weights=weights))

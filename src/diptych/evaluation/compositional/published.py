@@ -1,4 +1,4 @@
-"""Readers of the published compositional sets, as their authors give them out: Winoground and SugarCrepe."""
+"""Readers of published compositional benchmarks in their original format: Winoground and SugarCrepe."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ SUGARCREPE_KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace
 
 
 def read_published(source: str | Path, *, images: Path | None = None) -> Checks | Quads:
-    """Winoground where there is an `examples.jsonl`, else SugarCrepe.
+    """Read Winoground (a folder with `examples.jsonl`) or SugarCrepe (JSON files by kind).
+
+    Args:
+        source: the folder, or a file of it.
+        images: folder of the images; by default they are looked for around the files.
 
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, or an example or image is missing.
     """
     path = Path(source)
     if path.suffix == ".jsonl" or (path / "examples.jsonl").exists():
@@ -31,43 +35,51 @@ def read_published(source: str | Path, *, images: Path | None = None) -> Checks 
         return read_sugarcrepe(path, images=images)
     raise DataError(
         f"'{path}' holds neither Winoground (examples.jsonl) nor SugarCrepe (such as swap_obj.json); pass the folder "
-        "in which one of them lies, or --data for checks that are made of your own captions"
+        "of one of them, or use --data for checks made from your own captions"
     )
 
 
 def read_winoground(source: str | Path, *, images: Path | None = None) -> Quads:
-    """Winoground (Thrush et al. 2022): `examples.jsonl`, or its folder, with the pictures beside it or in `images/`.
+    """Read Winoground (Thrush et al. 2022): `examples.jsonl` or its folder.
 
-    A line has `caption_0`, `caption_1`, `image_0`, `image_1` (a file's name, with or without `.png`) and
-    `collapsed_tag` (Object, Relation, Both), or `tag`.
+    Each line has `caption_0`, `caption_1`, `image_0`, `image_1` (file names, with or without `.png`) and
+    `collapsed_tag` (Object, Relation, Both) or `tag`.
+
+    Args:
+        source: the file or folder.
+        images: folder of the images; by default they are looked for beside the file and in `images/`.
 
     Raises:
-        DataError: a line lacks one of these, or a picture is not there; the message names the line.
+        DataError: a line lacks a field, or an image is missing; the message names the line.
     """
     file = _file(source, "examples.jsonl")
     rows: list[Row] = []
     tags: list[str] = []
-    pictures = Pictures(images) if images else Pictures.around(file.parent, file.parent)
+    folders = Pictures(images) if images else Pictures.around(file.parent, file.parent)
     for number, line in _lines(file):
         if line.strip():
             example = _fields(parse(line, f"{file}:{number}"), f"{file}:{number}", *_WINOGROUND)
             tags.append(str(example.get("collapsed_tag") or example.get("tag") or "untagged"))
             for side in ("0", "1"):
-                place = _found(pictures, str(example[f"image_{side}"]), f"{file}:{number}")
-                rows.append(Row(f"{len(tags) - 1}-{side}", place, (str(example[f"caption_{side}"]),)))
+                path = _image_path(folders, str(example[f"image_{side}"]), f"{file}:{number}")
+                rows.append(Row(f"{len(tags) - 1}-{side}", path, (str(example[f"caption_{side}"]),)))
     if not tags:
-        raise DataError(f"'{file}' holds no example")
+        raise DataError(f"'{file}' has no examples")
     return Quads(Pairs.from_rows(rows), tuple(tags))
 
 
 def read_sugarcrepe(source: str | Path, *, images: Path | None = None) -> Checks:
-    """SugarCrepe (Hsieh et al. 2023): `swap_obj.json` and the like, or their folder; a file's name is its kind.
+    """Read SugarCrepe (Hsieh et al. 2023): one of its JSON files, such as `swap_obj.json`, or their folder.
 
-    Each holds an object of examples by number, or a list of them, with `filename` (of COCO's val2017), `caption` and
-    `negative_caption`. The pictures lie in `images`, or around the files.
+    Each file has an object of examples by number, or a list of them, with `filename` (of COCO's val2017), `caption` and
+    `negative_caption`. The name of the file is the kind of change.
+
+    Args:
+        source: the file or folder.
+        images: folder of the images; by default they are looked for around the files.
 
     Raises:
-        DataError: there is no such file, an example lacks one of these, or a picture is not there.
+        DataError: there is no such file, an example lacks a field, or an image is missing.
     """
     path = Path(source)
     files = (
@@ -75,21 +87,21 @@ def read_sugarcrepe(source: str | Path, *, images: Path | None = None) -> Checks
     )
     if not files:
         raise DataError(f"'{path}' has none of {', '.join(f'{kind}.json' for kind in SUGARCREPE_KINDS)}")
-    pictures = Pictures(images) if images else Pictures.around(files[0].parent, files[0].parent)
-    found = [(file.stem, example, where) for file in files for example, where in _examples(file)]
-    places: dict[str, int] = {}
+    folders = Pictures(images) if images else Pictures.around(files[0].parent, files[0].parent)
+    examples = [(file.stem, example, where) for file in files for example, where in _examples(file)]
+    row_of: dict[str, int] = {}
     rows: list[Row] = []
-    for _, example, where in found:
+    for _, example, where in examples:
         name = str(example["filename"])
-        if name not in places:
-            places[name] = len(places)
-            rows.append(Row(name, _found(pictures, name, where), (str(example["caption"]),)))
+        if name not in row_of:
+            row_of[name] = len(row_of)
+            rows.append(Row(name, _image_path(folders, name, where), (str(example["caption"]),)))
     return Checks(
         Pairs.from_rows(rows),
-        np.array([places[str(example["filename"])] for _, example, _ in found], np.int64),
-        [str(example["caption"]) for _, example, _ in found],
-        [str(example["negative_caption"]) for _, example, _ in found],
-        np.array([kind for kind, _, _ in found]),
+        np.array([row_of[str(example["filename"])] for _, example, _ in examples], np.int64),
+        [str(example["caption"]) for _, example, _ in examples],
+        [str(example["negative_caption"]) for _, example, _ in examples],
+        np.array([kind for kind, _, _ in examples]),
     )
 
 
@@ -112,20 +124,18 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         with open_text(file) as lines:
             yield from enumerate(lines, 1)
     except OSError as error:
-        raise DataError(f"cannot read '{file}' ({error}); pass the file as its authors give it out") from error
+        raise DataError(f"cannot read '{file}' ({error}); pass the original file") from error
 
 
 def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
     if not isinstance(example, dict) or (missing := [name for name in names if not example.get(name)]):
-        lacks = ", ".join(missing) if isinstance(example, dict) else "everything: it is no object"
-        raise DataError(f"{where} lacks {lacks}; an example has {', '.join(names)}")
+        lacks = ", ".join(missing) if isinstance(example, dict) else "all fields, since it is not an object"
+        raise DataError(f"{where} lacks {lacks}; an example needs {', '.join(names)}")
     return example
 
 
-def _found(pictures: Pictures, name: str, where: str) -> Path:
-    path = pictures.find(name, where)
+def _image_path(folders: Pictures, name: str, where: str) -> Path:
+    path = folders.find(name, where)
     if not path.is_file():
-        raise DataError(
-            f"{where}: there is no picture '{name}' in {pictures.folders[0]}; name its folder with --images"
-        )
+        raise DataError(f"{where}: there is no image '{name}' in {folders.folders[0]}; pass its folder as --images")
     return path

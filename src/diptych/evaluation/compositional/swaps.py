@@ -1,8 +1,8 @@
-"""Wrong captions made of right ones by one small change: two words swapped, one replaced, a relation turned, a "not".
+"""Wrong captions from right ones by one small change: swapped or replaced words, a reversed relation, a negation.
 
-In the manner of SugarCrepe (Hsieh et al. 2023) and of FOIL (Shekhar et al. 2017), from word lists instead of a language
-model: what is made can be read in the lists below, is the same every time, and needs no network. A word is never put
-in where another caption of the same picture already uses it, for then the change might be true.
+After SugarCrepe (Hsieh et al. 2023) and FOIL (Shekhar et al. 2017), but from the word lists below instead of a language
+model, so the result is deterministic and needs no network. A word is not inserted if another caption of the same image
+uses it, since the changed caption could then be true.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 _AGES = (("young",), ("old", "elderly"))
 
-# Words of one row say nearly the same and never replace each other; the rows of one list exclude each other.
+# The words of one row are near-synonyms and do not replace each other; the rows of one group exclude each other.
 ATTRIBUTES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (
         ("red",), ("orange",), ("yellow",), ("green",), ("turquoise",), ("blue",), ("purple",), ("pink",), ("brown",),
@@ -71,7 +71,7 @@ RELATIONS: tuple[tuple[str, str], ...] = (
 
 _ANIMATE = _words("man woman boy girl child baby toddler lady dog puppy cat horse cow sheep goat bird monkey")
 _ANIMATE_MANY = _words("men women boys girls children babies dogs puppies cats horses cows goats birds monkeys")
-# Between two nouns, one of these makes a swap say something else, and one of those lets it say the same.
+# Swapping two nouns changes the meaning if one of these is between them, and may not if one of `_TWO_WAYS` is.
 _ONE_WAY = _words(
     "chases chasing chased carries carrying holds holding lifts lifting pushes pushing pulls pulling feeds feeding "
     "pets petting follows following rides riding watches watching leads leading throws throwing bites biting kicks "
@@ -88,42 +88,45 @@ Change = Callable[[list[str], frozenset[str], random.Random], list[str] | None]
 
 
 def wrong_captions(caption: str, others: Iterable[str] = (), *, seed: str = "") -> dict[str, str]:
-    """For each kind of change that the caption allows, one caption that is wrong by it.
+    """One wrong caption for each kind of change that the caption allows.
 
     Args:
-        caption: what is true of a picture.
-        others: the picture's other captions, whose words are not put in.
-        seed: where a caption allows a change in several places, another seed may take another.
+        caption: a true caption of an image.
+        others: the other captions of the image; their words are not inserted.
+        seed: selects among the places where a caption can be changed.
+
+    Returns:
+        Kind (a key of `KINDS`) to wrong caption.
 
     >>> wrong_captions("A black dog chases a white cat")["swapped attributes"]
     'A white dog chases a black cat'
     """
     tokens = _WORD.findall(" ".join(caption.split()))
     known = frozenset(token.lower() for text in (caption, *others) for token in _WORD.findall(text))
-    found = {}
+    wrong = {}
     for kind, change in KINDS.items():
         changed = change(list(tokens), known, random.Random(f"{seed} {kind} {caption}"))
         if changed and (text := "".join(_with_articles(changed))).lower() != "".join(tokens).lower():
-            found[kind] = text
-    return found
+            wrong[kind] = text
+    return wrong
 
 
-def _swap_nouns(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
-    """Who does it and to whom: "a dog chases a man" becomes "a man chases a dog"."""
+def _swap_nouns(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+    """Swap agent and patient: "a dog chases a man" becomes "a man chases a dog"."""
     words = [token.strip().lower() for token in tokens]
     places = [
         (first, second)
         for animate in (_ANIMATE, _ANIMATE_MANY)
-        for first, second in _pairs([at for at, word in enumerate(words) if word in animate])
+        for first, second in _pairs([i for i, word in enumerate(words) if word in animate])
         if words[first] != words[second]
         and _ONE_WAY & set(words[first:second])
         and not _TWO_WAYS & set(words[first:second])
     ]
-    return _swapped(tokens, chance.choice(places)) if places else None
+    return _swapped(tokens, rng.choice(places)) if places else None
 
 
-def _swap_attributes(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
-    """Which is which: "a black dog and a white cat" becomes "a white dog and a black cat"."""
+def _swap_attributes(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+    """Swap two attributes: "a black dog and a white cat" becomes "a white dog and a black cat"."""
     places = [
         (first, second)
         for group in ATTRIBUTES
@@ -133,45 +136,45 @@ def _swap_attributes(tokens: list[str], known: frozenset[str], chance: random.Ra
         and _head(tokens, first)
         and _head(tokens, second)
     ]
-    return _swapped(tokens, chance.choice(places)) if places else None
+    return _swapped(tokens, rng.choice(places)) if places else None
 
 
-def _replace_noun(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
-    return _replaced(tokens, NOUNS, known, chance)
+def _replace_noun(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+    return _replaced(tokens, NOUNS, known, rng)
 
 
-def _replace_attribute(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
+def _replace_attribute(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
     grown = [word.strip().lower() for word in tokens if word.strip().lower() not in _NEVER_OLD]
-    ages = len(grown) == len(tokens)  # "an old child" nobody would say, so it would be found out without the picture
-    return _replaced(tokens, [group for group in ATTRIBUTES if ages or group != _AGES], known, chance)
+    ages = len(grown) == len(tokens)  # "an old child" is implausible, so the text alone would give it away
+    return _replaced(tokens, [group for group in ATTRIBUTES if ages or group != _AGES], known, rng)
 
 
-def _turn_relation(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
-    """ "in front of" for "behind", "under" for "over", and the other way round."""
+def _turn_relation(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+    """Replace a relation by its opposite: "in front of" by "behind", "over" by "under"."""
     text = "".join(tokens)
     turned = [*RELATIONS, *((right, left) for left, right in RELATIONS)]
-    found = []
+    matches = []
     for old, new in turned:
         if set(new.split()) <= known:
             continue
-        found += [(match.start(), match.end(), new) for match in re.finditer(rf"\b{old}\b", text, re.IGNORECASE)]
-    longest = [place for place in found if not any(_within(place, other) for other in found)]
+        matches += [(match.start(), match.end(), new) for match in re.finditer(rf"\b{old}\b", text, re.IGNORECASE)]
+    longest = [match for match in matches if not any(_within(match, other) for other in matches)]
     if not longest:
         return None
-    start, end, new = chance.choice(longest)
+    start, end, new = rng.choice(longest)
     return [text[:start], _like(text[start:end], new), text[end:]]
 
 
-def _negate(tokens: list[str], known: frozenset[str], chance: random.Random) -> list[str] | None:
-    """ "is running" becomes "is not running", "with a hat" "without a hat", and "a dog" "no dog"."""
+def _negate(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+    """Negate: "is running" becomes "is not running", "with a hat" "without a hat", and "a dog" "no dog"."""
     text = "".join(tokens)
     for old, new in ((r"\b(is|are) (?=\w+ing\b)", r"\1 not "), (r"\bwith (?=an? )", "without ")):
         if re.search(old, text):
             return [re.sub(old, new, text, count=1)]
     words = [token.lower() for token in tokens]
-    for at, word in enumerate(words[:-2]):
-        if word in ("a", "an", "one") and words[at + 2] in _ANIMATE | _THINGS:
-            return [*tokens[:at], _like(tokens[at], "no"), *tokens[at + 1 :]]
+    for i, word in enumerate(words[:-2]):
+        if word in ("a", "an", "one") and words[i + 2] in _ANIMATE | _THINGS:
+            return [*tokens[:i], _like(tokens[i], "no"), *tokens[i + 1 :]]
     return None
 
 
@@ -186,30 +189,30 @@ KINDS: dict[str, Change] = {
 
 
 def _replaced(
-    tokens: list[str], groups: Sequence[Sequence[Sequence[str]]], known: frozenset[str], chance: random.Random
+    tokens: list[str], groups: Sequence[Sequence[Sequence[str]]], known: frozenset[str], rng: random.Random
 ) -> list[str] | None:
-    """One word of the lists becomes another of its group, of which no caption of the picture has a word."""
+    """Replace a word by one from another row of its group that no caption of the image uses."""
     places = []
     for group in groups:
         free = [row[0] for row in group if not known & set(row)]
-        places += [(at, free) for at in _places_of(tokens, group) if free]
+        places += [(i, free) for i in _places_of(tokens, group) if free]
     if not places:
         return None
-    at, free = chance.choice(places)
-    return [*tokens[:at], _like(tokens[at], chance.choice(free)), *tokens[at + 1 :]]
+    i, free = rng.choice(places)
+    return [*tokens[:i], _like(tokens[i], rng.choice(free)), *tokens[i + 1 :]]
 
 
 def _places_of(tokens: Sequence[str], group: Sequence[Sequence[str]]) -> list[int]:
-    return [at for at, token in enumerate(tokens) if _row(token, group) is not None]
+    return [i for i, token in enumerate(tokens) if _row(token, group) is not None]
 
 
 def _row(word: str, group: Sequence[Sequence[str]]) -> int | None:
-    return next((at for at, row in enumerate(group) if word.lower() in row), None)
+    return next((i for i, row in enumerate(group) if word.lower() in row), None)
 
 
-def _head(tokens: Sequence[str], at: int) -> str | None:
-    """The word that an attribute stands before, other attributes skipped; None before "and", a preposition, a stop."""
-    for token in tokens[at + 1 :]:
+def _head(tokens: Sequence[str], start: int) -> str | None:
+    """The noun that an attribute modifies, skipping attributes; None before "and", a preposition or punctuation."""
+    for token in tokens[start + 1 :]:
         word = token.strip().lower()
         if not word:
             continue
@@ -231,12 +234,12 @@ def _swapped(tokens: list[str], places: tuple[int, int]) -> list[str]:
 
 
 def _like(old: str, new: str) -> str:
-    """`new` with a capital where `old` has one, and without where it has none."""
+    """`new` with the capitalization of `old`."""
     return new[0].upper() + new[1:] if old[0].isupper() else new[0].lower() + new[1:]
 
 
 def _with_articles(tokens: Sequence[str]) -> list[str]:
-    """ "a" and "an" put right before what stands after them now."""
+    """Correct "a" and "an" before the changed words."""
     text = "".join(tokens)
     text = re.sub(r"\b([Aa])n (?=[b-df-hj-np-tv-z])", r"\1 ", text)
     return [re.sub(r"\b([Aa]) (?=(?:orange|old|elderly|empty|ocean)\b)", r"\1n ", text)]

@@ -1,4 +1,4 @@
-"""How captions differ from each other and from those that were learnt: length, vocabulary, novelty, repetition."""
+"""Diversity of generated captions: length, vocabulary, repetition, and novelty against the training captions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class CaptionVariety:
-    """Figures of a set of captions, one a picture, as words without punctuation (`diptych.evaluation.metrics.ptb`).
+    """Diversity of a set of captions, one for each image, tokenized without punctuation (`metrics.ptb`).
 
-    `length` is the mean number of words, `vocabulary` the number of different words. `novel` is the share of captions,
-    0 to 1, that are none of the training captions, word for word; None where those are not known. `repeated` is the
-    share of captions that another picture got too.
+    Attributes:
+        captions: number of captions.
+        length: mean number of words.
+        vocabulary: number of distinct words.
+        repeated: fraction of captions, 0 to 1, that another image has too, word for word.
+        novel: fraction of captions, 0 to 1, that are not among the training captions; None if those are not known.
     """
 
     captions: int
@@ -22,32 +25,37 @@ class CaptionVariety:
     repeated: float
     novel: float | None = None
 
-    def as_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, float | None]:
+        """All numbers by name."""
         return asdict(self)
 
 
 def caption_variety(
     captions: Sequence[Sequence[str]], training: Iterable[Sequence[str]] | None = None
 ) -> CaptionVariety:
-    """The figures of captions given as words; `training` holds those that they may have been learnt from.
+    """Measure the diversity of captions.
+
+    Args:
+        captions: the words of each caption.
+        training: the words of each training caption, if known.
 
     Raises:
         ValueError: there is no caption.
 
-    Three captions of 2 words on average; two are the same, and one stands among the training captions:
+    Three captions of two words; two are equal, and one is among the training captions:
 
     >>> caption_variety([["a", "dog"], ["a", "dog"], ["two", "cats"]], training=[["two", "cats"]])
     CaptionVariety(captions=3, length=2.0, vocabulary=4, repeated=0.6666666666666666, novel=0.6666666666666666)
     """
     if not captions:
-        raise ValueError("there is no caption to measure")
-    said = [tuple(words) for words in captions]
-    times = Counter(said)
+        raise ValueError("there is no caption to measure; give at least one")
+    token_lists = [tuple(words) for words in captions]
+    times = Counter(token_lists)
     known = None if training is None else {tuple(words) for words in training}
     return CaptionVariety(
-        captions=len(said),
-        length=sum(map(len, said)) / len(said),
-        vocabulary=len({word for words in said for word in words}),
-        repeated=sum(times[words] > 1 for words in said) / len(said),
-        novel=None if known is None else sum(words not in known for words in said) / len(said),
+        captions=len(token_lists),
+        length=sum(map(len, token_lists)) / len(token_lists),
+        vocabulary=len({word for words in token_lists for word in words}),
+        repeated=sum(times[words] > 1 for words in token_lists) / len(token_lists),
+        novel=None if known is None else sum(words not in known for words in token_lists) / len(token_lists),
     )

@@ -1,4 +1,4 @@
-"""Scores of captions against the references of their pictures, as coco-caption computes them."""
+"""Caption metrics against references, as coco-caption computes them: BLEU, METEOR, ROUGE-L, CIDEr-D, SPICE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.evaluation.metrics.bleu import bleu
@@ -20,21 +21,26 @@ Id = TypeVar("Id", bound=Hashable)
 Words = list[list[str]]
 
 METRICS = ("bleu", "meteor", "rouge_l", "cider_d", "spice")
-NAMES = {  # a key of the scores -> its name in a report
+NAMES = {  # key of a score -> display name
     **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
     **{"meteor": "METEOR", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "spice": "SPICE"},
     **{"clipscore": "CLIPScore", "refclipscore": "RefCLIPScore"},
 }
+CORPUS_LEVEL = frozenset({"bleu1", "bleu2", "bleu3", "bleu4", "meteor"})
+"""Keys of the scores whose corpus value is not the mean over images."""
 _MISSING = {"meteor": meteor_missing, "spice": spice_missing}
 
 
 @dataclass(frozen=True)
 class CaptionScores(Generic[Id]):
-    """Scores of one caption a picture.
+    """Scores of one caption for each image.
 
-    `corpus` and each entry of `per_picture` map `bleu1` to `bleu4`, `meteor`, `rouge_l` and `spice` (in [0, 1]) and
-    `cider_d` (in [0, 10]) to numbers. Those of the corpus are the means of the pictures, but for BLEU and METEOR.
-    `tokenizer` is the name in `diptych.evaluation.metrics.ptb.TOKENIZERS`; `missing` says why a score is not there.
+    Attributes:
+        corpus: scores by key: `bleu1` to `bleu4`, `meteor`, `rouge_l` and `spice` in [0, 1], `cider_d` in [0, 10]. They
+            are the means over images, except BLEU and METEOR.
+        per_picture: the same scores of each image, by its id.
+        tokenizer: key of `metrics.ptb.TOKENIZERS`.
+        missing: metric to the reason why it was not computed.
     """
 
     corpus: dict[str, float]
@@ -50,95 +56,99 @@ def score_captions(
     tokenizer: str = "auto",
     metrics: Sequence[str] | None = None,
 ) -> CaptionScores[Id]:
-    """Score one caption a picture against all references of the picture.
+    """Score one caption for each image against all references of the image.
 
     Args:
-        candidates: a caption for each picture's id.
-        references: of the same ids, the texts that describe the picture, at least one.
+        candidates: image id to caption.
+        references: the same ids to reference captions, at least one each.
         tokenizer: `ptb`, `fallback`, or `auto` (see `metrics.ptb.tokenize`). Scores of different tokenizers differ.
-        metrics: of `METRICS`; when not given, all that can be computed here (METEOR and SPICE need Java).
+        metrics: a selection of `METRICS`; by default all that this machine can compute (METEOR and SPICE need Java).
 
     Raises:
-        DataError: ids are missing or unexpected, or a picture has no reference.
+        DataError: ids are missing or unexpected, or an image has no reference.
         ConfigError: there is no such metric or tokenizer.
-        MissingExtra: a metric or a tokenizer that was asked for by name is not installed.
+        MissingExtra: a metric or tokenizer requested by name is not installed.
+
+    The first reference has the same words as the caption:
 
     >>> scores = score_captions({1: "Two dogs."}, {1: ["Two dogs!", "A cat"]}, metrics=["rouge_l"])
     >>> scores.corpus
     {'rouge_l': 1.0}
     """
     check_ids(candidates, references)
-    wanted, missing = _available(metrics)
+    available, missing = _available(metrics)
     ids = list(candidates)
-    counts = [len(references[each]) for each in ids]
-    texts = [*(candidates[each] for each in ids), *(text for each in ids for text in references[each])]
+    counts = [len(references[image_id]) for image_id in ids]
+    texts = [*candidates.values(), *(text for image_id in ids for text in references[image_id])]
     words, name = tokenize(texts, tokenizer)
     ends = len(ids) + np.cumsum(counts)
     grouped = [words[end - count : end] for end, count in zip(ends, counts, strict=True)]
     corpus: dict[str, float] = {}
-    rows: dict[str, np.ndarray] = {}
-    for metric in wanted:
-        whole, each = _MEASURES[metric](words[: len(ids)], grouped)
-        corpus |= whole
-        rows |= each
-    told = {each: {key: float(values[at]) for key, values in rows.items()} for at, each in enumerate(ids)}
-    return CaptionScores(corpus, told, name, missing)
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for metric in available:
+        of_corpus, of_images = _MEASURES[metric](words[: len(ids)], grouped)
+        corpus |= of_corpus
+        arrays |= of_images
+    per_picture = {
+        image_id: {key: float(values[row]) for key, values in arrays.items()} for row, image_id in enumerate(ids)
+    }
+    return CaptionScores(corpus, per_picture, name, missing)
 
 
 def check_ids(candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:
-    """Refuse captions and references of different pictures.
+    """Check that captions and references have the same ids.
 
     Raises:
-        DataError: ids are missing or unexpected, a picture has no reference, or there is nothing at all.
+        DataError: ids are missing or unexpected, an image has no reference, or there is no caption.
     """
     if not candidates:
-        raise DataError("there is no caption to score; give one for each picture")
-    absent = [each for each in references if each not in candidates]
-    extra = [each for each in candidates if each not in references]
-    bare = [each for each in references if not references[each]]
-    strings = [each for each in references if isinstance(references[each], str)]
+        raise DataError("there is no caption to score; give one for each image")
+    absent = [image_id for image_id in references if image_id not in candidates]
+    extra = [image_id for image_id in candidates if image_id not in references]
+    empty = [image_id for image_id, texts in references.items() if not texts]
+    strings = [image_id for image_id, texts in references.items() if isinstance(texts, str)]
     faults = (
         (absent, "have references but no caption"),
         (extra, "have a caption but no references"),
-        (bare, "have an empty list of references"),
-        (strings, "have a text in place of a list of references"),
+        (empty, "have an empty list of references"),
+        (strings, "have a string instead of a list of references"),
     )
-    told = [f"{len(ids):,} pictures {fault} ({_some(ids)})" for ids, fault in faults if ids]
-    if told:
-        raise DataError(f"{'; '.join(told)}. Give each picture one caption and its references, under the same id")
+    messages = [f"{len(ids):,} images {fault} ({_some(ids)})" for ids, fault in faults if ids]
+    if messages:
+        raise DataError(f"{'; '.join(messages)}. Give each image one caption and its references under the same id")
 
 
 def _some(ids: Sequence[Hashable]) -> str:
-    return ", ".join(f"'{each}'" for each in ids[:3]) + (", ..." if len(ids) > 3 else "")
+    return ", ".join(f"'{image_id}'" for image_id in ids[:3]) + (", ..." if len(ids) > 3 else "")
 
 
 def _available(metrics: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute, and why others are not."""
+    """The metrics to compute, and the reasons why others are not."""
     for metric in metrics or ():
         if metric not in METRICS:
             raise ConfigError(f"there is no caption metric '{metric}'; {did_you_mean(metric, METRICS)}")
     if metrics is not None:
         return list(dict.fromkeys(metrics)), {}
-    missing = {metric: why for metric, look in _MISSING.items() if (why := look())}
+    missing = {metric: reason for metric, check in _MISSING.items() if (reason := check())}
     return [metric for metric in METRICS if metric not in missing], missing
 
 
-Measured = tuple[dict[str, float], dict[str, np.ndarray]]
+Measured = tuple[dict[str, float], dict[str, NDArray[np.float64]]]  # of the corpus, and (images,) of each
 
 
 def _bleu(candidates: Words, references: list[Words]) -> Measured:
-    whole, each = bleu(candidates, references)
+    corpus, per_image = bleu(candidates, references)
     keys = [f"bleu{n}" for n in range(1, 5)]
-    return dict(zip(keys, whole.tolist(), strict=True)), dict(zip(keys, each.T, strict=True))
+    return dict(zip(keys, corpus.tolist(), strict=True)), dict(zip(keys, per_image.T, strict=True))
 
 
 def _meteor(candidates: Words, references: list[Words]) -> Measured:
-    whole, each = meteor(candidates, references)
-    return {"meteor": whole}, {"meteor": each}
+    corpus, per_image = meteor(candidates, references)
+    return {"meteor": corpus}, {"meteor": per_image}
 
 
-def _mean_of(key: str, each: np.ndarray) -> Measured:
-    return {key: float(each.mean())}, {key: each}
+def _mean_of(key: str, per_image: NDArray[np.float64]) -> Measured:
+    return {key: float(per_image.mean())}, {key: per_image}
 
 
 _MEASURES: dict[str, Callable[[Words, list[Words]], Measured]] = {

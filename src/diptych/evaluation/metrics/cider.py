@@ -1,4 +1,4 @@
-"""CIDEr-D of captions as coco-caption computes it (Vedantam et al. 2015; `pycocoevalcap.cider.cider_scorer`)."""
+"""CIDEr-D as coco-caption computes it (Vedantam et al. 2015; `pycocoevalcap.cider.cider_scorer`)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.evaluation.metrics.bleu import Words, check_pictures, ngram_counts
+from diptych.evaluation.metrics.bleu import Words, check_references, ngram_counts
 
 _LONGEST, _SIGMA, _SCALE = 4, 6.0, 10.0
 
 
 class CiderD:
-    """CIDEr-D against the references of one set of pictures.
+    """CIDEr-D against the references of one set of images.
 
-    Each caption is, for n from 1 to 4, the vector of its n-grams, each weighing its count times the logarithm of
-    pictures / pictures whose references have it. A score is 10 times the mean, over references and n, of the cosine
-    with the candidate's weights clipped to the reference's, times exp(-(difference of length)^2 / (2 * 6^2)). Lengths
-    are counted in pairs of words, as coco-caption does. It calls this score CIDEr.
+    For n from 1 to 4, a caption is the vector of the TF-IDF weights of its n-grams: count * log(images / images whose
+    references have the n-gram). The score is 10 times the mean, over references and n, of the cosine with the
+    candidate's weights clipped to the reference's, times exp(-(difference of length)^2 / (2 * 6^2)). Lengths are
+    counted in bigrams, as in coco-caption, which calls this score CIDEr.
 
-    An n-gram that all pictures have weighs nothing, so that a set of a single picture scores 0 throughout, whatever the
-    captions; scores from sets of different pictures cannot be compared.
+    An n-gram that all images have weighs nothing, so every caption of a set of one image scores 0. Scores on different
+    sets of images are not comparable.
 
     Args:
-        references: for each picture the words of each of its references, at least one.
+        references: the words of each image's references, at least one for each image.
 
     Raises:
-        ValueError: there is no picture, or one has no reference.
+        ValueError: there is no image, or an image has no reference.
 
-    The second candidate is the reference of its picture, word by word; the first has nothing in common with its own.
+    The second candidate equals the reference of its image; the first has no word in common with its own.
 
     >>> words = [["two", "dogs"], ["a", "red", "car"]]
     >>> CiderD([[["some", "cats"]], [words[1]]])(words).round(4).tolist()  # no 4-gram in three words: 3/4 of 10
@@ -38,43 +39,45 @@ class CiderD:
     """
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        check_pictures(references, references)
+        check_references(references, references)
         self.references = references
-        self._pictures: Counter[tuple[Hashable, ...]] = Counter()  # how many pictures' references have an n-gram
-        for of_picture in references:
-            self._pictures.update({ngram for words in of_picture for ngram in ngram_counts(words, _LONGEST)})
-        self._log_all = math.log(len(references))
+        self._images: Counter[tuple[Hashable, ...]] = Counter()  # document frequency: images with each n-gram
+        for of_image in references:
+            self._images.update({ngram for words in of_image for ngram in ngram_counts(words, _LONGEST)})
+        self._log_images = math.log(len(references))
 
-    def __call__(self, candidates: Sequence[Words], rows: Sequence[int] | None = None) -> np.ndarray:
-        """Score (candidates,) captions, each in [0, 10]; coco-caption's score of all pictures is their mean.
+    def __call__(self, candidates: Sequence[Words], rows: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Score captions: (candidates,) in [0, 10]; coco-caption's corpus score is their mean.
 
-        `rows` says which picture each is for, so that a picture may have several; one for each in order when not given.
+        Args:
+            candidates: the words of each caption.
+            rows: the image of each candidate; an image may have several. By default, one candidate for each image.
 
         Raises:
-            ValueError: there are not as many rows, or not as many candidates as pictures.
+            ValueError: the lengths differ.
         """
         rows = range(len(self.references)) if rows is None else rows
         if len(rows) != len(candidates):
-            raise ValueError(f"{len(candidates)} candidates for {len(rows)} pictures; give one for each")
-        weighed: dict[int, list[_Vector]] = {}  # of the last picture: candidates of one mostly follow each other
+            raise ValueError(f"{len(candidates)} candidates for {len(rows)} rows; give one row a candidate")
+        weighed: dict[int, list[_Vector]] = {}  # of the last image only: its candidates are usually adjacent
         scores = np.zeros(len(candidates))
-        for at, (words, row) in enumerate(zip(candidates, rows, strict=True)):
+        for i, (words, row) in enumerate(zip(candidates, rows, strict=True)):
             if row not in weighed:
-                weighed = {row: [self._vector(each) for each in self.references[row]]}
+                weighed = {row: [self._vector(reference) for reference in self.references[row]]}
             candidate = self._vector(words)
-            scores[at] = _SCALE * np.mean([candidate.cosine(reference) for reference in weighed[row]])
+            scores[i] = _SCALE * np.mean([candidate.cosine(reference) for reference in weighed[row]])
         return scores
 
     def _vector(self, words: Words) -> _Vector:
         counts = ngram_counts(words, _LONGEST)
         return _Vector(
-            {ngram: n * (self._log_all - math.log(max(1, self._pictures[ngram]))) for ngram, n in counts.items()},
+            {ngram: n * (self._log_images - math.log(max(1, self._images[ngram]))) for ngram, n in counts.items()},
             max(len(words) - 1, 0),
         )
 
 
 class _Vector:
-    """The weighed n-grams of a caption, the norm for each n, and its length in pairs of words."""
+    """The TF-IDF weights of a caption's n-grams, their norm for each n, and its length in bigrams."""
 
     def __init__(self, weights: dict[tuple[Hashable, ...], float], length: int) -> None:
         self.weights, self.length = weights, length
@@ -84,7 +87,7 @@ class _Vector:
         self.norms = [math.sqrt(square) for square in squares]
 
     def cosine(self, reference: _Vector) -> float:
-        """The mean over n of the clipped cosines, less for a difference of length: in [0, 1]."""
+        """Mean over n of the clipped cosines, times the length penalty: in [0, 1]."""
         products = [0.0] * _LONGEST
         for ngram, weight in self.weights.items():
             if (other := reference.weights.get(ngram)) is not None:

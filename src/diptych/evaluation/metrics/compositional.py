@@ -1,16 +1,22 @@
-"""Whether a model tells a caption from one with the same words in other places: choices, and Winoground's scores."""
+"""Compositional accuracy: binary choices between a right and a wrong caption, and Winoground's scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def right_choices(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Whether the right caption scores more than the wrong one: (n,) booleans; a tie is no choice, so it is wrong.
+def right_choices(right: NDArray[Any], wrong: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether the right caption scores higher than the wrong one: (n,); a tie counts as wrong.
 
-    Their mean is the accuracy of SugarCrepe (Hsieh et al. 2023), where guessing gives one half.
+    The mean is the accuracy of SugarCrepe (Hsieh et al. 2023), where chance is one half.
+
+    Args:
+        right: (n,) scores of the right captions.
+        wrong: (n,) scores of the wrong ones.
 
     >>> right_choices(np.array([0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.4])).tolist()
     [True, False, False]
@@ -20,7 +26,7 @@ def right_choices(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WinogroundScores:
-    """Winoground's three scores in percent: of `text` and `image` guessing gives 25, of `group` 16.7."""
+    """Winoground's scores in percent. Chance is 25 for `text` and `image`, and 16.7 for `group`."""
 
     text: float
     image: float
@@ -28,37 +34,37 @@ class WinogroundScores:
     examples: int
 
 
-def winoground_scores(scores: np.ndarray) -> WinogroundScores:
-    """Text, image and group score (Thrush et al. 2022, section 3) of examples with two captions and two pictures.
+def winoground_scores(scores: NDArray[Any]) -> WinogroundScores:
+    """Text, image and group score (Thrush et al. 2022, section 3) of examples with two captions and two images.
 
-    An example's text score is right when each picture scores more with its own caption than with the other, its image
-    score when each caption scores more with its own picture than with the other, its group score when both are. A tie
-    is wrong.
+    The text score of an example is right if each image scores higher with its own caption than with the other; the
+    image score if each caption scores higher with its own image than with the other; the group score if both are. A tie
+    counts as wrong.
 
     Args:
-        scores: (examples, 2, 2): `scores[e, c, i]` of caption c with picture i of example e.
+        scores: (examples, 2, 2): `scores[e, c, i]` is the score of caption c with image i of example e.
 
     Raises:
-        ValueError: the shape is another, or there is no example.
+        ValueError: the shape is not this, or there is no example.
 
-    Each picture prefers its caption, but caption 1 prefers picture 0:
+    Each image prefers its caption, but caption 1 prefers image 0:
 
     >>> winoground_scores(np.array([[[0.9, 0.1], [0.5, 0.3]]]))
     WinogroundScores(text=100.0, image=0.0, group=0.0, examples=1)
     """
-    found = np.asarray(scores)
-    if found.ndim != 3 or found.shape[1:] != (2, 2) or not len(found):
-        raise ValueError(f"scores are {found.shape}; they must be (examples, 2 captions, 2 pictures), and not empty")
-    text, image = right_texts(found), right_images(found)
+    scores = np.asarray(scores)
+    if scores.ndim != 3 or scores.shape[1:] != (2, 2) or not len(scores):
+        raise ValueError(f"scores are {scores.shape}; they must be (examples, 2 captions, 2 images), and not empty")
+    text, image = right_texts(scores), right_images(scores)
     shares = {"text": text, "image": image, "group": text & image}
-    return WinogroundScores(**{name: 100 * float(right.mean()) for name, right in shares.items()}, examples=len(found))
+    return WinogroundScores(**{name: 100 * float(right.mean()) for name, right in shares.items()}, examples=len(scores))
 
 
-def right_texts(scores: np.ndarray) -> np.ndarray:
-    """(examples,) whether both pictures prefer their own caption."""
+def right_texts(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether both images prefer their own caption: (examples,), from scores as in `winoground_scores`."""
     return (scores[:, 0, 0] > scores[:, 1, 0]) & (scores[:, 1, 1] > scores[:, 0, 1])
 
 
-def right_images(scores: np.ndarray) -> np.ndarray:
-    """(examples,) whether both captions prefer their own picture."""
+def right_images(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether both captions prefer their own image: (examples,), from scores as in `winoground_scores`."""
     return (scores[:, 0, 0] > scores[:, 0, 1]) & (scores[:, 1, 1] > scores[:, 1, 0])

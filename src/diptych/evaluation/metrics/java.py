@@ -1,4 +1,4 @@
-"""Java programs that the field's scores are defined by, found in the package pycocoevalcap; nothing is downloaded."""
+"""Java reference implementations of caption metrics, from the package pycocoevalcap; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from diptych.errors import DiptychError
 
 HOW = "install Java 8 or newer and pip install 'diptych[captions]'"
 
-# Whatever the machine's locale: the program reads and writes UTF-8.
+# UTF-8 input and output whatever the machine's locale.
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Djava.awt.headless=true", "-XX:+UseSerialGC")
 
 
 @functools.cache
 def java() -> str | None:
-    """The command that runs Java, or None where there is none that starts (macOS has a `java` that only says so)."""
+    """The path of a working `java`, or None (macOS has a `java` stub that only prints how to install it)."""
     home = os.environ.get("JAVA_HOME")
     for command in (shutil.which("java", path=str(Path(home, "bin"))) if home else None, shutil.which("java")):
         if command and subprocess.run([command, "-version"], capture_output=True).returncode == 0:
@@ -28,7 +28,7 @@ def java() -> str | None:
 
 
 def program(*parts: str) -> Path | None:
-    """A file of the package pycocoevalcap, which is not imported, or None where it is not installed."""
+    """The path of a file of the package pycocoevalcap, which is not imported, or None if it is not installed."""
     spec = importlib.util.find_spec("pycocoevalcap")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder, *parts)).is_file():
@@ -37,25 +37,25 @@ def program(*parts: str) -> Path | None:
 
 
 def runs(*parts: str) -> bool:
-    """Whether both Java and this file of pycocoevalcap are there."""
+    """Whether both Java and this file of pycocoevalcap are installed."""
     return program(*parts) is not None and java() is not None
 
 
-def java_command(*words: str) -> list[str]:
-    """The command that runs Java with `words`; call it only where `runs` says so."""
+def java_command(*arguments: str) -> list[str]:
+    """The command line of Java with `arguments`; requires that `runs` is true."""
     command = java()
     assert command
-    return [command, *_OPTIONS, *words]
+    return [command, *_OPTIONS, *arguments]
 
 
-def run_java(*words: str, folder: Path | None = None) -> bytes:
-    """Run a program to its end, in `folder`, and return what it wrote.
+def run_java(*arguments: str, folder: Path | None = None) -> bytes:
+    """Run a Java program in `folder` and return its standard output.
 
     Raises:
-        DiptychError: it failed; the message has the last line that it said.
+        DiptychError: it failed; the message has its last line of output.
     """
-    done = subprocess.run(java_command(*words), cwd=folder, capture_output=True)
+    done = subprocess.run(java_command(*arguments), cwd=folder, capture_output=True)
     if done.returncode:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise DiptychError(f"the Java program {words} failed: {said[-1] if said else 'it said nothing'}")
+        lines = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise DiptychError(f"the Java program {arguments} failed: {lines[-1] if lines else 'no output'}")
     return done.stdout

@@ -1,10 +1,10 @@
-"""The Penn Treebank tokens of a caption without Java: those of Stanford's tokenizer (CoreNLP 3.4.1) on captions."""
+"""Penn Treebank tokenization of captions without Java, equivalent to Stanford CoreNLP 3.4.1 on captions."""
 
 from __future__ import annotations
 
 import re
 
-# Words whose full stop is theirs wherever they stand.
+# Abbreviations: their period belongs to the token wherever they occur.
 _ABBREVIATIONS = (
     "mrs? ms drs? profs? sens? reps? attys? lt col gen messrs govs? adm rev maj sgt cpl pvt mt capt ste? ave pres "
     "lieut hon brig cmdr pfc spc supts? det jr sr bros esq vs alex wm jos cie etc al seq bldg pp blvd rd inc cos? "
@@ -12,17 +12,17 @@ _ABBREVIATIONS = (
     "thu thurs fri ariz calif colo conn fla kans? mich minn mont neb nev okla penn tenn wash wisc? wyo e\\.g i\\.e "
     "ph\\.d"
 ).replace(" ", "|")
-# Words that begin a sentence: a full stop between a single letter and one of these ends the sentence before it.
+# Sentence starters: a period between a single letter and one of these ends the sentence before it.
 _STARTS = "(?-i:A|An|And|As|At|But|He|Her|Here|His|I|In|It|No|On|One|She|That|The|There|They|This|Two|We|With)"
 _JOINED = "cannot|gonna|wanna|gotta|lemme|gimme"
 _QUOTE = "['’]"
 _DASH = "[-–—]"
 
-# The first that fits is the token; case counts only where `(?-i:` says so.
+# The first alternative that matches is the token; matching ignores case except inside `(?-i:`.
 _TOKENS = re.compile(
     "|".join(
         (
-            rf"(?!(?:{_JOINED})\b)[a-z]+(?!\S)",  # most words are plain, and found here
+            rf"(?!(?:{_JOINED})\b)[a-z]+(?!\S)",  # plain words, the most common case
             r"&(?:amp|lt|gt|quot|nbsp);",
             r"https?://[^\s\"<>|()]+|www\.[^\s\"<>|()]+\.[a-z]{2,4}\b|[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
             r"[#@][a-z]\w*|</?[a-z]\w*/?>",
@@ -41,30 +41,30 @@ _TOKENS = re.compile(
     ),
     re.IGNORECASE,
 )
-_WRITTEN = {
+_REPLACEMENTS = {
     **{"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", '"': "''", "–": "--", "—": "--", "…": "..."},
     **{"“": "``", "”": "''", "‘": "`", "«": "``", "»": "''", "£": "#", "€": "$", "¢": "cents", "½": "1/2"},
     **{"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&nbsp;": ""},
 }
-_DROPPED = re.compile("[\ufe00-\ufe0f\u200b-\u200d\U00010000-\U0010ffff]+")  # emoji and what joins them
+_DROPPED = re.compile("[\ufe00-\ufe0f\u200b-\u200d\U00010000-\U0010ffff]+")  # emoji and their joiners
 
 
 def fallback_tokens(text: str) -> list[str]:
-    """The tokens of one line, lower-cased, punctuation included; what is no punctuation comes out as from Stanford's.
+    """The tokens of one line, lower-cased, punctuation included.
 
-    Of quotes it does not tell opening from closing ones, which nobody counts.
+    Opening and closing quotes are not distinguished; metrics remove them as punctuation.
 
     >>> fallback_tokens("Mr. Smith can't see the dogs' red-white ball...")
     ['mr.', 'smith', 'ca', "n't", 'see', 'the', 'dogs', "'", 'red-white', 'ball', '...']
     """
-    found = (_written(token) for token in _TOKENS.findall(_DROPPED.sub(" ", text)))
-    return [token for token in found if token]
+    tokens = (_normalized(token) for token in _TOKENS.findall(_DROPPED.sub(" ", text)))
+    return [token for token in tokens if token]
 
 
-def _written(token: str) -> str:
+def _normalized(token: str) -> str:
     if token.isalnum():
         return "1/2" if token == "½" else token.lower()
     if token[0] in ".-" and set(token) <= set(". -"):
         return "..." if "." in token and len(token) > 1 else "--" if 1 < len(token) < 5 else token
-    token = _WRITTEN.get(token, token).lower().replace("’", "'")
+    token = _REPLACEMENTS.get(token, token).lower().replace("’", "'")
     return token.replace("(", "-lrb-").replace(")", "-rrb-")

@@ -1,36 +1,37 @@
-"""ROUGE-L of captions as coco-caption computes it (Lin 2004; `pycocoevalcap.rouge`)."""
+"""ROUGE-L as coco-caption computes it (Lin 2004; `pycocoevalcap.rouge`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.evaluation.metrics.bleu import Words, check_pictures
+from diptych.evaluation.metrics.bleu import Words, check_references
 
-_BETA = 1.2  # how much more recall weighs than precision; coco-caption's
+_BETA = 1.2  # weight of recall over precision; coco-caption's
 
 
-def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
-    """F-measure of the longest common subsequence of words: (pictures,) in [0, 1].
+def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> NDArray[np.float64]:
+    """F-measure of the longest common subsequence of words: (images,) in [0, 1].
 
-    Precision and recall are each the best over the references, which need not be the same one. coco-caption's score of
-    all pictures is the mean of these.
+    Precision and recall are each the largest over the references, not necessarily the same reference. coco-caption's
+    corpus score is the mean over images.
 
     Args:
-        candidates: for each picture the words of its caption; one without words scores 0.
-        references: for each picture the words of each of its references, at least one.
+        candidates: the words of each image's caption; a caption without words scores 0.
+        references: the words of each image's references, at least one for each image.
 
     Raises:
-        ValueError: there is no picture, or there are not as many references as candidates.
+        ValueError: there is no image, an image has no reference, or the lengths differ.
 
     Two of three words are common: precision and recall are both 2/3, and so is their F-measure.
 
     >>> rouge_l([["a", "brown", "dog"]], [[["a", "big", "dog"]]]).round(4).tolist()
     [0.6667]
     """
-    check_pictures(candidates, references)
-    return np.array([_score(*each) for each in zip(candidates, references, strict=True)])
+    check_references(candidates, references)
+    return np.array([_score(*of_image) for of_image in zip(candidates, references, strict=True)])
 
 
 def _score(words: Words, references: Sequence[Words]) -> float:
@@ -43,14 +44,14 @@ def _score(words: Words, references: Sequence[Words]) -> float:
 
 
 def common_subsequence(one: Words, other: Words) -> int:
-    """Length of the longest sequence of words that stands in both in this order, with gaps or without.
+    """Length of the longest common subsequence: words that occur in both in the same order, not necessarily adjacent.
 
     >>> common_subsequence("a dog on a red mat".split(), "a red dog on the mat".split())
     4
     """
-    lengths = [0] * (len(other) + 1)  # of the words of `one` seen so far and the first words of `other`
+    lengths = [0] * (len(other) + 1)  # lengths[j]: of the words of `one` so far and the first j words of `other`
     for word in one:
-        before = 0
-        for at, against in enumerate(other, 1):
-            before, lengths[at] = lengths[at], before + 1 if word == against else max(lengths[at], lengths[at - 1])
+        diagonal = 0
+        for j, against in enumerate(other, 1):
+            diagonal, lengths[j] = lengths[j], diagonal + 1 if word == against else max(lengths[j], lengths[j - 1])
     return lengths[-1]

@@ -1,24 +1,34 @@
-"""How near predicted text embeddings are to the true ones: cosine, rank of the true prompt, a normalised figure."""
+"""Similarity of predicted text embeddings to the true ones: cosine, rank of the true prompt, normalised cosine."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from diptych.models.cosine import normalize
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_BLOCK = 1024  # pictures compared with all prompts at once
-_TIE = 1e-9  # equal prompts get cosines that differ in their last digits, by where they stand in the matrix
+_BLOCK = 1024  # images compared with all prompts at once
+_TIE = 1e-9  # cosines of equal prompts differ in their last digits, depending on their position in the matrix
 
 
 @dataclass(frozen=True)
 class SimilarityScores:
-    """Cosines over all pairs of picture and true prompt, and where the true prompts stand among all.
+    """Cosines of predicted and true prompt embeddings, and ranks of the true prompts.
 
-    `mean`, `median` and `quantiles` (by share, those of `QUANTILES`) are of the cosines, in [-1, 1]. `normalised` is
-    (mean - floor) / (1 - floor), where `floor` is the mean cosine of one vector for every picture: 0 is no better than
-    that, 1 is the true embedding; None when no floor is known. `median_rank` is over prompts, `median_first_rank` over
-    pictures (the best of each picture's prompts); 1 is best.
+    Attributes:
+        mean: mean cosine over all true prompts, in [-1, 1].
+        median: median cosine.
+        quantiles: quantile level (those of `QUANTILES`) to cosine.
+        median_rank: median over prompts of the rank among all prompts, from 1 (best).
+        median_first_rank: median over images of the best rank of the image's prompts.
+        prompts: number of true prompts.
+        pictures: number of images that have a prompt.
+        normalised: (mean - floor) / (1 - floor), where `floor` is the mean cosine of one constant prediction for all
+            images: 0 is no better than that, 1 is the true embedding. None if no floor is known.
     """
 
     mean: float
@@ -30,61 +40,91 @@ class SimilarityScores:
     pictures: int
     normalised: float | None = None
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """Every number by its name; a quantile is `quantile_0.05` and the like."""
-        told = asdict(self)
-        shares = told.pop("quantiles")
-        return told | {f"quantile_{share:g}": value for share, value in shares.items()}
+    def to_dict(self) -> dict[str, float | int | None]:
+        """All numbers by name; quantiles have keys such as `quantile_0.05`."""
+        numbers = asdict(self)
+        quantiles = numbers.pop("quantiles")
+        return numbers | {f"quantile_{level:g}": value for level, value in quantiles.items()}
 
 
-def paired_cosines(predicted: np.ndarray, prompts: np.ndarray, image_index: np.ndarray) -> np.ndarray:
-    """The cosine of each true prompt and what was predicted for its picture: (prompts,) float64 in [-1, 1].
+def paired_cosines(
+    predicted: NDArray[Any], prompts: NDArray[Any], image_index: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """The cosine of each true prompt and its image's prediction: (prompts,) in [-1, 1].
 
-    `predicted` is (pictures, dim), `prompts` (prompts, dim), `image_index` (prompts,) the picture of each; vectors of
-    any length but zero.
+    Args:
+        predicted: (images, dim) predicted embeddings, of any length above 0.
+        prompts: (prompts, dim) embeddings of the true prompts, of any length above 0.
+        image_index: (prompts,) integers in [0, images): the image of each prompt.
 
     >>> paired_cosines(np.array([[1.0, 0.0]]), np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([0, 0])).tolist()
     [1.0, 0.0]
     """
-    return np.sum(_unit(predicted)[image_index] * _unit(prompts), axis=1)
+    return np.sum(_normalized(predicted)[image_index] * _normalized(prompts), axis=1)
 
 
-def prompt_ranks(predicted: np.ndarray, prompts: np.ndarray, image_index: np.ndarray) -> np.ndarray:
-    """The rank of each true prompt by cosine to its picture's prediction, among all prompts: (prompts,) int64, from 1.
+def prompt_ranks(
+    predicted: NDArray[Any], prompts: NDArray[Any], image_index: NDArray[np.integer[Any]]
+) -> NDArray[np.int64]:
+    """The rank of each true prompt among all prompts, by cosine to its image's prediction: (prompts,), from 1.
 
-    A picture's other true prompts are no competitors: the rank is 1 + the number of other pictures' prompts that are
-    at least as near, so a tie counts against the true one. A prompt whose very text another picture has too is so
-    never first: that picture's copy ties with it.
+    The rank is 1 + the number of other images' prompts that are at least as close, so ties count against the true
+    prompt; the image's other prompts are not counted. A prompt that also belongs to another image ties with its copy
+    and so is never ranked first.
+
+    Args:
+        predicted: (images, dim) predicted embeddings, of any length above 0.
+        prompts: (prompts, dim) embeddings of the true prompts, of any length above 0.
+        image_index: (prompts,) integers in [0, images): the image of each prompt.
 
     >>> predicted = np.array([[1.0, 0.0], [0.0, 1.0]])
-    >>> prompts = np.array([[1.0, 0.1], [0.6, 0.8], [0.8, 0.6]])  # the last is nearer to the first picture
+    >>> prompts = np.array([[1.0, 0.1], [0.6, 0.8], [0.8, 0.6]])  # the last is closer to image 0 than its second prompt
     >>> prompt_ranks(predicted, prompts, np.array([0, 0, 1])).tolist()
     [1, 2, 2]
     """
-    predicted, prompts = _unit(predicted), _unit(prompts)
+    predicted, prompts = _normalized(predicted), _normalized(prompts)
     ranks = np.empty(len(prompts), np.int64)
     order = np.argsort(image_index, kind="stable")
+    starts = np.searchsorted(image_index[order], np.arange(len(predicted) + 1))  # of each image in `order`
     for start in range(0, len(predicted), _BLOCK):
         cosines = predicted[start : start + _BLOCK] @ prompts.T  # (block, prompts)
-        for row, near in enumerate(cosines, start):
-            own = order[np.searchsorted(image_index[order], row) : np.searchsorted(image_index[order], row, "right")]
-            others = np.sort(np.delete(near, own))
-            ranks[own] = 1 + len(others) - np.searchsorted(others, near[own] - _TIE, "left")
+        for image, of_image in enumerate(cosines, start):
+            own = order[starts[image] : starts[image + 1]]
+            others = np.sort(np.delete(of_image, own))
+            ranks[own] = 1 + len(others) - np.searchsorted(others, of_image[own] - _TIE, "left")
     return ranks
 
 
 def similarity_metrics(
-    predicted: np.ndarray, prompts: np.ndarray, image_index: np.ndarray, *, floor: float | None = None
+    predicted: NDArray[Any],
+    prompts: NDArray[Any],
+    image_index: NDArray[np.integer[Any]],
+    *,
+    floor: float | None = None,
 ) -> SimilarityScores:
-    """Score (pictures, dim) predictions against (prompts, dim) true embeddings; `floor` as in `SimilarityScores`.
+    """Score predicted embeddings against those of the true prompts.
+
+    Args:
+        predicted: (images, dim) predicted embeddings, of any length above 0.
+        prompts: (prompts, dim) embeddings of the true prompts, of any length above 0.
+        image_index: (prompts,) integers in [0, images): the image of each prompt.
+        floor: mean cosine of a constant prediction, for `SimilarityScores.normalised`.
 
     Raises:
-        ValueError: there is no prompt, or one belongs to no picture.
+        ValueError: there is no prompt, or `image_index` has another length or is out of range.
+
+    One image with one prompt, at a cosine of 0.6:
+
+    >>> scores = similarity_metrics(np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]]), np.array([0]), floor=0.2)
+    >>> round(scores.mean, 4), round(scores.normalised, 4), scores.median_rank
+    (0.6, 0.5, 1.0)
     """
     if not len(prompts) or len(prompts) != len(image_index):
-        raise ValueError(f"{len(prompts)} prompts and {len(image_index)} places; give at least one, and a place each")
+        raise ValueError(f"{len(prompts)} prompts and an image_index of {len(image_index)}; give one index a prompt")
     if image_index.min() < 0 or image_index.max() >= len(predicted):
-        raise ValueError(f"a prompt belongs to picture {image_index.max()}, but there are {len(predicted)}")
+        raise ValueError(
+            f"image_index spans {image_index.min()} to {image_index.max()}; there are {len(predicted)} images"
+        )
     cosines = paired_cosines(predicted, prompts, image_index)
     ranks = prompt_ranks(predicted, prompts, image_index)
     first = np.full(len(predicted), np.iinfo(np.int64).max)
@@ -93,7 +133,7 @@ def similarity_metrics(
     return SimilarityScores(
         mean=float(cosines.mean()),
         median=float(np.median(cosines)),
-        quantiles={share: float(np.quantile(cosines, share)) for share in QUANTILES},
+        quantiles={level: float(np.quantile(cosines, level)) for level in QUANTILES},
         median_rank=float(np.median(ranks)),
         median_first_rank=float(np.median(first[with_prompt])),
         prompts=len(prompts),
@@ -102,6 +142,5 @@ def similarity_metrics(
     )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(vectors, np.float64)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def _normalized(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    return normalize(np.asarray(vectors, np.float64))

@@ -1,7 +1,7 @@
-"""SPICE (Anderson et al. 2016, ECCV): what captions say of objects, attributes and relations, as F1 over tuples.
+"""SPICE (Anderson et al. 2016, ECCV): F1 over the objects, attributes and relations that captions mention.
 
-The scene graphs come from a parser with a model that no package carries: `spice` runs the authors' Java program where
-that model has been put beside it. `tuples_f1` is the score itself.
+`spice` runs the authors' Java program, which parses captions into scene graphs; the model of its parser is not on PyPI
+and must be installed by hand. `tuples_f1` computes the score from the parsed tuples.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import MissingExtra
 from diptych.evaluation.metrics import java
-from diptych.evaluation.metrics.bleu import check_pictures
+from diptych.evaluation.metrics.bleu import check_references
 
 SceneTuple = tuple[str, ...]  # ("dog",), ("dog", "brown") or ("dog", "run on", "beach")
 
@@ -28,25 +29,30 @@ def tuples_f1(
     references: Iterable[SceneTuple],
     same: Callable[[str, str], bool] = str.__eq__,
 ) -> float:
-    """The F1 of a candidate's tuples against those of all references of the picture together, in [0, 1].
+    """F1 of a candidate's tuples against the union of the references' tuples, in [0, 1].
 
-    Two tuples match when they have as many words and each pair of words is the `same` (SPICE: or synonyms in WordNet).
-    Each counts once, however often it is said. It is 0 where either has no tuple.
+    Two tuples match if they have the same length and their words match pairwise. Duplicates count once. The score is 0
+    if either side has no tuple.
 
-    The candidate says two things of which one is right; the references say three: 2 * 1/2 * 1/3 / (1/2 + 1/3).
+    Args:
+        candidate: tuples of the candidate's scene graph.
+        references: tuples of the scene graphs of all references of the image.
+        same: whether two words match (in SPICE, also if they are synonyms in WordNet).
 
-    >>> said = [("dog",), ("dog", "black")]
-    >>> tuples_f1(said, [("dog",), ("dog", "brown"), ("dog", "on", "beach")])
+    Of two candidate tuples one matches one of three reference tuples: 2 * 1/2 * 1/3 / (1/2 + 1/3).
+
+    >>> candidate = [("dog",), ("dog", "black")]
+    >>> tuples_f1(candidate, [("dog",), ("dog", "brown"), ("dog", "on", "beach")])
     0.4
     """
-    said, known = list(dict.fromkeys(candidate)), list(dict.fromkeys(references))
-    left = list(known)
-    for each in said:
-        match = next((one for one in left if _match(each, one, same)), None)
+    predicted, expected = list(dict.fromkeys(candidate)), list(dict.fromkeys(references))
+    unmatched = list(expected)
+    for item in predicted:
+        match = next((other for other in unmatched if _match(item, other, same)), None)
         if match is not None:
-            left.remove(match)
-    matched = len(known) - len(left)
-    return 2 * matched / (len(said) + len(known)) if matched else 0.0
+            unmatched.remove(match)
+    matched = len(expected) - len(unmatched)
+    return 2 * matched / (len(predicted) + len(expected)) if matched else 0.0
 
 
 def _match(one: SceneTuple, other: SceneTuple, same: Callable[[str, str], bool]) -> bool:
@@ -54,7 +60,7 @@ def _match(one: SceneTuple, other: SceneTuple, same: Callable[[str, str], bool])
 
 
 def spice_missing() -> str | None:
-    """Why SPICE cannot be computed here, or None where it can."""
+    """Why SPICE cannot be computed on this machine, or None if it can."""
     if not java.runs(*_JAR):
         return f"SPICE is a Java program: {java.HOW}"
     if not all(java.program(*part) for part in _MODEL):
@@ -65,32 +71,34 @@ def spice_missing() -> str | None:
     return None
 
 
-def spice(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> np.ndarray:
-    """SPICE of each picture, (pictures,) in [0, 1]; coco-caption's score of all pictures is their mean.
+def spice(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> NDArray[np.float64]:
+    """SPICE of each image: (images,) in [0, 1]; coco-caption's corpus score is their mean.
 
-    0 where the parser finds nothing in a caption or its references.
+    It is 0 if the parser finds no tuple in a caption or in its references.
 
     Args:
-        candidates: for each picture the words of its caption.
-        references: for each picture the words of each of its references, at least one.
+        candidates: the words of each image's caption.
+        references: the words of each image's references, at least one for each image.
 
     Raises:
-        ValueError: there is no picture, or there are not as many references as candidates.
-        MissingExtra: Java, the program or its model is not there.
+        ValueError: there is no image, an image has no reference, or the lengths differ.
+        MissingExtra: Java, the program or its parser model is not installed.
+        DiptychError: the program failed.
     """
-    check_pictures(candidates, references)
+    check_references(candidates, references)
     if why := spice_missing():
         raise MissingExtra(why)
-    asked = [
-        {"image_id": row, "test": " ".join(words), "refs": [" ".join(each) for each in of_picture]}
-        for row, (words, of_picture) in enumerate(zip(candidates, references, strict=True))
+    requests = [
+        {"image_id": row, "test": " ".join(words), "refs": [" ".join(reference) for reference in of_image]}
+        for row, (words, of_image) in enumerate(zip(candidates, references, strict=True))
     ]
     jar = java.program(*_JAR)
     assert jar
     with tempfile.TemporaryDirectory() as folder:
-        said, scored = Path(folder, "captions.json"), Path(folder, "scores.json")
-        said.write_text(json.dumps(asked), "utf-8")
-        words = ("-Xmx8G", "-jar", str(jar), str(said), "-out", str(scored), "-subset", "-silent")
-        java.run_java(*words, folder=jar.parent)
-        found = {each["image_id"]: each["scores"]["All"]["f"] for each in json.loads(scored.read_text("utf-8"))}
-    return np.nan_to_num(np.array([found[row] or 0.0 for row in range(len(candidates))], float))
+        source, target = Path(folder, "captions.json"), Path(folder, "scores.json")
+        source.write_text(json.dumps(requests), "utf-8")
+        arguments = ("-Xmx8G", "-jar", str(jar), str(source), "-out", str(target), "-subset", "-silent")
+        java.run_java(*arguments, folder=jar.parent)
+        results = json.loads(target.read_text("utf-8"))
+    scores = {result["image_id"]: result["scores"]["All"]["f"] for result in results}
+    return np.nan_to_num(np.array([scores[row] or 0.0 for row in range(len(candidates))], float))

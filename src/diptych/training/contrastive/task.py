@@ -97,7 +97,7 @@ class _ContrastiveTraining:
             steps_per_epoch=self.sampler.steps,
             batches=lambda epoch, first: prefetch(self.sampler(epoch, first), self.load, self.recipe.workers),
             backward=self.backward,
-            validate=lambda: self.evaluator(self.images.validation(), self.texts.validation()).as_dict(),
+            validate=lambda: self.evaluator(self.images.validation(), self.texts.validation()).to_dict(),
             save=self.save,
             set_mode=partial(_set_mode, self.recipe, self.model),
         )
