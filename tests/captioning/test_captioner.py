@@ -76,7 +76,7 @@ def every_caption(logits: Tensor, wish: GenerationConfig) -> list[tuple[float, t
 def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int, length_penalty: float) -> None:
     wish = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
     logits = table(seed=seed)
-    found = write(Table(logits, wish.width), len(logits), wish, start=0, end=1, never=(0,))
+    found = write(Table(logits, wish.width), len(logits), wish, start=0, end=1, suppress=(0,))
     for picture, captions in enumerate(found):
         best = every_caption(logits[picture], wish)[:3]
         assert [caption.tokens for caption in captions] == [words for _, words, _ in best]
@@ -87,7 +87,7 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
     logits = table(60, seed=7)
     logits[:, :, 0] = -torch.inf
     found = write(
-        Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,)
+        Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     for picture, (caption,) in enumerate(found):
         words, last = [], 0
@@ -134,25 +134,25 @@ def test_no_draw_is_of_a_word_that_is_not_to_be_written(chance: float, monkeypat
 def test_a_low_temperature_draws_what_greedy_writes() -> None:
     logits = table(3, seed=2)
     wish = GenerationConfig("nucleus", temperature=1e-3, max_tokens=6, no_repeat=0)
-    drawn = write(Table(logits, 1), 3, wish, start=0, end=1, never=(0,))
+    drawn = write(Table(logits, 1), 3, wish, start=0, end=1, suppress=(0,))
     greedy = write(
-        Table(logits, 1), 3, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,)
+        Table(logits, 1), 3, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     assert [of_one[0].tokens for of_one in drawn] == [of_one[0].tokens for of_one in greedy]
 
 
 def test_draws_do_not_depend_on_who_else_is_in_the_batch() -> None:
     logits, wish = table(4, seed=3), GenerationConfig("nucleus", count=2, max_tokens=6, seed=11)
-    told = {"start": 0, "end": 1, "never": (0,)}
+    told = {"start": 0, "end": 1, "suppress": (0,)}
     together = write(Table(logits, 2), 4, wish, **told)
-    apart = [write(Table(logits[at : at + 1], 2), 1, wish, numbers=[at], **told)[0] for at in range(len(logits))]
+    apart = [write(Table(logits[at : at + 1], 2), 1, wish, image_seeds=[at], **told)[0] for at in range(len(logits))]
     assert [[each.tokens for each in of_one] for of_one in together] == [[e.tokens for e in of_one] for of_one in apart]
 
 
 def test_a_caption_is_written_to_its_end_within_the_longest() -> None:
     logits = torch.zeros(1, WORDS, WORDS)
     logits[:, :, 1] = -20.0  # it never wants to end
-    (captions,) = write(Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, never=(0,))
+    (captions,) = write(Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, suppress=(0,))
     assert len(captions[0].tokens) == 6
 
 
@@ -213,19 +213,19 @@ def states(pictures: int) -> HiddenStates:
 
 @torch.inference_mode()
 def test_kept_keys_and_values_give_the_logits_of_a_whole_pass(decoder: CaptionDecoder) -> None:
-    memory = decoder.look(states(3))
+    memory = decoder.encode(states(3))
     words = torch.randint(4, 20, (6, 7), generator=torch.Generator().manual_seed(1))  # two captions of each picture
     whole = decoder(memory, words)
-    spelling = decoder.spell(memory)
+    spelling = decoder.start(memory)
     for at in range(7):
         torch.testing.assert_close(spelling.step(words[:, at]), whole[:, at], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_captions_that_go_on_with_others_and_pictures_that_are_done_leave_the_rest_right(decoder) -> None:
-    memory = decoder.look(states(3))
+    memory = decoder.encode(states(3))
     begun = torch.tensor([[1, 5], [1, 6], [1, 7], [1, 8], [1, 9], [1, 10]])
-    spelling = decoder.spell(memory)
+    spelling = decoder.start(memory)
     for at in range(2):
         spelling.step(begun[:, at])
     spelling.keep(torch.tensor([0, 2]))
@@ -236,7 +236,7 @@ def test_captions_that_go_on_with_others_and_pictures_that_are_done_leave_the_re
 
 @torch.inference_mode()
 def test_no_word_sees_the_words_behind_it(decoder: CaptionDecoder) -> None:
-    memory = decoder.look(states(1))
+    memory = decoder.encode(states(1))
     one, other = torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 5, 9, 8]])
     torch.testing.assert_close(decoder(memory, one)[:, :2], decoder(memory, other)[:, :2])
     assert not torch.allclose(decoder(memory, one)[:, 2], decoder(memory, other)[:, 2])
@@ -296,7 +296,7 @@ def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end(
     writer: GridCaptionModel, pictures: list, settings: dict
 ) -> None:
     with torch.inference_mode():
-        memory = writer.decoder.look(compute_hidden_states(writer.encoder, writer.prepare(pictures)))
+        memory = writer.decoder.encode(compute_hidden_states(writer.encoder, writer.prepare(pictures)))
         for picture, captions in enumerate(Captioner("tiny", writer).caption(pictures, max_tokens=10, **settings)):
             for caption in captions:
                 line = torch.tensor([[START, *writer.words.encode(caption.text), END]])
@@ -312,7 +312,7 @@ def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: Gr
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
-    wish = captioner.wish(method="greedy", max_tokens=10)
+    wish = captioner.generation_config(method="greedy", max_tokens=10)
     told = [benchmark.by_transformers(writer, twin, image, wish) for image in pictures]
     assert [of_one[0].text for of_one in captioner.caption(pictures, method="greedy", max_tokens=10)] == told
 
@@ -363,7 +363,7 @@ def saved(writer: GridCaptionModel, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_saved_captioner_writes_the_same_and_its_directory_stays_a_dual_encoder(writer, saved, pictures) -> None:
     captioner = load_captioner(saved, "cpu")
     assert captioner.name == str(saved)
-    assert captioner.wish().length_penalty == 0.9
+    assert captioner.generation_config().length_penalty == 0.9
     assert captioner.caption(pictures, count=2) == Captioner("tiny", writer).caption(pictures, count=2)
     assert np.allclose(dual.load(saved).encode_images(pictures), writer.encoder.encode_images(pictures), atol=1e-5)
 

@@ -236,7 +236,7 @@ class Numbers:
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders, name: str, settings: dict) -> None:
     captioner = load_captioner(folders[name], "cpu")
-    writer = captioner.writer
+    writer = captioner.model
     writer.tokenizer = Numbers()
     pixels = writer.prepare(pictures())["pixel_values"]
     for picture, captions in enumerate(captioner.caption(pictures(), max_tokens=6, **settings)):
@@ -265,7 +265,7 @@ def test_logits_are_those_that_transformers_gives_row_by_row(folders, name: str)
 def test_what_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[str, Path]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "model_type": "bert"}))
     (tmp_path / "model.safetensors").write_bytes((folders["blip"] / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match="no captioner that can be loaded"):
+    with pytest.raises(ModelError, match="not a captioner that can be loaded"):
         load_captioner(tmp_path)
     with pytest.raises(ModelError, match="is not a model"):
         load_captioner(tmp_path / "nothing")

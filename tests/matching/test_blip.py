@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from diptych.errors import ModelError
+from diptych.matching.matcher import load_matcher
 from diptych.matching.rerank import reranked_ranks
-from diptych.matching.storage import load_matcher
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[ENC]", "[DEC]", "a", "red", "blue", "dog", "cat", "on", "boat"]
 

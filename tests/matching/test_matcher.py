@@ -15,9 +15,9 @@ from diptych.images.decode import decode
 from diptych.matching.heads import CosineHead, CrossHead, PairHead
 from diptych.matching.hubness import Banks
 from diptych.matching.match_table import match_table, read_match_table
-from diptych.matching.matcher import Encoded
+from diptych.matching.matcher import Encoded, load_matcher
 from diptych.matching.rerank import reranked_ranks
-from diptych.matching.storage import heads_of, load_matcher
+from diptych.matching.storage import heads_of
 from diptych.models import dual_encoder as dual
 from diptych.models.hidden_states import HiddenStates, StoredHiddenStates, compute_hidden_states
 from diptych.search.query import Query
@@ -248,7 +248,7 @@ def test_vectors_from_an_index_do_for_the_pair_head_alone(trained: Path, scenes:
 def test_what_cannot_be_matched_is_refused(trained: Path, encoder: Path, scenes: Path) -> None:
     matcher = load_matcher(trained, "pair", "cpu")
     image = decode(read_pairs(scenes)[0].image)
-    with pytest.raises(ConfigError, match="one text for each picture"):
+    with pytest.raises(ConfigError, match="one text for each image"):
         matcher.predict([image], ["a", "b"])
     with pytest.raises(ConfigError, match="text 1 is empty"):
         matcher.predict([image, image], ["a", " "])

@@ -13,12 +13,12 @@ import torch
 
 from diptych.captioning.captioner import load_captioner
 from diptych.errors import ModelError
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import load_matcher
 from diptych.models import dual_encoder as dual
 from diptych.models import towers
 from diptych.models.checkpoints import BUNDLED, refuse_unsafe
 from diptych.models.safety import OUR_MODULES, module_types
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 

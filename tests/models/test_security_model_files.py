@@ -18,7 +18,7 @@ from diptych.models.checkpoints import refuse_unsafe
 from diptych.models.onnx.engines import open_graph
 from diptych.models.safety import is_checked, refuse_config
 from diptych.models.towers import image_tower, text_tower
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 from tests.model_directories import MAKERS
 
 

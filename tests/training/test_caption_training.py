@@ -243,7 +243,7 @@ def test_self_critical_training_makes_better_draws_likelier(lesson: Path, encode
     @torch.no_grad()
     def of_better_ones() -> float:
         """How much likelier the better captions of a picture are than its worse ones."""
-        known = writer.decoder(writer.decoder.look(batch.states), words[:, :-1]).log_softmax(-1)
+        known = writer.decoder(writer.decoder.encode(batch.states), words[:, :-1]).log_softmax(-1)
         known = known.gather(2, words[:, 1:, None]).squeeze(2).masked_fill(words[:, 1:] == PAD, 0.0).sum(1)
         return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * known).sum())
 

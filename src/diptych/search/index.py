@@ -207,7 +207,7 @@ class Index:
         Raises:
             ModelError: the model has none, or cannot be loaded.
         """
-        from diptych.matching.storage import load_matcher
+        from diptych.matching.matcher import load_matcher
 
         if self.model_name is None:
             raise ModelError(f"the model of '{self.folder}' is in memory and brings no matcher; set `index.matcher`")

@@ -23,8 +23,7 @@ from diptych.evaluation.metrics.matching import matching_metrics
 from diptych.evaluation.metrics.paired import auc_of
 from diptych.evaluation.metrics.retrieval import retrieval_ranks, scores_from_ranks
 from diptych.evaluation.probe import Classifier, class_ranks, cross_validated, fit_adapter, fit_probe
-from diptych.matching.matcher import Matcher
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import Matcher, load_matcher
 from diptych.models.checkpoints import model_directory
 from diptych.models.dual_encoder import DualEncoder, load
 from diptych.models.embedding_cache import decode_all, picture_vectors
@@ -191,7 +190,7 @@ def _ask_captioner(
     for metric in next(iter(scores.per_picture.values())):
         values = [scores.per_picture[image_id][metric] for image_id in suite.some.image_ids]
         measured.arrays[f"caption_{metric}"] = np.array(values)
-    module = getattr(captioner.writer, "model", None)
+    module = getattr(captioner.model, "model", None)
     if "parameters" not in measured.told["cost"] and isinstance(module, nn.Module):
         measured.told["cost"]["parameters"] = parameters_of(module)
     if before is not None and "peak_memory" not in measured.told["cost"]:

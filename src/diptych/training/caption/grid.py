@@ -52,7 +52,7 @@ def train_grid(run: Run, train: Pairs, val: Pairs, progress: Progress) -> tuple[
     settings = decoder_settings(recipe, exam)
     writer = GridCaptionModel(encoder, CaptionDecoder(len(words), **settings), words, settings)
     outcomes = _phases(run, writer, lesson, exam, progress)
-    writer.habits, scores = choose_generation_config(recipe, writer, exam)
+    writer.defaults, scores = choose_generation_config(recipe, writer, exam)
     _save(run, writer, scores, {"train": len(train), "val": len(val)})
     return outcomes, scores
 
@@ -127,7 +127,7 @@ def captions_of_part(writer: GridCaptionModel, part: Part, wish: GenerationConfi
     """Captions of a part's pictures, in their order."""
     for start in range(0, len(part.pairs), _BLOCK):
         states = part.images(np.arange(start, min(start + _BLOCK, len(part.pairs))))
-        memory = writer.decoder.look(states.to(writer.encoder.device))
+        memory = writer.decoder.encode(states.to(writer.encoder.device))
         yield from writer.from_memory(memory, wish)
 
 
@@ -166,7 +166,7 @@ class Lessons:
         """Cross-entropy of each next word, with label smoothing."""
         words = batch.words.to(self.device)
         with self.half():
-            logits = self.decoder(self.decoder.look(batch.states.to(self.device)), words[:, :-1]).float()
+            logits = self.decoder(self.decoder.encode(batch.states.to(self.device)), words[:, :-1]).float()
         target = words[:, 1:].masked_fill(words[:, 1:] == UNKNOWN, PAD)  # nobody is to write a word that has no name
         loss = functional.cross_entropy(
             logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=self.recipe.label_smoothing
@@ -187,7 +187,7 @@ class Lessons:
         better = (rewards - others).flatten().to(self.device)
         words = _padded([[START, *tokens, END] for of_one in drawn for tokens in of_one]).to(self.device)
         with self.half():
-            logits = self.decoder(self.decoder.look(states), words[:, :-1]).float()
+            logits = self.decoder(self.decoder.encode(states), words[:, :-1]).float()
         logits[..., list(NEVER)] = -torch.inf
         target = words[:, 1:]
         spoken = target != PAD
@@ -204,8 +204,8 @@ class Lessons:
         first = (self.recipe.seed * 10_000 + batch.epoch) * len(self.part.pairs) + int(batch.rows[0]) * _BLOCK
         self.decoder.eval()
         with self.half():
-            memory = self.decoder.look(states)
-            spelling = self.decoder.spell(memory)
+            memory = self.decoder.encode(states)
+            spelling = self.decoder.start(memory)
             logits = strategies.read(spelling, len(memory) * wish.width, (START,))
             found = strategies.draw(spelling, logits, range(first, first + len(memory)), wish, END, NEVER)
         self.decoder.train()
