@@ -15,6 +15,7 @@ from PIL import Image
 
 import diptych
 from diptych.errors import ConfigError, ModelError
+from diptych.models.hidden_states import compute_hidden_states
 from diptych.models.model_upload import upload_model, uploaded_files
 from tests.export.test_hub import files_of, hub  # noqa: F401 - a fixture
 from tests.hub_server import Hub
@@ -22,7 +23,6 @@ from tests.model_directories import (
     make_blip_itm,
     make_dual,
     make_graphs,
-    make_grid_captioner,
     make_matcher,
     make_prompter,
     make_vit_gpt2,
@@ -34,6 +34,21 @@ TEXTS = ["a red circle", "sun", "two small blue squares left of a tree"]
 def pictures(count: int = 3) -> list[Image.Image]:
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (40 + n, 50, 3), dtype=np.uint8)) for n in range(count)]
+
+
+def make_captioner(folder: Path) -> Path:
+    """A dual encoder with a decoder that fits its image tower."""
+    from diptych.captioning.decoder import CaptionDecoder
+    from diptych.captioning.grid_captioner import GridCaptionModel, save_captioner
+    from diptych.captioning.vocabulary import Words
+
+    encoder = diptych.DualEncoder.from_pretrained(make_dual(folder), device="cpu")
+    states = compute_hidden_states(encoder, encoder.preprocess_images(pictures(1))).states  # (1, places, width)
+    settings = {"places": states.shape[1], "image_width": states.shape[2], "vector_dim": 16, "dim": 16, "layers": 1}
+    words = Words(["a", "dog", "on", "grass"])
+    decoder = CaptionDecoder(len(words), **settings)
+    save_captioner(GridCaptionModel(encoder, decoder, words, settings, {"length_penalty": 0.5}), folder)
+    return folder
 
 
 def embeddings(model: diptych.DualEncoder) -> np.ndarray:
@@ -58,7 +73,7 @@ KINDS: dict[str, tuple[Any, Callable[[Path], Path], Callable[[Any], np.ndarray]]
     "exported dual encoder": (diptych.DualEncoder, lambda folder: make_graphs(folder, "onnx"), embeddings),
     "matcher": (diptych.Matcher, make_matcher, probabilities),
     "BLIP matcher": (diptych.Matcher, make_blip_itm, probabilities),
-    "captioner": (diptych.Captioner, make_grid_captioner, scores),
+    "captioner": (diptych.Captioner, make_captioner, scores),
     "ViT-GPT2": (diptych.Captioner, make_vit_gpt2, scores),
     "prompter": (diptych.Prompter, make_prompter, predictions),
 }
