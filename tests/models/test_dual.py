@@ -238,7 +238,7 @@ def test_code_that_a_tokenizer_or_a_processor_asks_for_is_refused_too(tmp_path: 
     with pytest.raises(ModelError, match="auto_map"):
         refuse_unsafe(tmp_path)
     (tmp_path / name).write_text('{"auto_map": ')
-    with pytest.raises(ModelError, match=f"{Path(name).name}' is no valid JSON"):
+    with pytest.raises(ModelError, match=f"{Path(name).name}' is not valid JSON"):
         refuse_unsafe(tmp_path)
 
 

@@ -238,7 +238,8 @@ def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfi
     known = [key for key in CONFIG_MAPPING if base == key or base.startswith((f"{key}-", f"{key}_"))]
     if not known:
         raise ModelError(
-            f"'{base}' does not begin with an architecture of transformers; {did_you_mean(base.split('-')[0], list(CONFIG_MAPPING))}"
+            f"'{base}' does not begin with an architecture of transformers; "
+            f"{did_you_mean(base.split('-')[0], list(CONFIG_MAPPING))}"
         )
     return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
 
