@@ -1,6 +1,6 @@
 """diptych: train, measure, search, caption and serve image-text models.
 
-The names below are loaded when they are first used, so that `import diptych` costs nothing.
+Public names are imported on first use, so `import diptych` loads only the standard library.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Where the package `kernels` is installed, transformers fetches native code from the hub for some architectures, which
-# nobody asked for. It reads this when it is imported; set it to YES before to allow that.
+# If the package `kernels` is installed, transformers downloads native code from the hub for some architectures. It reads
+# this variable on import; set it to YES before to allow that.
 os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
