@@ -9,8 +9,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# If the package `kernels` is installed, transformers downloads native code from the hub for some architectures. It reads
-# this variable on import; set it to YES before to allow that.
+# If the package `kernels` is installed, transformers downloads native code from the hub for some architectures. It
+# reads this variable on import; set it to YES before to allow that.
 os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:

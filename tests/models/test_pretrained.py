@@ -51,6 +51,11 @@ def make_captioner(folder: Path) -> Path:
     return folder
 
 
+def make_whole_captioner(folder: Path) -> Path:
+    make_vit_gpt2(folder)
+    return folder
+
+
 def embeddings(model: diptych.DualEncoder) -> np.ndarray:
     return np.concatenate([model.encode_images(pictures()), model.encode_texts(TEXTS)])
 
@@ -74,7 +79,7 @@ KINDS: dict[str, tuple[Any, Callable[[Path], Path], Callable[[Any], np.ndarray]]
     "matcher": (diptych.Matcher, make_matcher, probabilities),
     "BLIP matcher": (diptych.Matcher, make_blip_itm, probabilities),
     "captioner": (diptych.Captioner, make_captioner, scores),
-    "ViT-GPT2": (diptych.Captioner, make_vit_gpt2, scores),
+    "ViT-GPT2": (diptych.Captioner, make_whole_captioner, scores),
     "prompter": (diptych.Prompter, make_prompter, predictions),
 }
 

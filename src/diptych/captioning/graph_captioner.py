@@ -25,12 +25,12 @@ FOLDER = "captioner"
 
 
 class GraphCaptionModel(GridCaptionModel):
-    """A `GridCaptionModel` whose tower and decoder are graphs; `told` is the `captioner` section of `diptych.json`."""
+    """A `GridCaptionModel` whose tower and decoder are graphs; `section` is the `captioner` section of `diptych.json`."""
 
-    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, told: dict[str, Any]) -> None:
-        self.encoder, self.words, self.settings = encoder, words, told["settings"]
-        self.defaults = told.get("habits") or {}
-        self.section = told
+    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, section: dict[str, Any]) -> None:
+        self.encoder, self.words, self.settings = encoder, words, section["settings"]
+        self.defaults = section.get("habits") or {}
+        self.section = section
         self.decoder: Any = graphs
 
     def write(

@@ -118,7 +118,7 @@ class _DeviceState:
 
 
 def save_captioner(
-    model: GridCaptionModel, path: str | Path, told: dict[str, Any] | None = None, *, half: bool = False
+    model: GridCaptionModel, path: str | Path, metadata: dict[str, Any] | None = None, *, half: bool = False
 ) -> None:
     """Add a captioner to the directory of its dual encoder, which still loads as a dual encoder and as a matcher.
 
@@ -127,7 +127,7 @@ def save_captioner(
     Args:
         model: The captioner.
         path: Directory of the dual encoder.
-        told: Further entries of the `captioner` section, such as the recipe.
+        metadata: Further entries of the `captioner` section, such as the recipe.
         half: Store the weights in half precision.
 
     Raises:
@@ -140,7 +140,7 @@ def save_captioner(
     saved = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
     save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
     (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
-    section = {"settings": model.settings, "habits": model.defaults, **(told or {})}
+    section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
     write_card(path, {**read_metadata(path), "captioner": section})
 
 
