@@ -46,7 +46,7 @@ class Table:
         self.steps += 1
         return self.logits[self.pictures, words]
 
-    def keep(self, pictures: Tensor) -> None:
+    def keep(self, images: Tensor) -> None:
         pass  # `parents` names the captions that stay
 
 

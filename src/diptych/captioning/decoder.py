@@ -146,9 +146,9 @@ class DecodingState:
         self.length += 1
         return self.decoder.logits(hidden).squeeze(1)
 
-    def keep(self, pictures: Tensor) -> None:
+    def keep(self, images: Tensor) -> None:
         """Continue with the images at these rows only; `parents` of the next step then names the captions that stay."""
-        self.image_cache = [(keys[pictures], values[pictures]) for keys, values in self.image_cache]
+        self.image_cache = [(keys[images], values[images]) for keys, values in self.image_cache]
 
 
 class ImageProjection(nn.Module):

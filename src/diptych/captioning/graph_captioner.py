@@ -25,7 +25,7 @@ FOLDER = "captioner"
 
 
 class GraphCaptionModel(GridCaptionModel):
-    """A `GridCaptionModel` whose tower and decoder are graphs; `section` is the `captioner` section of `diptych.json`."""
+    """A `GridCaptionModel` whose tower and decoder are graphs; `section` is that of `diptych.json`."""
 
     def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, section: dict[str, Any]) -> None:
         self.encoder, self.words, self.settings = encoder, words, section["settings"]
@@ -93,9 +93,9 @@ class GraphDecodingState:
             self._repeated = np.repeat(self.memory, len(words) // len(self.memory), axis=0)
         return torch.from_numpy(self.run({"words": self.words, "looked": self._repeated}))
 
-    def keep(self, pictures: Tensor) -> None:
+    def keep(self, images: Tensor) -> None:
         """Continue with the images at these rows only."""
-        self.memory, self._repeated = self.memory[pictures.numpy()], None
+        self.memory, self._repeated = self.memory[images.numpy()], None
 
 
 def has_graphs(path: Path) -> bool:

@@ -113,8 +113,8 @@ class _DeviceState:
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
         return self.state.step(words.to(self.device), None if parents is None else parents.to(self.device))
 
-    def keep(self, pictures: Tensor) -> None:
-        self.state.keep(pictures.to(self.device))
+    def keep(self, images: Tensor) -> None:
+        self.state.keep(images.to(self.device))
 
 
 def save_captioner(

@@ -55,7 +55,7 @@ def caption_images(
     """
 
     def load(batch: list[tuple[str, Picture]]) -> list[tuple[str, Image.Image | ImageError]]:
-        return [(path, _decoded(picture, image_size)) for path, picture in batch]
+        return [(path, _decoded(source, image_size)) for path, source in batch]
 
     for loaded in prefetch(batches_of(pictures, batch_size), load):
         images = [image for _, image in loaded if isinstance(image, Image.Image)]
@@ -68,9 +68,9 @@ def caption_images(
                 yield CaptionResult(path, texts) if texts else CaptionResult(path, reason="no_words", message=_NO_WORDS)
 
 
-def _decoded(picture: Picture, image_size: int | None) -> Image.Image | ImageError:
+def _decoded(source: Picture, image_size: int | None) -> Image.Image | ImageError:
     try:
-        image = decode(picture, min_side=image_size)
+        image = decode(source, min_side=image_size)
     except ImageError as error:
         return error
     factor = min(image.size) // (2 * image_size) if image_size else 1  # leaves twice the size for the final resize

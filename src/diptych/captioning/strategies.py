@@ -102,7 +102,7 @@ class DecodingState(Protocol):
         `parents` names the row of the previous step that each caption continues.
         """
 
-    def keep(self, pictures: Tensor) -> None:
+    def keep(self, images: Tensor) -> None:
         """Continue with the images at these rows only."""
 
 

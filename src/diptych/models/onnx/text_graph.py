@@ -91,12 +91,12 @@ class TextGraph:
         return self.session.run(None, {name: np.array(rows, np.int64) for name, rows in columns.items()})[0]
 
 
-def kept_text_graph(identity: str) -> TextGraph | None:
+def kept_text_graph(fingerprint: str) -> TextGraph | None:
     """The cached graph of the model with this fingerprint; None if there is none or ONNX Runtime is not installed.
 
     A damaged graph is removed, so that it is written again.
     """
-    folder = _folder(identity)
+    folder = _folder(fingerprint)
     if not folder.exists():
         return None
     try:
@@ -108,14 +108,14 @@ def kept_text_graph(identity: str) -> TextGraph | None:
         return None
 
 
-def keep_text_graph(encoder: DualEncoder, identity: str) -> bool:
+def keep_text_graph(encoder: DualEncoder, fingerprint: str) -> bool:
     """Cache a model's text tower as a graph, after checking that it gives the model's embeddings.
 
     Returns:
         Whether there is a graph now. There is none if torch cannot trace the tower, its tokenizer is not a `tokenizers`
         tokenizer, or ONNX is not installed.
     """
-    folder = _folder(identity)
+    folder = _folder(fingerprint)
     if folder.exists():
         return True
     with warnings.catch_warnings():
@@ -128,8 +128,8 @@ def keep_text_graph(encoder: DualEncoder, identity: str) -> bool:
     return folder.exists()
 
 
-def _folder(identity: str) -> Path:
-    return cache_dir() / "text_graphs" / f"{identity}-{_FORMAT}"
+def _folder(fingerprint: str) -> Path:
+    return cache_dir() / "text_graphs" / f"{fingerprint}-{_FORMAT}"
 
 
 def _write(encoder: DualEncoder, folder: Path) -> None:
