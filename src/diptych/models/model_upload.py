@@ -50,11 +50,12 @@ def upload_model(
         operations = [
             CommitOperationAdd(file.relative_to(folder).as_posix(), str(file)) for file in uploaded_files(folder)
         ]
+        refusals: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
         try:
             api = HfApi(token=token)
             repo = api.create_repo(repo_id, private=private, exist_ok=True)
             api.create_commit(repo.repo_id, operations, commit_message=commit_message or "Upload with diptych")
-        except (HfHubHTTPError, HFValidationError, OSError, *_transport_errors()) as error:
+        except refusals as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(
                 f"cannot push to '{repo_id}': {reason}; check the name and the network, and log in with `hf auth login`"
