@@ -41,7 +41,7 @@ def in_transformers(decoder: CaptionDecoder) -> Any:
     (words, dim), first = decoder.embedding.weight.shape, decoder.layers[0]
     config = BlenderbotConfig(
         **{"vocab_size": words, "d_model": dim, "decoder_layers": len(decoder.layers), "scale_embedding": True},
-        **{"decoder_attention_heads": first.own.heads, "decoder_ffn_dim": first.wide.out_features},
+        **{"decoder_attention_heads": first.self_attn.heads, "decoder_ffn_dim": first.mlp.fc1.out_features},
         **{"max_position_embeddings": len(decoder.positions), "activation_function": "gelu"},
         **{"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "forced_eos_token_id": None},
     )
@@ -54,16 +54,12 @@ def in_transformers(decoder: CaptionDecoder) -> Any:
     }
     for number, layer in enumerate(decoder.layers):
         place = f"model.decoder.layers.{number}"
-        for ours, theirs in (("own", "self_attn"), ("cross", "encoder_attn")):
-            attention = getattr(layer, ours)
-            key, value = attention.tell.weight.chunk(2), attention.tell.bias.chunk(2)
-            weights |= _named(f"{place}.{theirs}.q_proj", attention.ask)
-            weights |= _named(f"{place}.{theirs}.out_proj", attention.out)
-            for at, name in enumerate(("k_proj", "v_proj")):
-                weights |= {f"{place}.{theirs}.{name}.weight": key[at], f"{place}.{theirs}.{name}.bias": value[at]}
-            weights |= _named(f"{place}.{theirs}_layer_norm", getattr(layer, f"{ours}_norm"))
-        weights |= _named(f"{place}.fc1", layer.wide) | _named(f"{place}.fc2", layer.narrow)
-        weights |= _named(f"{place}.final_layer_norm", layer.last_norm)
+        for ours, theirs, norm in (("self_attn", "self_attn", "norm1"), ("cross_attn", "encoder_attn", "norm2")):
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                weights |= _named(f"{place}.{theirs}.{name}", getattr(getattr(layer, ours), name))
+            weights |= _named(f"{place}.{theirs}_layer_norm", getattr(layer, norm))
+        weights |= _named(f"{place}.fc1", layer.mlp.fc1) | _named(f"{place}.fc2", layer.mlp.fc2)
+        weights |= _named(f"{place}.final_layer_norm", layer.norm3)
     twin.load_state_dict(weights)
     return twin
 
@@ -77,7 +73,7 @@ def by_transformers(writer: GridCaptionModel, twin: Any, image: Image.Image, wis
     """One picture's caption as transformers' `generate` writes it."""
     from transformers import DynamicCache, EncoderDecoderCache
 
-    memory = writer.decoder.look(compute_hidden_states(writer.encoder, writer.prepare([image])))
+    memory = writer.decoder.encode(compute_hidden_states(writer.encoder, writer.prepare([image])))
     told: dict[str, Any] = {"suppress_tokens": list(NEVER), "no_repeat_ngram_size": wish.no_repeat, "do_sample": False}
     told["forced_eos_token_id"] = END
     if wish.width > 1:
@@ -110,8 +106,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     captioner = load_captioner(arguments.model, "cpu")
-    assert isinstance(captioner.writer, GridCaptionModel), "name a small captioner on a dual encoder"
-    twin = in_transformers(captioner.writer.decoder)
+    assert isinstance(captioner.model, GridCaptionModel), "name a small captioner on a dual encoder"
+    twin = in_transformers(captioner.model.decoder)
     with tempfile.TemporaryDirectory() as folder:
         photos = [decode(row.image, min_side=captioner.image_size) for row in photographs(Path(folder))]
     images = [photos[at % len(photos)] for at in range(arguments.pictures)]
@@ -127,7 +123,7 @@ def compare(
     name: str, captioner: Captioner, twin: Any, images: list[Image.Image], settings: dict[str, Any], arguments: Any
 ) -> None:
     """Check that both write the same, let them take turns, and print a line for each."""
-    wish, writer = captioner.wish(**settings), captioner.writer
+    wish, writer = captioner.generation_config(**settings), captioner.model
 
     def theirs(images: list[Image.Image]) -> list[str]:
         return [by_transformers(writer, twin, image, wish) for image in images]

@@ -25,10 +25,10 @@ from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.evaluators import MatchEvaluator
 from diptych.images.decode import decode
-from diptych.matching.matcher import Encoded, Matcher
+from diptych.matching.matcher import Encoded, Matcher, load_matcher
 from diptych.matching.negatives import make_labelled_pairs
 from diptych.matching.rerank import reranked_ranks
-from diptych.matching.storage import heads_of, load_matcher
+from diptych.matching.storage import heads_of
 
 SWAPPED, WORST = 0.05, 0.1
 

@@ -29,8 +29,7 @@ from diptych.evaluation.metrics.similarity import similarity_metrics
 from diptych.evaluation.prompts import PromptBaselines, PromptEvaluator, nearest_rows
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.many_images import prompt_pictures
-from diptych.prompting.prompter import Prompter
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import Prompter, load_prompter
 
 
 def said_by(prompter: Prompter, pairs: Pairs, **wishes: object) -> tuple[list[str], float]:

@@ -34,7 +34,7 @@ TINY_FLAGS: dict[str, list[str]] = {
 # Beginnings of lines that are not run -> why.
 NOT_RUN: dict[str, str] = {
     "diptych eval compositional mini --published": "needs a published set; test_compositional.py makes small ones",
-    'import diptych model = diptych.load("google/': "fetches a model from the hub",
+    'import diptych model = diptych.DualEncoder.from_pretrained("google/': "fetches a model from the hub",
     "diptych serve": "serves until it is ended; test_api_server.py starts it",
     "diptych mcp": "serves until it is ended; test_mcp.py starts it",
     "from diptych import Client": "needs a server; test_client.py has one",

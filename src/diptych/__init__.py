@@ -1,6 +1,6 @@
 """diptych: train, measure, search, caption and serve image-text models.
 
-The names below are loaded when they are first used, so that `import diptych` costs nothing.
+Public names are imported on first use, so `import diptych` loads only the standard library.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Where the package `kernels` is installed, transformers fetches native code from the hub for some architectures, which
-# nobody asked for. It reads this when it is imported; set it to YES before to allow that.
+# If the package `kernels` is installed, transformers downloads native code from the hub for some architectures. It
+# reads this variable on import; set it to YES before to allow that.
 os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from diptych.evaluation.metrics.captions import score_captions
     from diptych.export.exporter import export_model
     from diptych.export.hub import push
-    from diptych.matching.matcher import Matcher
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import Matcher, load_matcher
     from diptych.models.dual_encoder import DualEncoder, build, load
-    from diptych.prompting.prompter import Prompter
-    from diptych.prompting.storage import load_prompter
+    from diptych.prompting.prompter import Prompter, load_prompter
     from diptych.search.filters import Filters
     from diptych.search.find_matches import Match, find_matches
     from diptych.search.index import Index
@@ -71,12 +69,12 @@ _HOMES = {
     "Filters": "search.filters",
     "Query": "search.query",
     "Matcher": "matching.matcher",
-    "load_matcher": "matching.storage",
+    "load_matcher": "matching.matcher",
     "score_captions": "evaluation.metrics.captions",
     "Pairs": "data.pairs",
     "Row": "data.pairs",
     "pipeline": "serving.pipelines.pipelines",
-    "load_prompter": "prompting.storage",
+    "load_prompter": "prompting.prompter",
     "Prompter": "prompting.prompter",
     "CaptionRecipe": "training.caption.config",
     "train_captioner": "training.caption.train",

@@ -1,4 +1,4 @@
-"""Writing captions: searches against exhaustive ones, kept keys against whole passes, batches against one by one."""
+"""Captioners: beam search against exhaustive search, cached keys against full passes, batches against single images."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from diptych.models.hidden_states import HiddenStates, compute_hidden_states
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-# decoding, on a table of probabilities
+# decoding with a bigram model
 
 
 class Table:
-    """A language model that knows only the last word: (pictures, words, words) logits of what follows it."""
+    """A bigram language model: (images, vocabulary, vocabulary) logits of the next word."""
 
     def __init__(self, logits: Tensor, width: int) -> None:
         self.logits, self.width = logits, width
         self.pictures = torch.arange(len(logits)).repeat_interleave(width)
-        self.asked = 0
+        self.steps = 0
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
         if parents is not None:
             self.pictures = self.pictures[parents]
-        self.asked += 1
+        self.steps += 1
         return self.logits[self.pictures, words]
 
-    def keep(self, pictures: Tensor) -> None:
-        pass  # `parents` name the captions that stay
+    def keep(self, images: Tensor) -> None:
+        pass  # `parents` names the captions that stay
 
 
 WORDS = 5  # 0 begins a caption, 1 ends it
@@ -57,28 +57,28 @@ def table(pictures: int = 3, seed: int = 0) -> Tensor:
     return torch.randn(pictures, WORDS, WORDS, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def every_caption(logits: Tensor, wish: GenerationConfig) -> list[tuple[float, tuple[int, ...], float]]:
-    """Every caption of a picture by exhaustive search: (what it is compared by, words, mean log-probability)."""
-    known = logits.log_softmax(-1)
-    found = []
-    for length in range(wish.max_tokens):
+def every_caption(logits: Tensor, config: GenerationConfig) -> list[tuple[float, tuple[int, ...], float]]:
+    """Every caption of an image by exhaustive search: (penalised score, words, mean log-probability), best first."""
+    log_probs = logits.log_softmax(-1)
+    captions = []
+    for length in range(config.max_tokens):
         for words in itertools.product(range(2, WORDS), repeat=length):
-            if any(repeats(words[:at], wish.no_repeat) == [words[at]] for at in range(length)) and wish.no_repeat:
+            if any(repeats(words[:at], config.no_repeat) == [words[at]] for at in range(length)) and config.no_repeat:
                 continue
             line = (0, *words, 1)
-            total = sum(known[a, b].item() for a, b in itertools.pairwise(line))
-            found.append((total / (length + 1) ** wish.length_penalty, words, total / (length + 1)))
-    return sorted(found, reverse=True)
+            total = sum(log_probs[a, b].item() for a, b in itertools.pairwise(line))
+            captions.append((total / (length + 1) ** config.length_penalty, words, total / (length + 1)))
+    return sorted(captions, reverse=True)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int, length_penalty: float) -> None:
-    wish = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
+    config = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
     logits = table(seed=seed)
-    found = write(Table(logits, wish.width), len(logits), wish, start=0, end=1, never=(0,))
+    found = write(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
     for picture, captions in enumerate(found):
-        best = every_caption(logits[picture], wish)[:3]
+        best = every_caption(logits[picture], config)[:3]
         assert [caption.tokens for caption in captions] == [words for _, words, _ in best]
         assert [caption.score for caption in captions] == pytest.approx([score for *_, score in best], abs=1e-5)
 
@@ -87,7 +87,7 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
     logits = table(60, seed=7)
     logits[:, :, 0] = -torch.inf
     found = write(
-        Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,)
+        Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     for picture, (caption,) in enumerate(found):
         words, last = [], 0
@@ -96,68 +96,70 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
         assert caption.tokens == tuple(words)
 
 
-def test_a_search_ends_when_no_caption_in_the_making_can_still_win() -> None:
+def test_a_search_ends_when_no_partial_caption_can_still_win() -> None:
     logits = torch.full((1, WORDS, WORDS), -10.0)
     logits[:, :, 1] = 10.0  # every caption ends at once
-    spelling = Table(logits, 1)
-    write(spelling, 1, GenerationConfig("greedy", max_tokens=50), start=0, end=1)
-    assert spelling.asked <= 2
+    state = Table(logits, 1)
+    write(state, 1, GenerationConfig("greedy", max_tokens=50), start=0, end=1)
+    assert state.steps <= 2
 
 
-def test_the_nucleus_is_the_fewest_words_that_have_the_share() -> None:
+def test_the_nucleus_is_the_fewest_words_that_reach_top_p() -> None:
     chances = torch.tensor([[0.1, 0.5, 0.25, 0.15]])
     assert nucleus(chances.clone(), 0.7).tolist() == [[0.0, 0.5, 0.25, 0.0]]
     assert nucleus(chances.clone(), 0.5).tolist() == [[0.0, 0.5, 0.0, 0.0]]
     assert torch.equal(nucleus(chances.clone(), 1.0), chances)
 
 
-def test_draws_come_as_often_as_they_are_probable() -> None:
+def test_samples_are_as_frequent_as_they_are_probable() -> None:
     logits = torch.log(torch.tensor([[[1e-9, 0.2, 0.5, 0.3, 1e-9]] * WORDS]))
-    wish = GenerationConfig("nucleus", count=4000, top_p=1.0, max_tokens=2, no_repeat=0)
-    spelling = Table(logits, wish.width)
-    first = [each.tokens[:1] for each in draw(spelling, read(spelling, 4000, (0,)), [0], wish, 1)[0]]
+    config = GenerationConfig("nucleus", count=4000, top_p=1.0, max_tokens=2, no_repeat=0)
+    state = Table(logits, config.width)
+    first = [each.tokens[:1] for each in draw(state, read(state, 4000, (0,)), [0], config, 1)[0]]
     shares = [sum(each == wanted for each in first) / 4000 for wanted in ((), (2,), (3,))]
     assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
 
 @pytest.mark.parametrize("chance", [0.0, 1 - 2**-24], ids=["the least", "the greatest"])
-def test_no_draw_is_of_a_word_that_is_not_to_be_written(chance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suppressed_tokens_are_never_sampled(chance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, chance))
     logits = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)).expand(1, 5000, 5000)
-    wish = GenerationConfig("nucleus", max_tokens=2, no_repeat=0, top_p=1.0)
+    config = GenerationConfig("nucleus", max_tokens=2, no_repeat=0, top_p=1.0)
     never = (0, 4999)
-    (drawn,) = draw(Table(logits, 1), logits[0, :1], [0], wish, 1, never)
+    (drawn,) = draw(Table(logits, 1), logits[0, :1], [0], config, 1, never)
     assert not set(drawn[0].tokens) & set(never)
     assert math.isfinite(drawn[0].score)
 
 
-def test_a_low_temperature_draws_what_greedy_writes() -> None:
+def test_a_low_temperature_samples_the_greedy_caption() -> None:
     logits = table(3, seed=2)
-    wish = GenerationConfig("nucleus", temperature=1e-3, max_tokens=6, no_repeat=0)
-    drawn = write(Table(logits, 1), 3, wish, start=0, end=1, never=(0,))
+    config = GenerationConfig("nucleus", temperature=1e-3, max_tokens=6, no_repeat=0)
+    drawn = write(Table(logits, 1), 3, config, start=0, end=1, suppress=(0,))
     greedy = write(
-        Table(logits, 1), 3, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, never=(0,)
+        Table(logits, 1), 3, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     assert [of_one[0].tokens for of_one in drawn] == [of_one[0].tokens for of_one in greedy]
 
 
-def test_draws_do_not_depend_on_who_else_is_in_the_batch() -> None:
-    logits, wish = table(4, seed=3), GenerationConfig("nucleus", count=2, max_tokens=6, seed=11)
-    told = {"start": 0, "end": 1, "never": (0,)}
-    together = write(Table(logits, 2), 4, wish, **told)
-    apart = [write(Table(logits[at : at + 1], 2), 1, wish, numbers=[at], **told)[0] for at in range(len(logits))]
+def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
+    logits, config = table(4, seed=3), GenerationConfig("nucleus", count=2, max_tokens=6, seed=11)
+    arguments = {"start": 0, "end": 1, "suppress": (0,)}
+    together = write(Table(logits, 2), 4, config, **arguments)
+    apart = [
+        write(Table(logits[at : at + 1], 2), 1, config, image_seeds=[at], **arguments)[0] for at in range(len(logits))
+    ]
     assert [[each.tokens for each in of_one] for of_one in together] == [[e.tokens for e in of_one] for of_one in apart]
 
 
-def test_a_caption_is_written_to_its_end_within_the_longest() -> None:
+def test_a_caption_ends_within_max_tokens() -> None:
     logits = torch.zeros(1, WORDS, WORDS)
-    logits[:, :, 1] = -20.0  # it never wants to end
-    (captions,) = write(Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, never=(0,))
+    logits[:, :, 1] = -20.0  # the end token is improbable everywhere
+    (captions,) = write(Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, suppress=(0,))
     assert len(captions[0].tokens) == 6
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"method": "beems"}, "beam"),
         ({"beams": 0}, "at least 1"),
@@ -166,15 +168,15 @@ def test_a_caption_is_written_to_its_end_within_the_longest() -> None:
         ({"top_p": 1.5}, "at most 1"),
     ],
 )
-def test_a_wish_out_of_range_is_refused(settings: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_generation_config_out_of_range_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         GenerationConfig(**settings)
 
 
 # words
 
 
-def test_captions_become_numbers_and_back() -> None:
+def test_captions_are_encoded_and_decoded() -> None:
     words = Words.learn(["A dog's ball .", "a dog runs", "a T-shirt"], min_count=1)
     assert words.decode(words.encode("A dog's T-shirt!")) == "a dog's t-shirt"
     assert words.words[:2] == ["a", "dog"]
@@ -183,7 +185,7 @@ def test_captions_become_numbers_and_back() -> None:
     assert text_of(["the", "dog", "'s", "ball"]) == "the dog's ball"
 
 
-def test_rare_words_are_left_out_and_a_batch_is_padded_behind_its_ends() -> None:
+def test_rare_words_are_left_out_and_a_batch_is_padded_after_its_end_tokens() -> None:
     words = Words.learn(["a dog", "a cat", "a dog runs"], min_count=2)
     assert words.words == ["a", "dog"]
     assert words.batch(["a dog", "a", "a cat a dog"], 3).tolist() == [
@@ -200,7 +202,7 @@ def test_rare_words_are_left_out_and_a_batch_is_padded_behind_its_ends() -> None
 def decoder() -> CaptionDecoder:
     torch.manual_seed(0)
     decoder = CaptionDecoder(20, 4, 6, 5, dim=16, layers=2, heads=2, max_tokens=12).eval()
-    for weight in decoder.parameters():  # the usual random weights give nearly equal logits
+    for weight in decoder.parameters():  # default initialisation gives nearly equal logits
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.4)
     return decoder
@@ -212,31 +214,31 @@ def states(pictures: int) -> HiddenStates:
 
 
 @torch.inference_mode()
-def test_kept_keys_and_values_give_the_logits_of_a_whole_pass(decoder: CaptionDecoder) -> None:
-    memory = decoder.look(states(3))
+def test_cached_keys_and_values_give_the_logits_of_a_full_pass(decoder: CaptionDecoder) -> None:
+    memory = decoder.encode(states(3))
     words = torch.randint(4, 20, (6, 7), generator=torch.Generator().manual_seed(1))  # two captions of each picture
     whole = decoder(memory, words)
-    spelling = decoder.spell(memory)
+    state = decoder.start(memory)
     for at in range(7):
-        torch.testing.assert_close(spelling.step(words[:, at]), whole[:, at], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state.step(words[:, at]), whole[:, at], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_captions_that_go_on_with_others_and_pictures_that_are_done_leave_the_rest_right(decoder) -> None:
-    memory = decoder.look(states(3))
+def test_reordered_captions_and_finished_images_leave_the_rest_unchanged(decoder) -> None:
+    memory = decoder.encode(states(3))
     begun = torch.tensor([[1, 5], [1, 6], [1, 7], [1, 8], [1, 9], [1, 10]])
-    spelling = decoder.spell(memory)
+    state = decoder.start(memory)
     for at in range(2):
-        spelling.step(begun[:, at])
-    spelling.keep(torch.tensor([0, 2]))
-    told = spelling.step(torch.tensor([11, 12, 13, 14]), torch.tensor([1, 1, 5, 4]))
+        state.step(begun[:, at])
+    state.keep(torch.tensor([0, 2]))
+    told = state.step(torch.tensor([11, 12, 13, 14]), torch.tensor([1, 1, 5, 4]))
     lines = torch.tensor([[1, 6, 11], [1, 6, 12], [1, 10, 13], [1, 9, 14]])
     torch.testing.assert_close(told, decoder(memory[[0, 2]], lines)[:, -1], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_no_word_sees_the_words_behind_it(decoder: CaptionDecoder) -> None:
-    memory = decoder.look(states(1))
+def test_no_word_attends_to_later_words(decoder: CaptionDecoder) -> None:
+    memory = decoder.encode(states(1))
     one, other = torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 5, 9, 8]])
     torch.testing.assert_close(decoder(memory, one)[:, :2], decoder(memory, other)[:, :2])
     assert not torch.allclose(decoder(memory, one)[:, 2], decoder(memory, other)[:, 2])
@@ -282,7 +284,7 @@ METHODS = [{"method": "greedy"}, {"beams": 4, "count": 2}, {"method": "nucleus",
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
-def test_batches_write_what_is_written_one_by_one(writer: GridCaptionModel, pictures: list, settings: dict) -> None:
+def test_batches_give_the_captions_of_single_images(writer: GridCaptionModel, pictures: list, settings: dict) -> None:
     captioner = Captioner("tiny", writer)
     together = captioner.caption(pictures, batch_size=4, **settings)
     apart = captioner.caption(pictures, batch_size=1, **settings)
@@ -296,7 +298,7 @@ def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end(
     writer: GridCaptionModel, pictures: list, settings: dict
 ) -> None:
     with torch.inference_mode():
-        memory = writer.decoder.look(compute_hidden_states(writer.encoder, writer.prepare(pictures)))
+        memory = writer.decoder.encode(compute_hidden_states(writer.encoder, writer.prepare(pictures)))
         for picture, captions in enumerate(Captioner("tiny", writer).caption(pictures, max_tokens=10, **settings)):
             for caption in captions:
                 line = torch.tensor([[START, *writer.words.encode(caption.text), END]])
@@ -312,31 +314,31 @@ def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: Gr
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
-    wish = captioner.wish(method="greedy", max_tokens=10)
-    told = [benchmark.by_transformers(writer, twin, image, wish) for image in pictures]
+    config = captioner.generation_config(method="greedy", max_tokens=10)
+    told = [benchmark.by_transformers(writer, twin, image, config) for image in pictures]
     assert [of_one[0].text for of_one in captioner.caption(pictures, method="greedy", max_tokens=10)] == told
 
 
-def test_captions_are_different_the_best_first_and_free_of_marks(writer: GridCaptionModel, pictures: list) -> None:
+def test_captions_are_distinct_and_have_no_special_tokens(writer: GridCaptionModel, pictures: list) -> None:
     for captions in Captioner("tiny", writer).caption(pictures, count=4):
         texts = [caption.text for caption in captions]
         assert len(set(texts)) == 4
         assert not any("<" in text for text in texts)
 
 
-def test_a_caption_begins_with_the_prefix_as_it_was_given(writer: GridCaptionModel, pictures: list) -> None:
+def test_a_caption_begins_with_the_given_prefix(writer: GridCaptionModel, pictures: list) -> None:
     ((caption,),) = Captioner("tiny", writer).caption(pictures[:1], prefix="A red")
     assert caption.text.startswith("A red")
     with pytest.raises(ConfigError, match="12 at most"):
         Captioner("tiny", writer).caption(pictures[:1], prefix="a red dog " * 5)
 
 
-def test_equal_seeds_draw_equal_captions_and_others_do_not(writer: GridCaptionModel, pictures: list) -> None:
+def test_equal_seeds_sample_equal_captions_and_others_do_not(writer: GridCaptionModel, pictures: list) -> None:
     draws = [Captioner("tiny", writer).caption(pictures, method="nucleus", seed=seed) for seed in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_a_pictures_draws_depend_on_no_other_picture(writer: GridCaptionModel, scenes: Path) -> None:
+def test_an_images_samples_do_not_depend_on_other_images(writer: GridCaptionModel, scenes: Path) -> None:
     drawn = {"method": "nucleus", "count": 2, "seed": 7}
     captioner, files = Captioner("tiny", writer), sorted((scenes / "images").iterdir())[:5]
     alone = [captioner.caption([decode(file)], **drawn)[0] for file in files]
@@ -348,7 +350,7 @@ def test_a_pictures_draws_depend_on_no_other_picture(writer: GridCaptionModel, s
         assert [[each.text for each in of_one.texts] for of_one in described] == texts
 
 
-def test_no_pictures_have_no_captions(writer: GridCaptionModel) -> None:
+def test_no_images_give_no_captions(writer: GridCaptionModel) -> None:
     assert Captioner("tiny", writer).caption([]) == []
 
 
@@ -360,15 +362,17 @@ def saved(writer: GridCaptionModel, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_a_saved_captioner_writes_the_same_and_its_directory_stays_a_dual_encoder(writer, saved, pictures) -> None:
+def test_a_saved_captioner_gives_the_same_captions_and_its_directory_stays_a_dual_encoder(
+    writer, saved, pictures
+) -> None:
     captioner = load_captioner(saved, "cpu")
     assert captioner.name == str(saved)
-    assert captioner.wish().length_penalty == 0.9
+    assert captioner.generation_config().length_penalty == 0.9
     assert captioner.caption(pictures, count=2) == Captioner("tiny", writer).caption(pictures, count=2)
     assert np.allclose(dual.load(saved).encode_images(pictures), writer.encoder.encode_images(pictures), atol=1e-5)
 
 
-def test_half_precision_halves_the_file_and_writes_nearly_the_same(writer, saved, tmp_path, pictures) -> None:
+def test_half_precision_halves_the_file_and_hardly_changes_the_score(writer, saved, tmp_path, pictures) -> None:
     writer.encoder.save(tmp_path)
     save_captioner(writer, tmp_path, half=True)
     sizes = [(folder / "captioner.safetensors").stat().st_size for folder in (tmp_path, saved)]
@@ -377,7 +381,7 @@ def test_half_precision_halves_the_file_and_writes_nearly_the_same(writer, saved
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
-def test_what_has_no_captioner_or_a_damaged_one_says_the_next_step(writer, saved, tmp_path) -> None:
+def test_a_missing_or_damaged_captioner_is_an_error_with_the_next_step(writer, saved, tmp_path) -> None:
     writer.encoder.save(tmp_path)
     with pytest.raises(ModelError, match="diptych train caption"):
         load_captioner(tmp_path)
@@ -405,7 +409,7 @@ def test_candidates_are_ranked_by_cosine_and_their_probabilities_sum_to_1(encode
         assert [each.probability / ranked[0].probability for each in ranked] == pytest.approx(wanted, rel=1e-3)
 
 
-def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_vectors(encoder, pictures) -> None:
+def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_embeddings(encoder, pictures) -> None:
     texts = ["a red star", "a dog"]
     level = rank_candidates(pictures[:1], texts, encoder, temperature=1000.0)[0]
     assert level[0].probability == pytest.approx(0.5, abs=0.01)
@@ -423,7 +427,7 @@ def test_candidates_that_cannot_be_ranked_are_refused(encoder, pictures, setting
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 1e6])
-def test_written_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, pictures, weight) -> None:
+def test_generated_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, pictures, weight) -> None:
     from diptych.matching.calibration import Calibration
     from diptych.matching.heads import CosineHead
     from diptych.matching.matcher import Matcher

@@ -37,7 +37,7 @@ def test_it_adds_at_most_ten_megabytes_in_half_precision() -> None:
     assert kinds == {torch.float16}
 
 
-def test_it_writes_sentences_and_knows_a_man_and_a_bike(mini: Captioner, photos: dict[str, Path]) -> None:
+def test_it_generates_sentences_and_recognises_a_man_and_a_bike(mini: Captioner, photos: dict[str, Path]) -> None:
     captions = mini.caption([decode(path, min_side=224) for path in photos.values()])
     told = {name: of_one[0].text for name, of_one in zip(photos, captions, strict=True)}
     assert all(4 <= len(text.split()) <= 20 for text in told.values()), told

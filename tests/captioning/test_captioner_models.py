@@ -193,7 +193,7 @@ METHODS = [{"method": "greedy"}, {"beams": 3, "count": 2}, {"method": "nucleus",
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
-def test_every_method_writes_different_captions_of_each_picture(captioner: Captioner, settings: dict) -> None:
+def test_every_method_gives_distinct_captions_of_each_image(captioner: Captioner, settings: dict) -> None:
     told = captioner.caption(pictures(), max_tokens=8, **settings)
     assert len(told) == 3
     for captions in told:
@@ -206,13 +206,13 @@ def test_every_method_writes_different_captions_of_each_picture(captioner: Capti
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
-def test_batches_write_what_is_written_one_by_one(captioner: Captioner, settings: dict) -> None:
+def test_batches_give_the_captions_of_single_images(captioner: Captioner, settings: dict) -> None:
     together = captioner.caption(pictures(), max_tokens=8, **settings)
     apart = captioner.caption(pictures(), max_tokens=8, batch_size=1, **settings)
     assert [[each.text for each in of_one] for of_one in together] == [[e.text for e in of_one] for of_one in apart]
 
 
-def test_a_low_temperature_draws_what_greedy_writes(captioner: Captioner) -> None:
+def test_a_low_temperature_samples_the_greedy_caption(captioner: Captioner) -> None:
     drawn = captioner.caption(pictures(), method="nucleus", temperature=1e-3, max_tokens=8)
     greedy = captioner.caption(pictures(), method="greedy", max_tokens=8)
     assert [of_one[0].text for of_one in drawn] == [of_one[0].text for of_one in greedy]
@@ -236,7 +236,7 @@ class Numbers:
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders, name: str, settings: dict) -> None:
     captioner = load_captioner(folders[name], "cpu")
-    writer = captioner.writer
+    writer = captioner.model
     writer.tokenizer = Numbers()
     pixels = writer.prepare(pictures())["pixel_values"]
     for picture, captions in enumerate(captioner.caption(pictures(), max_tokens=6, **settings)):
@@ -262,10 +262,10 @@ def test_logits_are_those_that_transformers_gives_row_by_row(folders, name: str)
     torch.testing.assert_close(told, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_what_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[str, Path]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "model_type": "bert"}))
     (tmp_path / "model.safetensors").write_bytes((folders["blip"] / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match="no captioner that can be loaded"):
+    with pytest.raises(ModelError, match="not a captioner that can be loaded"):
         load_captioner(tmp_path)
     with pytest.raises(ModelError, match="is not a model"):
         load_captioner(tmp_path / "nothing")
@@ -278,7 +278,7 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, config: str) -> None:
         load_captioner(tmp_path)
 
 
-def test_weights_as_a_pickle_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_pickled_weights_are_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
     (tmp_path / "config.json").write_bytes((folders["vit-gpt2"] / "config.json").read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match="pickle"):

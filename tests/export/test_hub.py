@@ -22,7 +22,7 @@ from diptych.export.endpoint import split_metadata, write_endpoint
 from diptych.export.hub import push
 from diptych.export.model_card import full_card, kinds_of
 from diptych.models.checkpoints import BUNDLED
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 from tests.captioning.test_captioner_models import make_vit_gpt2
 from tests.hub_server import TOKEN, Hub
 from tests.matching.test_blip import blip  # noqa: F401 - a fixture

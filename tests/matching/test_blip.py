@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from diptych.errors import ModelError
+from diptych.matching.matcher import load_matcher
 from diptych.matching.rerank import reranked_ranks
-from diptych.matching.storage import load_matcher
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[ENC]", "[DEC]", "a", "red", "blue", "dog", "cat", "on", "boat"]
 
@@ -66,7 +66,7 @@ def test_probabilities_are_the_softmax_of_transformers_own_matching_logits(blip:
     assert np.ptp(found) > 1e-3
 
 
-def test_vectors_give_transformers_own_cosines_so_that_it_re_ranks_and_mines(blip: Path) -> None:
+def test_embeddings_give_transformers_own_cosines_for_reranking(blip: Path) -> None:
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
     model, processor = BlipForImageTextRetrieval.from_pretrained(blip).eval(), AutoProcessor.from_pretrained(blip)

@@ -15,9 +15,9 @@ from diptych.images.decode import decode
 from diptych.matching.heads import CosineHead, CrossHead, PairHead
 from diptych.matching.hubness import Banks
 from diptych.matching.match_table import match_table, read_match_table
-from diptych.matching.matcher import Encoded
+from diptych.matching.matcher import Encoded, load_matcher
 from diptych.matching.rerank import reranked_ranks
-from diptych.matching.storage import heads_of, load_matcher
+from diptych.matching.storage import heads_of
 from diptych.models import dual_encoder as dual
 from diptych.models.hidden_states import HiddenStates, StoredHiddenStates, compute_hidden_states
 from diptych.search.query import Query
@@ -74,7 +74,7 @@ HEADS = [CosineHead(), stirred(PairHead(8, hidden=16)), stirred(CrossHead(16, 12
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
-def test_every_picture_with_every_text_is_what_row_by_row_gives(head) -> None:
+def test_a_grid_of_images_and_texts_equals_row_by_row_pairs(head) -> None:
     images, texts = sides()
     a, b = head.encode("image", images), head.encode("text", texts)
     rows, columns = torch.arange(3).repeat_interleave(4), torch.arange(4).repeat(3)
@@ -91,7 +91,7 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(head.grid(a, head.encode("text", texts))[:, 1:2], head.grid(a, short))
 
 
-def test_the_cross_head_gives_what_its_description_says() -> None:
+def test_the_cross_head_equals_a_loop_over_words_and_patches() -> None:
     """The slow twin: mixtures are formed and compared one by one."""
     head = HEADS[2]
     images, texts = sides()
@@ -111,7 +111,7 @@ def test_the_cross_head_gives_what_its_description_says() -> None:
     torch.testing.assert_close(head.grid((patches, shown), (tokens, told)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pair_head_begins_as_the_cosine() -> None:
+def test_the_untrained_pair_head_is_the_scaled_cosine() -> None:
     images, texts = sides()
     head = PairHead(8).eval()
     grid = head.grid(head.encode("image", images), head.encode("text", texts))
@@ -132,7 +132,7 @@ def test_the_matching_loss_ignores_pairs_that_are_known_to_match() -> None:
 # states
 
 
-def test_states_come_with_the_vectors_of_the_dual_encoder(encoder: Path, scenes: Path) -> None:
+def test_hidden_states_come_with_the_embeddings_of_the_dual_encoder(encoder: Path, scenes: Path) -> None:
     model = dual.load(encoder, "cpu")
     pairs = read_pairs(scenes)
     images = [decode(pairs[at].image) for at in range(3)]
@@ -148,7 +148,7 @@ def test_states_come_with_the_vectors_of_the_dual_encoder(encoder: Path, scenes:
     assert lengths[0] < lengths[1]
 
 
-def test_a_whole_clip_shows_its_states(tiny_clip: Path) -> None:  # noqa: F811
+def test_a_whole_clip_exposes_its_hidden_states(tiny_clip: Path) -> None:  # noqa: F811
     model = dual.load(tiny_clip, "cpu")
     with torch.inference_mode():
         told = compute_hidden_states(model, model.preprocess_texts(["a cat", "a dog on a boat"]))
@@ -156,7 +156,9 @@ def test_a_whole_clip_shows_its_states(tiny_clip: Path) -> None:  # noqa: F811
     assert told.states.ndim == 3
 
 
-def test_stored_states_are_those_of_the_towers_and_a_cut_off_write_goes_on(encoder: Path, tmp_path: Path) -> None:
+def test_stored_states_are_those_of_the_towers_and_an_interrupted_write_continues(
+    encoder: Path, tmp_path: Path
+) -> None:
     model = dual.load(encoder, "cpu")
     texts = [f"{number} red circles" + " and a star" * (number % 4) for number in range(100)]
     with torch.inference_mode():
@@ -179,7 +181,7 @@ def test_stored_states_are_those_of_the_towers_and_a_cut_off_write_goes_on(encod
 # hubness
 
 
-def test_a_picture_that_is_near_to_every_text_has_the_greatest_hubness() -> None:
+def test_an_image_that_is_close_to_every_text_has_the_greatest_hubness() -> None:
     texts = functional.normalize(
         torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + torch.tensor([2.0, 0, 0, 0]), dim=-1
     )
@@ -193,7 +195,7 @@ def test_a_picture_that_is_near_to_every_text_has_the_greatest_hubness() -> None
 # training, and a matcher on disk
 
 
-def test_a_trained_matcher_loads_with_every_head_and_its_encoder_stays_as_it_was(trained: Path, encoder: Path) -> None:
+def test_a_trained_matcher_loads_with_every_head_and_its_encoder_is_unchanged(trained: Path, encoder: Path) -> None:
     assert heads_of(trained) == ["cosine", "pair", "cross"]
     assert load_matcher(trained).name == "cross"
     assert dual.load(trained, "cpu").identity() == dual.load(encoder, "cpu").identity()
@@ -206,9 +208,7 @@ def test_a_trained_matcher_loads_with_every_head_and_its_encoder_stays_as_it_was
 
 
 @pytest.mark.parametrize("head", ["cosine", "pair", "cross"])
-def test_a_picture_and_text_get_the_same_probability_however_they_are_put(
-    head: str, trained: Path, scenes: Path
-) -> None:
+def test_an_image_and_a_text_get_the_same_probability_in_every_batch(head: str, trained: Path, scenes: Path) -> None:
     matcher = load_matcher(trained, head, "cpu")
     pairs = read_pairs(scenes)[:5]
     images = [decode(row.image) for row in pairs]
@@ -233,7 +233,7 @@ def test_the_cosine_head_orders_as_the_cosine_does(trained: Path, scenes: Path) 
         assert np.argsort(probabilities).tolist() == np.argsort(cosines).tolist()
 
 
-def test_vectors_from_an_index_do_for_the_pair_head_alone(trained: Path, scenes: Path) -> None:
+def test_only_the_pair_head_accepts_stored_embeddings(trained: Path, scenes: Path) -> None:
     images = [decode(row.image) for row in read_pairs(scenes)[:3]]
     matcher = load_matcher(trained, "pair", "cpu")
     vectors = matcher.encoder.encode_images(images)
@@ -248,7 +248,7 @@ def test_vectors_from_an_index_do_for_the_pair_head_alone(trained: Path, scenes:
 def test_what_cannot_be_matched_is_refused(trained: Path, encoder: Path, scenes: Path) -> None:
     matcher = load_matcher(trained, "pair", "cpu")
     image = decode(read_pairs(scenes)[0].image)
-    with pytest.raises(ConfigError, match="one text for each picture"):
+    with pytest.raises(ConfigError, match="one text for each image"):
         matcher.predict([image], ["a", "b"])
     with pytest.raises(ConfigError, match="text 1 is empty"):
         matcher.predict([image, image], ["a", " "])

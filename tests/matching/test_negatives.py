@@ -63,7 +63,7 @@ def test_a_caption_that_describes_every_picture_is_refused() -> None:
         hard_negatives(Matches(pairs), np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
 
 
-def test_judged_pairs_hold_each_caption_once_as_a_match_and_half_hard_negatives() -> None:
+def test_labelled_pairs_hold_each_caption_once_as_a_match_and_half_hard_negatives() -> None:
     pairs = Pairs.from_rows(Row(str(at), Path(f"{at}.jpg"), (f"one {at}", f"two {at}")) for at in range(50))
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     judged = make_labelled_pairs(pairs, vectors, vectors.repeat(2, axis=0))

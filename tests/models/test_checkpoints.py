@@ -13,12 +13,12 @@ import torch
 
 from diptych.captioning.captioner import load_captioner
 from diptych.errors import ModelError
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import load_matcher
 from diptych.models import dual_encoder as dual
 from diptych.models import towers
 from diptych.models.checkpoints import BUNDLED, refuse_unsafe
 from diptych.models.safety import OUR_MODULES, module_types
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 
@@ -186,7 +186,7 @@ def test_a_folder_behind_a_link_is_looked_into_and_a_circle_of_links_ends(folder
         ("diptych.json", '{"logit_scale": "warm"}'),
     ],
 )
-def test_a_damaged_file_ends_in_a_sentence(folder: Path, name: str, content: str) -> None:
+def test_a_damaged_file_is_a_model_error(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content, "utf-8")
     with pytest.raises(ModelError):
         dual.load(folder)
@@ -194,7 +194,7 @@ def test_a_damaged_file_ends_in_a_sentence(folder: Path, name: str, content: str
 
 @pytest.mark.parametrize("load", [load_matcher, load_captioner, load_prompter])
 @pytest.mark.parametrize("content", ["[]", "{", '{"KIND": 3}', '{"KIND": [1]}', '{"KIND": {"pair": 3}}'])
-def test_a_damaged_card_ends_in_a_sentence_for_what_stands_beside_the_encoder(
+def test_damaged_metadata_is_a_model_error_for_matcher_captioner_and_prompter(
     folder: Path, load: Callable[..., Any], content: str
 ) -> None:
     kind = load.__name__.removeprefix("load_")
@@ -204,7 +204,7 @@ def test_a_damaged_card_ends_in_a_sentence_for_what_stands_beside_the_encoder(
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_a_towers_directory_is_held_to_the_same(encoder: dual.DualEncoder, tmp_path: Path, modality: str) -> None:
+def test_a_towers_directory_obeys_the_same_rules(encoder: dual.DualEncoder, tmp_path: Path, modality: str) -> None:
     trunk: Any = encoder.route(modality)[0]
     for part in (trunk.model, trunk.processor):
         part.save_pretrained(tmp_path)

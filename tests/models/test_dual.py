@@ -65,7 +65,7 @@ def test_a_saved_model_loads_with_the_same_vectors(projection: str, tmp_path: Pa
     assert again.identity() == model.identity()
 
 
-def test_a_model_that_names_the_residual_head_where_it_once_stood_still_loads(tmp_path: Path) -> None:
+def test_a_model_that_names_the_residual_head_at_its_old_place_still_loads(tmp_path: Path) -> None:
     build(projection="residual").save(tmp_path)
     routes = tmp_path / "router_config.json"
     routes.write_text(routes.read_text().replace("diptych.models.heads.", "diptych.towers."))
@@ -158,7 +158,7 @@ def test_a_local_directory_serves_as_a_tower(tmp_path: Path) -> None:
     assert model.encode_texts(TEXTS).shape == (3, 16)
 
 
-def test_long_texts_are_cut_to_the_limit_of_tokens() -> None:
+def test_long_texts_are_truncated_at_the_token_limit() -> None:
     model = build(max_length=4)
     long = "a red circle " * 50
     assert model.preprocess_texts([long])["input_ids"].shape == (1, 4)
@@ -183,7 +183,7 @@ def test_an_unknown_head_is_refused_with_the_nearest_name() -> None:
         build(projection="residuel")
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"neither modules\.json nor config\.json"):
         dual.load(tmp_path)
 
@@ -238,11 +238,11 @@ def test_code_that_a_tokenizer_or_a_processor_asks_for_is_refused_too(tmp_path: 
     with pytest.raises(ModelError, match="auto_map"):
         refuse_unsafe(tmp_path)
     (tmp_path / name).write_text('{"auto_map": ')
-    with pytest.raises(ModelError, match=f"{Path(name).name}' is no valid JSON"):
+    with pytest.raises(ModelError, match=f"{Path(name).name}' is not valid JSON"):
         refuse_unsafe(tmp_path)
 
 
-def test_a_name_that_the_hub_would_not_take_is_no_model() -> None:
+def test_a_name_that_is_not_valid_on_the_hub_is_refused() -> None:
     with pytest.raises(ModelError, match="cannot fetch 'runs/my model'"):
         dual.load("runs/my model")
 

@@ -138,7 +138,7 @@ def test_a_checkpoint_gives_the_vectors_that_transformers_gives(checkpoint: Path
     assert model.logit_bias == float(getattr(network, "logit_bias", torch.zeros(1)).detach())
 
 
-def test_a_text_has_one_vector_whatever_it_is_embedded_beside(checkpoint: Path) -> None:
+def test_a_texts_embedding_does_not_depend_on_its_batch(checkpoint: Path) -> None:
     model = dual.load(checkpoint, "cpu")
     alone = np.concatenate([model.encode_texts([text]) for text in TEXTS])
     np.testing.assert_allclose(alone, model.encode_texts(TEXTS), atol=1e-5)

@@ -21,8 +21,7 @@ from diptych.errors import ConfigError
 from diptych.images.decode import decode
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import CosineHead
-from diptych.matching.matcher import Matcher
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import Matcher, load_matcher
 from diptych.models import dual_encoder as dual
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.onnx.engines import GRAPHS

@@ -18,7 +18,7 @@ from diptych.models.checkpoints import refuse_unsafe
 from diptych.models.onnx.engines import open_graph
 from diptych.models.safety import is_checked, refuse_config
 from diptych.models.towers import image_tower, text_tower
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 from tests.model_directories import MAKERS
 
 
@@ -72,7 +72,7 @@ def test_a_graph_whose_weights_lie_in_another_file_is_refused(
     for file in (tmp_path / "secret", folder / "captions.txt"):
         file.write_bytes(b"key!")
     graph_with_weights_in(location, folder, inside)
-    with pytest.raises(ModelError, match="which is no file of the graph"):
+    with pytest.raises(ModelError, match="which is not a file of the graph"):
         open_graph("onnx", folder)
 
 
@@ -85,7 +85,7 @@ def test_a_graph_may_have_its_weights_beside_it(tmp_path: Path) -> None:
 
 def test_what_is_no_onnx_graph_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelError, match=r"graph.onnx' is no ONNX graph"):
+    with pytest.raises(ModelError, match=r"graph.onnx' is not an ONNX graph"):
         open_graph("onnx", tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_onnx_graph_is_refused_in_a_sentence(tmp_path: Path) -> None:
 )
 def test_openvino_is_given_graphs_of_its_own_format_alone(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "graph.xml").write_bytes(head)
-    with pytest.raises(ModelError, match="is no graph of OpenVINO's own"):
+    with pytest.raises(ModelError, match="is not a graph of OpenVINO's own"):
         open_graph("openvino", tmp_path)
 
 

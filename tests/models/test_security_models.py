@@ -22,11 +22,11 @@ import pytest
 
 from diptych.captioning.captioner import load_captioner
 from diptych.errors import DiptychError, ModelError
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import load_matcher
 from diptych.models import dual_encoder as dual
 from diptych.models.checkpoints import refuse_unsafe
 from diptych.models.towers import image_tower, text_tower
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 from diptych.prompting.text_space import load_text_space
 from diptych.serving.endpoint import Endpoint
 from diptych.serving.pipelines import pipelines

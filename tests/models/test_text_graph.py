@@ -53,7 +53,7 @@ def test_an_exported_model_is_kept_as_it_is(model_folder: Path, scenes: Path, tm
     np.testing.assert_allclose(graph.encode_texts(TEXTS), other.encode_texts(TEXTS), atol=1e-6)
 
 
-def test_a_text_that_is_cut_is_told_as_the_model_tells_it(model: diptych.DualEncoder) -> None:  # noqa: F811
+def test_truncation_gives_the_same_warning_as_the_model(model: diptych.DualEncoder) -> None:  # noqa: F811
     assert keep_text_graph(model, "tiny")
     graph = kept_text_graph("tiny")
     assert graph is not None
@@ -84,7 +84,7 @@ def test_a_graph_that_differs_from_its_model_is_not_kept(
     assert kept_text_graph("wrong") is None
 
 
-def test_no_texts_give_no_vectors(model: diptych.DualEncoder) -> None:  # noqa: F811
+def test_no_texts_give_no_embeddings(model: diptych.DualEncoder) -> None:  # noqa: F811
     assert keep_text_graph(model, "tiny")
     graph = kept_text_graph("tiny")
     assert graph is not None
@@ -92,7 +92,7 @@ def test_no_texts_give_no_vectors(model: diptych.DualEncoder) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize("damaged", ["graph.onnx", "tokenizer.json", "settings.json"])
-def test_a_damaged_graph_is_written_anew(damaged: str, model: diptych.DualEncoder, tmp_path: Path) -> None:  # noqa: F811
+def test_a_damaged_graph_is_written_again(damaged: str, model: diptych.DualEncoder, tmp_path: Path) -> None:  # noqa: F811
     assert keep_text_graph(model, "tiny")
     next(tmp_path.glob(f"cache/text_graphs/*/{damaged}")).write_bytes(b"{}")
     assert kept_text_graph("tiny") is None

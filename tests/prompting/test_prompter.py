@@ -25,8 +25,8 @@ from diptych.images.decode import decode
 from diptych.prompting.features import PictureFeatures
 from diptych.prompting.library import Prompt, read_prompts
 from diptych.prompting.phrases.compose import LISTS, compose, phrase_lists
-from diptych.prompting.prompter import Prompter, PromptHead
-from diptych.prompting.storage import WEIGHTS, load_prompter, save_prompter
+from diptych.prompting.prompter import Prompter, PromptHead, load_prompter
+from diptych.prompting.storage import WEIGHTS, save_prompter
 from diptych.prompting.text_space import TextSpace, load_text_space
 from diptych.training.objectives import cosine_loss
 from diptych.training.prompt.config import PromptRecipe

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from diptych.captioning.candidates import standing
+from diptych.captioning.candidates import combined_score
 from diptych.errors import ConfigError
 from diptych.search.index import Added
 from diptych.serving.api import responses as models
@@ -112,7 +112,7 @@ def test_captions_matches_and_prompts_are_those_of_the_service(api: TestClient, 
     assert told[0]["confidence"] == pytest.approx(local.confidence, abs=1e-4)
     assert told[0]["candidates"][0]["text"] == "a cat"
     chosen = post(api, "/v1/caption", images=[in_base64(cat)], count=8, choose=True)["captions"][0]["alternatives"]
-    assert chosen == sorted(chosen, key=lambda each: -standing(each["score"], each["confidence"]))
+    assert chosen == sorted(chosen, key=lambda each: -combined_score(each["score"], each["confidence"]))
     matched = post(api, "/v1/match", images=[in_base64(cat)] * 2, texts=["a cat", "a rocket"])["probabilities"]
     assert np.allclose(matched, [service.match(cat, ["a cat", "a rocket"])] * 2, atol=1e-4)
     assert matched[0][0] > matched[0][1]

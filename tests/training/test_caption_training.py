@@ -245,7 +245,7 @@ def test_self_critical_training_makes_better_samples_more_likely(dataset: Path, 
     @torch.no_grad()
     def preference() -> float:
         """The log-probabilities of the samples, weighted by how much better than the mean of their image they are."""
-        log_probability = model.decoder(model.decoder.look(batch.states), words[:, :-1]).log_softmax(-1)
+        log_probability = model.decoder(model.decoder.encode(batch.states), words[:, :-1]).log_softmax(-1)
         log_probability = log_probability.gather(2, words[:, 1:, None]).squeeze(2)
         log_probability = log_probability.masked_fill(words[:, 1:] == PAD, 0.0).sum(1)
         return float(((rewards - rewards.mean(1, keepdim=True)).flatten() * log_probability).sum())

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych.matching.storage import WEIGHTS, heads_of, load_matcher, save_matchers
+from diptych.matching.matcher import load_matcher
+from diptych.matching.storage import WEIGHTS, heads_of, save_matchers
 from diptych.models.checkpoints import BUNDLED
 from diptych.training.match.config import MatchRecipe
 from diptych.training.match.train import train_matcher

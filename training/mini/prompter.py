@@ -14,7 +14,8 @@ from pathlib import Path
 from training_data import VAL_FRACTION
 
 from diptych.models.checkpoints import BUNDLED
-from diptych.prompting.storage import WEIGHTS, load_prompter, save_prompter
+from diptych.prompting.prompter import load_prompter
+from diptych.prompting.storage import WEIGHTS, save_prompter
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.prompt.train import train_prompter
 from diptych.training.settings import make, read_yaml

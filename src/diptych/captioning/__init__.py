@@ -1,1 +1,1 @@
-"""Captioners: decoding, candidates, and writing captions for many images."""
+"""Captioning: captioners, decoding strategies, candidate captions and caption sinks."""

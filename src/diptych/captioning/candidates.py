@@ -1,4 +1,4 @@
-"""Candidate captions: given texts, ranked by a dual encoder; or written ones, among which a matcher chooses."""
+"""Candidate captions: given texts ranked by a dual encoder, or generated captions re-ranked by a matcher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from diptych.models.modalities import checked_texts
 
 @dataclass(frozen=True)
 class Candidate:
-    """A given text for a picture: its cosine, and its probability among the texts, which sum to 1."""
+    """A given text for an image.
+
+    Attributes:
+        text: The text.
+        similarity: Its cosine with the image, in [-1, 1].
+        probability: Its softmax probability among the given texts, which sum to 1.
+    """
 
     text: str
     similarity: float
@@ -28,7 +34,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A written caption: the captioner's score (mean log-probability), and the matcher's P(match) as confidence."""
+    """A generated caption.
+
+    Attributes:
+        text: The caption.
+        score: The captioner's mean log-probability, at most 0.
+        confidence: The matcher's P(match), in [0, 1].
+    """
 
     text: str
     score: float
@@ -36,7 +48,10 @@ class Chosen:
 
 
 class Ranker:
-    """Given texts, encoded once, for pictures that come in batches; settings are those of `rank_candidates`."""
+    """Given texts, embedded once, for images that arrive in batches.
+
+    Takes the arguments of `rank_candidates` and raises the same errors.
+    """
 
     def __init__(
         self,
@@ -57,16 +72,17 @@ class Ranker:
         self.scale = 1 / temperature if temperature else encoder.logit_scale
         filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
         means = filled.mean(1)  # (texts, dim)
-        self.vectors = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
+        self.embeddings = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[Candidate]]:
-        cosines = self.encoder.encode_images(images) @ self.vectors.T  # (pictures, texts)
+        """The texts for each image, most probable first."""
+        cosines = self.encoder.encode_images(images) @ self.embeddings.T  # (images, texts)
         logits = cosines * self.scale
-        chances = np.exp(logits - logits.max(1, keepdims=True))
-        chances /= chances.sum(1, keepdims=True)
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
         return [
-            [Candidate(self.texts[at], float(row[at]), float(chance[at])) for at in np.argsort(-row, kind="stable")]
-            for row, chance in zip(cosines, chances, strict=True)
+            [Candidate(self.texts[i], float(row[i]), float(chances[i])) for i in np.argsort(-row, kind="stable")]
+            for row, chances in zip(cosines, probabilities, strict=True)
         ]
 
 
@@ -78,14 +94,21 @@ def rank_candidates(
     templates: Sequence[str] = ("{}",),
     temperature: float | None = None,
 ) -> list[list[Candidate]]:
-    """The texts for each picture, likeliest first.
+    """The texts for each image, most probable first.
 
-    Probabilities are the softmax of the cosines divided by `temperature`; when not given, by that of the encoder's own
-    training (1 / `logit_scale`). With several `templates` a text's vector is the mean of its vectors in each (Radford
-    et al. 2021). They say which of *these* texts fits best, not whether it fits: that is what a matcher is for.
+    Probabilities are the softmax of the cosines over *these* texts. They say which text fits best, not whether it fits;
+    use a matcher for that.
+
+    Args:
+        images: Upright RGB images.
+        texts: The candidates.
+        encoder: The dual encoder that compares them.
+        templates: Sentences with `{}` for the text. With several, a text's embedding is the mean over the templates
+            (Radford et al. 2021).
+        temperature: Divides the cosines before the softmax; by default 1 / `logit_scale` of the encoder.
 
     Raises:
-        ConfigError: no text, an empty one or one that is not a string, a template without `{}`, or a temperature out
+        ConfigError: No text, an empty one or one that is not a string, a template without `{}`, or a temperature out
             of range.
     """
     return Ranker(texts, encoder, templates=templates, temperature=temperature)(images)
@@ -98,23 +121,62 @@ def choose(
     *,
     count: int = 5,
     weight: float = 0.1,
-    **settings: object,
+    method: str = "beam",
+    beams: int = 3,
+    prefix: str = "",
+    max_tokens: int = 30,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int = 0,
+    batch_size: int = 16,
 ) -> list[list[Chosen]]:
-    """`count` captions that the captioner writes of each picture, best first by what captioner and matcher say of them.
+    """Generate `count` captions of each image and order them by captioner and matcher together, best first.
 
-    What is compared is the score plus `weight` times the matcher's logit; the larger it is, the more the order is that
-    of the confidence. `settings` are those of `Captioner.caption`. A caption without a word is left out.
+    Captions are ordered by `combined_score`. Captions without a word are left out.
+
+    Args:
+        images: Upright RGB images.
+        captioner: The model that generates captions.
+        matcher: The model that compares them with the image.
+        count: Number of captions for each image.
+        weight: Weight of the matcher's logit; the larger, the more the confidence decides the order.
+        method: This and the following are the settings of `Captioner.caption`.
+        beams: Beam width of beam search.
+        prefix: Text that every caption begins with.
+        max_tokens: Maximum number of words or tokens after the prefix.
+        temperature: Temperature of `nucleus`.
+        top_p: Probability mass of `nucleus`.
+        seed: Seed of `nucleus`.
+        batch_size: Images in one forward pass.
+
+    Raises:
+        ConfigError: A setting is out of its range.
     """
-    written = captioner.caption(images, count=count, **settings)  # type: ignore[arg-type]
-    pairs = [(at, caption) for at, captions in enumerate(written) for caption in captions if caption.text.strip()]
-    sure = matcher.predict([images[at] for at, _ in pairs], [caption.text for _, caption in pairs])
+    captions = captioner.caption(
+        images,
+        method=method,
+        beams=beams,
+        count=count,
+        prefix=prefix,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    pairs = [(i, caption) for i, group in enumerate(captions) for caption in group if caption.text.strip()]
+    confidences = matcher.predict([images[i] for i, _ in pairs], [caption.text for _, caption in pairs])
     chosen: list[list[Chosen]] = [[] for _ in images]
-    for (at, caption), confidence in zip(pairs, sure, strict=True):
-        chosen[at].append(Chosen(caption.text, caption.score, float(confidence)))
-    return [sorted(of_one, key=lambda each: -standing(each.score, each.confidence, weight)) for of_one in chosen]
+    for (i, caption), confidence in zip(pairs, confidences, strict=True):
+        chosen[i].append(Chosen(caption.text, caption.score, float(confidence)))
+    return [sorted(group, key=lambda one: -combined_score(one.score, one.confidence, weight)) for group in chosen]
 
 
-def standing(score: float, confidence: float, weight: float = 0.1) -> float:
-    """What `choose` puts captions in order by: the captioner's score, and `weight` times the matcher's logit."""
+def combined_score(score: float, confidence: float, weight: float = 0.1) -> float:
+    """The captioner's score plus `weight` times the logit of the matcher's confidence; `choose` sorts by it.
+
+    >>> combined_score(-1.0, 0.5)
+    -1.0
+    """
     probability = min(max(confidence, 1e-6), 1 - 1e-6)
     return score + weight * math.log(probability / (1 - probability))

@@ -1,4 +1,4 @@
-"""Captions that somebody wrote, or some model, read from a file by the ids of their pictures."""
+"""Caption files: captions by people or by any model, read by image id."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from diptych.errors import DataError
 
 
 def read_caption_file(path: str | Path) -> dict[str, list[str]]:
-    """The captions of each picture, in the file's order.
+    """The captions of each image, in the file's order.
 
     The file is a JSON object (`{"1.jpg": "a dog", ...}`, or with lists of captions), COCO's list of results
-    (`[{"image_id": ..., "caption": ...}, ...]`), or a table with columns for picture and caption (CSV, TSV, JSON
-    lines), as `diptych caption` writes one; its lines that say why a picture has no caption are left out.
+    (`[{"image_id": ..., "caption": ...}, ...]`), or a table with columns for image and caption (CSV, TSV, JSON lines),
+    such as the output of `diptych caption`. Rows with an error instead of a caption are skipped.
 
     Raises:
-        DataError: there is no such file, a column is missing, or it holds no caption.
+        DataError: The file or a column is missing, or it holds no caption.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; give one with a caption for each picture")
-    lines: Iterable[tuple[int | str, Any]]
-    lines = entries(path) if path.suffix.lower() == ".json" and is_object(path) else _lines(path)
-    found: dict[str, list[str]] = {}
-    for name, captions in lines:
-        found.setdefault(str(name), []).extend(caption_list(captions))
-    if not found:
+    rows: Iterable[tuple[int | str, Any]]
+    rows = entries(path) if path.suffix.lower() == ".json" and is_object(path) else _rows(path)
+    captions: dict[str, list[str]] = {}
+    for name, texts in rows:
+        captions.setdefault(str(name), []).extend(caption_list(texts))
+    if not captions:
         raise DataError(f"'{path}' holds no caption; it needs a picture and a caption a line")
-    return found
+    return captions
 
 
-def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
+def _rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     columns: Columns | None = None
     for where, record in records(path):
         if record.get("error"):
@@ -49,26 +49,26 @@ def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
 
 
 def one_each(captions: dict[str, list[str]], image_ids: Iterable[str], source: str | Path) -> dict[str, str]:
-    """One caption for each id.
+    """One caption for each image id.
 
-    What a file calls a picture need not be its id: of a path, the longest end that is an id counts, and a number, as
-    COCO's results have it, stands for the one id whose name ends with it (`COCO_val2014_000000000139.jpg`).
+    The names in a file need not be ids: a path stands for its longest suffix that is an id, and a number, as in COCO's
+    results, for the one id whose name ends with it (`COCO_val2014_000000000139.jpg`).
 
     Raises:
-        DataError: a picture has several captions.
+        DataError: An image has several captions.
     """
     ids = dict.fromkeys(image_ids)
-    numbers: dict[int, str | None] = {}
+    ids_by_number: dict[int, str | None] = {}
     for image_id in ids:
-        if digits := re.search(r"(?<!\d)(\d{1,18})(\.\w+)?$", image_id):  # no picture's number is longer
-            numbers[int(digits[1])] = None if int(digits[1]) in numbers else image_id
-    found: dict[str, str] = {}
+        if digits := re.search(r"(?<!\d)(\d{1,18})(\.\w+)?$", image_id):  # image numbers have at most 18 digits
+            ids_by_number[int(digits[1])] = None if int(digits[1]) in ids_by_number else image_id
+    chosen: dict[str, str] = {}
     for name, texts in captions.items():
         parts = name.replace("\\", "/").split("/")
-        ends = (end for end in (name, *("/".join(parts[at:]) for at in range(len(parts)))) if end in ids)
-        of_number = numbers.get(int(name)) if name.isdecimal() and len(name) <= 18 else None
-        image_id = next(ends, of_number or name)
-        if len(texts) != 1 or image_id in found:
+        suffixes = (end for end in (name, *("/".join(parts[i:]) for i in range(len(parts)))) if end in ids)
+        numbered = ids_by_number.get(int(name)) if name.isdecimal() and len(name) <= 18 else None
+        image_id = next(suffixes, numbered or name)
+        if len(texts) != 1 or image_id in chosen:
             raise DataError(f"'{source}' has several captions for '{image_id}'; keep the one that is to be scored")
-        found[image_id] = texts[0]
-    return found
+        chosen[image_id] = texts[0]
+    return chosen

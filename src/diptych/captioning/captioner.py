@@ -1,11 +1,11 @@
-"""The captioner: captions of pictures, whatever model writes them."""
+"""The captioner: captions of images by a model of any supported kind."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -17,25 +17,105 @@ from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
 from diptych.models.checkpoints import CARD, model_directory
 from diptych.models.modalities import checked_images, checked_texts
+from diptych.models.model_upload import upload_model
 
-__all__ = ["Caption", "Captioner", "Writer", "load_captioner"]
+__all__ = ["Caption", "CaptionModel", "Captioner", "load_captioner"]
+
+Item = TypeVar("Item")
 
 
-class Writer(Protocol):
-    """What a captioner needs of a model."""
+class CaptionModel(Protocol):
+    """The interface of a model behind a `Captioner`.
+
+    It may also have `image_size` (input side in pixels) and `defaults` (fields of `GenerationConfig`).
+    """
 
     def prepare(self, images: Sequence[Image.Image]) -> Any:
-        """Pictures as the model takes them; threads may call it."""
+        """Preprocess images. Thread-safe."""
 
-    def write(self, prepared: Any, wish: GenerationConfig, prefix: str, numbers: Sequence[int]) -> list[list[Caption]]:
-        """Captions of prepared pictures; the draws of each depend on its number."""
+    def write(
+        self, prepared: Any, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    ) -> list[list[Caption]]:
+        """Captions of each prepared image, best first; samples depend on the image's own seed."""
+
+    def save(self, path: Path) -> None:
+        """Write the model to a directory."""
 
 
 class Captioner:
-    """Captions of pictures by a model; `load_captioner` reads one, the recipe `caption` trains one."""
+    """Captions of images.
 
-    def __init__(self, name: str, writer: Writer) -> None:
-        self.name, self.writer = name, writer
+    Load one with `Captioner.from_pretrained` or train one with `diptych.train_captioner`.
+
+    Args:
+        name: Name or path of the model, for messages.
+        model: The model that generates the captions.
+    """
+
+    def __init__(self, name: str, model: CaptionModel) -> None:
+        self.name, self.model = name, model
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, device: str = "auto") -> Captioner:
+        """Load a captioner. Only safetensors are read.
+
+        Args:
+            name_or_path: `mini`, a run or directory of `diptych train caption`, an exported model, or a directory or
+                hub name of a VisionEncoderDecoder (ViT-GPT2), a BLIP for captions or an image-text-to-text model.
+            device: `auto`, `cpu`, `cuda`, `mps` or any other torch device.
+
+        Raises:
+            ModelError: There is no such model, it does not generate captions, or its files do not fit together.
+        """
+        path = model_directory(name_or_path)
+        model: CaptionModel
+        if has_graphs(path):
+            model = load_graph_model(name_or_path, device)
+        elif (path / CARD).exists() or (path / "modules.json").exists():
+            model = load_grid_model(name_or_path, device)
+        else:
+            model = load_transformers_model(path, device) if is_whole(path) else load_chat_model(path, device)
+        return cls(str(name_or_path), model)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model to a directory that `from_pretrained` reads, as safetensors.
+
+        The directory of a decoder on a dual encoder also loads as that dual encoder.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.model.save(path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        licence: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
+
+        Args:
+            repo_id: `USER/NAME`; created if it does not exist.
+            private: Whether a new repository is private.
+            licence: Hub identifier of the licence (`apache-2.0`), needed if the model has no model card that names one.
+            commit_message: Message of the commit.
+            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            ModelError: No licence is known, or the hub refuses.
+        """
+        return upload_model(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            licence=licence,
+            commit_message=commit_message,
+            token=token,
+            tags=["image-captioning"],
+        )
 
     def caption(
         self,
@@ -51,70 +131,94 @@ class Captioner:
         seed: int = 0,
         batch_size: int = 16,
     ) -> list[list[Caption]]:
-        """`count` different captions of each upright RGB picture, best first.
+        """`count` different captions of each image, best first.
 
-        `method` is `beam` (the likeliest of `beams` ways to go on), `greedy` (the likeliest word each time) or
-        `nucleus` (words drawn at `temperature` from the fewest that have `top_p` of the probability; drawn twice, a
-        caption stands once, so there may be fewer). Captions begin with `prefix`, which is not scored, and go on for
-        `max_tokens` words or tokens at most. Equal seeds draw equal captions of a picture, in whatever batch and beside
-        whatever others it is.
+        Args:
+            images: Upright RGB images.
+            method: `beam` (beam search), `greedy` or `nucleus` (sampling; duplicates are merged, so there may be fewer
+                than `count` captions).
+            beams: Beam width of beam search.
+            count: Number of captions for each image.
+            prefix: Text that every caption begins with. It is not scored.
+            max_tokens: Maximum number of words or tokens after the prefix.
+            temperature: Temperature of `nucleus`.
+            top_p: Probability mass of `nucleus` (Holtzman et al. 2020).
+            seed: Seed of `nucleus`. Equal seeds give an image equal captions, whatever the rest of the batch.
+            batch_size: Images in one forward pass.
 
         Raises:
-            ConfigError: a setting is out of its range, greedy was asked for several captions, or an image is not a
-                decoded one.
+            ConfigError: A setting is out of its range, `greedy` with several captions, or an item is not a decoded
+                image.
         """
-        drawn = {"temperature": temperature, "top_p": top_p, "seed": seed}
-        wish = self.wish(method=method, beams=beams, count=count, max_tokens=max_tokens, **drawn)
+        config = self.generation_config(
+            method=method,
+            beams=beams,
+            count=count,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
         (prefix,) = checked_texts([prefix])
         batches = (checked_images(batch) for batch in batches_of(images, batch_size))
-        return [of_one for batch in batches for of_one in self._write(batch, wish, prefix)]
+        return [captions for batch in batches for captions in self._write(batch, config, prefix)]
 
     @property
     def image_size(self) -> int | None:
-        """The side in pixels of what the model sees, if it says so: JPEGs need not be decoded much larger."""
-        return getattr(self.writer, "image_size", None)
+        """Input side of the model in pixels, or None if it is not known; images may be decoded smaller."""
+        return getattr(self.model, "image_size", None)
 
-    def wish(self, **settings: Any) -> GenerationConfig:
-        """Settings of `caption` with the habits that the model was chosen with."""
-        return GenerationConfig(**{**getattr(self.writer, "habits", {}), **settings})
+    def generation_config(
+        self,
+        *,
+        method: str = "beam",
+        beams: int = 3,
+        count: int = 1,
+        max_tokens: int = 30,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int = 0,
+    ) -> GenerationConfig:
+        """These settings of `caption` together with the model's own (length penalty, n-grams that may not repeat).
 
-    def _write(self, images: list[Image.Image], wish: GenerationConfig, prefix: str) -> list[list[Caption]]:
-        draws = wish.method == "nucleus"
-        numbers = [_number(image) for image in images] if draws else range(len(images))
-        return self.writer.write(self.writer.prepare(images), wish, prefix, numbers)
+        Raises:
+            ConfigError: A setting is out of its range.
+        """
+        defaults: dict[str, Any] = getattr(self.model, "defaults", {})
+        settings: dict[str, Any] = {
+            **{"method": method, "beams": beams, "count": count, "max_tokens": max_tokens},
+            **{"temperature": temperature, "top_p": top_p, "seed": seed},
+        }
+        return GenerationConfig(**{**defaults, **settings})
+
+    def _write(self, images: list[Image.Image], config: GenerationConfig, prefix: str) -> list[list[Caption]]:
+        samples = config.method == "nucleus"
+        seeds = [_image_seed(image) for image in images] if samples else range(len(images))
+        return self.model.write(self.model.prepare(images), config, prefix, seeds)
 
 
 def load_captioner(name: str | Path, device: str = "auto") -> Captioner:
-    """Load a captioner: `mini`, a run or directory of `diptych train caption`, or a model of transformers by name.
-
-    Of those: any VisionEncoderDecoder (ViT-GPT2), BLIP, and image-text-to-text models. Only safetensors are read.
+    """Load a captioner; short for `Captioner.from_pretrained`.
 
     Raises:
-        ModelError: there is no such model, it writes no captions, or its files do not fit together.
+        ModelError: There is no such model, it does not generate captions, or its files do not fit together.
     """
-    path = model_directory(name)
-    if has_graphs(path):
-        return Captioner(str(name), load_graph_model(name, device))
-    if (path / CARD).exists() or (path / "modules.json").exists():
-        return Captioner(str(name), load_grid_model(name, device))
-    return Captioner(
-        str(name), load_transformers_model(path, device) if is_whole(path) else load_chat_model(path, device)
-    )
+    return Captioner.from_pretrained(name, device=device)
 
 
-def _number(image: Image.Image) -> int:
-    """A number of 48 bits that is the picture's own."""
+def _image_seed(image: Image.Image) -> int:
+    """A 48-bit number from an image's pixels."""
     return int(content_hash(image.tobytes())[:12], 16)
 
 
-def batches_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter.
+def batches_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive lists of `size` items; the last one may be shorter.
 
     Raises:
         ConfigError: `size` is below 1.
     """
     if size < 1:
         raise ConfigError(f"batch_size is {size}; it must be at least 1")
-    left = iter(items)
-    while batch := list(itertools.islice(left, size)):
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
         yield batch

@@ -1,7 +1,8 @@
-"""A captioner that runs as two ONNX or OpenVINO graphs."""
+"""The caption model of an exported directory: an encoder graph and a decoder graph, run by ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from diptych.captioning.grid_captioner import WORDS, GridCaptionModel
 from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.vocabulary import Words
 from diptych.errors import ModelError
-from diptych.models import dual_encoder as dual
-from diptych.models.checkpoints import loading, model_directory, read_metadata, refuse_unsafe
+from diptych.models import dual_encoder
+from diptych.models.checkpoints import loading, model_directory, read_metadata, refuse_unsafe, write_card
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.onnx.engines import Inputs, open_graph
 from diptych.models.onnx.exported_tower import graph_hash
@@ -24,77 +25,99 @@ FOLDER = "captioner"
 
 
 class GraphCaptionModel(GridCaptionModel):
-    """Writes captions as `GridCaptionModel` does, with graphs in the place of tower and decoder."""
+    """A `GridCaptionModel` whose tower and decoder are graphs; `section` is that of `diptych.json`."""
 
-    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, told: dict[str, Any]) -> None:
-        self.encoder, self.words, self.settings = encoder, words, told["settings"]
-        self.habits = told.get("habits") or {}
+    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, section: dict[str, Any]) -> None:
+        self.encoder, self.words, self.settings = encoder, words, section["settings"]
+        self.defaults = section.get("habits") or {}
+        self.section = section
         self.decoder: Any = graphs
 
     def write(
-        self, prepared: dict[str, Any], wish: GenerationConfig, prefix: str, numbers: Sequence[int]
+        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
-        return self.from_memory(self.decoder.look(prepared), wish, prefix, numbers)
+        """Captions of each prepared image, best first."""
+        return self.from_memory(self.decoder.encode(prepared), config, prefix, image_seeds)
+
+    def save(self, path: str | Path) -> None:
+        """Write encoder, graphs and vocabulary to one directory."""
+        path = Path(path)
+        self.encoder.save_pretrained(path)
+        if path.resolve() != self.decoder.folder.parent.resolve():
+            shutil.copytree(self.decoder.folder, path / FOLDER, dirs_exist_ok=True)
+        (path / WORDS).write_text("\n".join(self.words.words) + "\n", "utf-8")
+        write_card(path, {**read_metadata(path), "captioner": self.section})
 
 
 class GraphDecoder:
-    """Both graphs, with the interface of `CaptionDecoder`."""
+    """Both graphs behind the interface of `CaptionDecoder`.
+
+    Args:
+        folder: Directory with the graphs `look` (image to memory) and `step` (words and memory to logits).
+        engine: `onnx` or `openvino`.
+        inputs: Names of the tensors that the image graph reads.
+        max_tokens: Maximum number of words of a caption.
+    """
 
     def __init__(self, folder: Path, engine: str, inputs: Sequence[str], max_tokens: int) -> None:
-        self.inputs, self.max_tokens = list(inputs), max_tokens
-        self._look, self._step = open_graph(engine, folder / "look"), open_graph(engine, folder / "step")
+        self.folder, self.inputs, self.max_tokens = folder, list(inputs), max_tokens
+        self._encode, self._step = open_graph(engine, folder / "look"), open_graph(engine, folder / "step")
 
-    def look(self, prepared: dict[str, Any]) -> Tensor:
+    def encode(self, prepared: dict[str, Any]) -> Tensor:
+        """Preprocessed images to memory: (images, layers, 2, heads, patches, width), keys and values of each layer."""
         inputs = {name: np.ascontiguousarray(prepared[name].cpu().numpy()) for name in self.inputs}
-        return torch.from_numpy(self._look(inputs))
+        return torch.from_numpy(self._encode(inputs))
 
-    def spell(self, looked: Tensor) -> GraphDecodingState:
-        """Begin captions of these pictures."""
-        return GraphDecodingState(self._step, looked.numpy())
+    def start(self, memory: Tensor) -> GraphDecodingState:
+        """A decoding state for captions of these images."""
+        return GraphDecodingState(self._step, memory.numpy())
 
 
 class GraphDecodingState:
-    """Captions in the making, some for each picture."""
+    """Partial captions, several for each image. The decoder graph reads all of their words at every step."""
 
-    def __init__(self, run: Callable[[Inputs], np.ndarray], looked: np.ndarray) -> None:
-        self.run, self.looked = run, looked
-        self.said = np.empty((0, 0), np.int64)
-        self._each: np.ndarray | None = None  # the pictures' keys and values, once for each caption
+    def __init__(self, run: Callable[[Inputs], np.ndarray], memory: np.ndarray) -> None:
+        self.run, self.memory = run, memory
+        self.words = np.empty((0, 0), np.int64)
+        self._repeated: np.ndarray | None = None  # the memory, one row for each caption
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
-        """As `decoding.decoder.DecodingState.step`: the logits of the next word, (captions, words)."""
-        newest = words.numpy()[:, None]
-        said = self.said if parents is None or not self.said.size else self.said[parents.numpy()]
-        self.said = np.concatenate([said, newest], axis=1) if self.said.size else newest
-        if self._each is None or len(self._each) != len(words):
-            self._each = np.repeat(self.looked, len(words) // len(self.looked), axis=0)
-        return torch.from_numpy(self.run({"words": self.said, "looked": self._each}))
+        """Append one word to each caption and return the next logits: (captions, vocabulary).
 
-    def keep(self, pictures: Tensor) -> None:
-        """Go on with these pictures alone."""
-        self.looked, self._each = self.looked[pictures.numpy()], None
+        As `decoder.DecodingState.step`.
+        """
+        newest = words.numpy()[:, None]
+        previous = self.words if parents is None or not self.words.size else self.words[parents.numpy()]
+        self.words = np.concatenate([previous, newest], axis=1) if self.words.size else newest
+        if self._repeated is None or len(self._repeated) != len(words):
+            self._repeated = np.repeat(self.memory, len(words) // len(self.memory), axis=0)
+        return torch.from_numpy(self.run({"words": self.words, "looked": self._repeated}))
+
+    def keep(self, images: Tensor) -> None:
+        """Continue with the images at these rows only."""
+        self.memory, self._repeated = self.memory[images.numpy()], None
 
 
 def has_graphs(path: Path) -> bool:
-    """Whether a model's directory holds a captioner as graphs."""
+    """Whether a model directory holds a captioner as graphs."""
     return (path / FOLDER / "look").is_dir()
 
 
 def load_graph_model(name: str | Path, device: str = "auto") -> GraphCaptionModel:
-    """The captioner of an exported model.
+    """Load the captioner of an exported model.
 
     Raises:
-        ModelError: its files do not fit together, or are not those that were checked.
-        MissingExtra: the engine is not installed.
+        ModelError: Its files do not fit together, or a graph's hash is not the one in `diptych.json`.
+        MissingExtra: The engine is not installed.
     """
     path = model_directory(name)
     refuse_unsafe(path)
     with loading(f"the captioner of '{name}'"):
-        told = read_metadata(path)["captioner"]
-        graphs, settings = told["graphs"], told["settings"]
+        section = read_metadata(path)["captioner"]
+        graphs, settings = section["graphs"], section["settings"]
         for part, expected in graphs["sha256"].items():
             if graph_hash(path / FOLDER / part, graphs["engine"]) != expected:
-                raise ModelError(f"'{path / FOLDER / part}' holds no graph that was checked; export it again")
+                raise ModelError(f"the graph in '{path / FOLDER / part}' was changed after export; export it again")
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = GraphDecoder(path / FOLDER, graphs["engine"], graphs["inputs"], settings.get("max_tokens", 40))
-    return GraphCaptionModel(dual.load(name, device), decoder, words, told)
+    return GraphCaptionModel(dual_encoder.load(name, device), decoder, words, section)

@@ -1,8 +1,9 @@
-"""Captions from a dual encoder's patch grid: a small decoder that lies beside the encoder in one directory."""
+"""The caption model of a dual encoder: a small decoder over the image tower's patch grid, saved beside the encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.captioning.decoder import CaptionDecoder
-from diptych.captioning.strategies import Caption, GenerationConfig, Written, write
+from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis, write
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
-from diptych.models import dual_encoder as dual
+from diptych.models import dual_encoder
 from diptych.models.checkpoints import CARD, loading, model_directory, read_metadata, write_card
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import compute_hidden_states
@@ -23,12 +24,19 @@ from diptych.models.hidden_states import compute_hidden_states
 WEIGHTS = "captioner.safetensors"
 WORDS = "captioner.txt"
 NEVER = (PAD, START, UNKNOWN)
+"""Tokens that are never generated."""
 
 
 class GridCaptionModel:
-    """Writes captions with a `CaptionDecoder` over a dual encoder; `settings` are the decoder's arguments.
+    """A dual encoder and a `CaptionDecoder` over its patch states.
 
-    `habits` are fields of `GenerationConfig` that were chosen with the weights: length penalty and repeats.
+    Args:
+        encoder: The dual encoder whose image tower is read.
+        decoder: The decoder.
+        words: Its vocabulary.
+        settings: The arguments with which the decoder was built, kept in `diptych.json`.
+        defaults: Fields of `GenerationConfig` that were tuned with the weights (length penalty, n-gram size); they
+            apply to every caption.
     """
 
     def __init__(
@@ -37,89 +45,115 @@ class GridCaptionModel:
         decoder: CaptionDecoder,
         words: Words,
         settings: dict[str, Any],
-        habits: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
     ) -> None:
-        self.encoder, self.words, self.settings, self.habits = encoder, words, settings, habits or {}
+        self.encoder, self.words, self.settings, self.defaults = encoder, words, settings, defaults or {}
         self.decoder = decoder.eval().to(encoder.device)
 
     @property
     def image_size(self) -> int | None:
+        """Input side of the image tower in pixels; None if its preprocessing does not fix one."""
         return self.encoder.image_size
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """The image tower's input tensors, on the CPU. Thread-safe."""
         return self.encoder.preprocess_images(images)
 
     @torch.inference_mode()
     def write(
-        self, prepared: dict[str, Any], wish: GenerationConfig, prefix: str, numbers: Sequence[int]
+        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
-        memory = self.decoder.look(compute_hidden_states(self.encoder, prepared))
-        return self.from_memory(memory, wish, prefix, numbers)
+        """Captions of each prepared image, best first."""
+        memory = self.decoder.encode(compute_hidden_states(self.encoder, prepared))
+        return self.from_memory(memory, config, prefix, image_seeds)
 
     def from_memory(
-        self, memory: Tensor, wish: GenerationConfig, prefix: str = "", numbers: Sequence[int] | None = None
+        self, memory: Tensor, config: GenerationConfig, prefix: str = "", image_seeds: Sequence[int] | None = None
     ) -> list[list[Caption]]:
-        """Captions of pictures that the decoder has looked at, (pictures, 1 + places, dim)."""
-        begun = tuple(self.words.encode(prefix))
-        room = self.decoder.max_tokens + 1 - len(begun)
+        """Captions of images from the decoder's memory, (images, 1 + patches, dim).
+
+        Raises:
+            ConfigError: The prefix is longer than the model's maximum caption.
+        """
+        prefix_tokens = tuple(self.words.encode(prefix))
+        room = self.decoder.max_tokens + 1 - len(prefix_tokens)
         if room < 1:
-            raise ConfigError(f"the prefix has {len(begun)} words; this model writes {self.decoder.max_tokens} at most")
-        wish = GenerationConfig(**{**vars(wish), "max_tokens": min(wish.max_tokens, room)})
-        place = {"start": START, "end": END, "never": NEVER, "prefix": begun, "numbers": numbers}
-        found = write(_OnDevice(self.decoder, memory), len(memory), wish, **place)  # type: ignore[arg-type]
-        return [[self._caption(written, prefix) for written in of_one] for of_one in found]
+            raise ConfigError(
+                f"the prefix has {len(prefix_tokens)} words; this model writes {self.decoder.max_tokens} at most"
+            )
+        hypotheses = write(
+            _DeviceState(self.decoder, memory),
+            len(memory),
+            replace(config, max_tokens=min(config.max_tokens, room)),
+            start=START,
+            end=END,
+            suppress=NEVER,
+            prefix=prefix_tokens,
+            image_seeds=image_seeds,
+        )
+        return [[self._caption(hypothesis, prefix) for hypothesis in group] for group in hypotheses]
 
-    def _caption(self, written: Written, prefix: str) -> Caption:
-        text = self.words.decode(written.tokens)
-        apart = "" if text.startswith("'") else " "
-        return Caption(f"{prefix.strip()}{apart}{text}".strip() if prefix else text, written.score)
+    def _caption(self, hypothesis: Hypothesis, prefix: str) -> Caption:
+        text = self.words.decode(hypothesis.tokens)
+        separator = "" if text.startswith("'") else " "
+        return Caption(f"{prefix.strip()}{separator}{text}".strip() if prefix else text, hypothesis.score)
+
+    def save(self, path: str | Path) -> None:
+        """Write encoder and decoder to one directory."""
+        self.encoder.save_pretrained(path)
+        save_captioner(self, path)
 
 
-class _OnDevice:
-    """A spelling whose words come from the CPU, where `strategies` keeps its books."""
+class _DeviceState:
+    """A decoding state whose token ids come from the CPU, where `strategies` keeps its books."""
 
     def __init__(self, decoder: CaptionDecoder, memory: Tensor) -> None:
-        self.spelling, self.device = decoder.spell(memory), memory.device
+        self.state, self.device = decoder.start(memory), memory.device
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
-        return self.spelling.step(words.to(self.device), None if parents is None else parents.to(self.device))
+        return self.state.step(words.to(self.device), None if parents is None else parents.to(self.device))
 
-    def keep(self, pictures: Tensor) -> None:
-        self.spelling.keep(pictures.to(self.device))
+    def keep(self, images: Tensor) -> None:
+        self.state.keep(images.to(self.device))
 
 
 def save_captioner(
-    writer: GridCaptionModel, path: str | Path, told: dict[str, Any] | None = None, *, half: bool = False
+    model: GridCaptionModel, path: str | Path, metadata: dict[str, Any] | None = None, *, half: bool = False
 ) -> None:
-    """Add a captioner to the directory in which its dual encoder lies.
+    """Add a captioner to the directory of its dual encoder, which still loads as a dual encoder and as a matcher.
 
-    Writes `captioner.safetensors` (in half precision if asked), `captioner.txt` (the words) and, with what is `told` of
-    it, a part of `diptych.json`; the directory goes on loading as a dual encoder, and as a matcher.
+    Writes `captioner.safetensors`, `captioner.txt` (the vocabulary) and the `captioner` section of `diptych.json`.
+
+    Args:
+        model: The captioner.
+        path: Directory of the dual encoder.
+        metadata: Further entries of the `captioner` section, such as the recipe.
+        half: Store the weights in half precision.
 
     Raises:
-        ModelError: there is no dual encoder in the directory.
+        ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
     if not (path / CARD).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
-    weights = writer.decoder.state_dict()
-    kept = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
-    save_file(kept, path / WEIGHTS, metadata={"format": "pt"})
-    (path / WORDS).write_text("\n".join(writer.words.words) + "\n", "utf-8")
-    own = {"settings": writer.settings, "habits": writer.habits, **(told or {})}
-    write_card(path, {**read_metadata(path), "captioner": own})
+    weights = model.decoder.state_dict()
+    saved = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
+    save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
+    (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
+    section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
+    write_card(path, {**read_metadata(path), "captioner": section})
 
 
 def has_captioner(path: Path) -> bool:
-    """Whether a model's directory holds such a captioner."""
+    """Whether a model directory's `diptych.json` has a captioner."""
     return "captioner" in read_metadata(path)
 
 
 def load_grid_model(name: str | Path, device: str = "auto") -> GridCaptionModel:
-    """The captioner beside a dual encoder.
+    """Load the captioner beside a dual encoder.
 
     Raises:
-        ModelError: there is none, or its files do not fit together.
+        ModelError: There is none, or its files do not fit together.
     """
     path = model_directory(name)
     if not has_captioner(path):
@@ -127,10 +161,10 @@ def load_grid_model(name: str | Path, device: str = "auto") -> GridCaptionModel:
             f"'{name}' has no captioner; train one on it: "
             f"diptych train caption --model {name} --data PATH --out runs/caption"
         )
-    told = read_metadata(path)["captioner"]
-    encoder = dual.load(name, device)
+    section = read_metadata(path)["captioner"]
+    encoder = dual_encoder.load(name, device)
     with loading(f"the captioner of '{name}'"):
         words = Words((path / WORDS).read_text("utf-8").split())
-        decoder = CaptionDecoder(len(words), **told["settings"])
+        decoder = CaptionDecoder(len(words), **section["settings"])
         decoder.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
-        return GridCaptionModel(encoder, decoder, words, told["settings"], told.get("habits"))
+        return GridCaptionModel(encoder, decoder, words, section["settings"], section.get("habits"))

@@ -1,4 +1,4 @@
-"""Captions for many pictures: decoded beside the model, a batch at a time; each gets captions or a named error."""
+"""Captions of many images: decoded in background threads, a batch at a time, with a named error for each failure."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from diptych.images.decode import Picture, decode
 from diptych.runtime.background import prefetch
 
 Text = Caption | Candidate | Chosen
-_WORDLESS = "the model wrote no word for it; try another method or more beams"
+_NO_WORDS = "the model generated no word for it; try another method or more beams"
 CaptionFunction = Callable[[list[Image.Image]], list[list[Any]]]
-"""Texts for each of some pictures, best first: of a captioner, of `choose`, or of `rank_candidates`."""
+"""Texts for each of some images, best first: of a captioner, of `choose`, or of a `Ranker` (lists are invariant)."""
 
 
 @dataclass(frozen=True)
 class CaptionResult:
-    """A picture by its path, with its texts, best first; or the reason why it has none.
+    """The texts of one image, or the reason why it has none.
 
-    That is one of `ImageError`'s, or `no_words`.
+    Attributes:
+        path: Path of the image.
+        texts: Its texts, best first.
+        reason: A reason of `ImageError` or `no_words`; None if there are texts.
+        message: The reason as a sentence.
     """
 
     path: str
@@ -41,30 +45,34 @@ def caption_images(
     image_size: int | None = None,
     batch_size: int = 16,
 ) -> Iterator[CaptionResult]:
-    """The texts of each picture, in order.
+    """The texts of each image, in order, while the next batches are decoded in background threads.
 
-    Some batches of pictures wait for the model. They are made smaller as far as `image_size` pixels are enough for it,
-    which decodes a JPEG several times faster.
+    Args:
+        pictures: (path, image) pairs.
+        describe: Generates the texts of a batch.
+        image_size: Input side of the model in pixels. Larger images are decoded at reduced size, which is several times
+            faster for JPEGs.
+        batch_size: Images in one call of `describe`.
     """
 
     def load(batch: list[tuple[str, Picture]]) -> list[tuple[str, Image.Image | ImageError]]:
-        return [(path, _decoded(picture, image_size)) for path, picture in batch]
+        return [(path, _decoded(source, image_size)) for path, source in batch]
 
     for loaded in prefetch(batches_of(pictures, batch_size), load):
         images = [image for _, image in loaded if isinstance(image, Image.Image)]
-        found = iter(describe(images) if images else [])
+        described = iter(describe(images) if images else [])
         for path, image in loaded:
             if isinstance(image, ImageError):
                 yield CaptionResult(path, reason=image.reason, message=str(image))
             else:
-                texts = next(found)
-                yield CaptionResult(path, texts) if texts else CaptionResult(path, reason="no_words", message=_WORDLESS)
+                texts = next(described)
+                yield CaptionResult(path, texts) if texts else CaptionResult(path, reason="no_words", message=_NO_WORDS)
 
 
-def _decoded(picture: Picture, image_size: int | None) -> Image.Image | ImageError:
+def _decoded(source: Picture, image_size: int | None) -> Image.Image | ImageError:
     try:
-        image = decode(picture, min_side=image_size)
+        image = decode(source, min_side=image_size)
     except ImageError as error:
         return error
-    spare = min(image.size) // (2 * image_size) if image_size else 1  # a resizing to come is then still a fine one
-    return image.reduce(spare) if spare > 1 else image
+    factor = min(image.size) // (2 * image_size) if image_size else 1  # leaves twice the size for the final resize
+    return image.reduce(factor) if factor > 1 else image

@@ -1,4 +1,4 @@
-"""Where captions go: JSON lines, CSV, or text files beside the pictures; a killed run goes on where it was."""
+"""Caption sinks: JSON lines, CSV, or a text file beside each image. An interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -20,107 +20,118 @@ from diptych.runtime.files import open_file
 SCORES = ("score", "confidence", "similarity", "probability")
 COLUMNS = ("image", "rank", "caption", *SCORES, "error")
 _HEADER = ",".join(COLUMNS) + "\n"
-_BEGINNING = '{"image": "'  # of a JSON line
+_LINE_START = '{"image": "'  # of a JSON line
 
 
 class CaptionSink(Protocol):
-    """Where captions go."""
+    """A destination of captions."""
 
     def done(self, path: str) -> bool:
-        """Whether an earlier run wrote the captions of this picture, or why it has none."""
+        """Whether an earlier run wrote this image's captions, or the reason why it has none."""
 
-    def write(self, described: Iterable[CaptionResult]) -> None: ...
+    def write(self, results: Iterable[CaptionResult]) -> None:
+        """Write the captions of some images."""
 
 
 class CaptionFile:
-    """A file of captions, `.jsonl` or `.csv`; what an earlier run wrote stays, but for a line that was cut off.
+    """A `.jsonl` or `.csv` file of captions. Captions of an earlier run are kept; a truncated last line is removed.
 
     Raises:
-        ConfigError: the suffix is another.
-        DataError: the file is there and holds something else.
+        ConfigError: The suffix is another.
+        DataError: The file exists and does not hold captions.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() not in _FORMS:
-            raise ConfigError(f"captions are written as {' or '.join(_FORMS)}, not as '{path.name}'; name another file")
+        if path.suffix.lower() not in _FORMATS:
+            raise ConfigError(
+                f"captions are written as {' or '.join(_FORMATS)}, not as '{path.name}'; name another file"
+            )
         self.path = path
-        self._lines, paths = _FORMS[path.suffix.lower()]
+        self._lines, paths = _FORMATS[path.suffix.lower()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = b""
+        content = b""
         if path.exists():
             with open_file(path) as file:
-                there = file.read()
-        whole = there[: there.rfind(b"\n") + 1]
+                content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
         try:
-            self._there = paths(whole.decode("utf-8"), there[len(whole) :].decode("utf-8", "ignore"))
+            self._done = paths(complete.decode("utf-8"), content[len(complete) :].decode("utf-8", "ignore"))
         except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
             raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
-        if len(whole) < len(there):
-            write_bytes(path, whole)
+        if len(complete) < len(content):
+            write_bytes(path, complete)
 
     def done(self, path: str) -> bool:
-        return path in self._there
+        """Whether the file already had this image when it was opened."""
+        return path in self._done
 
-    def write(self, described: Iterable[CaptionResult]) -> None:
+    def write(self, results: Iterable[CaptionResult]) -> None:
+        """Append the captions of some images."""
         is_new = not self.path.exists() or not self.path.stat().st_size
-        text = "".join(self._lines(each) for each in described)
-        left = (_HEADER + text if is_new and self.path.suffix.lower() == ".csv" else text).encode()
-        kept = "the captions before these are kept, and the same command goes on behind them"
+        text = "".join(self._lines(result) for result in results)
+        remaining = (_HEADER + text if is_new and self.path.suffix.lower() == ".csv" else text).encode()
+        note = "the captions before these are kept, and the same command continues after them"
         with (
-            storing(self.path, kept),
-            self.path.open("ab", buffering=0) as file,
-        ):  # one call, which a kill does not cut in two
-            while left:  # a disk that is nearly full takes a part, and refuses the rest
-                left = left[file.write(left) :]
+            storing(self.path, note),
+            self.path.open("ab", buffering=0) as file,  # unbuffered: a killed process cannot split one write
+        ):
+            while remaining:  # a nearly full disk accepts a part and refuses the rest
+                remaining = remaining[file.write(remaining) :]
 
 
 class Sidecars:
-    """A text file beside each picture, `photo.txt` for `photo.jpg`, a line a caption; pictures in a tar have none.
+    """A text file beside each image, `photo.txt` for `photo.jpg`, one caption a line.
 
-    One that is there already is left alone, whoever wrote it: of `photo.jpg` and `photo.png` the first has it. Pictures
-    without captions get none.
+    Existing text files are never overwritten; of `photo.jpg` and `photo.png` the first gets it. Images without captions
+    get no file. Images inside an archive cannot have one.
     """
 
     def done(self, path: str) -> bool:
-        return os.path.lexists(self._beside(path))  # a link that leads nowhere would be written through
+        """Whether the image's text file exists."""
+        return os.path.lexists(self._sidecar(path))  # writing would follow a dangling link
 
-    def write(self, described: Iterable[CaptionResult]) -> None:
-        for each in described:
-            if not each.texts or os.path.lexists(target := self._beside(each.path)):
+    def write(self, results: Iterable[CaptionResult]) -> None:
+        """Write the text files of some images.
+
+        Raises:
+            ConfigError: A file cannot be written, or an image lies inside an archive.
+        """
+        for result in results:
+            if not result.texts or os.path.lexists(target := self._sidecar(result.path)):
                 continue
             try:
-                write_text(target, "".join(f"{text.text}\n" for text in each.texts))
+                write_text(target, "".join(f"{text.text}\n" for text in result.texts))
             except OSError as error:
                 raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --out") from error
 
-    def _beside(self, path: str) -> Path:
-        picture = from_text(path)
-        if not picture.parent.is_dir():
+    def _sidecar(self, path: str) -> Path:
+        image = from_text(path)
+        if not image.parent.is_dir():
             raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --out")
-        return picture.with_suffix(".txt")
+        return image.with_suffix(".txt")
 
 
-def as_dict(described: CaptionResult) -> dict[str, Any]:
-    """A picture and its texts as JSON has them."""
-    if described.reason:
-        return {"image": described.path, "error": described.reason, "message": described.message}
-    texts = [{key: _rounded(value) for key, value in asdict(text).items()} for text in described.texts]
-    return {"image": described.path, "captions": texts}
+def as_dict(result: CaptionResult) -> dict[str, Any]:
+    """An image and its texts as a JSON object."""
+    if result.reason:
+        return {"image": result.path, "error": result.reason, "message": result.message}
+    texts = [{key: _rounded(value) for key, value in asdict(text).items()} for text in result.texts]
+    return {"image": result.path, "captions": texts}
 
 
-def _json_lines(described: CaptionResult) -> str:
-    return json.dumps(as_dict(described), ensure_ascii=False) + "\n"
+def _json_lines(result: CaptionResult) -> str:
+    return json.dumps(as_dict(result), ensure_ascii=False) + "\n"
 
 
-def _json_paths(text: str, cut: str) -> set[str]:
-    """The pictures of an earlier run's lines; `cut` is what stands behind the last whole line."""
-    if not cut.startswith(_BEGINNING[: len(cut)]):
-        raise ValueError(f"its last line begins with {cut[:20]}")
-    # Not `splitlines`: a caption or a name may hold what it takes for the end of a line, such as U+2028.
+def _json_paths(text: str, rest: str) -> set[str]:
+    """The images of an earlier run's lines; `rest` follows the last complete line."""
+    if not rest.startswith(_LINE_START[: len(rest)]):
+        raise ValueError(f"its last line begins with {rest[:20]}")
+    # Not `splitlines`: a caption or a name may contain other line separators, such as U+2028.
     records = [json.loads(line) for line in text.split("\n") if line]
     try:
-        last = [json.loads(cut)]
-    except ValueError:  # cut off, as a killed run leaves it
+        last = [json.loads(rest)]
+    except ValueError:  # truncated, as a killed run leaves it
         last = []
     for record in (*records, *last):
         if not {"captions", "error"} & set(record):
@@ -128,27 +139,27 @@ def _json_paths(text: str, cut: str) -> set[str]:
     return {record["image"] for record in records}
 
 
-def _csv_lines(described: CaptionResult) -> str:
+def _csv_lines(result: CaptionResult) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    if described.reason:
-        writer.writerow({"image": described.path, "error": described.reason})
-    for rank, text in enumerate(described.texts, 1):
-        told = {name: _rounded(getattr(text, name)) for name in SCORES if hasattr(text, name)}
-        writer.writerow({"image": described.path, "rank": rank, "caption": text.text, **told})
+    if result.reason:
+        writer.writerow({"image": result.path, "error": result.reason})
+    for rank, text in enumerate(result.texts, 1):
+        scores = {name: _rounded(getattr(text, name)) for name in SCORES if hasattr(text, name)}
+        writer.writerow({"image": result.path, "rank": rank, "caption": text.text, **scores})
     return file.getvalue()
 
 
-def _csv_paths(text: str, cut: str) -> set[str]:
+def _csv_paths(text: str, rest: str) -> set[str]:
     lines = csv.reader(io.StringIO(text))
     header = next(lines, None)
-    if header != list(COLUMNS) if header else not _HEADER.startswith(cut):
-        raise ValueError(f"its columns are {', '.join(header or cut.split(','))}")
+    if header != list(COLUMNS) if header else not _HEADER.startswith(rest):
+        raise ValueError(f"its columns are {', '.join(header or rest.split(','))}")
     return {line[0] for line in lines if line}
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     return round(value, 4) if isinstance(value, float) else value
 
 
-_FORMS = {".jsonl": (_json_lines, _json_paths), ".csv": (_csv_lines, _csv_paths)}
+_FORMATS = {".jsonl": (_json_lines, _json_paths), ".csv": (_csv_lines, _csv_paths)}

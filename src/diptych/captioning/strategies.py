@@ -1,4 +1,4 @@
-"""How captions are written word by word: greedily, by beam search, or drawn from the nucleus; many at once."""
+"""Decoding strategies: greedy, beam search and nucleus sampling for batches of images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from diptych.errors import ConfigError, did_you_mean
 
 METHODS = ("beam", "greedy", "nucleus")
-_LIMITS: dict[str, tuple[int | float, int | float]] = {  # setting -> smallest and largest value
+_LIMITS: dict[str, tuple[int | float, int | float]] = {  # field -> minimum and maximum
     "beams": (1, 256),
     "count": (1, 10_000),
-    "max_tokens": (1, 4097),  # one more than a recipe's, for the end
+    "max_tokens": (1, 4097),  # one more than a recipe's, for the end token
     "temperature": (1e-3, 1e3),
     "top_p": (1e-6, 1.0),
     "seed": (0, 2**63 - 1),
@@ -27,11 +27,22 @@ _LIMITS: dict[str, tuple[int | float, int | float]] = {  # setting -> smallest a
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How captions are to be written.
+    """Settings of caption generation.
 
-    `length_penalty` is the power of a caption's length that its log-probability is divided by before captions are
-    compared: 1 compares by the mean of a word, 0 prefers short ones (Wu et al. 2016). `no_repeat` forbids to write the
-    same so many words twice in a caption; 0 allows it.
+    Attributes:
+        method: `beam`, `greedy` or `nucleus`.
+        beams: Beam width of beam search.
+        count: Number of captions for each image.
+        max_tokens: Maximum number of generated tokens, the end token included.
+        temperature: Divides the logits before sampling (`nucleus`).
+        top_p: Probability mass of the nucleus (Holtzman et al. 2020).
+        seed: Seed of the sampling.
+        length_penalty: Exponent of the length by which a caption's log-probability is divided before captions are
+            compared: 1 compares means per token, 0 favours short captions (Wu et al. 2016).
+        no_repeat: Size of the n-grams that may occur only once in a caption; 0 disables the rule.
+
+    Raises:
+        ConfigError: A field is out of its range, or `greedy` with `count` above 1.
     """
 
     method: str = "beam"
@@ -46,236 +57,255 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ConfigError(
-                f"no way to write captions is called '{self.method}'; {did_you_mean(self.method, METHODS)}"
-            )
+            raise ConfigError(f"unknown decoding method '{self.method}'; {did_you_mean(self.method, METHODS)}")
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             kind = int if isinstance(low, int) else int | float
             if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
                 raise ConfigError(f"{name} is {value!r}; it must be at least {low:,} and at most {high:,}")
         if self.method == "greedy" and self.count > 1:
-            raise ConfigError(f"greedy writes one caption, not {self.count}; for several take beam or nucleus")
+            raise ConfigError(f"greedy decoding gives one caption, not {self.count}; use beam or nucleus for several")
 
     @property
     def width(self) -> int:
-        """How many captions of a picture are in the making at once."""
+        """The number of captions of an image that are generated in parallel."""
         return {"greedy": 1, "nucleus": self.count, "beam": max(self.beams, self.count)}[self.method]
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of a picture, and the mean log-probability of its words (0 at most; better ones are higher)."""
+    """A generated caption.
+
+    Attributes:
+        text: The caption.
+        score: Mean log-probability of its tokens and the end token, at most 0; higher is better.
+    """
 
     text: str
     score: float
 
 
 @dataclass(frozen=True)
-class Written:
-    """A caption as numbers, without start and end, and the mean log-probability of what was written, its end too."""
+class Hypothesis:
+    """Token ids without start and end, and the mean log-probability of the generated tokens and the end token."""
 
     tokens: tuple[int, ...]
     score: float
 
 
 class DecodingState(Protocol):
-    """Captions in the making, `width` for each picture, one picture's after another's."""
+    """Partial captions of a language model, `width` consecutive rows for each image."""
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
-        """(captions, words) logits of the next word, after one more of each; `parents` say which captions go on."""
+        """Append `words` (captions,) and return the next logits, (captions, vocabulary).
 
-    def keep(self, pictures: Tensor) -> None:
-        """Go on with these pictures alone."""
+        `parents` names the row of the previous step that each caption continues.
+        """
+
+    def keep(self, images: Tensor) -> None:
+        """Continue with the images at these rows only."""
 
 
 def write(
-    spelling: DecodingState,
-    pictures: int,
-    wish: GenerationConfig,
+    state: DecodingState,
+    images: int,
+    config: GenerationConfig,
     *,
     start: int,
     end: int,
-    never: tuple[int, ...] = (),
+    suppress: tuple[int, ...] = (),
     prefix: tuple[int, ...] = (),
-    numbers: Sequence[int] | None = None,
-) -> list[list[Written]]:
-    """`wish.count` captions of each picture, best first; fewer where a nucleus drew the same one twice.
+    image_seeds: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """`config.count` captions of each image, best first; nucleus sampling may give fewer, as duplicates are merged.
 
     Args:
-        start, end: the words that begin and end a caption.
-        never: words that are not to be written.
-        prefix: words that every caption begins with; they are not scored.
-        numbers: one for each picture, on which its draws depend; its place here when not given.
+        state: A state without any token, for `images` times `config.width` captions.
+        images: Number of images.
+        config: Decoding method and its settings.
+        start: Id of the start token.
+        end: Id of the end token.
+        suppress: Ids of tokens that are never generated.
+        prefix: Token ids that every caption begins with. They are not scored.
+        image_seeds: One number per image on which its samples depend; by default its row.
     """
-    logits = read(spelling, pictures * wish.width, (start, *prefix))
-    if wish.method != "nucleus":
-        return _search(spelling, logits, pictures, wish, end, never, prefix)
-    drawn = draw(spelling, logits, numbers or range(pictures), wish, end, never, prefix)
-    return [sorted(dict.fromkeys(found), key=lambda written: -written.score) for found in drawn]
+    logits = read(state, images * config.width, (start, *prefix))
+    if config.method != "nucleus":
+        return _search(state, logits, images, config, end, suppress, prefix)
+    samples = draw(state, logits, image_seeds or range(images), config, end, suppress, prefix)
+    return [sorted(dict.fromkeys(group), key=lambda hypothesis: -hypothesis.score) for group in samples]
 
 
-def read(spelling: DecodingState, rows: int, words: tuple[int, ...]) -> Tensor:
-    """The logits after words that all captions begin with: (rows, words)."""
+def read(state: DecodingState, rows: int, words: tuple[int, ...]) -> Tensor:
+    """Feed tokens that all captions begin with; the logits after the last of them, (rows, vocabulary)."""
     for word in words:
-        logits = spelling.step(torch.full((rows,), word))
+        logits = state.step(torch.full((rows,), word))
     return logits
 
 
 def _search(
-    spelling: DecodingState,
+    state: DecodingState,
     logits: Tensor,
-    pictures: int,
-    wish: GenerationConfig,
+    images: int,
+    config: GenerationConfig,
     end: int,
-    never: tuple[int, ...],
+    suppress: tuple[int, ...],
     prefix: tuple[int, ...],
-) -> list[list[Written]]:
-    """Beam search for many pictures at once; those that are done are not computed any further."""
-    beams = [_Beams(wish, prefix, end) for _ in range(pictures)]
-    alive = beams
-    for length in range(1, wish.max_tokens + 1):
-        known = _allowed(logits, [words for each in alive for words in each.said], wish, never, end, length)
-        totals = torch.tensor([each.totals for each in alive])  # (pictures, beams)
-        every = (totals[..., None] + known.view(*totals.shape, -1)).flatten(1)  # (pictures, beams * words)
-        best, flat = every.topk(min(2 * wish.width, every.shape[1]), dim=1)
-        parents, words = flat // known.shape[1], flat % known.shape[1]
-        ways = zip(best.tolist(), parents.tolist(), words.tolist(), strict=True)
-        grown = [each.grow(zip(*way, strict=True), length) for each, way in zip(alive, ways, strict=True)]
-        going = [row for row, kept in enumerate(grown) if kept]
-        if not going or length == wish.max_tokens:
+) -> list[list[Hypothesis]]:
+    """Beam search over a batch of images. Finished images leave the batch."""
+    beams = [_Beams(config, prefix, end) for _ in range(images)]
+    active = beams
+    for length in range(1, config.max_tokens + 1):
+        sequences = [tokens for beam in active for tokens in beam.sequences]
+        log_probs = _allowed(logits, sequences, config, suppress, end, length)
+        totals = torch.tensor([beam.totals for beam in active])  # (images, beams)
+        flat_totals = (totals[..., None] + log_probs.view(*totals.shape, -1)).flatten(1)  # (images, beams * vocabulary)
+        best, flat = flat_totals.topk(min(2 * config.width, flat_totals.shape[1]), dim=1)
+        parents, words = flat // log_probs.shape[1], flat % log_probs.shape[1]
+        extensions = zip(best.tolist(), parents.tolist(), words.tolist(), strict=True)
+        grown = [beam.grow(zip(*one, strict=True), length) for beam, one in zip(active, extensions, strict=True)]
+        unfinished = [row for row, kept in enumerate(grown) if kept]
+        if not unfinished or length == config.max_tokens:
             break
-        if len(going) < len(alive):
-            spelling.keep(torch.tensor(going))
-        rows = [(row * wish.width + parent, word) for row in going for parent, word in grown[row]]
-        logits = spelling.step(torch.tensor([word for _, word in rows]), torch.tensor([parent for parent, _ in rows]))
-        alive = [alive[row] for row in going]
-    return [[written for _, written in each.done[: wish.count]] for each in beams]
+        if len(unfinished) < len(active):
+            state.keep(torch.tensor(unfinished))
+        rows = [(row * config.width + parent, word) for row in unfinished for parent, word in grown[row]]
+        logits = state.step(torch.tensor([word for _, word in rows]), torch.tensor([parent for parent, _ in rows]))
+        active = [active[row] for row in unfinished]
+    return [[hypothesis for _, hypothesis in beam.finished[: config.count]] for beam in beams]
 
 
 class _Beams:
-    """A picture's captions in the making, `width` of them, and the best of those that have come to their end."""
+    """The partial captions of one image, `width` of them, and its best finished ones."""
 
-    def __init__(self, wish: GenerationConfig, prefix: tuple[int, ...], end: int) -> None:
-        self.wish, self.begun, self.end = wish, len(prefix), end
-        self.said = [prefix] * wish.width
-        self.totals = [0.0] + [-math.inf] * (wish.width - 1)  # all are alike at first: only one may go on
-        self.done: list[tuple[float, Written]] = []  # each with what it is compared by
+    def __init__(self, config: GenerationConfig, prefix: tuple[int, ...], end: int) -> None:
+        self.config, self.prefix_length, self.end = config, len(prefix), end
+        self.sequences = [prefix] * config.width
+        self.totals = [0.0] + [-math.inf] * (config.width - 1)  # all rows are equal at first: one of them may grow
+        self.finished: list[tuple[float, Hypothesis]] = []  # with the score by which they are compared
 
-    def grow(self, likeliest: Iterable[tuple[float, int, int]], length: int) -> list[tuple[int, int]]:
-        """Take the likeliest ways to go on, each a total with beam and word: (beam, word) of those that are followed.
+    def grow(self, extensions: Iterable[tuple[float, int, int]], length: int) -> list[tuple[int, int]]:
+        """Extend the beams; returns the (beam, token) of each that goes on.
 
-        None are when the picture is done: it has `width` captions, and none in the making can become better.
+        `extensions` are (total log-probability, beam, token), the most probable first. The result is empty when the
+        image is finished: it has `width` captions and no partial one can still beat them.
         """
         kept: list[tuple[float, int, int]] = []
-        for total, beam, word in likeliest:
-            if total == -math.inf or len(kept) == self.wish.width:
+        for total, beam, word in extensions:
+            if total == -math.inf or len(kept) == self.config.width:
                 break
             if word != self.end:
                 kept.append((total, beam, word))
                 continue
-            finished = Written(self.said[beam][self.begun :], total / length)
-            self.done.append((total / length**self.wish.length_penalty, finished))
-            if self.wish.method == "greedy":
+            hypothesis = Hypothesis(self.sequences[beam][self.prefix_length :], total / length)
+            self.finished.append((total / length**self.config.length_penalty, hypothesis))
+            if self.config.method == "greedy":
                 return []
-        self.done = sorted(self.done, key=lambda pair: -pair[0])[: self.wish.width]
+        self.finished = sorted(self.finished, key=lambda pair: -pair[0])[: self.config.width]
         if not kept or self._is_settled(kept[0][0], length):
             return []
-        kept += [(-math.inf, *kept[0][1:])] * (self.wish.width - len(kept))
-        self.said = [(*self.said[beam], word) for _, beam, word in kept]
+        kept += [(-math.inf, *kept[0][1:])] * (self.config.width - len(kept))
+        self.sequences = [(*self.sequences[beam], word) for _, beam, word in kept]
         self.totals = [total for total, _, _ in kept]
         return [(beam, word) for _, beam, word in kept]
 
     def _is_settled(self, total: float, length: int) -> bool:
-        """Whether no caption in the making can still come among the best: a total only falls, a length only grows."""
-        if len(self.done) < self.wish.width:
+        """Whether no partial caption can still enter the best: totals only fall and lengths only grow."""
+        if len(self.finished) < self.config.width:
             return False
-        longest = self.wish.max_tokens if self.wish.length_penalty > 0 else length + 1
-        return self.done[-1][0] >= total / longest**self.wish.length_penalty
+        longest = self.config.max_tokens if self.config.length_penalty > 0 else length + 1
+        return self.finished[-1][0] >= total / longest**self.config.length_penalty
 
 
 def draw(
-    spelling: DecodingState,
+    state: DecodingState,
     logits: Tensor,
-    numbers: Sequence[int],
-    wish: GenerationConfig,
+    image_seeds: Sequence[int],
+    config: GenerationConfig,
     end: int,
-    never: tuple[int, ...] = (),
+    suppress: tuple[int, ...] = (),
     prefix: tuple[int, ...] = (),
-) -> list[list[Written]]:
-    """`wish.count` captions of each picture, in no order, the same one perhaps more than once.
+) -> list[list[Hypothesis]]:
+    """`config.count` samples for each image, in the order of sampling and with duplicates.
 
-    Each picture has one of the `numbers`, on which its draws depend.
+    `logits` (captions, vocabulary) are those after start and prefix. There is one of `image_seeds` for each image, on
+    which its samples depend.
     """
-    rows, draws = len(numbers) * wish.width, Draws(wish, numbers)
-    said: list[tuple[int, ...]] = [prefix] * rows
-    totals, lengths, open_ = torch.zeros(rows), torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
-    for length in range(1, wish.max_tokens + 1):
-        known = _allowed(logits, said, wish, never, end, length)
-        chosen = draws(known)
-        totals += torch.where(open_, known.gather(1, chosen[:, None]).squeeze(1), 0.0)
-        lengths += open_
-        open_ &= chosen != end
-        said = [
-            (*words, word) if going else words for words, word, going in zip(said, chosen.tolist(), open_, strict=True)
+    rows, sampler = len(image_seeds) * config.width, Draws(config, image_seeds)
+    sequences: list[tuple[int, ...]] = [prefix] * rows
+    totals, lengths, unfinished = torch.zeros(rows), torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
+    for length in range(1, config.max_tokens + 1):
+        log_probs = _allowed(logits, sequences, config, suppress, end, length)
+        sampled = sampler(log_probs)
+        totals += torch.where(unfinished, log_probs.gather(1, sampled[:, None]).squeeze(1), 0.0)
+        lengths += unfinished
+        unfinished &= sampled != end
+        sequences = [
+            (*tokens, token) if grows else tokens
+            for tokens, token, grows in zip(sequences, sampled.tolist(), unfinished, strict=True)
         ]
-        if not open_.any():
+        if not unfinished.any():
             break
-        if length < wish.max_tokens:
-            logits = spelling.step(chosen)
+        if length < config.max_tokens:
+            logits = state.step(sampled)
     scores = (totals / lengths).tolist()
-    drawn = [Written(words[len(prefix) :], score) for words, score in zip(said, scores, strict=True)]
-    return [drawn[at : at + wish.width] for at in range(0, rows, wish.width)]
+    samples = [Hypothesis(tokens[len(prefix) :], score) for tokens, score in zip(sequences, scores, strict=True)]
+    return [samples[row : row + config.width] for row in range(0, rows, config.width)]
 
 
 class Draws:
-    """Words drawn from the fewest that together have `top_p` of the probability (Holtzman et al. 2020).
+    """Nucleus sampling (Holtzman et al. 2020) with a random generator per image.
 
-    The chances of each picture come from the seed and a number of its own, whichever others it is drawn beside.
+    An image's samples depend on the config's seed and the image's own, and not on the rest of the batch.
     """
 
-    def __init__(self, wish: GenerationConfig, numbers: Sequence[int]) -> None:
-        self.wish = wish
-        seeds = [(wish.seed * 1_000_003 + number) % 2**63 for number in numbers]
-        self._chances = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, config: GenerationConfig, image_seeds: Sequence[int]) -> None:
+        self.config = config
+        seeds = [(config.seed * 1_000_003 + image_seed) % 2**63 for image_seed in image_seeds]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, known: Tensor) -> Tensor:
-        """The next word of each caption: (captions,), from their log-probabilities on the CPU, (captions, words)."""
-        likely = nucleus((known / self.wish.temperature).softmax(-1), self.wish.top_p)
-        chances = torch.cat([torch.rand(self.wish.width, 1, generator=each) for each in self._chances])
-        reached = likely.double().cumsum(-1)  # float32 rounds: now and then a word of no probability would be drawn
-        return (reached <= chances * reached[:, -1:]).sum(-1)
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """Sample the next token of each caption, (captions,), from (captions, vocabulary) on the CPU."""
+        probabilities = nucleus((log_probs / self.config.temperature).softmax(-1), self.config.top_p)
+        uniform = torch.cat([torch.rand(self.config.width, 1, generator=each) for each in self._generators])
+        cumulative = probabilities.double().cumsum(-1)  # in float32, rounding can select a token of probability 0
+        return (cumulative <= uniform * cumulative[:, -1:]).sum(-1)
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Probabilities (rows, words) with 0 for all but the fewest words that together have at least `top_p`."""
+    """Probabilities (rows, vocabulary) with all set to 0 but the fewest tokens that reach a mass of `top_p`."""
     if top_p == 1:
         return probabilities
-    ordered, places = probabilities.sort(-1, descending=True)
+    ordered, order = probabilities.sort(-1, descending=True)
     ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
-    return torch.zeros_like(probabilities).scatter(1, places, ordered)
+    return torch.zeros_like(probabilities).scatter(1, order, ordered)
 
 
 def _allowed(
-    logits: Tensor, said: list[tuple[int, ...]], wish: GenerationConfig, never: tuple[int, ...], end: int, length: int
+    logits: Tensor,
+    sequences: list[tuple[int, ...]],
+    config: GenerationConfig,
+    suppress: tuple[int, ...],
+    end: int,
+    length: int,
 ) -> Tensor:
-    """Log-probabilities (rows, words), -inf for words that may not come; at the last place only the end may."""
-    known = logits.float().log_softmax(-1).cpu()
-    known[:, list(never)] = -torch.inf
-    if length == wish.max_tokens:
-        last = known[:, end].clone()
-        known.fill_(-torch.inf)
-        known[:, end] = last
-        return known
-    if wish.no_repeat:
-        for row, words in enumerate(said):
-            if banned := repeats(words, wish.no_repeat):
-                known[row, banned] = -torch.inf
-    return known
+    """Log-probabilities (rows, vocabulary), -inf for tokens that may not follow; the last token must be the end."""
+    log_probs = logits.float().log_softmax(-1).cpu()
+    log_probs[:, list(suppress)] = -torch.inf
+    if length == config.max_tokens:
+        last = log_probs[:, end].clone()
+        log_probs.fill_(-torch.inf)
+        log_probs[:, end] = last
+        return log_probs
+    if config.no_repeat:
+        for row, tokens in enumerate(sequences):
+            if banned := repeats(tokens, config.no_repeat):
+                log_probs[row, banned] = -torch.inf
+    return log_probs
 
 
 def repeats(words: tuple[int, ...], size: int) -> list[int]:
-    """The words that would repeat `size` words of a caption.
+    """Tokens that would complete an n-gram of `size` tokens which `words` already contains.
 
     >>> repeats((1, 2, 3, 1, 2), 3)
     [3]
@@ -283,4 +313,4 @@ def repeats(words: tuple[int, ...], size: int) -> list[int]:
     if len(words) < size:
         return []
     tail = words[len(words) - size + 1 :]
-    return [words[at + size - 1] for at in range(len(words) - size + 1) if words[at : at + size - 1] == tail]
+    return [words[i + size - 1] for i in range(len(words) - size + 1) if words[i : i + size - 1] == tail]

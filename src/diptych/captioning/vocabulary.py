@@ -1,4 +1,4 @@
-"""The words that a small captioner knows: captions to numbers and back."""
+"""The word vocabulary of a caption decoder: captions to token ids and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+(?:-\w+)*|'\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation; what follows an apostrophe is a word: `dog 's`.
+    """The lower-cased words of a text, without punctuation. A suffix after an apostrophe is a word of its own.
 
     >>> words_of("The dog's T-shirt .")
     ['the', 'dog', "'s", 't-shirt']
@@ -24,12 +24,16 @@ def words_of(text: str) -> list[str]:
 
 
 def text_of(words: Iterable[str]) -> str:
-    """Words as a text: joined by spaces, but for those that begin with an apostrophe."""
+    """Words joined by spaces, except before an apostrophe; the inverse of `words_of` for lower-case texts.
+
+    >>> text_of(["the", "dog", "'s", "ball"])
+    "the dog's ball"
+    """
     return " ".join(words).replace(" '", "'")
 
 
 class Words:
-    """Numbered words: `Words.learn` gathers them from captions, `Words(list)` takes them as they were kept."""
+    """A vocabulary of words. `Words.learn` builds one from captions; the constructor takes the words in id order."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -37,28 +41,28 @@ class Words:
 
     @classmethod
     def learn(cls, captions: Iterable[str], min_count: int = 5) -> Words:
-        """Those words that stand at least `min_count` times in the captions, the most frequent first."""
+        """The words that occur at least `min_count` times in `captions`, most frequent first."""
         counts = Counter(word for caption in captions for word in words_of(caption))
         kept = [word for word, count in counts.items() if count >= min_count]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
 
     def __len__(self) -> int:
-        """How many numbers there are, the special ones among them."""
+        """The vocabulary size, special tokens included."""
         return len(_SPECIAL) + len(self.words)
 
     def encode(self, text: str) -> list[int]:
-        """The numbers of a text's words, without start and end."""
+        """The token ids of a text, without start and end."""
         return [self.numbers.get(word, UNKNOWN) for word in words_of(text)]
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text of numbers; special ones are left out."""
+        """The text of token ids; special tokens are skipped."""
         first = len(_SPECIAL)
         return text_of(self.words[number - first] for number in numbers if number >= first)
 
     def batch(self, captions: Sequence[str], max_tokens: int) -> Tensor:
-        """(captions, length) int64: start, at most `max_tokens` words, end, and padding."""
+        """Padded token ids with start and end, (captions, length) int64; captions are cut after `max_tokens` words."""
         rows = [[START, *self.encode(caption)[:max_tokens], END] for caption in captions]
-        numbers = torch.full((len(rows), max(map(len, rows))), PAD)
-        for row, line in zip(numbers, rows, strict=True):
-            row[: len(line)] = torch.tensor(line)
-        return numbers
+        tokens = torch.full((len(rows), max(map(len, rows))), PAD)
+        for target, row in zip(tokens, rows, strict=True):
+            target[: len(row)] = torch.tensor(row)
+        return tokens

@@ -165,7 +165,7 @@ def _writer(
     """Captions by a model, chosen by a matcher if one is named."""
     from diptych.captioning.candidates import choose
     from diptych.captioning.captioner import load_captioner
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
 
     captioner = load_captioner(model, device)
     if matcher is None:

@@ -58,7 +58,7 @@ def compositional(
     from diptych.errors import ConfigError
     from diptych.evaluation.compositional.checks import Checks, checks_of, evaluate_checks, evaluate_quads
     from diptych.evaluation.compositional.published import read_published
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
     from diptych.models.dual_encoder import load
 
     if (data is None) == (published is None):

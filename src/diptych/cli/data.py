@@ -134,7 +134,7 @@ def audit(
     """
     from diptych.data.formats.read import read_pairs
     from diptych.evaluation.audit import audit, audit_gallery, write_table
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
     from diptych.reports.gallery import save_gallery
 
     pairs = read_pairs(path, format).split(split)

@@ -43,7 +43,7 @@ def match(
     """
     from diptych.errors import ConfigError
     from diptych.images.decode import decode
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
 
     if (pairs is None) == (picture is None):
         raise ConfigError('give a picture and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
@@ -63,7 +63,7 @@ def match(
 def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, prior: float | None, device: str) -> None:
     """Each line of the table with its probability; a picture that cannot be decoded leaves its field empty."""
     from diptych.matching.match_table import match_table, read_match_table
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
 
     table = read_match_table(pairs)
     probabilities = match_table(load_matcher(model, head, device), table, prior=prior, progress=progress)

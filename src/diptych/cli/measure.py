@@ -163,7 +163,7 @@ def match(
     from diptych.data.formats.read import read_pairs
     from diptych.data.labelled import is_labelled, read_labelled_pairs
     from diptych.evaluation.evaluators import evaluate_match
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
 
     pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
     matcher = load_matcher(model, head, device)

@@ -52,7 +52,7 @@ def prompt(
     from diptych.errors import DataError
     from diptych.images.paths import to_text
     from diptych.prompting.many_images import prompt_pictures
-    from diptych.prompting.storage import load_prompter
+    from diptych.prompting.prompter import load_prompter
 
     if not pictures.exists():
         raise DataError(f"there is no picture or folder '{pictures}'; check the path")

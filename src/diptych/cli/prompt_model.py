@@ -84,7 +84,7 @@ def evaluate(
     from diptych.cli.prompt import generation_config_of
     from diptych.data.formats.read import read_pairs
     from diptych.evaluation.prompts import evaluate_prompter
-    from diptych.prompting.storage import load_prompter
+    from diptych.prompting.prompter import load_prompter
 
     pairs = read_pairs(data, format).with_val()
     known = read_pairs(train_data).with_val(0.0) if train_data else pairs

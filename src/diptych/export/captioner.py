@@ -45,8 +45,8 @@ class Look(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         features = {**dict(zip(self.inputs, tensors, strict=True)), "modality": "image"}
-        memory = self.decoder.look(compute_hidden_states(self.encoder, features))
-        layers = [torch.stack(layer.cross.keys(memory), dim=1) for layer in self.decoder.layers]
+        memory = self.decoder.encode(compute_hidden_states(self.encoder, features))
+        layers = [torch.stack(layer.cross_attn.keys_values(memory), dim=1) for layer in self.decoder.layers]
         return torch.stack(layers, dim=1)
 
 
@@ -62,10 +62,10 @@ class Step(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         words, looked = tensors
-        hidden = self.decoder._embed(words, 0)  # (captions, length, dim)
+        hidden = self.decoder.embed(words, 0)  # (captions, length, dim)
         for number, layer in enumerate(self.decoder.layers):
             hidden = layer(hidden, (looked[:, number, 0], looked[:, number, 1]))
-        return self.decoder._logits(hidden[:, -1])  # (captions, words)
+        return self.decoder.logits(hidden[:, -1])  # (captions, words)
 
 
 def write_captioner(
@@ -120,7 +120,7 @@ def _logits(writer: GridCaptionModel, picture: Image.Image, words: Sequence[int]
     """The logits of the next word, of unit length: (words,)."""
     prepared = writer.prepare([picture])
     seen: Any = prepared if isinstance(writer, GraphCaptionModel) else compute_hidden_states(writer.encoder, prepared)
-    spelling = writer.decoder.spell(writer.decoder.look(seen))
+    spelling = writer.decoder.start(writer.decoder.encode(seen))
     for word in words:
         logits = spelling.step(torch.tensor([word]))
     vector = logits[0].double().numpy()

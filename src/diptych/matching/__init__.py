@@ -1,1 +1,1 @@
-"""Does a text describe a picture: pairs and negatives to learn it from, heads that look at both sides, matchers."""
+"""Matching: matchers and their heads, calibration, hubness, negatives and re-ranking."""

@@ -1,4 +1,4 @@
-"""BLIP's image-text matching head (Li et al. 2022) as a matcher: `BlipForImageTextRetrieval` checkpoints."""
+"""BLIP's image-text matching head (Li et al. 2022) for a `Matcher`: `BlipForImageTextRetrieval` checkpoints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.matching.calibration import Calibration
 from diptych.matching.heads import Side
-from diptych.matching.matcher import Encoded, Matcher
 from diptych.models.checkpoints import loading, refuse_unsafe
+from diptych.models.hidden_states import HiddenStates
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.truncation import within_reach
@@ -25,31 +24,60 @@ from diptych.runtime.quiet import quiet
 _ARCHITECTURE = "BlipForImageTextRetrieval"
 
 
-class BlipMatcher(Matcher):
-    """P(match) as BLIP gives it: softmax of its two matching logits, which is the sigmoid of their difference.
+class BlipEncoder:
+    """BLIP's towers and contrastive heads, with the methods of a `DualEncoder` that a matcher calls.
 
-    Vectors are those of its contrastive heads, so that it mines negatives and re-ranks like every matcher. It was
-    trained with hard negatives and is not calibrated for any prior: `prior=0.5` leaves its probabilities as they are.
+    Embeddings are those of the contrastive heads, so a BLIP matcher mines negatives and re-ranks like any other.
     """
 
-    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
-        self.model = model.eval().to(device)
-        encoder: Any = _BlipEncoder(self.model, processor)
-        super().__init__(encoder, _ItmHead(self.model), Calibration({"head": 1.0}, 0.0), name="itm")
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
 
-    @torch.inference_mode()
-    def _forward(self, features: dict[str, Any]) -> Encoded:
-        features = {name: tensor.to(self.encoder.device) for name, tensor in features.items()}
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Input side of the image tower in pixels."""
+        return int(self.model.config.vision_config.image_size)
+
+    def preprocess_images(self, images: Iterable[Image.Image]) -> dict[str, Tensor]:
+        """The image tower's input, on the CPU."""
+        processor = self.processor.image_processor
+        return {"pixel_values": processor(checked_images(images), return_tensors="pt")["pixel_values"]}
+
+    def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """The text tower's input, on the CPU; texts are truncated at its limit."""
+        tokenizer = self.processor.tokenizer
+        limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        texts = within_reach(checked_texts(texts), limit)
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def encode(self, features: dict[str, Any]) -> tuple[Tensor, Side]:
+        """Embeddings (batch, dim), and patch states of images or token ids and mask of texts."""
+        features = {name: tensor.to(self.device) for name, tensor in features.items()}
         if "pixel_values" in features:
             hidden = self.model.vision_model(features["pixel_values"]).last_hidden_state  # (batch, patches, width)
-            return self._encoded("image", _unit(self.model.vision_proj(hidden[:, 0])), (hidden,))
+            return _unit(self.model.vision_proj(hidden[:, 0])), (hidden,)
         ids, mask = features["input_ids"], features["attention_mask"]
         hidden = self.model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self._encoded("text", _unit(self.model.text_proj(hidden[:, 0])), (ids, mask))
+        return _unit(self.model.text_proj(hidden[:, 0])), (ids, mask)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write model and processor to a directory."""
+        with quiet():
+            self.model.save_pretrained(path)
+            self.processor.save_pretrained(path)
 
 
-class _ItmHead(nn.Module):
-    """The text encoder with cross-attention to the picture's patches, and the matching head on its first token."""
+class ItmHead(nn.Module):
+    """BLIP's text encoder with cross-attention to the image's patches, and its matching head on the first token.
+
+    The logit is the difference of the two matching logits, whose sigmoid is their softmax.
+    """
 
     needs_states = True
 
@@ -57,40 +85,19 @@ class _ItmHead(nn.Module):
         super().__init__()
         self.model = model
 
+    def encode(self, modality: str, states: HiddenStates) -> Side:
+        """Not used: `BlipEncoder.encode` returns both sides."""
+        raise NotImplementedError
+
     def pairs(self, images: Side, texts: Side) -> Tensor:
+        """Logits of row i of `images` with row i of `texts`: (pairs,)."""
         patches, ids, mask = images[0], texts[0].long(), texts[1].long()
-        seen = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        patch_mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
         hidden = self.model.text_encoder(
-            input_ids=ids, attention_mask=mask, encoder_hidden_states=patches, encoder_attention_mask=seen
+            input_ids=ids, attention_mask=mask, encoder_hidden_states=patches, encoder_attention_mask=patch_mask
         ).last_hidden_state
         logits = self.model.itm_head(hidden[:, 0])  # (pairs, 2)
         return logits[:, 1] - logits[:, 0]
-
-
-class _BlipEncoder:
-    """What a matcher asks of its encoder."""
-
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def image_size(self) -> int:
-        return int(self.model.config.vision_config.image_size)
-
-    def preprocess_images(self, images: Iterable[Image.Image]) -> dict[str, Tensor]:
-        processor = self.processor.image_processor
-        return {"pixel_values": processor(checked_images(images), return_tensors="pt")["pixel_values"]}
-
-    def preprocess_texts(self, texts: Iterable[str]) -> dict[str, Tensor]:
-        tokenizer = self.processor.tokenizer
-        limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        texts = within_reach(checked_texts(texts), limit)
-        told = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        return {name: told[name] for name in ("input_ids", "attention_mask")}
 
 
 def is_blip(path: Path) -> bool:
@@ -101,19 +108,20 @@ def is_blip(path: Path) -> bool:
 
 
 @quiet()
-def load_blip(path: Path, device: str = "auto") -> BlipMatcher:
-    """Load a BLIP checkpoint for matching, safetensors only.
+def load_blip(path: Path, device: str = "auto") -> tuple[BlipEncoder, ItmHead]:
+    """Load a BLIP checkpoint for matching from safetensors.
 
     Raises:
-        ModelError: it has no safetensors, or transformers cannot load it.
+        ModelError: It has no safetensors, or transformers cannot load it.
     """
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
     refuse_unsafe(path)
     with loading(f"BLIP '{path}'"):
-        model = BlipForImageTextRetrieval.from_pretrained(path, **WEIGHTS)
+        model: Any = BlipForImageTextRetrieval.from_pretrained(path, **WEIGHTS)
         processor = AutoProcessor.from_pretrained(path, **LOCAL)
-    return BlipMatcher(model, processor, pick_device(device))
+    model = model.eval().to(pick_device(device))
+    return BlipEncoder(model, processor), ItmHead(model)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calibration: from what is known of a pair to a probability that means what it says."""
+"""Calibration: from the evidence for a pair to the probability that it matches."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import ConfigError, DataError
 
 EVIDENCE = ("head", "cosine", "image_hub", "text_hub")
-"""What is known of a pair: the head's logit, the cosine, and how near picture and text each are to everything."""
+"""Columns of the evidence: the head's logit, the cosine, and the hubness of image and text."""
 
 _BOUNDS = {"head": (0, None), "cosine": (0, None), "image_hub": (None, 0), "text_hub": (None, 0)}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From the evidence for a pair to a probability: a weighted sum, then a curve that never falls, then the sigmoid.
+    """A weighted sum of the evidence, a monotone piecewise linear curve, and the sigmoid.
 
-    Sum and sigmoid are Platt's (1999). The curve, lines between the `knots` (x, y), is what isotonic regression
-    (Zadrozny and Elkan 2002) adds: however sure a sum is, of pairs that look alike only so many match.
+    Sum and sigmoid are Platt scaling (Platt 1999). The curve adds what isotonic regression offers (Zadrozny and Elkan
+    2002).
 
-    `prior` is the share of matches among the pairs that it was fitted on, and `negatives` says what the other pairs
-    were: the probability is right for pairs like those. Another share of matches is a shift of the logit (`prior` of
-    the call); negatives that are harder or easier are not.
+    Attributes:
+        weights: Weight of each column of `EVIDENCE` that is used.
+        bias: Added to the weighted sum.
+        knots: Points (x, y) of the curve; empty for the identity.
+        prior: Share of matches among the pairs that it was fitted on. Another share is a shift of the logit (`prior` of
+            `logits`).
+        negatives: Shares of the kinds of negatives that it was fitted on. Probabilities are calibrated for such pairs;
+            harder or easier negatives cannot be corrected.
     """
 
-    weights: dict[str, float]  # of those in EVIDENCE that count
+    weights: dict[str, float]
     bias: float
     knots: tuple[tuple[float, float], ...] = ()
     prior: float = 0.5
     negatives: dict[str, float] = field(default_factory=dict)
 
-    def logits(self, evidence: np.ndarray, prior: float | None = None) -> np.ndarray:
-        """(pairs,) logits of (pairs, 4) evidence, its columns those of `EVIDENCE`; candidates are ranked by them.
+    def logits(self, evidence: np.ndarray, prior: float | None = None) -> NDArray[np.float64]:
+        """Calibrated logits, (pairs,), of (pairs, 4) evidence with the columns of `EVIDENCE`.
+
+        Args:
+            evidence: (..., 4).
+            prior: Expected share of matches in (0, 1); by default the calibration's own.
 
         Raises:
-            ConfigError: the prior is not inside (0, 1).
+            ConfigError: The prior is outside (0, 1).
         """
         if prior is not None and not 0 < prior < 1:
             raise ConfigError(f"prior is {prior}; it is the share of pairs that match, above 0 and below 1")
         shift = 0.0 if prior is None else logit(prior) - logit(self.prior)
         sums = evidence @ np.array([self.weights.get(name, 0.0) for name in EVIDENCE]) + self.bias  # (pairs,)
-        return _bent(sums, np.array(self.knots)) + shift
+        return _curve(sums, np.array(self.knots)) + shift
 
-    def __call__(self, evidence: np.ndarray, prior: float | None = None) -> np.ndarray:
-        """(pairs,) probabilities of a match, of `prior` if given else of the prior that it was fitted on."""
+    def __call__(self, evidence: np.ndarray, prior: float | None = None) -> NDArray[np.float64]:
+        """Probabilities of a match, (pairs,) in [0, 1]; arguments and errors are those of `logits`."""
         return sigmoid(self.logits(evidence, prior))
 
 
@@ -60,23 +70,25 @@ def fit_calibration(
     prior: float = 0.5,
     negatives: dict[str, float] | None = None,
 ) -> Calibration:
-    """Fit a calibration on held-out pairs, in three steps, each of a handful of numbers.
+    """Fit a calibration on held-out pairs.
 
-    The weights among `use` are those that rank best: of each text's candidates its own picture is to come first
-    (conditional logit). Then scale, bias and the weight of the text are those that make probabilities right, matches
-    weighing `prior` of all together. Without `candidates` the second step fits all. Last the curve is bent to the share
-    of matches that is found. No weight turns the order of what
-    it weighs round: heads and cosines speak for a match or not at all, hubness against it.
+    First, the relative weights are those that rank each text's own image first among its candidates (conditional
+    logit). Second, scale, bias and the weight of the text's hubness are fitted by logistic regression, matches weighing
+    `prior` in total; without `candidates`, this step fits all weights. Third, the curve is fitted to the observed share
+    of matches by isotonic regression. Weights of the head and the cosine are never negative, those of hubness never
+    positive.
 
     Args:
-        evidence: (pairs, 4), its columns those of `EVIDENCE`.
+        evidence: (pairs, 4) with the columns of `EVIDENCE`.
         labels: (pairs,) 1 or true for a match.
-        use: the columns that count.
-        candidates: evidence of each text's candidates, (texts, candidates, 4), and (texts,) which of them is the text's
-            own picture, -1 where none is.
+        use: Columns of `EVIDENCE` that are used.
+        candidates: Evidence of each text's candidates (texts, candidates, 4), and the position of the text's own image
+            among them (texts,), -1 where it is not one of them.
+        prior: Share of matches to calibrate for, in (0, 1).
+        negatives: Stored as `Calibration.negatives`.
 
     Raises:
-        DataError: the labels are not both there.
+        DataError: All labels are equal.
     """
     labels = np.asarray(labels, bool)
     if labels.all() or not labels.any():
@@ -87,7 +99,7 @@ def fit_calibration(
     if candidates is not None and len(ranking) > 1 and (candidates[1] >= 0).any():
         inside = candidates[1] >= 0
         weights[ranking] = _rank_weights(candidates[0][inside][..., ranking], candidates[1][inside], _bounds(ranking))
-        rest = [at for at in rest if at not in ranking]
+        rest = [column for column in rest if column not in ranking]
     ranked = bool(weights.any())
     inputs = np.concatenate([evidence[:, rest], (evidence @ weights)[:, None][:, : int(ranked)]], axis=1)
     bounds = [*_bounds(rest), *([(0, None)] if ranked else [])]
@@ -96,12 +108,12 @@ def fit_calibration(
     if ranked:
         weights *= slopes[-1]
     weights[rest] = slopes[: len(rest)]
-    told = {EVIDENCE[at]: float(weights[at]) for at in np.flatnonzero(weights)}
+    named = {EVIDENCE[column]: float(weights[column]) for column in np.flatnonzero(weights)}
     knots = _knots(evidence @ weights + bias, labels, balance)
-    return Calibration(told, bias, knots, prior, negatives or {})
+    return Calibration(named, bias, knots, prior, negatives or {})
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> NDArray[np.float64]:
     """1 / (1 + exp(-logits)), without overflow."""
     return 0.5 * (1 + np.tanh(logits / 2))
 
@@ -112,20 +124,20 @@ def logit(probability: float) -> float:
 
 
 _BINS = 16
-_LEAST_SLOPE = 0.02  # so that no two sums become one
+_MIN_SLOPE = 0.02  # keeps the curve strictly increasing
 
 
-def _bent(sums: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Sums on the curve; below its first knot the slope is 1, as Platt has it, and above the last it is nearly flat."""
+def _curve(sums: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """The curve at `sums`: slope 1 below the first knot (Platt scaling), nearly flat above the last."""
     if not len(knots):
         return sums
     x, y = knots.T
-    beyond = np.minimum(sums - x[0], 0) + _LEAST_SLOPE * np.maximum(sums - x[-1], 0)
+    beyond = np.minimum(sums - x[0], 0) + _MIN_SLOPE * np.maximum(sums - x[-1], 0)
     return np.interp(sums, x, y) + beyond
 
 
 def _knots(sums: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """The share of matches, as a logit, in bins of equally many pairs, made to rise by isotonic regression."""
+    """Logits of the share of matches in bins of equal size, made monotone by isotonic regression."""
     from sklearn.isotonic import IsotonicRegression
 
     bins = np.array_split(np.argsort(sums, kind="stable"), max(1, min(_BINS, len(sums) // 20)))
@@ -133,11 +145,11 @@ def _knots(sums: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> tuple[t
     if len(bins) < 2 or not (np.diff(x) > 1e-6).all():
         return ()
     mass = np.array([balance[part].sum() for part in bins])
-    one = balance.mean()  # one pair more, half a match, so that no share is 0 or 1
+    one = balance.mean()  # one more pair, half of it a match, keeps shares off 0 and 1
     share = np.array([(balance[part] * labels[part]).sum() + one / 2 for part in bins]) / (mass + one)
     rising = IsotonicRegression().fit_transform(np.arange(len(bins)), share, sample_weight=mass)
     y = np.log(rising / (1 - rising))
-    steps = np.maximum(np.diff(y), _LEAST_SLOPE * np.diff(x))
+    steps = np.maximum(np.diff(y), _MIN_SLOPE * np.diff(x))
     y = np.concatenate([y[:1], y[0] + np.cumsum(steps)])
     return tuple(zip(x.tolist(), y.tolist(), strict=True))
 
@@ -146,11 +158,11 @@ Bounds = list[tuple[float | None, float | None]]
 
 
 def _bounds(columns: Sequence[int]) -> Bounds:
-    return [_BOUNDS[EVIDENCE[at]] for at in columns]
+    return [_BOUNDS[EVIDENCE[column]] for column in columns]
 
 
 def _rank_weights(evidence: np.ndarray, own: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """Weights by which each text's own picture is likeliest among its candidates: (columns,)."""
+    """Weights that maximise the likelihood of each text's own image among its candidates: (columns,)."""
     spread = evidence.std(axis=(0, 1)) + 1e-9
     x = (evidence - evidence.mean(axis=1, keepdims=True)) / spread  # (texts, candidates, columns)
     texts = np.arange(len(x))
@@ -177,9 +189,9 @@ def _logistic(inputs: np.ndarray, labels: np.ndarray, balance: np.ndarray, bound
         gradient = -(balance * signs * sigmoid(-margins)) @ x
         return float(balance @ np.logaddexp(0, -margins)), gradient
 
-    found = _minimum(loss, np.zeros(x.shape[1]), [*bounds, (None, None)])
-    slopes = found[:-1] / spread
-    return slopes, float(found[-1] - slopes @ center)
+    weights = _minimum(loss, np.zeros(x.shape[1]), [*bounds, (None, None)])
+    slopes = weights[:-1] / spread
+    return slopes, float(weights[-1] - slopes @ center)
 
 
 def _minimum(loss: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, bounds: Bounds) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Hubness: some pictures are near to every text, and come first for texts that they do not match.
+"""Hubness: how similar an image or a text is to everything.
 
-A matcher keeps a sample of the training part's vectors, asks how near a picture is to those texts in general, and takes
-that off: the inverted softmax (Smith et al. 2017), known in retrieval as querybank normalisation (Bogolin et al. 2022).
-The same holds for texts that are near to every picture ("outside").
+Some images are close to every text and rank first for texts that they do not match. A matcher keeps a sample of
+training embeddings, measures the similarity to all of them, and subtracts it in the calibration. This is the inverted
+softmax (Smith et al. 2017), known in retrieval as querybank normalisation (Bogolin et al. 2022), applied to both sides.
 """
 
 from __future__ import annotations
@@ -13,12 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SIZE = 1024  # vectors in a bank: 0.8 MB for 384 dimensions in half precision
-SHARPNESS = 1.0  # in logit scales of the dual encoder: its own temperature
+SIZE = 1024
+"""Embeddings in a bank: 0.8 MB for 384 dimensions in half precision."""
+
+SHARPNESS = 1.0
+"""Default inverse temperature, in units of the dual encoder's logit scale."""
 
 
 class Banks(nn.Module):
-    """Vectors of pictures and of texts, (size, dim) each, that stand for all others."""
+    """Samples of image and text embeddings, (size, dim) each, against which hubness is measured.
+
+    Args:
+        image: Image embeddings.
+        text: Text embeddings.
+        sharpness: Inverse temperature of the soft maximum.
+    """
 
     image: Tensor
     text: Tensor
@@ -33,18 +42,19 @@ class Banks(nn.Module):
     def sample(
         cls, images: np.ndarray, texts: np.ndarray, sharpness: float, *, size: int = SIZE, seed: int = 0
     ) -> Banks:
-        """Banks of at most `size` of the given unit vectors, drawn at random."""
+        """Banks of at most `size` embeddings, drawn at random from (images, dim) and (texts, dim) unit vectors."""
         random = np.random.default_rng([seed, 4])
 
-        def bank(vectors: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.array(vectors[random.permutation(len(vectors))[:size]], np.float32))
+        def bank(embeddings: np.ndarray) -> Tensor:
+            rows = random.permutation(len(embeddings))[:size]
+            return torch.from_numpy(np.array(embeddings[rows], np.float32))
 
         return cls(bank(images), bank(texts), sharpness)
 
     def hubness(self, modality: str, vectors: Tensor) -> Tensor:
-        """How near (items, dim) vectors are to the bank of the other modality: (items,) on the scale of cosines.
+        """Similarity of (items, dim) embeddings to the bank of the other modality: (items,).
 
-        log of the mean of exp(sharpness * cosine), divided by the sharpness: between the mean and the largest cosine.
+        It is log(mean(exp(sharpness * cosine))) / sharpness, which lies between the mean and the maximum cosine.
         """
         bank = self.text if modality == "image" else self.image
         cosines = vectors @ bank.T  # (items, size)

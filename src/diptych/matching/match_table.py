@@ -1,4 +1,4 @@
-"""Many pairs of a table, each line a picture and a text, with the probability of each."""
+"""Matching tables: image-text pairs from a file, and the probability of each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.data.formats.read import Pictures
 from diptych.data.formats.tables import records, rows
@@ -17,12 +19,18 @@ from diptych.models.embedding_cache import decode_all
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
-_LINES = 64  # decoded and judged at once
+_BLOCK = 64  # pairs decoded and matched at once
 
 
 @dataclass(frozen=True)
 class MatchTable:
-    """The lines of a table, in order: names of pictures, the pictures, and the texts put to them."""
+    """The pairs of a table, in its order.
+
+    Attributes:
+        names: Names of the images as the table has them.
+        pictures: The images.
+        texts: The text of each pair.
+    """
 
     names: list[str]
     pictures: list[Picture]
@@ -30,36 +38,41 @@ class MatchTable:
 
 
 def read_match_table(path: str | Path) -> MatchTable:
-    """Read a table with the columns image and caption; a line with several captions is a line for each.
+    """Read a table with the columns `image` and `caption`; a row with several captions gives a pair for each.
 
     Raises:
-        DataError: the file or a column is missing, or it holds no line.
+        DataError: The file or a column is missing, or it holds no pair.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; give a table with the columns image and caption")
     base = path.absolute().parent
-    lines = [(row, text) for row in rows(records(path), Pictures.around(base, base), None) for text in row.captions]
-    if not lines:
+    pairs = [(row, text) for row in rows(records(path), Pictures.around(base, base), None) for text in row.captions]
+    if not pairs:
         raise DataError(f"'{path}' holds no pair; it needs the columns image and caption, and a line for each pair")
-    return MatchTable([row.image_id for row, _ in lines], [row.image for row, _ in lines], [text for _, text in lines])
+    return MatchTable([row.image_id for row, _ in pairs], [row.image for row, _ in pairs], [text for _, text in pairs])
 
 
 def match_table(
     matcher: Matcher, table: MatchTable, *, prior: float | None = None, progress: Progress = silent
-) -> np.ndarray:
-    """The probability of each line: (lines,) float64, NaN where the picture cannot be decoded or the text is empty."""
-    found = np.full(len(table.texts), np.nan)
-    starts = range(0, len(table.texts), _LINES)
+) -> NDArray[np.float64]:
+    """The probability of each pair: (pairs,) in [0, 1], NaN for an undecodable image or an empty text.
 
-    def load(start: int) -> tuple[list[int], list, list[str]]:
-        lines = [at for at in range(start, min(start + _LINES, len(table.texts))) if table.texts[at].strip()]
-        places = list(dict.fromkeys(table.pictures[at] for at in lines))
-        decoded, good = decode_all(places, matcher.encoder.image_size)
-        images = dict(zip(itertools.compress(places, good), decoded, strict=True))
-        lines = [at for at in lines if table.pictures[at] in images]
-        return lines, [images[table.pictures[at]] for at in lines], [table.texts[at] for at in lines]
+    Raises:
+        ConfigError: The prior is outside (0, 1).
+    """
+    probabilities = np.full(len(table.texts), np.nan)
+    starts = range(0, len(table.texts), _BLOCK)
+
+    def load(start: int) -> tuple[list[int], list[Image.Image], list[str]]:
+        block = range(start, min(start + _BLOCK, len(table.texts)))
+        lines = [line for line in block if table.texts[line].strip()]
+        distinct = list(dict.fromkeys(table.pictures[line] for line in lines))
+        decoded, good = decode_all(distinct, matcher.encoder.image_size)
+        images = dict(zip(itertools.compress(distinct, good), decoded, strict=True))
+        lines = [line for line in lines if table.pictures[line] in images]
+        return lines, [images[table.pictures[line]] for line in lines], [table.texts[line] for line in lines]
 
     for lines, images, texts in progress(prefetch(starts, load), len(starts), "matching"):
-        found[lines] = matcher.predict(images, texts, prior=prior)
-    return found
+        probabilities[lines] = matcher.predict(images, texts, prior=prior)
+    return probabilities

@@ -1,65 +1,54 @@
-"""The matcher: the probability that a picture and a text belong together.
+"""The matcher: the calibrated probability that an image and a text match.
 
-A dual encoder, a head that compares what its towers made of picture and text (`heads`), and a calibration that
-makes its logit a probability which means what it says: of the pairs that get 0.8, eight in ten match.
+A matcher is a dual encoder, a head that compares images with texts (`heads`), and a calibration that turns the head's
+logit into a probability: of the pairs with 0.8, eight in ten match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, DataError
 from diptych.matching.calibration import EVIDENCE, Calibration, sigmoid
+from diptych.matching.encoded import Encoded
 from diptych.matching.heads import Side
 from diptych.matching.hubness import Banks
+from diptych.matching.storage import read_matcher, save_matchers
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
 from diptych.models.hidden_states import HiddenStates, compute_hidden_states
 from diptych.models.modalities import checked_images, checked_texts
+from diptych.models.model_upload import upload_model
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
-_BLOCK = 512  # pairs compared at once
+__all__ = ["Encoded", "Matcher", "load_matcher"]
 
-
-@dataclass
-class Encoded:
-    """Pictures or texts as a matcher keeps them: their vectors (items, dim), hubness (items,), what its head made."""
-
-    vectors: Tensor
-    hubness: Tensor
-    side: Side
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    @classmethod
-    def join(cls, parts: Sequence[Encoded]) -> Encoded:
-        """Several batches as one; texts are padded to the longest of all."""
-        sides = zip(*(part.side for part in parts), strict=True)
-        return cls(
-            torch.cat([part.vectors for part in parts]),
-            torch.cat([part.hubness for part in parts]),
-            tuple(_joined(list(tensors)) for tensors in sides),
-        )
-
-    def take(self, rows: np.ndarray | Sequence[int]) -> Encoded:
-        at = torch.as_tensor(np.asarray(rows, np.int64), device=self.vectors.device)
-        return Encoded(self.vectors[at], self.hubness[at], tuple(tensor[at] for tensor in self.side))
+_BLOCK = 512  # pairs compared in one call of the head
 
 
 class Matcher:
-    """P(match) by one head over one dual encoder; `load_matcher` reads one, the recipe `match` trains one.
+    """P(match) of images and texts by one head over one dual encoder.
 
-    `name` is the head's in `HEADS` (or `cosine`), `settings` are its arguments: what a directory keeps of it.
+    Load one with `Matcher.from_pretrained` or train one with `diptych.train_matcher`.
+
+    Args:
+        encoder: The dual encoder.
+        head: The matching head, an `nn.Module` with the interface of `heads.Head`.
+        calibration: From evidence to probabilities.
+        name: Name of the head in `HEADS`, or `cosine`.
+        settings: The arguments with which the head was built, kept in `diptych.json`.
+        banks: Embeddings against which hubness is measured; without them it is 0.
+        encode: Preprocessed inputs to (embeddings, side), for an encoder that is not a `DualEncoder`.
     """
 
     def __init__(
@@ -71,61 +60,124 @@ class Matcher:
         name: str,
         settings: dict[str, Any] | None = None,
         banks: Banks | None = None,
+        encode: Callable[[dict[str, Any]], tuple[Tensor, Side]] | None = None,
     ) -> None:
         self.encoder, self.calibration, self.name, self.settings = encoder, calibration, name, settings or {}
         self.head: Any = head.eval().to(encoder.device)
         self.banks = banks.to(encoder.device) if banks else None
+        self._encode = encode
 
-    def predict(self, images: Sequence[Image.Image], texts: Sequence[str], *, prior: float | None = None) -> np.ndarray:
-        """The probability that each picture and the text beside it match: (pairs,) float64 in [0, 1].
+    # loading and saving
 
-        A picture (the same object) or a text that comes many times is encoded once. `prior` is the share of matches to
-        be expected, when it is not the one that the matcher was calibrated for (`calibration.prior`).
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, head: str | None = None, device: str = "auto") -> Matcher:
+        """Load a matcher. Only safetensors are read.
+
+        Args:
+            name_or_path: `mini`, a run or directory of `diptych train match`, or a directory or hub name of a BLIP
+                checkpoint for matching (`BlipForImageTextRetrieval`).
+            head: `cosine` (the calibrated cosine), `pair` (reads embeddings only) or `cross` (reads images and texts);
+                by default the most accurate one that the directory has.
+            device: `auto`, `cpu`, `cuda`, `mps` or any other torch device.
 
         Raises:
-            ConfigError: not as many pictures as texts, an empty text or one that is not a string, an image that is not
-                decoded, or a prior outside (0, 1).
+            ModelError: There is no such model, it has no matcher or no such head, or its files do not fit together.
+        """
+        return cls(**vars(read_matcher(name_or_path, head, device)))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the matcher and its dual encoder to a directory that `from_pretrained` reads, as safetensors."""
+        self.encoder.save_pretrained(path)
+        if self._encode is None:  # a BLIP is saved whole
+            save_matchers([self], path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        licence: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the matcher to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
+
+        Args:
+            repo_id: `USER/NAME`; created if it does not exist.
+            private: Whether a new repository is private.
+            licence: Hub identifier of the licence (`apache-2.0`), needed if the model has no model card.
+            commit_message: Message of the commit.
+            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            ModelError: No licence is known, or the hub refuses.
+        """
+        return upload_model(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            licence=licence,
+            commit_message=commit_message,
+            token=token,
+            tags=["image-text-matching"],
+        )
+
+    def predict(
+        self, images: Sequence[Image.Image], texts: Sequence[str], *, prior: float | None = None
+    ) -> NDArray[np.float64]:
+        """The probability that image i and text i match: (pairs,) float64 in [0, 1].
+
+        An image (the same object) or a text that occurs several times is encoded once.
+
+        Args:
+            images: Upright RGB images.
+            texts: One text for each image.
+            prior: Expected share of matches in (0, 1); by default the one of the calibration (`calibration.prior`).
+
+        Raises:
+            ConfigError: Different numbers of images and texts, an empty text or one that is not a string, an item that
+                is not a decoded image, or a prior outside (0, 1).
         """
         images, texts = checked_images(images), checked_texts(texts)
         if len(images) != len(texts):
-            raise ConfigError(f"{len(images)} pictures and {len(texts)} texts; give one text for each picture")
-        if empty := [at for at, text in enumerate(texts) if not text.strip()]:
-            raise ConfigError(f"text {empty[0]} is empty; say in words what the picture shows")
+            raise ConfigError(f"{len(images)} images and {len(texts)} texts; give one text for each image")
+        if empty := [i for i, text in enumerate(texts) if not text.strip()]:
+            raise ConfigError(f"text {empty[0]} is empty; describe in words what the image shows")
         if not len(texts):
             return np.empty(0)
-        different = {id(image): image for image in images}
-        places = {key: at for at, key in enumerate(different)}
-        wordings = {text: at for at, text in enumerate(dict.fromkeys(texts))}
+        distinct_images = {id(image): image for image in images}
+        image_rows = {key: i for i, key in enumerate(distinct_images)}
+        text_rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         return self.probabilities(
-            self.encode_images(different.values()),
-            self.encode_texts(list(wordings)),
-            np.array([places[id(image)] for image in images]),
-            np.array([wordings[text] for text in texts]),
+            self.encode_images(distinct_images.values()),
+            self.encode_texts(list(text_rows)),
+            np.array([image_rows[id(image)] for image in images]),
+            np.array([text_rows[text] for text in texts]),
             prior=prior,
         )
 
     # encoding
 
     def encode_images(self, images: Iterable[Image.Image], batch_size: int = 32) -> Encoded:
-        """Upright RGB pictures, encoded."""
+        """Encode upright RGB images."""
         images = list(images)
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
         return Encoded.join([self._forward(self.encoder.preprocess_images(batch)) for batch in batches])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Encoded:
-        """Texts, encoded."""
+        """Encode texts."""
         texts = checked_texts(texts)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of one length pad little
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        prepared = (self.encoder.preprocess_texts(texts[index] for index in batch) for batch in batches)
-        parts = Encoded.join([self._forward(features) for features in prepared])
-        return parts.take(np.argsort(order))
+        prepared = (self.encoder.preprocess_texts(texts[i] for i in batch) for batch in batches)
+        encoded = Encoded.join([self._forward(features) for features in prepared])
+        return encoded.take(np.argsort(order))
 
     def encode_pictures(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
-        """The pictures of a data set, decoded beside the model.
+        """Encode the images of a data set, decoding them in background threads.
 
         Raises:
-            DataError: one cannot be decoded; `doctor.sound` leaves those out.
+            DataError: An image cannot be decoded; `doctor.sound` leaves such images out.
         """
 
         def prepare(start: int) -> dict[str, Any]:
@@ -137,80 +189,85 @@ class Matcher:
             return self.encoder.preprocess_images(images)
 
         starts = range(0, len(pairs), batch_size)
-        batches = progress(prefetch(starts, prepare), len(starts), "encoding pictures")
+        batches = progress(prefetch(starts, prepare), len(starts), "encoding images")
         return Encoded.join([self._forward(features) for features in batches])
 
     def encode_vectors(self, modality: str, vectors: np.ndarray) -> Encoded:
-        """Pictures or texts by the vectors that the dual encoder gave them before, (items, dim); nothing is decoded.
+        """Encode images or texts from embeddings of the dual encoder, (items, dim).
 
         Raises:
-            ConfigError: the head looks at patches and tokens, which vectors do not hold.
+            ConfigError: The head reads patch and token states, which embeddings do not contain.
         """
         if self.head.needs_states:
-            raise ConfigError(f"the head '{self.name}' needs the pictures themselves; use the head 'pair'")
-        kept = torch.from_numpy(np.array(vectors, np.float32)).to(self.encoder.device)
-        return self._encoded(modality, kept, (kept,))
+            raise ConfigError(f"the head '{self.name}' needs the images themselves; use the head 'pair'")
+        embeddings = torch.from_numpy(np.array(vectors, np.float32)).to(self.encoder.device)
+        return self._encoded(modality, embeddings, (embeddings,))
 
     @torch.inference_mode()
     def _forward(self, features: dict[str, Any]) -> Encoded:
         modality = "image" if "pixel_values" in features else "text"
+        if self._encode is not None:
+            return self._encoded(modality, *self._encode(features))
         if not self.head.needs_states:
-            vectors = self.encoder.embed(features)
-            return self._encoded(modality, vectors, (vectors,))
-        states = compute_hidden_states(self.encoder, features)
-        return self.encode_states(modality, states)
+            embeddings = self.encoder.embed(features)
+            return self._encoded(modality, embeddings, (embeddings,))
+        return self.encode_states(modality, compute_hidden_states(self.encoder, features))
 
     @torch.inference_mode()
     def encode_states(self, modality: str, states: HiddenStates) -> Encoded:
-        """States that the towers gave before, encoded; patches and tokens are kept in half precision."""
+        """Encode images or texts from hidden states; per-patch and per-token tensors are kept in half precision."""
         side = self.head.encode(modality, states)
         kept = tuple(tensor.half() if tensor.ndim > 2 else tensor for tensor in side)
         return self._encoded(modality, states.vectors, kept)
 
-    def _encoded(self, modality: str, vectors: Tensor, side: Side) -> Encoded:
-        hubness = self.banks.hubness(modality, vectors) if self.banks else vectors.new_zeros(len(vectors))
-        return Encoded(vectors, hubness, side)
+    def _encoded(self, modality: str, embeddings: Tensor, side: Side) -> Encoded:
+        hubness = self.banks.hubness(modality, embeddings) if self.banks else embeddings.new_zeros(len(embeddings))
+        return Encoded(embeddings, hubness, side)
 
     # comparing
 
     def logits(
         self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray, *, prior: float | None = None
-    ) -> np.ndarray:
-        """Calibrated logits of pairs: (pairs,) for pictures `rows` and texts `columns`."""
+    ) -> NDArray[np.float64]:
+        """Calibrated logits of the pairs (images[rows[i]], texts[columns[i]]): (pairs,).
+
+        Raises:
+            ConfigError: The prior is outside (0, 1).
+        """
         return self.calibration.logits(self.evidence(images, texts, rows, columns), prior)
 
     def probabilities(
         self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray, *, prior: float | None = None
-    ) -> np.ndarray:
-        """Probabilities of pairs: (pairs,) for pictures `rows` and texts `columns`."""
+    ) -> NDArray[np.float64]:
+        """Probabilities of the pairs (images[rows[i]], texts[columns[i]]): (pairs,) in [0, 1].
+
+        Raises:
+            ConfigError: The prior is outside (0, 1).
+        """
         return sigmoid(self.logits(images, texts, rows, columns, prior=prior))
 
-    def evidence(self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """What the calibration weighs: (pairs, 4) float64, its columns those of `calibration.EVIDENCE`."""
-        blocks = [slice(at, at + _BLOCK) for at in range(0, len(rows), _BLOCK)]
+    def evidence(self, images: Encoded, texts: Encoded, rows: np.ndarray, columns: np.ndarray) -> NDArray[np.float64]:
+        """The inputs of the calibration, (pairs, 4); its columns are `calibration.EVIDENCE`."""
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
         parts = [self._compare(images.take(rows[block]), texts.take(columns[block])) for block in blocks]
         return np.concatenate(parts) if parts else np.empty((0, len(EVIDENCE)))
 
     @torch.inference_mode()
-    def _compare(self, images: Encoded, texts: Encoded) -> np.ndarray:
-        head = self.head.pairs(_full(images.side), _full(texts.side))
+    def _compare(self, images: Encoded, texts: Encoded) -> NDArray[np.float64]:
+        head = self.head.pairs(_in_float(images.side), _in_float(texts.side))
         cosine = (images.vectors * texts.vectors).sum(-1)
-        known = torch.stack([head.float(), cosine, images.hubness, texts.hubness], dim=1)  # (pairs, 4)
-        return known.cpu().numpy().astype(np.float64)
+        evidence = torch.stack([head.float(), cosine, images.hubness, texts.hubness], dim=1)  # (pairs, 4)
+        return evidence.cpu().numpy().astype(np.float64)
 
 
-def _full(side: Side) -> Side:
+def load_matcher(name: str | Path, head: str | None = None, device: str = "auto") -> Matcher:
+    """Load a matcher; short for `Matcher.from_pretrained`.
+
+    Raises:
+        ModelError: There is no such model, it has no matcher or no such head, or its files do not fit together.
+    """
+    return Matcher.from_pretrained(name, head=head, device=device)
+
+
+def _in_float(side: Side) -> Side:
     return tuple(tensor.float() for tensor in side)
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """Tensors one after another; where they have a second axis of different lengths, zeros fill the shorter ones."""
-    if tensors[0].ndim < 2:
-        return torch.cat(tensors)
-    longest = max(tensor.shape[1] for tensor in tensors)
-    whole = tensors[0].new_zeros((sum(map(len, tensors)), longest, *tensors[0].shape[2:]))
-    start = 0
-    for tensor in tensors:
-        whole[start : start + len(tensor), : tensor.shape[1]] = tensor
-        start += len(tensor)
-    return whole

@@ -1,8 +1,8 @@
-"""Pictures that a caption does not describe: random ones, and hard ones that a dual encoder takes for likely.
+"""Negatives: images that a caption does not describe, drawn at random or from a dual encoder's nearest ones.
 
-Nothing here calls a pair a negative that is known to match: the caption's own picture, or another picture that carries
-the same text. A hard negative may still fit ("a dog runs" fits many pictures); nobody labelled that, so what is
-measured on hard negatives is a lower bound.
+A pair that is known to match is never a negative: neither the caption's own image nor another image with the same text.
+Hard negatives may still fit ("a dog runs" fits many images) since nobody labelled them, so metrics on hard negatives
+are lower bounds.
 """
 
 from __future__ import annotations
@@ -10,25 +10,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.pairs import Pairs
 from diptych.errors import DataError
 
-HARD_SHARE = 0.02  # of the pictures: those most similar to the caption, among which hard negatives are drawn
+HARD_SHARE = 0.02
+"""Share of the images, the most similar to a caption, from which hard negatives are drawn."""
+
 _BLOCK = 512  # captions compared at once
 
 
 class Matches:
-    """Which pictures a caption is known to describe: its own, and every other that carries the same text.
+    """The images that each caption is known to describe: its own and every other with the same text.
 
-    Texts that differ in case and spaces alone are the same text.
+    Texts that differ only in case and whitespace are the same.
+
+    Args:
+        pairs: The data set.
     """
 
     def __init__(self, pairs: Pairs) -> None:
         self.captions, self.owner = pairs.flat_captions()
-        plain = [" ".join(caption.lower().split()) for caption in self.captions]
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(plain))}
-        self.text_ids = np.array([numbers[text] for text in plain], np.int64)  # (captions,)
+        normal = [" ".join(caption.lower().split()) for caption in self.captions]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(normal))}
+        self.text_ids = np.array([numbers[text] for text in normal], np.int64)  # (captions,)
         self.pictures = len(pairs)
         self._of_text: list[list[int]] = [[] for _ in numbers]
         for text, row in zip(self.text_ids.tolist(), self.owner.tolist(), strict=True):
@@ -36,26 +42,26 @@ class Matches:
                 self._of_text[text].append(row)
 
     def of(self, caption: int) -> list[int]:
-        """The rows of the pictures that this caption is known to describe, at least its own."""
+        """The rows of the images that this caption is known to describe, at least its own."""
         return self._of_text[self.text_ids[caption]]
 
     def others(self, caption: int) -> int:
-        """How many pictures are left as negatives."""
+        """The number of images that are left as negatives."""
         return self.pictures - len(self.of(caption))
 
 
-def random_negatives(matches: Matches, count: int = 1, *, seed: int = 0) -> np.ndarray:
-    """For each caption `count` pictures that it is not known to describe, each as likely: (captions, count) rows.
+def random_negatives(matches: Matches, count: int = 1, *, seed: int = 0) -> NDArray[np.int64]:
+    """`count` images for each caption, drawn uniformly from those it is not known to describe: (captions, count) rows.
 
     Raises:
-        DataError: a caption is known to describe every picture.
+        DataError: A caption is known to describe every image.
     """
     random = np.random.default_rng([seed, 1])
     rows = np.empty((len(matches.captions), count), np.int64)
     for caption in range(len(rows)):
         known = matches.of(caption)
         _check_others(matches, caption)
-        # The n-th of the pictures that are left, found by stepping over the known ones.
+        # Draw among the remaining images, then map to rows by stepping over the known ones.
         chosen = random.integers(matches.others(caption), size=count)
         for row in sorted(known):
             chosen[chosen >= row] += 1
@@ -71,26 +77,29 @@ def hard_negatives(
     *,
     share: float = HARD_SHARE,
     seed: int = 0,
-) -> np.ndarray:
-    """For each caption `count` pictures out of the `share` that a dual encoder finds most similar: (captions, count).
+) -> NDArray[np.int64]:
+    """`count` images for each caption, drawn from those most similar to it: (captions, count) rows.
 
-    A share and not a number, so that "hard" means the same in small and large sets; it is at least one picture. Each
-    is drawn with the same chance, and one may come twice.
+    They are drawn uniformly with replacement.
 
     Args:
-        image_vectors: (pictures, dim) unit vectors.
-        text_vectors: (captions, dim) unit vectors.
+        matches: Known matches, which are excluded.
+        image_vectors: (images, dim) embeddings.
+        text_vectors: (captions, dim) embeddings.
+        count: Negatives for each caption.
+        share: Share of the images that count as hard, at least one image. A share rather than a number, so that "hard"
+            means the same in small and large data sets.
+        seed: Seed of the draws.
 
     Raises:
-        DataError: a caption is known to describe every picture.
+        DataError: A caption is known to describe every image.
     """
     random = np.random.default_rng([seed, 2])
     nearest = max(1, round(share * matches.pictures))
     rows = np.empty((len(matches.captions), count), np.int64)
     for start in range(0, len(rows), _BLOCK):
-        scores = text_vectors[start : start + _BLOCK] @ image_vectors.T  # (block, pictures)
-        for at, row_scores in enumerate(scores):
-            caption = start + at
+        scores = text_vectors[start : start + _BLOCK] @ image_vectors.T  # (block, images)
+        for caption, row_scores in enumerate(scores, start):
             _check_others(matches, caption)
             row_scores[matches.of(caption)] = -np.inf
             k = min(nearest, matches.others(caption))
@@ -109,9 +118,14 @@ def _check_others(matches: Matches, caption: int) -> None:
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """Pictures put to texts, with what is known of each pair: (pairs,) rows of pictures, numbers of texts, 0/1 labels.
+    """Image-text pairs with labels.
 
-    `owner` is the row of each text's own picture, by which pairs belong together; `sets` names parts of the pairs.
+    Attributes:
+        rows: (pairs,) rows of the images.
+        texts: (pairs,) numbers of the texts.
+        labels: (pairs,) true or 1 for a match.
+        owner: (pairs,) row of each text's own image, by which pairs are grouped for bootstraps.
+        sets: Named subsets, as positions of pairs.
     """
 
     rows: np.ndarray
@@ -130,13 +144,21 @@ def make_labelled_pairs(
     hard_mixture: float = 0.5,
     seed: int = 0,
 ) -> LabelledPairs:
-    """Each caption with its own picture, with a random negative and with a hard one, vectors being a dual encoder's.
+    """Pair each caption with its own image, a random negative and a hard one.
 
-    The sets `random` and `hard` hold the matches and the negatives of that kind; `mixture` the matches and one negative
-    a caption, a hard one for the share `hard_mixture` of the captions. Matches are half of each.
+    The sets `random` and `hard` hold the matches and the negatives of that kind. The set `mixture` holds the matches
+    and one negative for each caption. Half of each set are matches.
+
+    Args:
+        pairs: The data set.
+        image_vectors: (images, dim) embeddings of a dual encoder.
+        text_vectors: (captions, dim) embeddings.
+        hard_share: As `share` of `hard_negatives`.
+        hard_mixture: Share of the captions whose negative in `mixture` is the hard one.
+        seed: Seed of the draws.
 
     Raises:
-        DataError: a caption is known to describe every picture.
+        DataError: A caption is known to describe every image.
     """
     matches = Matches(pairs)
     count = len(matches.captions)

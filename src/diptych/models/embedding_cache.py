@@ -1,4 +1,4 @@
-"""Pictures to vectors on disk: decoding beside the model, bounded memory, resumable; one writer for every cache."""
+"""Cached embeddings on disk: written in order with bounded memory, resumable, memory-mapped when read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ImageError
@@ -21,10 +23,15 @@ from diptych.runtime.progress import Progress, silent
 
 
 class VectorFile:
-    """Rows of vectors in one `.npy` file, written in order, memory-mapped when read, and complete or resumable.
+    """Rows of numbers in a `.npy` file that is written in order and can be resumed.
 
-    A row whose picture could not be decoded holds NaN. Rows count as written only once `state.json` says so, which is
-    replaced atomically after the data is on disk; so a killed run continues at the last acknowledged row.
+    The row of an image that cannot be decoded holds NaN. `state.json` counts the rows; it is replaced atomically after
+    the data is on disk, so a killed run continues at the last row that it counts.
+
+    Args:
+        folder: Directory of the file; created if it does not exist.
+        shape: Shape of the complete array, rows first.
+        dtype: Type of the numbers.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: str = "float32") -> None:
@@ -36,13 +43,14 @@ class VectorFile:
 
     @property
     def complete(self) -> bool:
+        """Whether all rows are written."""
         return self.done >= self.shape[0]
 
     def append(self, vectors: np.ndarray) -> None:
-        """Write the next rows and acknowledge them."""
+        """Write the next rows and count them in `state.json`."""
         if self._mapped is None:
             fresh = not self._state.exists()
-            with storing(self._data, "it is begun anew"):
+            with storing(self._data, "it is started again"):
                 self._mapped = np.lib.format.open_memmap(
                     self._data, mode="w+" if fresh else "r+", dtype=self.dtype if fresh else None, shape=self.shape
                 )
@@ -53,14 +61,14 @@ class VectorFile:
         write_text(self._state, json.dumps({"done": self.done, "shape": self.shape}))
 
     def read(self) -> np.ndarray:
-        """All rows, memory-mapped; what is written to them stays in memory."""
+        """All rows, memory-mapped copy-on-write: changes stay in memory."""
         if self.shape[0] == 0:
             return np.empty(self.shape, self.dtype)
-        return np.load(self._data, mmap_mode="c")  # writable, which spares torch a copy; nothing reaches the file
+        return np.load(self._data, mmap_mode="c")  # writable, so that torch need not copy; the file is not changed
 
 
 def _reserve(path: Path) -> None:
-    """Take the blocks of a mapped file from the disk: later there is no error where it is full, but a bus error."""
+    """Allocate a mapped file's blocks: on a full disk, writing to a sparse one would end in a bus error."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -76,9 +84,18 @@ def write_vectors(
     progress: Progress = silent,
     label: str = "embedding",
 ) -> np.ndarray:
-    """Fill `sink` with `forward(prepare(items))`: preparation runs in threads ahead of the forward pass.
+    """Fill `sink` with `forward(prepare(batch))` of each batch of `items` and return all rows, memory-mapped.
 
-    Begins after the rows that `sink` has already; returns all rows, memory-mapped.
+    Continues after the rows that `sink` already has.
+
+    Args:
+        sink: The file.
+        items: One item for each row.
+        prepare: Preprocesses a batch; runs in background threads.
+        forward: Computes a batch's rows.
+        batch_size: Items in a batch.
+        progress: Wraps the batches.
+        label: Label of the progress.
     """
     starts = range(sink.done, len(items), batch_size)
     batches = (items[start : start + batch_size] for start in starts)
@@ -87,9 +104,14 @@ def write_vectors(
     return sink.read()
 
 
-def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[Any], np.ndarray]:
-    """Decode pictures; those that cannot be are left out. Returns the decoded and, (pictures,) bool, which they are."""
-    decoded, good = [], []
+def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[Image.Image], NDArray[np.bool_]]:
+    """Decode images, leaving out those that cannot be decoded.
+
+    Returns:
+        The decoded images, and a mask (images,) of those that were decoded.
+    """
+    decoded: list[Image.Image] = []
+    good: list[bool] = []
     for picture in pictures:
         try:
             decoded.append(decode(picture, min_side=min_side))
@@ -102,9 +124,16 @@ def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[
 def picture_vectors(
     model: DualEncoder, pairs: Pairs, *, batch_size: int = 64, progress: Progress = silent, cache: bool = True
 ) -> np.ndarray:
-    """Unit vectors of every picture of a data set, (pictures, dim) float32; NaN where one cannot be decoded.
+    """Embeddings of every image of a data set, (images, dim) float32; NaN for images that cannot be decoded.
 
-    Kept on disk under the identities of model and data, and used again. With `cache=False` they are written anew.
+    They are cached on disk under the fingerprints of model and data.
+
+    Args:
+        model: The dual encoder.
+        pairs: The data set.
+        batch_size: Images in one forward pass.
+        progress: Wraps the batches.
+        cache: Whether cached embeddings are used; otherwise they are computed again.
     """
     import torch
 
@@ -126,5 +155,5 @@ def picture_vectors(
         return vectors
 
     return write_vectors(
-        sink, pairs, prepare, forward, batch_size=batch_size, progress=progress, label="embedding pictures"
+        sink, pairs, prepare, forward, batch_size=batch_size, progress=progress, label="embedding images"
     )

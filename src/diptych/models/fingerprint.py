@@ -1,4 +1,4 @@
-"""What a model is: a hash by which stored vectors know whether it is the one that made them."""
+"""Model fingerprints: a hash that is stored with embeddings and identifies the model that made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 
 def modules_fingerprint(modules: Sequence[Module]) -> str:
-    """A hash of the weights and configurations, preprocessing included, of modules."""
+    """A hash (16 hexadecimal digits) of the weights and configurations of modules, preprocessing included."""
     digest = hashlib.sha256()
     for module in modules:
         digest.update(type(module).__name__.encode())
@@ -30,7 +30,7 @@ def _describe(processor: Any) -> str:
     if hasattr(processor, "data_config"):  # timm's
         return json.dumps(processor.data_config, sort_keys=True, default=str)
     if hasattr(processor, "backend_tokenizer"):
-        # How a batch is padded and cut is the tokenizer's state, which each batch sets anew, and no part of the model.
+        # Padding and truncation are state of the tokenizer that every batch sets, not part of the model.
         tokenizer = Tokenizer.from_str(processor.backend_tokenizer.to_str())
         tokenizer.no_padding()
         tokenizer.no_truncation()

@@ -1,4 +1,4 @@
-"""Projection heads: from a tower's features to unit vectors of the shared space, as sentence-transformers modules."""
+"""Projection heads: sentence-transformers modules from a tower's features to embeddings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files
 class ResidualHead(Module):
     """The CLIP tutorials' projection head: `layer_norm(dropout(fc(gelu(p))) + p)` with `p = linear(x)`.
 
-    Source: the "Simple implementation of OpenAI CLIP" tutorial (M. Moein Shariatnia, 2021), `ProjectionHead`. Input
-    (batch, in_features), output (batch, out_features). It is a class of diptych: a model that has it loads with
-    `diptych.load`, while one with linear or MLP heads loads with plain `SentenceTransformer` too.
+    Source: `ProjectionHead` of the tutorial "Simple implementation of OpenAI CLIP" (M. Moein Shariatnia, 2021). A model
+    with this head loads with diptych only; one with linear or MLP heads also with plain `SentenceTransformer`.
+
+    Args:
+        in_features: Width of the input, (batch, in_features).
+        out_features: Width of the output, (batch, out_features).
+        dropout: Dropout probability.
     """
 
     config_keys: list[str] = ["in_features", "out_features", "dropout"]  # noqa: RUF012 - as the base class has it
@@ -38,24 +42,29 @@ class ResidualHead(Module):
         return features
 
     def get_embedding_dimension(self) -> int:
+        """Width of the output."""
         return self.out_features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write configuration and weights, always as safetensors."""
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=True)
 
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ResidualHead:
+        """Read a head that `save` wrote."""
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         head = cls(**cls.load_config(model_name_or_path, **hub))
         return cls.load_torch_weights(model_name_or_path, model=head, **hub)
 
 
 def linear_head(width: int, dim: int, dropout: float) -> list[Module]:
+    """A linear layer without bias, as in CLIP (Radford et al. 2021); `dropout` is not used."""
     return [Dense(width, dim, bias=False, activation_function=nn.Identity())]
 
 
 def mlp_head(width: int, dim: int, dropout: float) -> list[Module]:
+    """Two linear layers with a GELU between them; the hidden layer has twice the output's width."""
     hidden = 2 * dim
     return [
         Dense(width, hidden, activation_function=nn.GELU()),
@@ -65,6 +74,7 @@ def mlp_head(width: int, dim: int, dropout: float) -> list[Module]:
 
 
 def residual_head(width: int, dim: int, dropout: float) -> list[Module]:
+    """A `ResidualHead`."""
     return [ResidualHead(width, dim, dropout)]
 
 
@@ -79,8 +89,14 @@ HEAD_MODULES = (Dense, Dropout, ResidualHead, Normalize)
 def projection_head(name: str, width: int, dim: int, dropout: float) -> list[Module]:
     """Modules from tower features (batch, width) to unit vectors (batch, dim).
 
+    Args:
+        name: A key of `HEADS`.
+        width: Width of the tower's features.
+        dim: Dimension of the embeddings.
+        dropout: Dropout probability.
+
     Raises:
-        ConfigError: no head has that name.
+        ConfigError: There is no head of that name.
     """
     if name not in HEADS:
         raise ConfigError(f"no projection head is called '{name}'; {did_you_mean(name, HEADS)}")

@@ -1,4 +1,4 @@
-"""What the towers know of the parts: a state for each patch of a picture and each token of a text."""
+"""Hidden states: per-patch outputs of an image tower and per-token embeddings of a text tower."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _WHOLE = {"image": "vision_model", "text": "text_model"}  # the towers inside a 
 
 @dataclass
 class HiddenStates:
-    """A batch of pictures or texts: their unit vectors, and the states of their parts.
+    """Embeddings and hidden states of a batch of images or texts.
 
-    `vectors` is (batch, dim), as `DualEncoder.embed` gives them; `states` is (batch, length, width), zero in the places
-    that pad a text.
+    Attributes:
+        vectors: (batch, dim) embeddings, as from `DualEncoder.embed`.
+        states: (batch, length, width) hidden states; zero at padding.
     """
 
     vectors: Tensor
@@ -36,22 +37,23 @@ class HiddenStates:
 
     @property
     def mask(self) -> Tensor:
-        """(batch, length) bool: which places are patches or tokens, and not padding."""
+        """(batch, length) bool: false at padding."""
         return self.states.ne(0).any(-1)
 
     def to(self, device: torch.device) -> HiddenStates:
+        """The same on another device."""
         return HiddenStates(self.vectors.to(device), self.states.to(device))
 
 
 def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> HiddenStates:
-    """Preprocessed pictures or texts through their tower, once: their vectors, and the states of patches or tokens.
+    """Embeddings and hidden states of preprocessed images or texts, in one forward pass.
 
-    Patches are those of the image tower's last layer. Tokens are the text tower's word embeddings: its later states
-    know the training captions by heart where it was fine-tuned on them, and a head that learns from them learns little
-    that holds for others.
+    Patch states are those of the image tower's last layer. Token states are the text tower's input embeddings: the
+    later layers of a tower that was fine-tuned on captions have memorised them, and a head trained on their outputs
+    generalises poorly.
 
     Raises:
-        ModelError: the tower does not show its states (open_clip's do not).
+        ModelError: The tower does not expose hidden states (open_clip's do not).
     """
     modality = next(name for name, key in _INPUTS.items() if key in features)
     features = model.to_device(features)
@@ -67,21 +69,21 @@ def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> Hidde
         output = network(pixel_values=features["pixel_values"])
         states, features[EMBEDDING] = output.last_hidden_state, output.pooler_output
     elif tower is not network:
-        caught: list[Any] = []
-        hook = tower.register_forward_hook(lambda module, inputs, output: caught.append(output.last_hidden_state))
+        outputs: list[Tensor] = []
+        hook = tower.register_forward_hook(lambda module, inputs, output: outputs.append(output.last_hidden_state))
         try:
             features = trunk(features)
         finally:
             hook.remove()
-        states = caught[0]
+        states = outputs[0]
     elif modality == "image" and rest and network is not None:
         features = trunk(features)
         states = features["token_embeddings"]
     else:
         kind = type(trunk).__name__
         raise ModelError(
-            f"a {kind} does not show the states of its {modality} tower; take another model, "
-            "or, for a matcher, train the head 'pair' alone"
+            f"a {kind} does not expose the hidden states of its {modality} tower; use another model, "
+            "or, for a matcher, train the head 'pair' only"
         )
     for module in rest:
         features = module(features)
@@ -91,10 +93,16 @@ def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> Hidde
 
 
 class StoredHiddenStates:
-    """Vectors and states of many pictures or texts on disk, written once and memory-mapped.
+    """Embeddings and hidden states of many images or texts on disk, written once and memory-mapped.
 
-    States are kept in half precision, cut to `length` places or padded with zeros: 0.1 MB for a picture of 36 patches.
-    With `length` 0 only the vectors are kept.
+    States are stored in half precision: 0.1 MB for an image of 36 patches of width 1,280.
+
+    Args:
+        folder: Directory of the files.
+        items: Number of images or texts.
+        dim: Dimension of the embeddings.
+        length: Positions stored for each item, truncated or padded with zeros; 0 stores embeddings only.
+        width: Width of the states.
     """
 
     def __init__(self, folder: Path, items: int, dim: int, length: int = 0, width: int = 0) -> None:
@@ -111,11 +119,11 @@ class StoredHiddenStates:
         progress: Progress = silent,
         label: str,
     ) -> None:
-        """Embed what is not yet written."""
+        """Compute the items that are not yet on disk; arguments are those of `embedding_cache.write_vectors`."""
         if self._states is None:
             write_vectors(self._vectors, items, prepare, partial(_vectors_of, model), progress=progress, label=label)
             return
-        self._vectors.done = self._states.done  # a kill between the two leaves one batch too many there
+        self._vectors.done = self._states.done  # a process killed between the two writes leaves one batch too many
 
         @torch.inference_mode()
         def forward(features: dict[str, Any]) -> np.ndarray:
@@ -128,11 +136,11 @@ class StoredHiddenStates:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(items, dim) float32."""
+        """The embeddings, (items, dim) float32."""
         return self._vectors.read()
 
     def take(self, rows: np.ndarray) -> HiddenStates:
-        """The items at `rows`, in that order, in memory; texts without the places that all of them pad."""
+        """The items at `rows`, in that order, in memory, without positions that are padding in all of them."""
         vectors = torch.from_numpy(self.vectors[rows])
         if self._states is None:
             return HiddenStates(vectors, vectors.new_zeros(len(rows), 0, 0))

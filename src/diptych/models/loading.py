@@ -1,4 +1,4 @@
-"""sentence-transformers' models from a directory: built of known classes, from the files in it alone."""
+"""Loading sentence-transformers models from a directory: allowed classes and local files only."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Arguments of every `from_pretrained` of transformers: no network, no code of the checkpoint, and no question."""
+"""Arguments of every `from_pretrained` of transformers: no network, no code of the checkpoint, no prompt."""
 
 WEIGHTS: dict[str, Any] = {**LOCAL, "use_safetensors": True}
-"""The same for a network."""
+"""`LOCAL` for models with weights: safetensors only."""
 
 
 def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransformer:
-    """The model in a directory, called `what` in messages.
+    """Load a sentence-transformers model.
 
-    sentence-transformers itself would import the classes by the names that the files give.
+    sentence-transformers itself would import whatever classes the files name.
+
+    Args:
+        path: The model's directory.
+        what: What is being loaded, for messages.
+        device: `auto` or a torch device.
 
     Raises:
-        ModelError: a file in it is not allowed or damaged, or its weights are no safetensors.
+        ModelError: A file is damaged or not allowed, or the weights are not safetensors.
     """
     refuse_unsafe(path)
     on = str(pick_device(device))
@@ -43,7 +48,7 @@ def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransfo
 
 
 def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
-    """The modules that a directory's `modules.json` lists, and which arguments of `encode` each takes, by position."""
+    """The modules in `modules.json`, and the arguments of `encode` that each accepts, by its position."""
     classes = {
         name: module_class(name)
         for file in files_in(path)
@@ -63,7 +68,7 @@ def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """The prompts and the similarity of a directory's `config_sentence_transformers.json`, if it has one."""
+    """Prompts and similarity function of `config_sentence_transformers.json`, if the directory has one."""
     file = path / "config_sentence_transformers.json"
     settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
     names = ("prompts", "default_prompt_name", "similarity_fn_name")

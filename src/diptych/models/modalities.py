@@ -1,7 +1,7 @@
-"""Texts and images are named as such to sentence-transformers, which otherwise guesses what a string is.
+"""Modalities: inputs are passed to sentence-transformers with an explicit modality.
 
-Its guess takes a string that looks like the URL or path of an image, or a `data:` URL, for that image, and fetches or
-opens it. Here a text is always a text and an image is always decoded.
+Without one it treats a string that looks like an image's URL or path, or a `data:` URL, as that image and fetches or
+opens it. Here a text is always a text, and images are decoded before.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Texts as a list of strings. A lone surrogate, which no tokenizer accepts, becomes `?`.
+    """Texts as a list of strings. Lone surrogates, which no tokenizer accepts, become `?`.
 
     Raises:
-        ConfigError: it is a single string or no list at all, or an item is not a string.
+        ConfigError: It is a single string or not iterable, or an item is not a string.
     """
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise ConfigError(f"the texts are a {type(texts).__name__}; give a list of strings")
@@ -37,15 +37,15 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
 
 
 def several_texts(texts: str | Iterable[str]) -> list[str]:
-    """One text or several as a list; raises as `checked_texts`."""
+    """One text or several as a list; errors are those of `checked_texts`."""
     return checked_texts([texts] if isinstance(texts, str) else texts)
 
 
 def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
-    """Decoded images as a list, each bounded in aspect ratio (`images.central`): what resizing makes of it is bounded.
+    """Decoded images as a list, cropped to a bounded aspect ratio (`images.decode.central`) so that resizing is cheap.
 
     Raises:
-        ConfigError: one is not a decoded image; a string is neither opened nor fetched.
+        ConfigError: An item is not a decoded image; strings are neither opened nor fetched.
     """
     listed = list(images)
     for index, image in enumerate(listed):
@@ -58,7 +58,7 @@ def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
 
 
 def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:
-    """The tensors that the first module of a text route makes of texts."""
+    """Input tensors of a text route, from its first module; empty for no texts."""
     texts = within_reach(checked_texts(texts), token_limit(module))
     if not texts:
         return {}
@@ -66,16 +66,16 @@ def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:
 
 
 def preprocess_images(module: Any, images: Iterable[Image.Image]) -> dict[str, Any]:
-    """The tensors that the first module of an image route makes of decoded images."""
+    """Input tensors of an image route, from its first module; empty for no images."""
     images = checked_images(images)
     return module.preprocess(_named("image", images)) if images else {}
 
 
 def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[Any]:
-    """Texts as `SentenceTransformer.encode` must get them so that it takes each for a text.
+    """Texts in the form in which `SentenceTransformer.encode` treats each as a text.
 
     Raises:
-        ModelError: the model reads texts and images by modules of which only some accept named inputs.
+        ModelError: The model also embeds images, and its text module accepts plain strings only.
     """
     from sentence_transformers.base.modules import Router
 
@@ -85,16 +85,16 @@ def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[A
     if not any(_reads_texts_alone(route[0]) for route in routes):
         return _named("text", texts)
     if set(model.modalities) != {"text"}:
-        raise ModelError(f"the model embeds {model.modalities} with a module for plain strings; take a text encoder")
+        raise ModelError(f"the model embeds {model.modalities} with a module for plain strings; use a text encoder")
     return list(texts)
 
 
 def _named(modality: str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{modality: each} for each in inputs]
+    return [{modality: item} for item in inputs]
 
 
 def _reads_texts_alone(module: Any) -> bool:
-    """Whether the module is one of sentence-transformers' that take strings alone, and guess nothing."""
+    """Whether a module accepts plain strings only and does not guess modalities."""
     from sentence_transformers.sentence_transformer.modules import BoW, StaticEmbedding, WordEmbeddings
 
     return isinstance(module, BoW | StaticEmbedding | WordEmbeddings)

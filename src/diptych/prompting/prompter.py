@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
+from diptych.models.model_upload import upload_model
 from diptych.prompting.features import PictureFeatures
+from diptych.prompting.head import PromptHead
 from diptych.prompting.library import Prompt, PromptLibrary
 from diptych.prompting.phrases.compose import compose, phrase_lists
+from diptych.prompting.storage import read_prompter, save_library, save_prompter
 from diptych.prompting.text_space import TextSpace
 from diptych.runtime.progress import Progress, silent
+
+__all__ = ["WAYS", "Captioner", "How", "PromptHead", "Prompter", "load_prompter"]
 
 How = Literal["retrieve", "compose", "generate"]
 WAYS: tuple[How, ...] = ("retrieve", "compose", "generate")
@@ -28,33 +32,6 @@ class Captioner(Protocol):
     """What the prompter asks of a captioner (`diptych.load_captioner`)."""
 
     def caption(self, images: Sequence[Image.Image], *, count: int = 1) -> list[list[Any]]: ...
-
-
-class PromptHead(nn.Module):
-    """A small network from picture features (batch, width) to unit vectors of a text encoder's space (batch, dim).
-
-    Features are standardised by the mean and spread that `fit` took from the training pictures; one hidden layer, and
-    beside it a linear path.
-    """
-
-    def __init__(self, width: int, dim: int, hidden: int = 512, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.spread: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.body = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
-        )
-
-    def fit(self, features: np.ndarray) -> None:
-        """Take mean and spread from (pictures, width) features."""
-        values = np.asarray(features, np.float32)
-        self.mean.copy_(torch.from_numpy(values.mean(0)))
-        self.spread.copy_(torch.from_numpy(values.std(0) + 1e-4))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return functional.normalize(self.body((features - self.mean) / self.spread), dim=-1)
 
 
 class Prompter:
@@ -78,6 +55,61 @@ class Prompter:
         self.pictures, self.name, self.settings = pictures, name, settings or {}
         self.head: Any = head.eval().to(pictures.device)
         self._space, self._library, self._captioner = space, library, captioner
+
+    # loading and saving
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "mini", *, device: str = "auto") -> Prompter:
+        """Load a prompter. Only safetensors are read.
+
+        Args:
+            name_or_path: `mini`, a run or directory of `diptych train prompt`, or the hub name of a prompter.
+            device: `auto`, `cpu`, `cuda`, `mps` or any other torch device.
+
+        Raises:
+            ModelError: There is no such model, it has no prompter, or its files do not fit together.
+        """
+        return cls(**vars(read_prompter(name_or_path, device)))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the prompter to a directory that `from_pretrained` reads, with its image tower and its library.
+
+        In the directory of its dual encoder it is added to the files there.
+        """
+        save_prompter(self, path)
+        if self.has_library:
+            save_library(self.library, path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        licence: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the prompter to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
+
+        Args:
+            repo_id: `USER/NAME`; created if it does not exist.
+            private: Whether a new repository is private.
+            licence: Hub identifier of the licence (`apache-2.0`).
+            commit_message: Message of the commit.
+            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            ModelError: No licence is given, or the hub refuses.
+        """
+        return upload_model(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            licence=licence,
+            commit_message=commit_message,
+            token=token,
+            tags=["image-to-prompt"],
+        )
 
     @cached_property
     def space(self) -> TextSpace:
@@ -185,3 +217,12 @@ def _by_picture(rows: Sequence[int], prompts: Sequence[Prompt], pictures: int) -
     for row, prompt in zip(rows, prompts, strict=True):
         found[row][prompt.text] = prompt
     return [sorted(each.values(), key=lambda prompt: -prompt.score) for each in found]
+
+
+def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
+    """Load a prompter; short for `Prompter.from_pretrained`.
+
+    Raises:
+        ModelError: There is no such model, it has no prompter, or its files do not fit together.
+    """
+    return Prompter.from_pretrained(name, device=device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -26,19 +27,47 @@ from diptych.models.checkpoints import (
 )
 from diptych.models.loading import load_modules
 from diptych.prompting.features import PictureFeatures
+from diptych.prompting.head import PromptHead
 from diptych.prompting.library import PromptLibrary
-from diptych.prompting.prompter import Captioner, Prompter, PromptHead
 from diptych.prompting.text_space import TextSpace, load_text_space
 from diptych.runtime.atomic import write_text
 from diptych.runtime.quiet import quiet
+
+if TYPE_CHECKING:
+    from diptych.captioning.captioner import Captioner
 
 WEIGHTS = "prompter.safetensors"
 _TOWER, _TEXT, _LIBRARY = "picture_tower", "text_encoder", "prompt_library"
 _KEY = "prompter"
 
 
+class StoredPrompter(Protocol):
+    """The parts of a `Prompter` that are saved."""
+
+    pictures: PictureFeatures
+    head: Any
+    settings: dict[str, Any]
+
+    @property
+    def space(self) -> TextSpace:
+        """The text encoder."""
+
+
+@dataclass(frozen=True)
+class PrompterParts:
+    """The arguments of a `Prompter`, as read from a directory."""
+
+    pictures: PictureFeatures
+    head: PromptHead
+    name: str
+    settings: dict[str, Any]
+    space: Callable[[], TextSpace]
+    library: Callable[[], PromptLibrary] | None
+    captioner: Callable[[], Captioner] | None
+
+
 def save_prompter(
-    prompter: Prompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
+    prompter: StoredPrompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
     """Write a prompter to a directory: `prompter.safetensors`, and its settings into `diptych.json`.
 
@@ -79,14 +108,8 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
     write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
-def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
-    """Load a prompter: one in the box, a run of `diptych train prompt`, its directory, or the hub name of one.
-
-    Only safetensors are read.
-
-    Raises:
-        ModelError: there is no such model, it has no prompter, or its files do not fit together.
-    """
+def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
+    """Read the parts of a prompter; see `Prompter.from_pretrained` for the arguments and errors."""
     path = _directory(name)
     card = read_metadata(path)
     if _KEY not in card:
@@ -101,7 +124,7 @@ def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:
         known = {each: told["text_encoder"][each] for each in ("name", "identity")}
         head = PromptHead(**told["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
-    return Prompter(
+    return PrompterParts(
         pictures,
         head,
         name=str(name),

@@ -215,7 +215,7 @@ class Index:
         Raises:
             ModelError: the model has none, or cannot be loaded.
         """
-        from diptych.matching.storage import load_matcher
+        from diptych.matching.matcher import load_matcher
 
         if self.model_name is None:
             raise ModelError(f"the model of '{self.folder}' is in memory and has no matcher; pass `matcher` to search")

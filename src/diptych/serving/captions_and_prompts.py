@@ -46,9 +46,9 @@ def captions(
         for texts, found in zip(written, sure, strict=True)
     ]
     if choose:
-        from diptych.captioning.candidates import standing
+        from diptych.captioning.candidates import combined_score
 
-        told = [tuple(sorted(each, key=lambda c: -standing(c.score, c.confidence or 0.0))) for each in told]
+        told = [tuple(sorted(each, key=lambda c: -combined_score(c.score, c.confidence or 0.0))) for each in told]
     ranked = _ranked(loaded, pictures, candidates)
     return [Captioned(each[0].text, each[0].confidence, each, order) for each, order in zip(told, ranked, strict=True)]
 

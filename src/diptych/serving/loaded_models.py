@@ -107,13 +107,13 @@ def _captioner(name: str | Path, device: str) -> Any:
 
 
 def _matcher(name: str | Path, device: str) -> Any:
-    from diptych.matching.storage import load_matcher
+    from diptych.matching.matcher import load_matcher
 
     return load_matcher(name, device=device)
 
 
 def _prompter(name: str | Path, device: str) -> Any:
-    from diptych.prompting.storage import load_prompter
+    from diptych.prompting.prompter import load_prompter
 
     return load_prompter(name, device=device)
 

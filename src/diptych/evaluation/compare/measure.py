@@ -31,8 +31,7 @@ from diptych.evaluation.metrics.bootstrap import auc_statistic
 from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.matching import matching_metrics
 from diptych.evaluation.metrics.retrieval import retrieval_ranks, scores_from_ranks
-from diptych.matching.matcher import Matcher
-from diptych.matching.storage import load_matcher
+from diptych.matching.matcher import Matcher, load_matcher
 from diptych.models.checkpoints import model_directory
 from diptych.models.cosine import top_k
 from diptych.models.dual_encoder import DualEncoder, load
@@ -209,7 +208,7 @@ def _measure_captioner(
     for metric in next(iter(scores.per_picture.values())):
         values = [scores.per_picture[image_id][metric] for image_id in suite.subset.image_ids]
         measured.arrays[f"caption_{metric}"] = np.array(values)
-    module = getattr(captioner.writer, "model", None)
+    module = getattr(captioner.model, "model", None)
     if "parameters" not in measured.summary["cost"] and isinstance(module, nn.Module):
         measured.summary["cost"]["parameters"] = parameters_of(module)
     if before is not None and "peak_memory" not in measured.summary["cost"]:

@@ -1,1 +1,1 @@
-"""Running exported graphs with ONNX Runtime and OpenVINO."""
+"""ONNX and OpenVINO graphs: running exported towers, and tracing networks."""

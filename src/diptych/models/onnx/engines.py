@@ -1,4 +1,4 @@
-"""What runs a graph: ONNX Runtime or OpenVINO, both on the CPU, behind one call."""
+"""Inference engines: ONNX Runtime and OpenVINO on the CPU, behind one call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ import torch
 
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 
-Run = Callable[[dict[str, np.ndarray]], np.ndarray]
-"""From the graph's inputs by name to its first output. Threads may call it at once."""
+Inputs = dict[str, np.ndarray]
+"""Inputs of a graph by name."""
+
+Run = Callable[[Inputs], np.ndarray]
+"""Runs a graph and returns its first output. Thread-safe."""
 
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
-"""The graph's file in a tower's folder; OpenVINO's weights lie beside it in `graph.bin`."""
+"""File name of the graph by engine; OpenVINO's weights are in `graph.bin` beside it."""
 
 
 def open_onnx(path: Path) -> Run:
-    """A graph in ONNX Runtime, on as many threads as torch uses."""
+    """Open a graph in ONNX Runtime, with as many threads as torch uses.
+
+    Raises:
+        MissingExtra: `onnxruntime` or `onnx` is not installed.
+        ModelError: It is not an ONNX graph, or reads other files.
+    """
     runtime = require("onnxruntime", "export")
     _refuse_outside(path)
     options = runtime.SessionOptions()
@@ -32,10 +40,14 @@ def open_onnx(path: Path) -> Run:
 
 
 def open_openvino(path: Path) -> Run:
-    """A graph in OpenVINO, on as many threads as torch uses.
+    """Open a graph in OpenVINO, with as many threads as torch uses.
 
-    Where the graph is in single precision it computes in single precision: by default OpenVINO takes bfloat16 on CPUs
-    that have it, and the vectors would depend on the machine.
+    Single-precision graphs are computed in single precision. OpenVINO's default is bfloat16 on CPUs that support it,
+    which would make embeddings depend on the machine.
+
+    Raises:
+        MissingExtra: `openvino` is not installed.
+        ModelError: It is not a graph of OpenVINO's own format.
     """
     openvino = require("openvino", "export")
     _refuse_other_formats(path)
@@ -45,7 +57,7 @@ def open_openvino(path: Path) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    own = threading.local()  # a request holds buffers, and two threads may not share one
+    own = threading.local()  # a request holds buffers that threads must not share
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         if not hasattr(own, "request"):
@@ -56,23 +68,25 @@ def open_openvino(path: Path) -> Run:
 
 
 def _refuse_outside(path: Path) -> None:
-    """Stop at an ONNX graph whose weights lie in files other than `graph.*` beside it.
+    """Refuse an ONNX graph with weights in files other than `graph.*` beside it.
 
-    ONNX Runtime opens the files that a graph names for its tensors, wherever in the graph these stand.
+    ONNX Runtime opens every file that a tensor of the graph names.
     """
     onnx, protobuf = require("onnx", "export"), require("google.protobuf.message", "export")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (OSError, ValueError, protobuf.DecodeError) as error:
-        raise ModelError(f"'{path}' is no ONNX graph: {error}; export it again") from error
+        raise ModelError(f"'{path}' is not an ONNX graph: {error}; export it again") from error
     for tensor in _tensors(model):
         for entry in tensor.external_data:
             if entry.key == "location" and not re.fullmatch(rf"{re.escape(path.stem)}\.[\w.]+", entry.value):
-                raise ModelError(f"'{path}' has weights in '{entry.value}', which is no file of the graph; not opened")
+                raise ModelError(
+                    f"'{path}' has weights in '{entry.value}', which is not a file of the graph; it is not opened"
+                )
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of an ONNX graph: its weights, and those in attributes, functions and graphs inside it."""
+    """Every tensor of an ONNX graph, including those in attributes, functions and subgraphs."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -84,31 +98,37 @@ def _tensors(message: Any) -> Iterator[Any]:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Stop at what is no graph of OpenVINO's own: it guesses formats, of which some read other files."""
+    """Refuse files that are not in OpenVINO's own format: it guesses formats, and some of them read other files."""
     with path.open("rb") as file:
         head = file.read(4096).decode("utf-8", "replace")
     if not re.match(r"\s*(<\?xml[^>]*\?>\s*)?<net\s", head):
-        raise ModelError(f"'{path}' is no graph of OpenVINO's own; export it again")
+        raise ModelError(f"'{path}' is not a graph of OpenVINO's own format; export it again")
 
 
 _OPENERS: dict[str, Callable[[Path], Run]] = {"onnx": open_onnx, "openvino": open_openvino}
 
 
 def open_graph(engine: str, folder: Path) -> Run:
-    """The graph in a tower's folder, ready to run.
+    """Open the graph in a folder.
+
+    Args:
+        engine: `onnx` or `openvino`.
+        folder: Folder with the graph.
 
     Raises:
-        ConfigError: there is no such engine.
-        MissingExtra: its package is not installed.
+        ConfigError: There is no such engine.
+        MissingExtra: Its package is not installed.
+        ModelError: The graph is damaged or reads other files.
     """
     return _OPENERS[known_engine(engine)](folder / GRAPHS[engine])
 
 
 def known_engine(engine: str) -> str:
-    """The engine's name; an unknown one raises ConfigError."""
+    """The engine's name.
+
+    Raises:
+        ConfigError: There is no such engine.
+    """
     if engine not in _OPENERS:
-        raise ConfigError(f"there is no engine '{engine}'; {did_you_mean(engine, _OPENERS)}")
+        raise ConfigError(f"unknown engine '{engine}'; {did_you_mean(engine, _OPENERS)}")
     return engine
-
-
-Inputs = dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""A tower as one graph: preprocessing as it was, and network, pooling and head in ONNX Runtime or OpenVINO."""
+"""Exported towers: network, pooling and head as one ONNX or OpenVINO graph, with the original preprocessing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,20 @@ _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files
 
 
 class ExportedTower(InputModule):
-    """One side of a dual encoder, in the place of all modules of its route: (batch, ...) to (batch, dim) unit vectors.
+    """A whole route of a dual encoder as a graph: (batch, ...) to (batch, dim) unit vectors.
 
-    Its folder holds the graph, and what its `front` needs to preprocess: that of the module which was exported, without
-    its weights.
+    Args:
+        folder: Folder with the graph and the preprocessing configuration.
+        front: The exported module without its weights, for preprocessing.
+        modality: `image` or `text`.
+        engine: `onnx` or `openvino`.
+        inputs: Names of the tensors that the graph reads.
+        dim: Dimension of the embeddings.
+        graph_sha256: Hash of the graph when it was exported; not checked if None.
+
+    Raises:
+        ModelError: The graph was changed after it was exported.
+        MissingExtra: The engine is not installed.
     """
 
     config_file_name = "exported.json"
@@ -36,47 +46,63 @@ class ExportedTower(InputModule):
     save_in_root = False
 
     def __init__(
-        self, folder: Path, front: InputModule, modality: str, engine: str, inputs: list[str], dim: int, **told: str
+        self,
+        folder: Path,
+        front: InputModule,
+        modality: str,
+        engine: str,
+        inputs: list[str],
+        dim: int,
+        graph_sha256: str | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.front = Path(folder), front
         self.modality, self.engine, self.inputs, self.dim = modality, engine, inputs, dim
         self.graph_sha256 = graph_hash(self.folder, engine)
-        if told.get("graph_sha256", self.graph_sha256) != self.graph_sha256:
-            raise ModelError(f"'{self.folder / GRAPHS[engine]}' is not the graph that was checked; export it again")
-        self.nowhere = nn.Parameter(torch.empty(0), requires_grad=False)  # so that the model is on a device
+        if graph_sha256 not in (None, self.graph_sha256):
+            raise ModelError(f"'{self.folder / GRAPHS[engine]}' was changed after export; export it again")
+        self.nowhere = nn.Parameter(
+            torch.empty(0), requires_grad=False
+        )  # gives the model a device; the name is part of its fingerprint
         self._run = open_graph(engine, self.folder)
 
-    # what reads a module's preprocessing finds it here
+    # attributes by which others read a module's preprocessing
 
     @property
-    def modalities(self) -> list:
+    def modalities(self) -> list[str]:  # type: ignore[override]
+        """The modality that sentence-transformers may pass to this module."""
         return [self.modality]
 
     @property
     def processor(self) -> Any:
+        """The preprocessor of the exported module, if it has one."""
         return getattr(self.front, "processor", None)
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
+        """The tokenizer of the exported module, if it has one."""
         return getattr(self.front, "tokenizer", None)
 
     @property
     def max_seq_length(self) -> int | None:
+        """Maximum number of tokens of a text."""
         return getattr(self.front, "max_seq_length", None)
 
     @property
     def image_size(self) -> int | None:
+        """Input side in pixels, or None if the preprocessing does not fix one."""
         return input_size(self.front)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """The number of tokens of each text, uncut, start and end tokens included."""
+        """The number of tokens of each text before truncation, start and end included."""
         return truncation.token_counts(self.front, texts)
 
     def get_embedding_dimension(self) -> int:
+        """Dimension of the embeddings."""
         return self.dim
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Inputs to tensors, by the exported module's preprocessing."""
         return self.front.preprocess(inputs, prompt=prompt, **kwargs)
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -87,12 +113,14 @@ class ExportedTower(InputModule):
     # disk
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Copy the graph and its preprocessing to a folder."""
         if Path(output_path).resolve() != self.folder.resolve():
             shutil.copytree(self.folder, output_path, dirs_exist_ok=True)
         self.save_config(output_path)
 
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ExportedTower:
+        """Read a tower that was exported."""
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         folder = Path(str(cls.load_dir_path(model_name_or_path, **hub)))
         config = cls.load_config(model_name_or_path, **hub)
@@ -100,7 +128,7 @@ class ExportedTower(InputModule):
 
 
 class WeightlessTransformer(Transformer):
-    """sentence-transformers' module with its preprocessing alone."""
+    """A sentence-transformers `Transformer` that can preprocess but has no network."""
 
     def _load_model(
         self, model_name_or_path: str, transformer_task: Any, config: Any, *args: Any, **kwargs: Any
@@ -114,22 +142,26 @@ class _NoNetwork(nn.Module):
         self.config = config
 
     def forward(self, **inputs: Any) -> Any:
-        raise ModelError("this tower was exported as a whole: it has vectors alone, and no states of patches or tokens")
+        raise ModelError(
+            "this tower was exported as a whole: it returns embeddings only, without hidden states of patches or tokens"
+        )
 
 
 @quiet()
 def write_front(module: Any, folder: Path) -> None:
-    """Write what a route's first module needs to preprocess, without its weights."""
+    """Write the preprocessing configuration of a route's first module, without weights."""
     if isinstance(module, Transformer):
         module.config.save_pretrained(folder)
         module.processor.save_pretrained(folder)
-    elif hasattr(getattr(module, "tokenizer", None), "save_pretrained"):  # open_clip's; its own tokenizer has no files
+    elif hasattr(
+        getattr(module, "tokenizer", None), "save_pretrained"
+    ):  # open_clip; its built-in tokenizer has no files
         module.tokenizer.save_pretrained(str(folder))
     module.save_config(str(folder))
 
 
 def read_front(folder: Path, modality: str) -> InputModule:
-    """The preprocessing that lies in a tower's folder."""
+    """Read the preprocessing that `write_front` wrote."""
     from diptych.models.open_clip.names import CONFIG
 
     if not (folder / CONFIG).exists():
@@ -143,7 +175,7 @@ def read_front(folder: Path, modality: str) -> InputModule:
 
 
 def graph_hash(folder: Path, engine: str) -> str:
-    """A hash of the graph with its weights: what in a tower's folder decides the vectors, preprocessing aside."""
+    """SHA-256 of the graph's files, weights included."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob(f"{Path(GRAPHS[engine]).stem}.*")):
         digest.update(file.name.encode())

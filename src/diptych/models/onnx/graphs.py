@@ -1,4 +1,4 @@
-"""Networks as ONNX graphs in single precision: a route of a dual encoder, tower and head together, and others."""
+"""Tracing networks as single-precision ONNX graphs: routes of a dual encoder and other modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diptych.runtime.cache import cache_dir
 
 
 class Route(nn.Module):
-    """A route as a function of its inputs in a fixed order, to unit vectors (batch, dim)."""
+    """A route as a function of its input tensors in a fixed order, to unit vectors (batch, dim)."""
 
     def __init__(self, modules: Sequence[nn.Module], inputs: Sequence[str], modality: str) -> None:
         super().__init__()
@@ -36,14 +36,18 @@ class Route(nn.Module):
 
 
 def tensors_of(features: dict[str, Any]) -> dict[str, Tensor]:
-    """What of preprocessed pictures or texts goes into the network."""
+    """The tensors among preprocessed inputs."""
     return {name: value.contiguous() for name, value in features.items() if isinstance(value, Tensor)}
 
 
 def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: str) -> Path:
-    """A route as a graph in the cache folder: tracing takes half a minute, and every engine and precision needs it.
+    """A route as a graph in the cache folder. Tracing takes half a minute, and all engines and precisions share it.
 
-    `features` are preprocessed examples, at least two; `key` is the encoder's identity.
+    Args:
+        encoder: The dual encoder.
+        modality: `image` or `text`.
+        features: At least two preprocessed examples.
+        key: Fingerprint of the encoder.
 
     Raises:
         MissingExtra: `onnx` or `onnxscript` is not installed.
@@ -54,9 +58,9 @@ def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: s
 
 
 def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
-    """A network as a graph in the cache folder, under `key`; raises as `traced`.
+    """A network as a graph in the cache folder, under `key`; errors are those of `traced`.
 
-    A graph is used again by the versions of diptych and torch that made it, for inputs of the same names in that order.
+    A cached graph is used by the same versions of diptych and torch, for inputs of the same names in the same order.
     """
     versions = f"diptych{importlib.metadata.version('diptych')}-torch{torch.__version__}"
     entry = cache_dir() / "graphs" / f"{key}-{'-'.join(inputs)}-{versions}"
@@ -67,14 +71,14 @@ def traced_as(key: str, network: nn.Module, inputs: dict[str, Tensor]) -> Path:
 
 
 def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    """Trace a network on examples, at least two of them, and write it to `path`; raises as `traced`.
+    """Trace a network on at least two examples and write it to `path`; errors are those of `traced`.
 
-    Its `forward` takes `*tensors` alone. The graph takes any number of items, and where an input is (items, length) any
-    length that the network reads.
+    Its `forward` takes `*tensors`. The graph accepts any number of items, and any length that the network accepts for
+    inputs of (items, length).
     """
     require("onnx", "export")
     require("onnxscript", "export")
-    # AUTO follows the sizes that the network lets vary: SigLIP's texts always have one length, CLIP's do not.
+    # AUTO finds out which sizes may vary: SigLIP's texts have a fixed length, CLIP's do not.
     auto = torch.export.Dim.AUTO
     free = tuple({0: auto, 1: auto} if value.ndim == 2 else {0: auto} for value in inputs.values())
     try:
@@ -92,7 +96,7 @@ def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> No
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # what stands above it says only which step failed
+        while cause.__cause__ is not None:  # the errors above it only name the step that failed
             cause = cause.__cause__
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ModelError(f"torch cannot write the model as an ONNX graph: {reason}") from error
@@ -100,7 +104,7 @@ def write_graph(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> No
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the notes of torch's exporter and of the quantisers off people's screens; errors are still raised."""
+    """Suppress logs and warnings of torch's exporter and of the quantizers; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

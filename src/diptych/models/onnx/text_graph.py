@@ -1,6 +1,6 @@
-"""Texts as vectors without torch: a text tower as an ONNX graph, kept for programs that ask one query and end.
+"""Text graphs: a text tower as a cached ONNX graph that embeds queries without importing torch.
 
-A query takes a model milliseconds, but importing torch and loading the model takes seconds.
+Embedding a query takes milliseconds, but importing torch and loading the model takes seconds.
 """
 
 from __future__ import annotations
@@ -26,21 +26,29 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _GRAPH, _TOKENIZER, _SETTINGS = "graph.onnx", "tokenizer.json", "settings.json"
-_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}  # of an Encoding
-_BLOCK = 64  # texts that go through the graph at once
-_LEAST_COSINE = 0.9999
+_INPUTS = {
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+}  # attributes of an Encoding
+_BLOCK = 64  # texts in one run of the graph
+_MIN_COSINE = 0.9999
 _PROBES = ("a dog", "Two children, in RED coats, play near the sea.", "naïve café 犬 🐕", "", "word " * 600)
 
 
 class TextEncoder(Protocol):
-    """What embeds texts: a `DualEncoder`, or its kept graph."""
+    """Embeds texts: a `DualEncoder` or its `TextGraph`."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors: (texts, dim) float32."""
+        """Embeddings: (texts, dim) float32 unit vectors."""
 
 
 class TextGraph:
-    """The text tower of a dual encoder, run by ONNX Runtime; made by `keep_text_graph`."""
+    """The text tower of a dual encoder in ONNX Runtime; `keep_text_graph` writes one.
+
+    Args:
+        folder: Folder that `keep_text_graph` wrote.
+    """
 
     def __init__(self, folder: Path) -> None:
         from onnxruntime import InferenceSession
@@ -49,23 +57,27 @@ class TextGraph:
         settings = json.loads((folder / _SETTINGS).read_text("utf-8"))
         self.limit: int | None = settings["limit"]
         self.inputs: list[str] = settings["inputs"]
-        self.tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))  # cuts and pads as the model's own does
+        self.tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))  # truncates and pads as the model's own
         self.session = InferenceSession(folder / _GRAPH, providers=["CPUExecutionProvider"])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of texts: (texts, dim) float32. One `TextCutWarning` a call says what was cut."""
+        """Embeddings of texts: (texts, dim) float32 unit vectors; truncation issues one `TextCutWarning`.
+
+        Raises:
+            ConfigError: An item is not a string.
+        """
         texts = within_reach(checked_texts(texts), self.limit)
         if not texts:
             return np.zeros((0, self.session.get_outputs()[0].shape[1]), np.float32)
         if self.limit is not None:
-            counts = [len(each.ids) for each in self._uncut.encode_batch(texts)]
+            counts = [len(encoding.ids) for encoding in self._without_truncation.encode_batch(texts)]
             warn_of_cut(texts, counts, self.limit, stacklevel=2)
         blocks = [texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
         return np.concatenate([self._encode(block) for block in blocks])
 
     @cached_property
-    def _uncut(self) -> Any:
-        """The tokenizer without its limit."""
+    def _without_truncation(self) -> Any:
+        """The tokenizer without truncation and padding."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
@@ -75,38 +87,39 @@ class TextGraph:
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         encodings = self.tokenizer.encode_batch(list(texts))
-        columns = {name: [getattr(each, _INPUTS[name]) for each in encodings] for name in self.inputs}
+        columns = {name: [getattr(encoding, _INPUTS[name]) for encoding in encodings] for name in self.inputs}
         return self.session.run(None, {name: np.array(rows, np.int64) for name, rows in columns.items()})[0]
 
 
-def kept_text_graph(identity: str) -> TextGraph | None:
-    """The graph of the model with this `DualEncoder.identity()`; None where there is none, or no ONNX Runtime.
+def kept_text_graph(fingerprint: str) -> TextGraph | None:
+    """The cached graph of the model with this fingerprint; None if there is none or ONNX Runtime is not installed.
 
-    One that is damaged is removed, so that it is written anew.
+    A damaged graph is removed, so that it is written again.
     """
-    folder = _folder(identity)
+    folder = _folder(fingerprint)
     if not folder.exists():
         return None
     try:
         return TextGraph(folder)
     except ImportError:
         return None
-    except Exception:  # ONNX Runtime and tokenizers raise nothing narrower on damaged files
+    except Exception:  # ONNX Runtime and tokenizers raise plain exceptions on damaged files
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
 
-def keep_text_graph(encoder: DualEncoder, identity: str) -> bool:
-    """Write the text tower of a model to the cache folder, if its graph and tokenizer give the model's own vectors.
+def keep_text_graph(encoder: DualEncoder, fingerprint: str) -> bool:
+    """Cache a model's text tower as a graph, after checking that it gives the model's embeddings.
 
-    False where they cannot: torch cannot trace the tower, its tokenizer is none of the `tokenizers` library, or ONNX
-    is not installed.
+    Returns:
+        Whether there is a graph now. There is none if torch cannot trace the tower, its tokenizer is not a `tokenizers`
+        tokenizer, or ONNX is not installed.
     """
-    folder = _folder(identity)
+    folder = _folder(fingerprint)
     if folder.exists():
         return True
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TextCutWarning)  # of the probes, one of which is too long on purpose
+        warnings.simplefilter("ignore", TextCutWarning)  # one probe is too long on purpose
         try:
             with new_folder(folder) as new:
                 _write(encoder, new)
@@ -115,33 +128,33 @@ def keep_text_graph(encoder: DualEncoder, identity: str) -> bool:
     return folder.exists()
 
 
-def _folder(identity: str) -> Path:
-    return cache_dir() / "text_graphs" / f"{identity}-{_FORMAT}"
+def _folder(fingerprint: str) -> Path:
+    return cache_dir() / "text_graphs" / f"{fingerprint}-{_FORMAT}"
 
 
 def _write(encoder: DualEncoder, folder: Path) -> None:
-    """Write what `TextGraph` reads.
+    """Write the files of a `TextGraph`.
 
     Raises:
-        ModelError: torch cannot trace the tower, or what was written does not do what the model does.
+        ModelError: torch cannot trace the tower, or the graph's embeddings differ from the model's.
     """
     trunk: Any = encoder.route("text")[0]
-    features = encoder.preprocess_texts(_PROBES)  # also sets how the tokenizer cuts and pads
+    features = encoder.preprocess_texts(_PROBES)  # also sets the tokenizer's truncation and padding
     tokenizer = getattr(getattr(trunk, "tokenizer", None), "backend_tokenizer", None)
     if tokenizer is None:
-        raise ModelError("the model's tokenizer is none of the tokenizers library")
+        raise ModelError("the model's tokenizer is not a `tokenizers` tokenizer")
     tokenizer.save(str(folder / _TOKENIZER))
     inputs = _write_graph(encoder, features, folder / _GRAPH)
     if not set(inputs) <= set(_INPUTS):
-        raise ModelError(f"the text tower reads {', '.join(inputs)}, of which a tokenizer knows nothing")
+        raise ModelError(f"the text tower reads {', '.join(inputs)}, which a tokenizer does not produce")
     (folder / _SETTINGS).write_text(json.dumps({"inputs": inputs, "limit": token_limit(trunk)}), "utf-8")
     cosines = (TextGraph(folder).encode_texts(_PROBES) * encoder.encode_texts(_PROBES)).sum(axis=1)
-    if not (cosines >= _LEAST_COSINE).all():
-        raise ModelError("the graph does not give the model's own vectors")
+    if not (cosines >= _MIN_COSINE).all():
+        raise ModelError("the graph's embeddings differ from the model's")
 
 
 def _write_graph(encoder: DualEncoder, features: dict[str, Any], path: Path) -> list[str]:
-    """Write the text tower's graph, and say what it reads; an exported tower is one already."""
+    """Write the text tower's graph and return the names of its inputs; an exported tower's graph is copied."""
     from diptych.models.onnx.engines import GRAPHS
     from diptych.models.onnx.exported_tower import ExportedTower
     from diptych.models.onnx.graphs import Route, tensors_of, write_graph

@@ -1,1 +1,1 @@
-"""open_clip models as dual encoders."""
+"""open_clip models as towers of dual encoders."""

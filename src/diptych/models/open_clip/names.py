@@ -1,4 +1,4 @@
-"""open_clip's own models by name: which there are, and their weights from the hub, as safetensors alone."""
+"""open_clip's model names: which exist, and downloading their weights from the hub as safetensors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
 
 
 def is_named(name: object) -> bool:
-    """Whether a model is one of open_clip's by name, which has no directory of its own."""
+    """Whether a name is `open_clip/NAME` and not an existing path."""
     return str(name).startswith(PREFIX) and not Path(str(name)).exists()
 
 
 def fetch_named(name: str) -> tuple[dict[str, Any], dict[str, Any], Path, Any]:
-    """Model and preprocessing configurations, weights and tokenizer of `NAME@TAG`, fetched from the hub.
+    """Model and preprocessing configurations, weights file and tokenizer of `NAME` or `NAME@TAG`, from the hub.
 
-    Without a tag it is `openai`'s weights, or the only ones.
+    Without a tag the weights are `openai`'s or the only ones.
 
     Raises:
-        ModelError: there is no such model or tag, its weights are a pickle, or it cannot be fetched.
+        ModelError: There is no such model or tag, its weights are a pickle, or it cannot be downloaded.
     """
     import open_clip
 
@@ -43,12 +43,14 @@ def fetch_named(name: str) -> tuple[dict[str, Any], dict[str, Any], Path, Any]:
             f"folder with {CONFIG} and safetensors"
         ) from error
     if weights is None:
-        raise ModelError(f"the weights '{tag}' of open_clip's '{name}' are a pickle, which can run code; not loaded")
+        raise ModelError(
+            f"the weights '{tag}' of open_clip's '{name}' are a pickle, which can run code; they are not loaded"
+        )
     return open_clip.get_model_config(name) | {"quick_gelu": known.get("quick_gelu", False)}, known, weights, tokenizer
 
 
 def _fetched(place: str) -> Path | None:
-    """The safetensors of a place on the hub as open_clip writes it, `user/name/` or `user/name/file`; None: no such."""
+    """Download the safetensors at `user/name/` or `user/name/file` (open_clip's notation); None if there are none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -57,7 +59,7 @@ def _fetched(place: str) -> Path | None:
     for name in names if repository else ():
         try:
             return Path(hf_hub_download(repository, name))
-        except LocalEntryNotFoundError:  # not in the cache, and no network to ask
+        except LocalEntryNotFoundError:  # neither in the cache nor reachable
             raise
         except EntryNotFoundError:
             continue

@@ -1,7 +1,7 @@
-"""Models of open_clip (CLIP, MobileCLIP, SigLIP and others) as an image tower and a text tower of ours.
+"""open_clip models (CLIP, MobileCLIP, SigLIP and others) as an image tower and a text tower.
 
-They come with the extra `open-clip`. Each tower is open_clip's own network with its own preprocessing or tokenizer, so
-the vectors are open_clip's. Weights are read from safetensors alone.
+They need the extra `open-clip`. Each tower is open_clip's network with its preprocessing or tokenizer, so embeddings
+equal open_clip's. Weights are read from safetensors only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diptych.models.loading import LOCAL
 from diptych.models.open_clip.names import CONFIG, PREFIX, WEIGHTS, fetch_named
 
 TEXT_CONFIG = "text_config"
-"""The folder, in a model's own, of the configuration of a text tower that transformers builds."""
+"""Subfolder with the configuration of a text tower that transformers builds."""
 
 _TOKENIZERS = (
     "tokenizer.json",
@@ -37,7 +37,7 @@ _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files
 
 
 class OpenClipModule(InputModule):
-    """One side of an open_clip model; its folder is one that open_clip's own readers understand."""
+    """One tower of an open_clip model; open_clip can read its folder too."""
 
     config_file_name = CONFIG
     config_keys: list[str] = ["model_cfg", "preprocess_cfg"]  # noqa: RUF012 - as the base class has it
@@ -50,15 +50,17 @@ class OpenClipModule(InputModule):
         self.network, self.model_cfg, self.preprocess_cfg = network, model_cfg, preprocess_cfg
 
     def get_embedding_dimension(self) -> int:
+        """Dimension of the embeddings."""
         return int(self.model_cfg["embed_dim"])
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write configuration and weights, always as safetensors."""
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=True)
 
 
 class OpenClipImage(OpenClipModule):
-    """The image tower: (batch, 3, height, width) to (batch, dim)."""
+    """An image tower: (batch, 3, height, width) to (batch, dim)."""
 
     def __init__(self, network: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -67,18 +69,20 @@ class OpenClipImage(OpenClipModule):
         self._transform = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
 
     @property
-    def modalities(self) -> list:
+    def modalities(self) -> list[str]:  # type: ignore[override]
+        """The modalities that sentence-transformers may pass to this module."""
         return ["image"]
 
     @property
     def image_size(self) -> int:
-        """The shorter side in pixels of what the tower sees."""
+        """Shorter side of the tower's input in pixels."""
         size = self.preprocess_cfg["size"]
         return int(size if isinstance(size, int) else min(size))
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        pictures: list[Image.Image] = [picture["image"] if isinstance(picture, dict) else picture for picture in inputs]
-        return {"pixel_values": torch.stack([self._transform(picture) for picture in pictures]), "modality": "image"}
+        """Images to pixels, (batch, 3, height, width), by open_clip's transform."""
+        images: list[Image.Image] = [item["image"] if isinstance(item, dict) else item for item in inputs]
+        return {"pixel_values": torch.stack([self._transform(image) for image in images]), "modality": "image"}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         features["sentence_embedding"] = self.network(features["pixel_values"])
@@ -86,13 +90,14 @@ class OpenClipImage(OpenClipModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipImage:
+        """Read a tower that `save` wrote."""
         folder, config = _saved(cls, model_name_or_path, kwargs)
         tower = cls(_network(_without_text(config["model_cfg"]), folder).visual, **config)
         return _with_weights(tower, folder)
 
 
 class OpenClipText(OpenClipModule):
-    """The text tower: (batch, tokens) to (batch, dim); what of the model is not its image tower."""
+    """A text tower: (batch, tokens) to (batch, dim); all of the model but its image tower."""
 
     tokenizer: Any
 
@@ -103,15 +108,17 @@ class OpenClipText(OpenClipModule):
         self.tokenizer = tokenizer
 
     @property
-    def modalities(self) -> list:
+    def modalities(self) -> list[str]:  # type: ignore[override]
+        """The modalities that sentence-transformers may pass to this module."""
         return ["text"]
 
     @property
     def max_seq_length(self) -> int:
+        """Maximum number of tokens of a text, start and end included."""
         return int(self.tokenizer.context_length)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """The number of tokens of each text, uncut, start and end tokens included."""
+        """The number of tokens of each text before truncation, start and end included."""
         inner = getattr(self.tokenizer, "tokenizer", None)  # transformers' own
         if inner is None:
             return [len(self.tokenizer.encode(text)) + 2 for text in texts]
@@ -119,6 +126,7 @@ class OpenClipText(OpenClipModule):
         return [len(ids) for ids in inner(cleaned, truncation=False, padding=False, verbose=False)["input_ids"]]
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Texts to token ids, (batch, tokens), by open_clip's tokenizer."""
         texts = [text["text"] if isinstance(text, dict) else text for text in inputs]
         return {"input_ids": self.tokenizer([(prompt or "") + text for text in texts]), "modality": "text"}
 
@@ -127,26 +135,28 @@ class OpenClipText(OpenClipModule):
         return features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write configuration, weights (always as safetensors) and tokenizer."""
         super().save(output_path)
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(output_path)
         self.save_text_config(Path(output_path))
 
     def save_text_config(self, folder: Path) -> None:
-        """Write the configuration of a text tower that transformers builds: open_clip would fetch it from the hub."""
+        """Write the configuration of a text tower that transformers builds; open_clip would fetch it from the hub."""
         if self.model_cfg["text_cfg"].get("hf_model_name"):
             self.network.text.config.save_pretrained(folder / TEXT_CONFIG)
 
     @classmethod
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipText:
+        """Read a tower that `save` wrote."""
         folder, config = _saved(cls, model_name_or_path, kwargs)
         network = _network(config["model_cfg"], folder)
-        _take_off(network)
+        _strip_to_text(network)
         return _with_weights(cls(network, **config, tokenizer=read_tokenizer(folder)), folder)
 
 
 def is_open_clip(folder: Path) -> bool:
-    """Whether a folder is an open_clip model that transformers cannot read as one."""
+    """Whether a folder holds an open_clip model that transformers cannot load."""
     if not (folder / CONFIG).exists():
         return False
     config = folder / "config.json"
@@ -154,19 +164,20 @@ def is_open_clip(folder: Path) -> bool:
 
 
 def open_clip_towers(source: str | Path) -> tuple[OpenClipImage, OpenClipText, float, float]:
-    """The towers of an open_clip model, its logit scale (a multiplier) and its logit bias.
+    """Load the towers of an open_clip model, its logit scale (a multiplier) and its logit bias.
 
-    `source` is a folder with `open_clip_config.json` and safetensors, or `open_clip/NAME` or `open_clip/NAME@TAG` for
-    one of open_clip's own, which is fetched from the hub; without a tag it is `openai`'s, or the only one.
+    Args:
+        source: A folder with `open_clip_config.json` and safetensors, or `open_clip/NAME` or `open_clip/NAME@TAG`,
+            which is downloaded. Without a tag the weights are `openai`'s or the only ones.
 
     Raises:
         MissingExtra: open_clip is not installed.
-        ModelError: there is no such model, or its weights are not safetensors or do not fit.
+        ModelError: There is no such model, or its weights are not safetensors or do not fit.
     """
     require("open_clip", "open-clip")
     if str(source).startswith(PREFIX):
         model_cfg, preprocess_cfg, weights, tokenizer = fetch_named(str(source).removeprefix(PREFIX))
-        folder = None  # open_clip's own configuration, which may name a text model of the hub
+        folder = None  # open_clip's own configurations may name a text model on the hub
     else:
         folder = Path(source)
         config = json.loads((Path(source) / CONFIG).read_text("utf-8"))
@@ -185,15 +196,15 @@ def _towers(
     size = {"size": network.visual.image_size} if hasattr(network.visual, "image_size") else {}
     preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), {**preprocess_cfg, **size})
     image = OpenClipImage(network.visual, model_cfg, preprocess_cfg)
-    scale, bias = _take_off(network)
+    scale, bias = _strip_to_text(network)
     return image, OpenClipText(network, model_cfg, preprocess_cfg, tokenizer), scale, bias
 
 
 def _network(model_cfg: dict[str, Any], folder: Path | None) -> Any:
-    """The architecture with random weights, as open_clip's `create_model` builds it, but without a download of weights.
+    """The architecture with random weights, as open_clip's `create_model` builds it, without downloading weights.
 
-    The configuration of a text tower of transformers lies in the model's folder; where there is no folder, it is one of
-    open_clip's own models, which the user named, and comes from the hub.
+    The configuration of a transformers text tower is read from the model's folder. Without a folder the model is one of
+    open_clip's own, named by the user, and that configuration is downloaded.
     """
     import open_clip
 
@@ -212,7 +223,7 @@ def _network(model_cfg: dict[str, Any], folder: Path | None) -> Any:
 
 
 def _text_config(folder: Path, name: str) -> str:
-    """Where the configuration of a text tower lies that open_clip would fetch from the hub by its name."""
+    """Folder of a text tower's configuration, which open_clip would fetch from the hub by its name."""
     if not (folder / TEXT_CONFIG / "config.json").is_file():
         raise ModelError(
             f"'{folder / CONFIG}' builds its text tower like '{name}' (hf_model_name), which is not fetched, since the "
@@ -222,15 +233,15 @@ def _text_config(folder: Path, name: str) -> str:
 
 
 def _without_text(model_cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the smallest text tower in the place of one of transformers, which images do not need."""
+    """The configuration with a minimal text tower instead of one of transformers; the image tower needs neither."""
     if not model_cfg["text_cfg"].get("hf_model_name"):
         return model_cfg
     small = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
     return {**model_cfg, "custom_text": True, "text_cfg": small}
 
 
-def _take_off(network: Any) -> tuple[float, float]:
-    """Leave a whole model its text side alone; the scale and bias of its logits, which a dual encoder keeps itself."""
+def _strip_to_text(network: Any) -> tuple[float, float]:
+    """Remove image tower, logit scale and bias from a model and return scale and bias, which a dual encoder keeps."""
     scale, bias = float(network.logit_scale.detach().exp()), network.logit_bias
     network.visual = nn.Identity()
     network.logit_scale = network.logit_bias = None
@@ -242,16 +253,16 @@ def _weights_in(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     raise ModelError(
-        f"'{folder}' has none of {', '.join(WEIGHTS)}; weights as a pickle can run code and are not read: convert "
+        f"'{folder}' has none of {', '.join(WEIGHTS)}; pickled weights can run code and are not read: convert "
         "them with safetensors.torch.save_file"
     )
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """open_clip's tokenizer for the model in a folder, from that folder alone.
+    """open_clip's tokenizer for the model in a folder, from that folder only.
 
     Raises:
-        ModelError: its configuration names a tokenizer of the hub, of which the folder has no copy.
+        ModelError: The configuration names a tokenizer on the hub of which the folder has no copy.
     """
     import open_clip
 

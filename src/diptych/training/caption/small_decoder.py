@@ -56,7 +56,7 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
     settings = decoder_settings(recipe, val)
     model = GridCaptionModel(encoder, CaptionDecoder(len(words), **settings), words, settings)
     outcomes = _train_phases(run, model, train, val)
-    model.habits, scores = choose_generation_config(recipe, model, val)
+    model.defaults, scores = choose_generation_config(recipe, model, val)
     with run.publish() as folder:
         encoder.save(folder)
         metadata = {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores}
@@ -139,7 +139,7 @@ def caption_encoded(
     """The captions of each image, in the order of the images."""
     for start in range(0, len(images.pairs), _BLOCK):
         states = images.take(np.arange(start, min(start + _BLOCK, len(images.pairs))))
-        memory = model.decoder.look(states.to(model.encoder.device))
+        memory = model.decoder.encode(states.to(model.encoder.device))
         yield from model.from_memory(memory, config)
 
 
@@ -173,7 +173,7 @@ class DecoderTraining:
         """Add the gradients of the next-word cross-entropy, with label smoothing; returns the loss."""
         words = batch.words.to(self.device)
         with self.autocast():
-            logits = self.decoder(self.decoder.look(batch.states.to(self.device)), words[:, :-1]).float()
+            logits = self.decoder(self.decoder.encode(batch.states.to(self.device)), words[:, :-1]).float()
         target = words[:, 1:].masked_fill(words[:, 1:] == UNKNOWN, PAD)  # unknown words are not to be generated
         loss = functional.cross_entropy(
             logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=self.recipe.label_smoothing
@@ -195,7 +195,7 @@ class DecoderTraining:
         advantage = (rewards - baseline).flatten().to(self.device)
         words = _padded([[START, *tokens, END] for of_image in samples for tokens in of_image]).to(self.device)
         with self.autocast():
-            logits = self.decoder(self.decoder.look(states), words[:, :-1]).float()
+            logits = self.decoder(self.decoder.encode(states), words[:, :-1]).float()
         logits[..., list(NEVER)] = -torch.inf
         target = words[:, 1:]
         negative_log = functional.cross_entropy(
@@ -213,8 +213,8 @@ class DecoderTraining:
         first = (self.recipe.seed * 10_000 + batch.epoch) * len(self.images.pairs) + int(batch.rows[0]) * _BLOCK
         self.decoder.eval()
         with self.autocast():
-            memory = self.decoder.look(states)
-            decoding = self.decoder.spell(memory)
+            memory = self.decoder.encode(states)
+            decoding = self.decoder.start(memory)
             logits = strategies.read(decoding, len(memory) * config.width, (START,))
             sampled = strategies.draw(decoding, logits, range(first, first + len(memory)), config, END, NEVER)
         self.decoder.train()
