@@ -32,9 +32,9 @@ These options mean the same in every command that has them:
 An option that takes several values (`STR...`) accepts them in one list or repeated: `--freeze image text` is
 `--freeze image --freeze text`. Put arguments without a flag before it.
 
-Each setting of a recipe (the options of `diptych train` before `--config`) is also a key of the YAML file and a field of
-the recipe's dataclass: `--lr-head 0.001` is `lr_head: 0.001` and `ContrastiveRecipe(lr_head=0.001)`. The exception is
-`--output`, whose key and field are `out`.
+Each setting of a recipe (the options of `diptych train` before `--config`) is also a key of the YAML file and a field
+of the recipe's dataclass: `--lr-head 0.001` is `lr_head: 0.001` and `ContrastiveRecipe(lr_head=0.001)`. The exception
+is `--output`, whose key and field are `out`.
 """
 
 
@@ -47,6 +47,7 @@ def reference() -> str:
     title, rest = pages.split("\n", 1)
     text = f"{title}\n\n{NOTE}{rest}"
     text = re.sub(r"## Table of Contents\n.*?(?=\*\*)", "", text, flags=re.DOTALL)
+    text = re.sub(r' \*\[default: (?:False|None|\(\)|\[\]|\{\}|"")\]\*', "", text)  # the terminal hides these too
     text = re.sub(r"(?<=\S)\n +(?=\w)", " ", text)  # join wrapped help texts
     return text.rstrip() + "\n"
 

@@ -38,7 +38,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_a_pictures_captions_are_shown_with_their_scores(run: Run, photos: Path, saved: Path) -> None:  # noqa: F811
-    told = run("caption", photos / "0.png", "--model", saved, "--count", 3, "--prefix", "a red")
+    told = run("caption", photos / "0.png", "--model", saved, "-k", 3, "--prefix", "a red")
     assert told.code == 0, told.err
     assert told.out.count("│ a red") == 3
     assert told.out.count("-") >= 3
@@ -60,14 +60,14 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_as_a_whole_one(
     method: str,
 ) -> None:
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    words = ("caption", photos, "--model", saved, "--method", method, "--batch-size", 2, "--out")
-    assert "6 pictures captioned" in run(*words, whole).out
+    words = ("caption", photos, "--model", saved, "--method", method, "--batch-size", 2, "--output")
+    assert "6 images captioned" in run(*words, whole).out
     text = whole.read_bytes()
     cut.write_bytes(text[: len(text) // 2])  # in the middle of a line
     again = run(*words, cut)
     assert "have captions already" in again.out
     assert cut.read_bytes() == text
-    assert "0 pictures captioned" in run(*words, cut).out
+    assert "0 images captioned" in run(*words, cut).out
     assert cut.read_bytes() == text
 
 
@@ -112,8 +112,8 @@ def test_wherever_a_run_was_cut_off_its_file_is_gone_on_with(tmp_path: Path, suf
 
 
 def test_files_tell_path_caption_and_score(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
-    run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.jsonl")
-    run("caption", photos, "--model", saved, "--count", 2, "--out", tmp_path / "c.csv")
+    run("caption", photos, "--model", saved, "-k", 2, "--output", tmp_path / "c.jsonl")
+    run("caption", photos, "--model", saved, "-k", 2, "--output", tmp_path / "c.csv")
     table = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text("utf-8"))))
     flat = [
         (line["image"], str(rank), each["text"], str(each["score"]))
@@ -132,7 +132,7 @@ def test_text_files_lie_beside_the_pictures_and_those_that_are_there_stay(
 ) -> None:
     (photos / "1.txt").write_text("my own words\n")
     told = run("caption", photos, "--model", saved, "--sidecar")
-    assert "5 pictures captioned" in told.out
+    assert "5 images captioned" in told.out
     assert (photos / "1.txt").read_text() == "my own words\n"
     assert (photos / "sub" / "5.txt").read_text().strip()
     assert {path.suffix for path in photos.rglob("*") if path.is_file()} == {".png", ".txt"}
@@ -159,7 +159,7 @@ def test_the_pictures_of_a_tar_are_captioned(run: Run, photos: Path, saved: Path
     with tarfile.open(shard, "w") as tar:
         for number in range(3):
             tar.add(photos / f"{number}.png", f"{number}.png")
-    told = run("caption", shard, "--model", saved, "--out", tmp_path / "c.jsonl")
+    told = run("caption", shard, "--model", saved, "--output", tmp_path / "c.jsonl")
     assert told.code == 0, told.err
     assert [line["image"].rpartition("/")[2] for line in lines(tmp_path / "c.jsonl")] == ["0.png", "1.png", "2.png"]
     refused = run("caption", shard, "--model", saved, "--sidecar")
@@ -178,15 +178,15 @@ def test_an_indexs_captions_become_searchable_text(run: Run, photos: Path, saved
     (photos / "sub" / "gone.png").unlink()
     told = run("caption", "--index", photos, "--model", saved, "--prefix", "a zeppelin")
     assert told.code == 0, told.err
-    assert "6 pictures captioned" in told.out
+    assert "6 images captioned" in told.out
     assert "missing 1" in told.out
     index = Index(photos)
     found = index.search("a star", filters=Filters(caption="Zeppelin"), keep=None)
     assert len(found.hits) == 6
     assert all("a zeppelin" in (hit.caption or "") for hit in found.hits)
     assert index.store.table.count_rows("caption LIKE '%zeppelin%'") == 6
-    assert "0 pictures captioned" in run("caption", "--index", photos, "--model", saved).out
-    assert "6 pictures captioned" in run("caption", "--index", photos, "--model", saved, "--again").out
+    assert "0 images captioned" in run("caption", "--index", photos, "--model", saved).out
+    assert "6 images captioned" in run("caption", "--index", photos, "--model", saved, "--overwrite").out
     assert index.store.table.count_rows("caption LIKE '%zeppelin%'") == 0
 
 
@@ -200,11 +200,11 @@ def test_broken_pictures_are_named_with_their_reason_and_the_others_are_captione
     for number, way in enumerate(way for way in BROKEN if BROKEN[way][0] is not None):
         path = photos / f"broken{number}.jpg"
         reasons[str(path)] = break_file(path, way)
-    told = run("caption", photos, "--model", saved, "--out", tmp_path / "c.jsonl")
+    told = run("caption", photos, "--model", saved, "--output", tmp_path / "c.jsonl")
     found = {line["image"]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
     assert {path: reason for path, reason in found.items() if reason} == reasons
     assert sum(not reason for reason in found.values()) == 6
-    assert f"{len(reasons)} pictures without a caption" in told.out
+    assert f"{len(reasons)} images without a caption" in told.out
     one = run("caption", next(iter(reasons)), "--model", saved)
     assert one.code == 1
     assert "broken0.jpg" in one.err
@@ -214,13 +214,13 @@ def test_pictures_that_a_data_set_names_but_lacks_are_told(run: Run, photos: Pat
     (photos / "captions.csv").write_text("image,caption\n0.png,a star\nnowhere.png,a ship\n")
     words = ("caption", photos / "captions.csv", "--model", saved)
     for _ in range(2):
-        told = run(*words, "--out", tmp_path / "c.jsonl")
+        told = run(*words, "--output", tmp_path / "c.jsonl")
         assert told.code == 0, told.err
         found = {line["image"].rpartition("/")[2]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
         assert found == {"0.png": None, "nowhere.png": "missing"}
         assert len(lines(tmp_path / "c.jsonl")) == 2
-    assert "1 pictures without a caption: missing 1" in run(*words).out
-    assert "1 pictures without a caption: missing 1" in run(*words, "--sidecar").out
+    assert "1 images without a caption: missing 1" in run(*words).out
+    assert "1 images without a caption: missing 1" in run(*words, "--sidecar").out
 
 
 @pytest.mark.parametrize("make", [make_blip, make_vit_gpt2])
@@ -237,11 +237,11 @@ def test_models_of_transformers_write_to_every_place(
     shard, out = tmp_path / "shard-0.tar", tmp_path / "c.jsonl"
     with tarfile.open(shard, "w") as tar:
         tar.add(photos / "0.png", "0.png")
-    assert "6 pictures captioned" in run("caption", photos, *words, "--out", out).out
+    assert "6 images captioned" in run("caption", photos, *words, "--output", out).out
     assert "a red" in run("caption", shard, *words, "--prefix", "a red").out
-    assert "6 pictures captioned" in run("caption", photos, *words, "--sidecar").out
+    assert "6 images captioned" in run("caption", photos, *words, "--sidecar").out
     assert run("index", photos, "--model", saved).code == 0
-    assert "6 pictures captioned" in run("caption", "--index", photos, *words).out
+    assert "6 images captioned" in run("caption", "--index", photos, *words).out
     chosen = run("caption", photos / "0.png", *words, "--choose", "--matcher", "mini")
     assert chosen.code == 0, chosen.err
     assert "confidence" in chosen.out
@@ -273,7 +273,7 @@ def test_unusual_pictures_have_captions_and_a_huge_one_an_error_that_says_the_li
     frames = [picture(number) for number in range(3)]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
-    run("caption", folder, "--model", saved, "--out", tmp_path / "c.jsonl")
+    run("caption", folder, "--model", saved, "--output", tmp_path / "c.jsonl")
     told = lines(tmp_path / "c.jsonl")
     assert len(told) == len(unusual()) + 2
     assert all(line.get("captions") for line in told)
@@ -288,7 +288,7 @@ def test_given_captions_are_ranked_with_probabilities(run: Run, photos: Path, sa
     words = ("--model", saved, "--candidates", tmp_path / "candidates.txt")
     told = run("caption", photos / "0.png", *words)
     assert all(text in told.out for text in ("probability", "a red star", "a dog", "blue boats"))
-    run("caption", photos, *words, "--template", "a photo of {}", "--out", tmp_path / "c.jsonl")
+    run("caption", photos, *words, "--template", "a photo of {}", "--output", tmp_path / "c.jsonl")
     for line in lines(tmp_path / "c.jsonl"):
         assert sum(each["probability"] for each in line["captions"]) == pytest.approx(1, abs=1e-3)
 
@@ -307,7 +307,7 @@ def test_beside_a_picture_the_likeliest_candidate_alone_is_written(
 
 def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "c.jsonl"
-    told = run("caption", scenes, "--split", "val", "--model", saved, "--count", 3, "--keep", 1, "--out", out)
+    told = run("caption", scenes, "--split", "val", "--model", saved, "-k", 3, "--keep", 1, "--output", out)
     assert told.code == 0, told.err
     from diptych.data.formats.read import read_pairs
 
@@ -318,25 +318,34 @@ def test_the_best_captions_of_one_split_alone_are_kept(run: Run, scenes: Path, s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "give a picture"),
-        (("photo.jpg", "--index", "photos"), "not both"),
+        ((), "give either a source"),
+        (("photo.jpg", "--index", "photos"), "or --index"),
         (("nowhere.jpg",), "nowhere.jpg"),
-        (("photos", "--out", "captions.docx"), "captions.docx"),
+        (("photos", "--output", "captions.docx"), "captions.docx"),
         (("photos", "--candidates", "nowhere.txt"), "nowhere.txt"),
-        (("photos", "--method", "greedy", "--count", "2"), "one caption"),
+        (("photos", "--method", "greedy", "-k", "2"), "one caption"),
         (("photos", "--choose"), "matcher"),
-        (("photos", "--keep", "0"), "keep is 0"),
-        (("photos", "--sidecar", "--out", "c.jsonl"), "one place"),
-        (("--index", "photos", "--split", "val"), "--split cannot be had with --index"),
-        (("photos", "--again"), "--again cannot be had with a source"),
-        (("photos", "--template", "a {}"), "--template cannot be had"),
-        (("photos", "--candidates", "c.txt", "--choose", "--prefix", "a"), "--choose and --prefix cannot be had"),
-        (("photo", "--split", "val"), "--split cannot be had with a picture"),
+        (("photos", "--sidecar", "--output", "c.jsonl"), "one place"),
+        (("--index", "photos", "--split", "val"), "--split cannot be combined with --index"),
+        (("photos", "--overwrite"), "--overwrite requires --index"),
+        (("photos", "--template", "a {}"), "--template requires --candidates"),
+        (
+            ("photos", "--candidates", "c.txt", "--choose", "--prefix", "a"),
+            "--choose and --prefix cannot be combined",
+        ),
+        (("photo", "--split", "val"), "--split requires a data set"),
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_said(run: Run, photos: Path, saved: Path, words: tuple, said: str) -> None:  # noqa: F811
+def test_what_cannot_be_done_is_refused(run: Run, photos: Path, saved: Path, words: tuple, said: str) -> None:  # noqa: F811
     named = [{"photos": photos, "photo": photos / "0.png"}.get(word, word) for word in words]
     told = run("caption", *named, "--model", saved)
     assert told.code == 1
     assert said in told.err
+
+
+@pytest.mark.parametrize("flag", ["--keep", "-k"])
+def test_a_count_below_one_is_refused_by_the_name_of_its_flag(run: Run, photos: Path, flag: str) -> None:  # noqa: F811
+    ended = run("caption", photos, flag, "0")
+    assert ended.code == 2
+    assert f"for {flag}" in " ".join(ended.err.split())

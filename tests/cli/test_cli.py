@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 from PIL import Image
 
 from diptych.cli import COMMANDS, main
+from diptych.cli.renamed import RENAMED, current_spelling
 from tests.broken import break_files
 from tests.conftest import TINY
 
@@ -64,7 +66,18 @@ def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(yaml.safe_dump({**SETTINGS, "epochs": 2, "batch_size": 8}))
     with pytest.raises(SystemExit) as ended:
-        main(["train", "contrastive", "--config", f"{folder}/tiny.yaml", "--data", f"{scenes}", "--out", f"{folder}/r"])
+        main(
+            [
+                "train",
+                "contrastive",
+                "--config",
+                f"{folder}/tiny.yaml",
+                "--data",
+                f"{scenes}",
+                "--output",
+                f"{folder}/r",
+            ]
+        )
     assert not ended.value.code
     return folder / "r"
 
@@ -79,7 +92,7 @@ def recipe_of(out: Path) -> dict:
 def test_inspect_tells_people_the_figures_and_writes_the_contact_sheet(run: Run, scenes: Path, tmp_path: Path) -> None:
     ended = run("data", "inspect", scenes, "--sheet", "sheet.png")
     assert ended.code == 0
-    for words in ("pictures", "48", "captions a picture", "5 to 5, median 5", "contact sheet: sheet.png"):
+    for words in ("images", "48", "captions per image", "5 to 5, median 5", "written: sheet.png"):
         assert words in ended.out
     assert Image.open(tmp_path / "sheet.png").width > 500
 
@@ -100,7 +113,7 @@ def test_draw_draws_what_is_asked_and_can_be_read(run: Run, tmp_path: Path) -> N
 
     ended = run("data", "draw", "mine", "--count", 3, "--size", 32, "--seed", 7)
     assert ended.code == 0
-    assert "3 pictures" in ended.out
+    assert "3 images" in ended.out
     pairs = read_pairs(tmp_path / "mine")
     assert len(pairs) == 3
     assert Image.open(pairs[0].image).size == (32, 32)
@@ -113,11 +126,11 @@ def test_a_flag_wins_over_the_configuration_and_what_neither_names_keeps_its_def
     run: Run, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
     config.write_text(config.read_text() + "epochs: 5\nbatch_size: 8\ndropout: 0.25\n")
-    ended = run("train", "contrastive", "--config", config, "--data", scenes, "--out", "r", "--epochs", 1)
+    ended = run("train", "contrastive", "--config", config, "--data", scenes, "--output", "r", "--epochs", 1)
     assert ended.code == 0, ended.err
     recipe = recipe_of(tmp_path / "r")
     assert (recipe["epochs"], recipe["dropout"], recipe["weight_decay"]) == (1, 0.25, 0.05)
-    for words in ("pictures to train on", "text to image", "rsum", f"model: {Path('r') / 'model'}"):
+    for words in ("images for training", "text to image", "rsum", f"model: {Path('r') / 'model'}"):
         assert words in ended.out
     assert "epoch 1/1" in ended.err
 
@@ -126,7 +139,7 @@ def test_a_flag_that_repeats_its_default_still_wins_over_the_configuration(
     run: Run, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
     config.write_text(config.read_text() + "epochs: 1\nbatch_size: 8\naugment: light\n")
-    words = ("train", "contrastive", "--config", config, "--data", scenes, "--out", "r", "--augment", "none")
+    words = ("train", "contrastive", "--config", config, "--data", scenes, "--output", "r", "--augment", "none")
     assert run(*words).code == 0
     assert recipe_of(tmp_path / "r")["augment"] == "none"
 
@@ -143,7 +156,7 @@ def test_every_setting_can_be_given_as_a_flag(run: Run, scenes: Path, tmp_path: 
             flags += [word for inner in value for word in (flag, inner)]
         else:
             flags += [flag, value]
-    ended = run("train", "contrastive", "--data", scenes, "--out", "r", *flags)
+    ended = run("train", "contrastive", "--data", scenes, "--output", "r", *flags)
     assert ended.code == 0, ended.err
     recipe = recipe_of(tmp_path / "r")
     assert {name: recipe[name] for name in SETTINGS} == SETTINGS
@@ -169,7 +182,7 @@ def test_a_sweep_ends_in_one_table_with_a_row_for_each_run(
     run: Run, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "grid.yaml").write_text("dropout: [0.0, 0.5]\n")
-    words = ("train", "contrastive", "--config", config, "--data", scenes, "--out", "runs", "--epochs", 1)
+    words = ("train", "contrastive", "--config", config, "--data", scenes, "--output", "runs", "--epochs", 1)
     ended = run(*words, "--batch-size", 8, "--sweep", "grid.yaml")
     assert ended.code == 0, ended.err
     assert "sweep of grid.yaml" in ended.out
@@ -186,7 +199,7 @@ def test_eval_retrieval_prints_both_directions_and_json_has_the_same_numbers(
 ) -> None:
     words = ("eval", "retrieval", model, "--data", scenes, "--split", "all")
     table, scores = run(*words).out, json.loads(run(*words, "--json").out)
-    assert "all split: 48 pictures, 240 captions" in table
+    assert "all split: 48 images, 240 captions" in table
     for direction, key in (("text to image", "t2i"), ("image to text", "i2t")):
         row = next(line for line in table.splitlines() if direction in line)
         for k in (1, 5, 10):
@@ -205,7 +218,7 @@ def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_defa
     assert 0 < len(held_out) < 48
     assert held_out.image_ids == read_pairs(scenes).with_val().split("val").image_ids
     ended = run("eval", "retrieval", model, "--data", scenes, "--split", "val")
-    assert f"val split: {len(held_out)} pictures" in ended.out
+    assert f"val split: {len(held_out)} images" in ended.out
 
 
 def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: Path, scenes: Path) -> None:
@@ -218,23 +231,23 @@ def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: 
 # find
 
 
-def test_find_prints_a_ranked_table_and_writes_the_grid(run: Run, model: Path, scenes: Path, tmp_path: Path) -> None:
+def test_find_prints_a_ranked_table_and_writes_no_file(run: Run, model: Path, scenes: Path, tmp_path: Path) -> None:
     ended = run("find", model, "a red circle", "--data", scenes, "-k", 3)
     assert ended.code == 0
-    assert "“a red circle” among 48 pictures" in ended.out
+    assert "“a red circle” among 48 images" in ended.out
     assert ended.out.count("scene-0-") == 3
-    assert Image.open(tmp_path / "matches.png").width > 500
+    assert not list(tmp_path.iterdir())
 
 
-def test_find_json_has_falling_scores_and_the_grid_goes_where_it_is_sent(
+def test_find_json_has_falling_scores_and_output_names_the_image_grid(
     run: Run, model: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    ended = run("find", model, "a red circle", "--data", scenes, "-k", 4, "--grid", "found/best.png", "--json")
+    ended = run("find", model, "a red circle", "--data", scenes, "-k", 4, "-o", "found/best.png", "--json")
     rows = json.loads(ended.out)
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     assert len(rows) == 4
     assert len(rows[0]["captions"]) == 5
-    assert (tmp_path / "found" / "best.png").exists()
+    assert Image.open(tmp_path / "found" / "best.png").width > 500
 
 
 def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tmp_path: Path) -> None:
@@ -250,7 +263,6 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tm
     [
         (("find", "nowhere", "a dog", "--data", "SCENES"), "'nowhere' is not a model"),
         (("find", "MODEL", " ", "--data", "SCENES"), "the text is empty"),
-        (("find", "MODEL", "a dog", "--data", "SCENES", "-k", "0"), "k is 0; it must be at least 1"),
         (("find", "MODEL", "a dog", "--data", "nowhere"), "nowhere"),
         (("data", "inspect", "nowhere"), "nowhere"),
         (("train", "contrastive"), "no data set is given"),
@@ -276,10 +288,11 @@ def test_a_known_error_is_one_sentence_on_standard_error(
     ("words", "told"),
     [
         (("trian",), 'Did you mean "train"'),
-        (("find", "m", "a dog", "--data", "d", "--griid", "x"), "Did you mean --grid"),
+        (("find", "m", "a dog", "--data", "d", "--outptu", "x"), "Did you mean --output"),
+        (("find", "m", "a dog", "--data", "d", "-k", "0"), "for -k"),
         (("find", "m"), "requires an argument"),
         (("data", "draw", "d", "--count", "many"), "many"),
-        (("find", "m", "a dog", "--data", "d", "--grid", "found.txt"), "extensions"),
+        (("find", "m", "a dog", "--data", "d", "-o", "found.txt"), "for -o"),
         (("train", "contrastive", "--objective", "clip"), "info_nce"),
     ],
 )
@@ -306,12 +319,14 @@ def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path: Path) -
     assert (drawing.returncode, told) == (130, "\ndiptych: interrupted\n")
 
 
-def test_help_names_every_group_and_loads_neither_torch_nor_the_groups(run: Run) -> None:
+def test_help_lists_every_command_in_its_group_and_loads_neither_torch_nor_the_groups(run: Run) -> None:
     ended = run("--help")
     assert ended.code == 0
-    for name, (_, purpose) in COMMANDS.items():
-        assert name in ended.out
-        assert purpose.split()[0] in ended.out
+    shown = " ".join(ended.out.replace("│", "").split())
+    for group, commands in COMMANDS.items():
+        assert f"─ {group} ─" in ended.out
+        assert all(f"{name} {purpose}" in shown for name, (_, purpose) in commands.items())
+    assert run().out == ended.out
     code = (
         "import sys; from diptych.cli import main\n"
         "try: main(['--help'])\n"
@@ -323,8 +338,104 @@ def test_help_names_every_group_and_loads_neither_torch_nor_the_groups(run: Run)
 
 
 def test_every_purpose_begins_the_help_of_its_command(run: Run) -> None:
-    for name, (_, purpose) in COMMANDS.items():
-        assert purpose in " ".join(run(name, "--help").out.split())
+    for commands in COMMANDS.values():
+        for name, (_, purpose) in commands.items():
+            assert purpose in " ".join(run(name, "--help").out.split())
+
+
+def command_names() -> list[list[str]]:
+    """The words of every command and subcommand."""
+    from diptych.cli import program
+
+    names = []
+    for commands in COMMANDS.values():
+        for name in commands:
+            command = program[name]
+            leaves = [[name]] if command.default_command else [[name, leaf] for leaf in command if leaf[0] != "-"]
+            names += leaves
+    return names
+
+
+def arguments_of(words: list[str]) -> dict[str, tuple[str, ...]]:
+    """The names of each argument of a command by the first of them."""
+    from diptych.cli import program
+
+    command = program
+    for word in words:
+        command = command[word]
+    return {argument.name: argument.names for argument in command.assemble_argument_collection()}
+
+
+def test_every_command_has_a_file_of_its_name() -> None:
+    folder = Path(inspect.getfile(main)).parent
+    for commands in COMMANDS.values():
+        for name, (place, _) in commands.items():
+            assert place.partition(":")[0] == name
+            assert (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+
+
+def test_shared_options_have_the_same_names_and_no_other_in_every_command() -> None:
+    retired = {"--out", "--k", "--count", "--top", "--worst", "--most", "--keep", "--how", "--grid", "--again"}
+    counts_or_keeps = {"data draw": {"--count"}, "data make-prompts": {"--count"}, "caption": {"--keep"}}
+    for words in command_names():
+        arguments = arguments_of(words)
+        names = {name for every in arguments.values() for name in every}
+        assert not names & (retired - counts_or_keeps.get(" ".join(words), set())), words
+        assert ("--output" in names) == ("-o" in names), words
+        assert ("--quiet" in names) == ("-q" in names), words
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["find", "m", "a", "--data", "d", "--grid", "x.png"], ["find", "m", "a", "--data", "d", "--output", "x.png"]),
+        (["caption", "p", "--count=3", "--out=c.csv"], ["caption", "p", "-k", "3", "--output=c.csv"]),
+        (["data", "audit", "d", "--worst", "5"], ["data", "audit", "d", "-k", "5"]),
+        (["data", "draw", "d", "--count", "5"], ["data", "draw", "d", "--count", "5"]),
+        (["search", "--k", "3", "--", "--out"], ["search", "-k", "3", "--", "--out"]),
+    ],
+)
+def test_old_flags_are_read_as_their_current_spelling(old: list[str], new: list[str]) -> None:
+    assert current_spelling(old) == new
+
+
+def test_every_renamed_flag_leads_to_one_that_its_command_has() -> None:
+    leaves = {" ".join(words): arguments_of(words) for words in command_names()}
+    for command, flags in RENAMED.items():
+        names = {name for every in leaves[command].values() for name in every}
+        assert set(flags.values()) <= names, command
+        assert not set(flags) & names, command
+
+
+def test_old_flags_work_and_are_not_shown(run: Run, model: Path, scenes: Path, tmp_path: Path) -> None:
+    ended = run("find", model, "a red circle", "--data", scenes, "--k", 2, "--grid", "old.png")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "old.png").exists()
+    assert "--grid" not in run("find", "--help").out
+
+
+@pytest.mark.parametrize("words", [["--freeze", "image", "text"], ["--freeze", "image", "--freeze", "text"]])
+def test_several_values_are_given_in_a_list_or_by_repeating_the_flag(words: list[str]) -> None:
+    from diptych.cli import program
+
+    _, bound, _ = program.parse_args(["train", "contrastive", *words])
+    assert bound.arguments["recipe"].freeze == ["image", "text"]
+
+
+def test_quiet_prints_results_only(run: Run, model: Path, scenes: Path) -> None:
+    words = ("find", model, "a red circle", "--data", scenes, "-k", 2, "-o", "grid.png")
+    assert "written: grid.png" in run(*words).out
+    ended = run(*words, "-q")
+    assert ended.code == 0
+    assert "written" not in ended.out
+    assert ended.out.count("scene-0-") == 2
+    assert ended.err == ""
+
+
+def test_index_refuses_a_source_after_exclude(run: Run, scenes: Path) -> None:
+    ended = run("index", "--exclude", "*.tmp", scenes)
+    assert ended.code == 1
+    assert "put the source first" in ended.err
 
 
 def test_the_version_is_printed(run: Run) -> None:
@@ -342,7 +453,7 @@ def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("matcher") / "run"
     settings = ["--val-fraction", "0.25", "--epochs", "2", "--batch-size", "8", "--dim", "16", "--hidden", "16"]
     with pytest.raises(SystemExit) as ended:
-        main(["train", "match", "--model", f"{model}", "--data", f"{scenes}", "--out", f"{out}", *settings])
+        main(["train", "match", "--model", f"{model}", "--data", f"{scenes}", "--output", f"{out}", *settings])
     assert not ended.value.code
     return out
 
@@ -359,7 +470,7 @@ def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tm
     names = sorted(path.name for path in (scenes / "images").iterdir())[:2]
     (tmp_path / "images").symlink_to(scenes / "images")
     (tmp_path / "pairs.csv").write_text(f"image,caption\n{names[0]},a red circle\n{names[1]},a star\ngone.png,a cat\n")
-    ended = run("match", "--pairs", "pairs.csv", "--out", "found.csv", "--model", matcher, "--head", "pair")
+    ended = run("match", "--pairs", "pairs.csv", "--output", "found.csv", "--model", matcher, "--head", "pair")
     assert ended.code == 0, ended.err
     assert "1 without a probability" in ended.out
     lines = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
@@ -370,8 +481,8 @@ def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tm
 
 
 def test_match_without_text_or_without_a_matcher_says_what_to_do(run: Run, matcher: Path, model: Path) -> None:
-    assert "no text is given" in run("match", "photo.jpg", "--model", matcher).err
-    assert "give a picture and a text" in run("match", "--model", matcher).err
+    assert "no text to match" in run("match", "photo.jpg", "--model", matcher).err
+    assert "give an image and a text" in run("match", "--model", matcher).err
     ended = run("match", "photo.jpg", "a dog", "--model", model)
     assert ended.code == 1
     assert "diptych train match" in ended.err
@@ -398,7 +509,7 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
 def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
     run: Run, matcher: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    ended = run("data", "audit", scenes, "--model", matcher, "--worst", "5", "--page", "a.html", "--table", "a.csv")
+    ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--page", "a.html", "--table", "a.csv")
     assert ended.code == 0, ended.err
     lines = (tmp_path / "a.csv").read_text().splitlines()
     found = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]

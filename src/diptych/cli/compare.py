@@ -33,9 +33,10 @@ def compare(
 ) -> None:
     """Compare models on the same images, in one report.
 
-    The report covers quality, speed and size, and says which differences are statistically significant. Dual encoders are evaluated on retrieval, zero-shot classification, matching and compositional checks; captioners
-    on their captions. Each model runs in its own process. Models that were measured by an earlier run with the same
-    settings are not measured again.
+    The report covers quality, speed and size, and says which differences are statistically significant. Dual encoders
+    are evaluated on retrieval, zero-shot classification, matching and compositional checks; captioners on their
+    captions. Each model runs in its own process. Models that an earlier run measured with the same settings are not
+    measured again.
 
     Parameters
     ----------

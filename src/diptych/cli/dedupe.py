@@ -25,8 +25,8 @@ def dedupe(
 ) -> None:
     """Find duplicate images in an index.
 
-    Duplicates are copies of an image, resized or recompressed ones included. In each group, one image is marked to keep: the one with the most pixels, then the most bytes, then the oldest.
-    Nothing is deleted.
+    Duplicates are copies of an image, resized or recompressed ones included. In each group, one image is marked to
+    keep: the one with the most pixels, then the most bytes, then the oldest. Nothing is deleted.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 _EVERYWHERE = {"--out": "--output", "--k": "-k"}
 
 # Words of the command -> old flag -> new flag.
-_RENAMED: dict[str, dict[str, str]] = {
+RENAMED: dict[str, dict[str, str]] = {
     "caption": {"--count": "-k", "--again": "--overwrite"},
     "classify": {"--top": "-k"},
     "compare": {"--most": "--max-images"},
@@ -33,7 +33,7 @@ def current_spelling(words: Sequence[str]) -> list[str]:
 
     A value never begins with a hyphen, so no value is mistaken for a flag; what follows `--` is left as it is.
     """
-    renamed = _EVERYWHERE | _RENAMED.get(words[0], {}) | _RENAMED.get(" ".join(words[:2]), {})
+    renamed = _EVERYWHERE | RENAMED.get(words[0], {}) | RENAMED.get(" ".join(words[:2]), {})
     end = words.index("--") if "--" in words else len(words)
     return [part for word in words[:end] for part in _renamed(word, renamed)] + [*words[end:]]
 
