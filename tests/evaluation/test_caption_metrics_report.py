@@ -130,7 +130,7 @@ def test_the_page_shows_worst_then_best_with_references_and_escapes_every_text(p
     assert places == sorted(places)
     assert all(reference in page for reference in worst[0].references)
     assert "no Java" in page
-    assert "METEOR is not here" in page
+    assert "METEOR is not available" in page
 
 
 def test_few_pictures_stand_on_the_page_once(pairs: Pairs) -> None:
@@ -233,7 +233,7 @@ def test_a_captioner_is_measured_by_the_command(run: Run, scenes: Path, saved: P
     assert told.code == 0, told.err
     assert "RefCLIPScore (" in told.out
     assert "tokenizer: diptych's own" in told.out
-    assert "METEOR is not here" in told.out
+    assert "METEOR is not available" in told.out
     assert "captions that training has not" in told.out
     assert (tmp_path / "page.html").stat().st_size > 1000
     assert (tmp_path / "scores.csv").read_text().startswith("image,caption,bleu1")
@@ -254,7 +254,7 @@ def test_two_files_need_no_data_set(run: Run, tmp_path: Path) -> None:
     Path("known.json").write_text('{"1": ["two dogs run", "dogs"], "2": ["a blue car"]}')
     told = run("eval", "caption", "--captions", "said.json", "--references", "known.json")
     assert told.code == 0, told.err
-    assert "said.json: 2 pictures" in told.out
+    assert "said.json: 2 images" in told.out
     assert "BLEU-1" in told.out
 
 

@@ -281,4 +281,4 @@ def test_the_command_line_prints_the_scores(
     scores = json.loads(told[True])
     assert (scores["pictures"], scores["classes"], scores["left_out"]) == (9, 4, 0)
     assert f"{scores['top1']:.1f}" in told[False]
-    assert "9 pictures, 4 classes" in told[False]
+    assert "9 images, 4 classes" in told[False]

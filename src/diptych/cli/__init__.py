@@ -97,6 +97,16 @@ def expand_help(name: str) -> None:
         command.help = None
 
 
+def dispatch(words: Sequence[str]) -> None:
+    """Run a command, whose flags may have old spellings, without handling its errors."""
+    if len(words) > 1 and any(words[0] in commands for commands in COMMANDS.values()):
+        from diptych.cli.renamed import current_spelling
+
+        words = current_spelling(words)
+        expand_help(words[0])
+    program(words)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line on `words` (by default those of the process) and exit.
 
@@ -108,12 +118,7 @@ def main(words: Sequence[str] | None = None) -> None:
     program.help_format = "plaintext" if words in ([], ["-h"], ["--help"]) else "markdown"
     guard_output()
     try:
-        if len(words) > 1 and any(words[0] in commands for commands in COMMANDS.values()):
-            from diptych.cli.renamed import current_spelling
-
-            words = current_spelling(words)
-            expand_help(words[0])
-        program(words)
+        dispatch(words)
     except DiptychError as error:
         _fail(error, 1)
     except (OSError, RuntimeError) as error:

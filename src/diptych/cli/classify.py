@@ -98,7 +98,7 @@ def _classified(
             method = best_method(scores)
             if not as_json:
                 _print_scores(scores, as_json)
-            note(f"method: {method}")
+            note(f"classified by: {method}")
         embeddings = picture_vectors(classifier.model, labelled, progress=progress)
         fitted = classifier.fit(method, embeddings, classifier.classes.of(labelled))
     return classifier.classify(images, fitted, top=k, progress=progress)
