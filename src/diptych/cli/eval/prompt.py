@@ -95,9 +95,7 @@ def _print(report: PromptReport, title: str) -> None:
     first = next(iter(report.scores.values()))
     print_table(f"{title}: {first.pictures:,} images, {first.prompts:,} prompts", rows)
     note("nearest: prompt of the nearest training image; other prompts: each against the mean of its image's others")
-    note(
-        "norm.: cosines of different text encoders cannot be compared; here the mean embedding is 0 and the truth is 1"
-    )
+    note("norm.: cosines of different text encoders cannot be compared; here the mean embedding is 0, the truth 1")
     note("rank: median rank over all prompts; first: median over images of the best rank among the image's prompts")
 
 
