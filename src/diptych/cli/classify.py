@@ -62,25 +62,36 @@ def classify(
     page
         Write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
-    from diptych.data.classes import classes_in, read_class_folders, read_classes
-    from diptych.data.doctor.inspect import sound
+    from diptych.data.classes import classes_in, read_classes
     from diptych.evaluation.classify import ImageClassifier
     from diptych.models.dual_encoder import load
 
     set_quiet(quiet, as_json)
     comparing = labels is None and examples is None
-    labelled: Pairs | None = None
-    if comparing or examples is not None:
-        labelled, left_out = sound(read_class_folders(examples or path), progress=progress)
-        note_left_out(left_out)
-    classes = read_classes(labels) if labels else classes_in(labelled)
+    labelled = _labelled(examples or path) if comparing or examples is not None else None
+    if labels is not None:
+        classes = read_classes(labels)
+    else:
+        assert labelled is not None
+        classes = classes_in(labelled)
     classifier = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
     if comparing:
+        assert labelled is not None
         _print_scores(classifier.scores(labelled, shots=shots, progress=progress), as_json)
         return
     classified = _classified(classifier, path, labelled, method, k, as_json)
     _print_classified(classified, as_json)
     _write(classified, classifier, table, page)
+
+
+def _labelled(folder: str) -> Pairs:
+    """The images of class folders that can be used."""
+    from diptych.data.classes import read_class_folders
+    from diptych.data.doctor.inspect import sound
+
+    pairs, left_out = sound(read_class_folders(folder), progress=progress)
+    note_left_out(left_out)
+    return pairs
 
 
 def _classified(
