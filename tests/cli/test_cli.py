@@ -1,4 +1,4 @@
-"""The command line, run in this process on drawn pictures: what it prints, where, and how it ends."""
+"""The command line, run in this process on drawn images: output, exit codes and options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {name: value for name, value in TINY.items() if name not in ("epochs"
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -39,22 +39,22 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs `diptych` with these words, in a folder of its own."""
+    """Run `diptych` in a temporary working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
     def run(*words: object) -> Ended:
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
-        told = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), told.out, told.err)
+        output = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), output.out, output.err)
 
     return run
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A configuration file of a tiny model."""
+    """A configuration file for a tiny model."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(SETTINGS))
     return path
@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a tiny model, trained by the command line."""
+    """A finished run of a tiny model, trained from the command line."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(yaml.safe_dump({**SETTINGS, "epochs": 2, "batch_size": 8}))
     with pytest.raises(SystemExit) as ended:
@@ -89,7 +89,7 @@ def recipe_of(out: Path) -> dict:
 # data
 
 
-def test_inspect_tells_people_the_figures_and_writes_the_contact_sheet(run: Run, scenes: Path, tmp_path: Path) -> None:
+def test_inspect_prints_the_figures_and_writes_the_contact_sheet(run: Run, scenes: Path, tmp_path: Path) -> None:
     ended = run("data", "inspect", scenes, "--sheet", "sheet.png")
     assert ended.code == 0
     for words in ("images", "48", "captions per image", "5 to 5, median 5", "written: sheet.png"):
@@ -97,18 +97,18 @@ def test_inspect_tells_people_the_figures_and_writes_the_contact_sheet(run: Run,
     assert Image.open(tmp_path / "sheet.png").width > 500
 
 
-def test_inspect_json_is_json_alone_and_names_the_broken_files(run: Run, tmp_path: Path) -> None:
+def test_inspect_json_prints_only_json_and_names_the_broken_files(run: Run, tmp_path: Path) -> None:
     assert run("data", "draw", "mine", "--count", 30, "--size", 32).code == 0
     broken = break_files(sorted((tmp_path / "mine" / "images").iterdir())[:3])
     ended = run("data", "inspect", "mine", "--json")
     report = json.loads(ended.out)
     assert (ended.code, report["pictures"], report["bad_pictures"]) == (0, 30, 3)
-    found = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
-    assert {path.name for path in broken} <= found
+    names = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
+    assert {path.name for path in broken} <= names
     assert "checking pictures" in ended.err
 
 
-def test_draw_draws_what_is_asked_and_can_be_read(run: Run, tmp_path: Path) -> None:
+def test_draw_writes_a_readable_data_set_of_the_given_size(run: Run, tmp_path: Path) -> None:
     from diptych.data.formats.read import read_pairs
 
     ended = run("data", "draw", "mine", "--count", 3, "--size", 32, "--seed", 7)
@@ -122,7 +122,7 @@ def test_draw_draws_what_is_asked_and_can_be_read(run: Run, tmp_path: Path) -> N
 # train
 
 
-def test_a_flag_wins_over_the_configuration_and_what_neither_names_keeps_its_default(
+def test_flags_override_the_configuration_and_other_settings_keep_their_defaults(
     run: Run, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
     config.write_text(config.read_text() + "epochs: 5\nbatch_size: 8\ndropout: 0.25\n")
@@ -135,7 +135,7 @@ def test_a_flag_wins_over_the_configuration_and_what_neither_names_keeps_its_def
     assert "epoch 1/1" in ended.err
 
 
-def test_a_flag_that_repeats_its_default_still_wins_over_the_configuration(
+def test_a_flag_with_its_default_value_still_overrides_the_configuration(
     run: Run, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
     config.write_text(config.read_text() + "epochs: 1\nbatch_size: 8\naugment: light\n")
@@ -144,7 +144,7 @@ def test_a_flag_that_repeats_its_default_still_wins_over_the_configuration(
     assert recipe_of(tmp_path / "r")["augment"] == "none"
 
 
-def test_every_setting_can_be_given_as_a_flag(run: Run, scenes: Path, tmp_path: Path) -> None:
+def test_every_setting_is_a_flag(run: Run, scenes: Path, tmp_path: Path) -> None:
     flags: list[object] = []
     for name, value in {**SETTINGS, "epochs": 1, "batch_size": 8, "freeze": ["image", "text"]}.items():
         flag = "--" + name.replace("_", "-")
@@ -163,14 +163,14 @@ def test_every_setting_can_be_given_as_a_flag(run: Run, scenes: Path, tmp_path: 
     assert recipe["freeze"] == ["image", "text"]
 
 
-def test_an_unknown_key_in_the_configuration_is_refused_with_the_nearest(run: Run, config: Path, scenes: Path) -> None:
+def test_an_unknown_key_in_the_configuration_is_refused_with_a_suggestion(run: Run, config: Path, scenes: Path) -> None:
     config.write_text(config.read_text() + "epoch: 5\n")
     ended = run("train", "contrastive", "--config", config, "--data", scenes)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.startswith("diptych: no setting is called 'epoch'; did you mean 'epochs'?")
 
 
-def test_a_run_that_exists_is_kept_unless_it_is_resumed(run: Run, model: Path, scenes: Path) -> None:
+def test_an_existing_run_is_kept_unless_it_is_resumed(run: Run, model: Path, scenes: Path) -> None:
     words = ("train", "contrastive", "--config", model / "recipe.yaml")
     ended = run(*words)
     assert ended.code == 1
@@ -178,9 +178,7 @@ def test_a_run_that_exists_is_kept_unless_it_is_resumed(run: Run, model: Path, s
     assert run(*words, "--resume").code == 0
 
 
-def test_a_sweep_ends_in_one_table_with_a_row_for_each_run(
-    run: Run, config: Path, scenes: Path, tmp_path: Path
-) -> None:
+def test_a_sweep_prints_one_table_with_a_row_per_run(run: Run, config: Path, scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text("dropout: [0.0, 0.5]\n")
     words = ("train", "contrastive", "--config", config, "--data", scenes, "--output", "runs", "--epochs", 1)
     ended = run(*words, "--batch-size", 8, "--sweep", "grid.yaml")
@@ -208,7 +206,7 @@ def test_eval_retrieval_prints_both_directions_and_json_has_the_same_numbers(
     assert f"rsum {scores['rsum']:.1f}" in table
 
 
-def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_default(
+def test_the_val_split_of_data_without_splits_is_the_part_that_training_holds_out(
     run: Run, model: Path, scenes: Path
 ) -> None:
     from diptych.data.formats.read import read_pairs
@@ -221,7 +219,7 @@ def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_defa
     assert f"val split: {len(held_out)} images" in ended.out
 
 
-def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: Path, scenes: Path) -> None:
+def test_a_missing_split_is_refused_with_the_available_ones(run: Run, model: Path, scenes: Path) -> None:
     ended = run("eval", "retrieval", model, "--data", scenes)
     assert (ended.code, ended.out) == (1, "")
     assert "no picture is in split 'test'; the data set has: " in ended.err
@@ -259,7 +257,7 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tm
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("find", "nowhere", "a dog", "--data", "SCENES"), "'nowhere' is not a model"),
         (("find", "MODEL", " ", "--data", "SCENES"), "the text is empty"),
@@ -269,23 +267,23 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tm
         (("train", "contrastive", "--config", "missing.yaml"), "cannot read the configuration 'missing.yaml'"),
     ],
 )
-def test_a_known_error_is_one_sentence_on_standard_error(
-    run: Run, model: Path, scenes: Path, words: tuple[str, ...], told: str
+def test_an_expected_error_is_one_sentence_on_standard_error(
+    run: Run, model: Path, scenes: Path, words: tuple[str, ...], message: str
 ) -> None:
     places = {"MODEL": str(model), "SCENES": str(scenes)}
     ended = run(*(places.get(word, word) for word in words))
     assert (ended.code, ended.out) == (1, "")
-    assert told in ended.err
+    assert message in ended.err
     sentence = ended.err[ended.err.index("diptych: ") :]
     assert sentence.count("\n") == 1
     assert "Traceback" not in ended.err
 
 
-# words that are no command
+# command lines that cannot be parsed
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("trian",), 'Did you mean "train"'),
         (("find", "m", "a dog", "--data", "d", "--outptu", "x"), "Did you mean --output"),
@@ -296,14 +294,16 @@ def test_a_known_error_is_one_sentence_on_standard_error(
         (("train", "contrastive", "--objective", "clip"), "info_nce"),
     ],
 )
-def test_words_that_are_no_command_end_with_2_and_say_what_is_near(run: Run, words: tuple[str, ...], told: str) -> None:
+def test_a_command_line_that_cannot_be_parsed_exits_with_2_and_an_explanation(
+    run: Run, words: tuple[str, ...], message: str
+) -> None:
     ended = run(*words)
     assert (ended.code, ended.out) == (2, "")
-    assert told in " ".join(ended.err.split())
+    assert message in " ".join(ended.err.split())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+def test_an_interrupted_command_exits_with_130_and_no_traceback(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "diptych", "data", "draw", str(tmp_path / "mine"), "--count", "100000"]
     # A job that a shell started in the background ignores SIGINT, and its children inherit that.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -313,10 +313,10 @@ def test_an_interrupted_command_ends_with_130_and_no_traceback(tmp_path: Path) -
             time.sleep(0.05)
         drawing.send_signal(signal.SIGINT)
         try:
-            told = drawing.communicate(timeout=30)[1]
+            message = drawing.communicate(timeout=30)[1]
         finally:
             drawing.kill()
-    assert (drawing.returncode, told) == (130, "\ndiptych: interrupted\n")
+    assert (drawing.returncode, message) == (130, "\ndiptych: interrupted\n")
 
 
 def test_help_lists_every_command_in_its_group_and_loads_neither_torch_nor_the_groups(run: Run) -> None:
@@ -337,7 +337,7 @@ def test_help_lists_every_command_in_its_group_and_loads_neither_torch_nor_the_g
     assert done.stdout.splitlines()[-1] == ""
 
 
-def test_every_purpose_begins_the_help_of_its_command(run: Run) -> None:
+def test_the_help_of_a_command_contains_its_line_in_the_list_of_commands(run: Run) -> None:
     for commands in COMMANDS.values():
         for name, (_, purpose) in commands.items():
             assert purpose in " ".join(run(name, "--help").out.split())
@@ -357,7 +357,7 @@ def command_names() -> list[list[str]]:
 
 
 def arguments_of(words: list[str]) -> dict[str, tuple[str, ...]]:
-    """The names of each argument of a command by the first of them."""
+    """All names of each argument of a command, by its first name."""
     from diptych.cli import program
 
     command = program
@@ -449,7 +449,7 @@ def test_the_version_is_printed(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a tiny matcher on the tiny model, trained by the command line."""
+    """A finished run of a tiny matcher on the tiny model, trained from the command line."""
     out = tmp_path_factory.mktemp("matcher") / "run"
     settings = ["--val-fraction", "0.25", "--epochs", "2", "--batch-size", "8", "--dim", "16", "--hidden", "16"]
     with pytest.raises(SystemExit) as ended:
@@ -458,7 +458,7 @@ def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def test_match_says_how_likely_each_text_is(run: Run, matcher: Path, scenes: Path) -> None:
+def test_match_prints_a_probability_per_text(run: Run, matcher: Path, scenes: Path) -> None:
     picture = next((scenes / "images").iterdir())
     ended = run("match", picture, "a red circle", "a blue star", "--model", matcher)
     assert ended.code == 0, ended.err
@@ -480,7 +480,7 @@ def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tm
     assert lines[3][2] == ""
 
 
-def test_match_without_text_or_without_a_matcher_says_what_to_do(run: Run, matcher: Path, model: Path) -> None:
+def test_match_without_a_text_or_a_matcher_is_refused_with_the_next_step(run: Run, matcher: Path, model: Path) -> None:
     assert "no text to match" in run("match", "photo.jpg", "--model", matcher).err
     assert "give an image and a text" in run("match", "--model", matcher).err
     ended = run("match", "photo.jpg", "a dog", "--model", model)
@@ -494,8 +494,8 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
     words = ("eval", "match", matcher, "--data", scenes, "--split", "all", "--resamples", "5")
     ended = run(*words, "--plots", "plots", "--precision", "0.4")
     assert ended.code == 0, ended.err
-    for told in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
-        assert told in ended.out
+    for word in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
+        assert word in ended.out
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
         *("precision_recall.png", "reliability.png", "roc.png")
     ]
@@ -512,9 +512,9 @@ def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
     ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--page", "a.html", "--table", "a.csv")
     assert ended.code == 0, ended.err
     lines = (tmp_path / "a.csv").read_text().splitlines()
-    found = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]
-    assert len(found) == 240
-    assert found == sorted(found)
+    probabilities = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]
+    assert len(probabilities) == 240
+    assert probabilities == sorted(probabilities)
     page = (tmp_path / "a.html").read_text()
     assert page.count("<img ") == 5
     assert "least likely describe" in page
