@@ -1,4 +1,4 @@
-"""Writes `docs/cli.md` from the command line's help, and the tree of `docs/architecture.md` from docstrings."""
+"""Write `docs/cli.md` from the help texts, and the file tree of `docs/architecture.md` from module docstrings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from diptych.cli import app
+from diptych.cli import COMMANDS, expand_help, program
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "diptych"
@@ -14,26 +14,46 @@ FILE = DOCS / "cli.md"
 ARCHITECTURE = DOCS / "architecture.md"
 NOTE = """<!-- Written by `make docs` from the help texts in src/diptych/cli/ and the recipes' fields: change those. -->
 
-Exit codes: 0 for success, 1 for an error, reported in one sentence on standard error, 2 for a command line that cannot
-be parsed, 130 when interrupted. Tables and JSON go to standard output, progress bars to standard error.
+Results go to standard output, progress bars and errors to standard error. The exit code is 0 for success, 1 for an
+error, reported in one sentence, 2 for a command line that cannot be parsed, and 130 when interrupted.
 
-Every flag of `diptych train contrastive` before `--config` is also a line of a YAML file (`--lr-head 0.001` is
-`lr_head: 0.001`), and a field of `diptych.ContrastiveRecipe` with the same default.
+These options mean the same in every command that has them:
+
+| option | meaning |
+| --- | --- |
+| `-o`, `--output` | file or folder to write |
+| `-k` | number of results |
+| `--json` | print JSON instead of tables |
+| `-q`, `--quiet` | print results and errors only: no progress bars, no notes |
+| `--device` | `auto`, `cpu`, `cuda` or `mps` |
+| `--batch-size` | items per forward pass of the model; in training, per optimization step |
+| `--overwrite` | replace what already exists |
+
+An option that takes several values (`STR...`) accepts them in one list or repeated: `--freeze image text` is
+`--freeze image --freeze text`. Put arguments without a flag before it.
+
+Each setting of a recipe (the options of `diptych train` before `--config`) is also a key of the YAML file and a field
+of the recipe's dataclass: `--lr-head 0.001` is `lr_head: 0.001` and `ContrastiveRecipe(lr_head=0.001)`. The exception
+is `--output`, whose key and field are `out`.
 """
 
 
 def reference() -> str:
-    """The commands, their flags and defaults in Markdown."""
-    pages = app.generate_docs(output_format="markdown", recursive=True, heading_level=1)
+    """All commands with their flags and defaults, in Markdown."""
+    for commands in COMMANDS.values():
+        for name in commands:
+            expand_help(name)
+    pages = program.generate_docs(output_format="markdown", recursive=True, heading_level=1)
     title, rest = pages.split("\n", 1)
     text = f"{title}\n\n{NOTE}{rest}"
-    text = re.sub(r"## Table of Contents\n.*?(?=\*\*Commands)", "", text, flags=re.DOTALL)
-    text = re.sub(r"(?<=\S)\n +(?=\w)", " ", text)  # a help text of several lines is one
+    text = re.sub(r"## Table of Contents\n.*?(?=\*\*)", "", text, flags=re.DOTALL)
+    text = re.sub(r' \*\[default: (?:False|None|\(\)|\[\]|\{\}|"")\]\*', "", text)  # the terminal hides these too
+    text = re.sub(r"(?<=\S)\n +(?=\w)", " ", text)  # join wrapped help texts
     return text.rstrip() + "\n"
 
 
 def tree() -> str:
-    """Every package and module of `src/diptych` with the first line of its docstring."""
+    """All packages and modules of `src/diptych` with the first line of their docstrings."""
     return "\n".join(["src/diptych/", *_entries(SOURCE, "  ")])
 
 
@@ -53,7 +73,7 @@ def _line(name: str, module: Path) -> str:
 
 
 def architecture() -> str:
-    """`docs/architecture.md` with the tree as it is now."""
+    """The text of `docs/architecture.md` with an up-to-date tree."""
     before, mark, rest = ARCHITECTURE.read_text("utf-8").partition("<!-- tree")
     comment, _, after = rest.partition("-->")
     return f"{before}{mark}{comment}-->\n```\n{tree()}\n```\n<!-- /tree -->{after.partition('<!-- /tree -->')[2]}"

@@ -59,7 +59,7 @@ def main(model: str = "mini") -> None:
     image_grid(tiles, title="What each text found first", columns=5, tile_size=TILE).save(OUT / "found.png")
     print(f"Done in {time.monotonic() - started:.0f} s; see {OUT / 'found.png'}. Now with your own pictures:")
     print("  .venv/bin/diptych index YOUR_FOLDER")
-    print('  .venv/bin/diptych search "a dog on a beach" --index YOUR_FOLDER --out found.html')
+    print('  .venv/bin/diptych search "a dog on a beach" --index YOUR_FOLDER -o found.html')
     print("and with your own captions: .venv/bin/diptych train contrastive --data YOUR_FOLDER")
 
 

@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
-from diptych.cli import app
+from diptych.cli import program
 
 ROOT = Path(__file__).parent.parent
 OUT = Path("runs") / "drawings"
@@ -22,7 +22,7 @@ def diptych(*arguments: str | Path) -> None:
     """Print and run a command in this process, so that torch is imported once."""
     words = [str(argument) for argument in arguments]
     print("\n$ diptych " + " ".join(f'"{word}"' if " " in word else word for word in words), flush=True)
-    app(words, result_action="return_value")
+    program(words, result_action="return_value")
 
 
 def main() -> None:
@@ -30,9 +30,9 @@ def main() -> None:
     shutil.rmtree(OUT / "model", ignore_errors=True)
     diptych("data", "draw", OUT / "scenes", "--count", "1000")
     diptych("train", "contrastive", "--config", ROOT / "configs" / "scenes.yaml", "--data", OUT / "scenes",
-            "--out", OUT / "model")  # fmt: skip
+            "--output", OUT / "model")  # fmt: skip
     for number, query in enumerate(QUERIES, 1):
-        diptych("find", OUT / "model", query, "--data", OUT / "scenes", "--grid", OUT / f"matches-{number}.png")
+        diptych("find", OUT / "model", query, "--data", OUT / "scenes", "--output", OUT / f"matches-{number}.png")
     print(f"\nDone in {time.monotonic() - started:.0f} s. Next, with your own images and captions:")
     print("  .venv/bin/diptych data inspect YOUR_FOLDER")
     print("  .venv/bin/diptych train contrastive --data YOUR_FOLDER")

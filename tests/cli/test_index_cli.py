@@ -1,4 +1,6 @@
-"""`diptych index`, run in this process: what it makes, prints and refuses."""
+"""`diptych index`, run in this process: what it writes, prints and refuses."""
+
+# ruff: noqa: F811 - parameters are fixtures of other files
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from tests.search.test_index_files import stored_vectors
 pytest.importorskip("lancedb")
 
 
-def test_a_library_is_indexed_and_brought_up_to_date(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+def test_a_library_is_indexed_and_updated(run: Run, library: Path, model_folder: Path) -> None:
     first = run("index", library, "--model", model_folder)
     assert first.code == 0, first.err
     assert "6 new" in first.out
@@ -25,14 +27,14 @@ def test_a_library_is_indexed_and_brought_up_to_date(run: Run, library: Path, mo
     (library / "broken.png").write_bytes(b"no picture")
     again = json.loads(run("index", library, "--json").out)
     assert (again["unchanged"], again["gone"], again["reasons"]) == (5, 1, {"undecodable": 1})
-    assert [Path(each["path"]).name for each in again["skipped"]] == ["broken.png"]
+    assert [Path(file["path"]).name for file in again["skipped"]] == ["broken.png"]
     pruned = run("index", library, "--prune")
     assert "1 pruned" in pruned.out
     assert "broken.png" in pruned.out
     assert len(Index(library)) == 5
 
 
-def test_within_a_library_its_index_is_found(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+def test_inside_a_library_its_index_is_found(run: Run, library: Path, model_folder: Path) -> None:
     run("index", library, "--model", model_folder)
     shutil.copy(library / "0.png", library / "sub" / "copy.png")
     part = json.loads(run("index", library / "sub", "--json").out)
@@ -40,25 +42,27 @@ def test_within_a_library_its_index_is_found(run: Run, library: Path, model_fold
     assert not (library / "sub" / ".diptych").exists()
 
 
-def test_names_that_match_a_pattern_are_left_out(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+def test_files_that_match_an_excluded_pattern_are_skipped(run: Run, library: Path, model_folder: Path) -> None:
     words = ("index", library, "--model", model_folder, "--exclude", "sub", "--exclude", "0.*", "--json")
     assert json.loads(run(*words).out)["new"] == 2
 
 
-def test_an_index_may_be_kept_elsewhere(run: Run, library: Path, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_index_can_be_stored_outside_the_library(
+    run: Run, library: Path, model_folder: Path, tmp_path: Path
+) -> None:
     assert run("index", library, "--index", tmp_path / "kept", "--model", model_folder).code == 0
     assert len(Store.open(tmp_path / "kept")) == 6
     assert not (library / ".diptych").exists()
 
 
-def test_captions_are_kept_when_asked_for(run: Run, scenes: Path, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_captions_are_stored_with_the_captions_flag(run: Run, scenes: Path, model_folder: Path, tmp_path: Path) -> None:
     words = ("index", scenes, "--index", tmp_path / "kept", "--model", model_folder, "--captions", "--json")
     assert json.loads(run(*words).out)["new"] == 48
     row = Store.open(tmp_path / "kept").table.search().limit(1).to_list()[0]
     assert len(row["caption"].split("\n")) == 5
 
 
-def test_stored_vectors_need_the_name_of_their_model(run: Run, model_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_precomputed_embeddings_need_the_name_of_their_model(run: Run, model_folder: Path, tmp_path: Path) -> None:
     stored_vectors(tmp_path / "vectors")
     refused = run("index", tmp_path / "vectors")
     assert refused.code == 1
@@ -66,7 +70,9 @@ def test_stored_vectors_need_the_name_of_their_model(run: Run, model_folder: Pat
     assert json.loads(run("index", tmp_path / "vectors", "--model", model_folder, "--json").out)["new"] == 13
 
 
-def test_what_cannot_be_indexed_is_refused_in_a_sentence(run: Run, library: Path, model_folder: Path) -> None:  # noqa: F811
+def test_sources_that_cannot_be_indexed_are_refused_in_one_sentence(
+    run: Run, library: Path, model_folder: Path
+) -> None:
     missing = run("index", library / "nowhere")
     assert (missing.code, missing.out) == (1, "")
     assert "does not exist" in missing.err
@@ -78,9 +84,9 @@ def test_what_cannot_be_indexed_is_refused_in_a_sentence(run: Run, library: Path
 
 
 def test_a_search_filters_by_iso_dates_and_refuses_other_texts(
-    run: Run,  # noqa: F811
-    library: Path,  # noqa: F811
-    model_folder: Path,  # noqa: F811
+    run: Run,
+    library: Path,
+    model_folder: Path,
 ) -> None:
     run("index", library, "--model", model_folder)
     words = ("search", "red", "--index", library, "--nearest", "--json")

@@ -233,7 +233,7 @@ def test_the_command_evaluates_a_captioner(run: Run, scenes: Path, saved: Path, 
     assert result.code == 0, result.err
     assert "RefCLIPScore (" in result.out
     assert "tokenizer: diptych's own" in result.out
-    assert "METEOR is not here" in result.out
+    assert "METEOR is not available" in result.out
     assert "captions not in the training data" in result.out
     assert (tmp_path / "page.html").stat().st_size > 1000
     assert (tmp_path / "scores.csv").read_text().startswith("image,caption,bleu1")
@@ -254,7 +254,7 @@ def test_two_files_need_no_data_set(run: Run, tmp_path: Path) -> None:
     Path("known.json").write_text('{"1": ["two dogs run", "dogs"], "2": ["a blue car"]}')
     result = run("eval", "caption", "--captions", "captions.json", "--references", "known.json")
     assert result.code == 0, result.err
-    assert "captions.json: 2 pictures" in result.out
+    assert "captions.json: 2 images" in result.out
     assert "BLEU-1" in result.out
 
 

@@ -285,4 +285,4 @@ def test_the_command_line_prints_the_scores(
     scores = json.loads(outputs[True])
     assert (scores["pictures"], scores["classes"], scores["left_out"]) == (9, 4, 0)
     assert f"{scores['top1']:.1f}" in outputs[False]
-    assert "9 pictures, 4 classes" in outputs[False]
+    assert "9 images, 4 classes" in outputs[False]

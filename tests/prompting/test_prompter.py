@@ -576,6 +576,6 @@ def test_commands_without_what_they_need_say_so(tmp_path: Path, capsys: pytest.C
     told = capsys.readouterr().err
     assert "no table is given" in told
     assert "check the path" in told
-    assert "no picture is below" in told
+    assert "contains no images" in told
     assert run_command("data", "get") == 0
     assert "diffusiondb" in capsys.readouterr().out

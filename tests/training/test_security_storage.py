@@ -141,12 +141,12 @@ def test_the_command_line_reports_a_full_disk_in_one_sentence(
     def full(words: Any) -> None:
         raise OSError(code, "refused")
 
-    monkeypatch.setattr("diptych.cli.app", full)
+    monkeypatch.setattr("diptych.cli.dispatch", full)
     with pytest.raises(SystemExit) as ended:
         main(["train", "contrastive"])
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        "diptych: the disk is full, or refuses to write; free some space on the disk, and run the command again\n"
+        "diptych: the disk is full or cannot be written to; free some space, then run the command again\n"
     )
 
 

@@ -1,80 +1,124 @@
-"""The command line: a thin shell over the library, and the one place that prints and exits.
+"""The command line: a thin layer over the library, and the only code that prints and exits.
 
-Each group of commands is one file here and one line in `COMMANDS`; it is imported when it is used, so that
-`diptych --help` stays fast.
+Each command is a file of this package, named after it, and one line in `COMMANDS`. A command is imported when it is
+used, so that `diptych --help` stays fast.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from cyclopts import App
+from cyclopts import App, Group, Parameter
 
 from diptych.errors import DiptychError
 from diptych.runtime.terminal import guard_output
 
-COMMANDS = {  # name -> where the function or group stands in this package, and what it is for
-    "data": ("data:app", "Look at data sets, and draw one to try things on."),
-    "train": ("train:app", "Train models."),
-    "eval": ("measure:app", "Measure models by the field's protocols."),
-    "compare": ("compare:compare", "Compare models on the same pictures, in one report."),
-    "index": ("library:index", "Index the pictures of a folder, so that they can be searched."),
-    "search": ("ask:search", "Search an index: by text, by picture, by what is not wanted."),
-    "find": ("find:find", "Find the pictures of a data set that match a text, as a table and as a grid of pictures."),
-    "dedupe": ("groups:dedupe", "Find pictures of an index that are there more than once."),
-    "cluster": ("groups:cluster", "Group the pictures of an index by theme."),
-    "caption": ("caption:caption", "Write captions of pictures, or rank given ones."),
-    "match": ("match:match", "Say how likely it is that a picture and a text belong together."),
-    "prompt": ("prompt:prompt", "Say with which prompt a picture could have been made."),
-    "classify": ("classify:classify", "Sort pictures into classes by their names, or by examples."),
-    "score": ("score:score", "Say how well generated pictures keep to their prompts."),
-    "app": ("page:page", "Serve a web page that captions, searches, matches, indexes and compares."),
-    "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
-    "mcp": ("serve:mcp", "Give agents tools over MCP: search, caption, match, index."),
-    "export": ("export:app", "Write models as graphs for ONNX Runtime and OpenVINO, and as endpoints."),
-    "hub": ("hub:app", "Put models on the Hugging Face hub."),
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
+    from rich.panel import Panel
+
+# Group of the help page -> command -> (where its function or App is in this package, what it does).
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Data": {
+        "data": ("data:app", "Inspect, download, draw and audit data sets."),
+    },
+    "Train and evaluate": {
+        "train": ("train:app", "Train dual encoders, matchers, captioners and prompters."),
+        "eval": ("eval:app", "Evaluate models with the standard protocols of their tasks."),
+        "compare": ("compare:compare", "Compare models on the same images, in one report."),
+    },
+    "Search": {
+        "index": ("index:index", "Index a folder of images, so that it can be searched."),
+        "search": ("search:search", "Search an index by text, by example image, or both."),
+        "find": ("find:find", "Find the images of a data set that match a text, without an index."),
+        "dedupe": ("dedupe:dedupe", "Find duplicate images in an index."),
+        "cluster": ("cluster:cluster", "Group the images of an index by theme."),
+    },
+    "Captions, prompts and classes": {
+        "caption": ("caption:caption", "Caption images, or rank given captions."),
+        "match": ("match:match", "Estimate the probability that an image and a text match."),
+        "prompt": ("prompt:prompt", "Suggest prompts that could have generated an image."),
+        "score": ("score:score", "Score generated images against their prompts (CLIPScore)."),
+        "classify": ("classify:classify", "Classify images by class names or by labelled examples."),
+    },
+    "Serve": {
+        "app": ("app:app", "Open a web page to search, caption, match, index and compare."),
+        "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
+        "mcp": ("mcp:mcp", "Serve search, captions, matching and indexing as MCP tools for agents."),
+    },
+    "Share": {
+        "export": ("export:app", "Export models to ONNX, OpenVINO and Inference Endpoints."),
+        "hub": ("hub:app", "Publish models on the Hugging Face Hub."),
+    },
 }
 
 
-def _error_panel(error: Any) -> Any:
+def _error_panel(error: CycloptsError) -> Panel:
     from diptych.cli.show import error_panel
 
     return error_panel(error)
 
 
-def _fail(message: object, code: int) -> NoReturn:
-    """Say on standard error why the command ends, and end it."""
+def _shown_default(value: Any) -> str | None:
+    """A default as the help shows it; None for those that say nothing: off, unset, empty."""
+    if value is None or value is False or value in ("", (), [], {}):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _fail(message: object, code: int, *, new_line: bool = False) -> NoReturn:
+    """Print why the command ends on standard error, and exit with `code`."""
     from diptych.cli.show import warn
 
-    warn(message)
+    warn(message, new_line=new_line)
     sys.exit(code)
 
 
-app = App(
+program = App(
     name="diptych",
-    help="Train, measure, search, caption and serve with image-text models on your own pictures and captions.",
+    help="Train, evaluate, search, caption and serve image-text models on your own images and captions.",
     version=lambda: __import__("diptych").__version__,
+    default_parameter=Parameter(consume_multiple=True, show_default=_shown_default),
     error_formatter=_error_panel,
-    suppress_keyboard_interrupt=False,  # `main` says what the interruption means
+    suppress_keyboard_interrupt=False,  # `main` reports it
 )
-for order, (name, (place, purpose)) in enumerate(COMMANDS.items()):
-    app.command(f"{__name__}.{place}", name=name, help=purpose, sort_key=order)
+for group_order, (group_name, commands) in enumerate(COMMANDS.items()):
+    group = Group(group_name, sort_key=group_order)
+    for order, (name, (place, purpose)) in enumerate(commands.items()):
+        program.command(f"{__name__}.{place}", name=name, help=purpose, group=group, sort_key=order)
+
+
+def expand_help(name: str) -> None:
+    """Let the help page of a command show its whole docstring instead of its line in `COMMANDS`."""
+    command = program[name]
+    if command.default_command is not None:
+        command.help = None
+
+
+def dispatch(words: Sequence[str]) -> None:
+    """Run a command, whose flags may have old spellings, without handling its errors."""
+    if len(words) > 1 and any(words[0] in commands for commands in COMMANDS.values()):
+        from diptych.cli.renamed import current_spelling
+
+        words = current_spelling(words)
+        expand_help(words[0])
+    program(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line on `words` (by default the program's own) and exit.
+    """Run the command line on `words` (by default those of the process) and exit.
 
-    The exit code is 0 when it went well, 1 for an error that diptych or a file names, told in one sentence on
-    standard error, 2 for words that are no command, and 130 when interrupted.
+    The exit code is 0 for success, 1 for an error, reported in one sentence on standard error, 2 for a command line
+    that cannot be parsed, and 130 when interrupted.
     """
-    words = sys.argv[1:] if words is None else words
-    # What renders Markdown is a quarter of the time of `diptych --help`, and the purposes of the groups have none.
-    app.help_format = "plaintext" if list(words) in ([], ["-h"], ["--help"]) else "markdown"
+    words = list(sys.argv[1:] if words is None else words)
+    # Rendering Markdown takes a quarter of the time of `diptych --help`, whose texts have none.
+    program.help_format = "plaintext" if words in ([], ["-h"], ["--help"]) else "markdown"
     guard_output()
     try:
-        app(words)
+        dispatch(words)
     except DiptychError as error:
         _fail(error, 1)
     except (OSError, RuntimeError) as error:
@@ -84,8 +128,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
         if not is_storage_failure(error):
             raise
-        _fail("the disk is full, or refuses to write; free some space on the disk, and run the command again", 1)
+        _fail("the disk is full or cannot be written to; free some space, then run the command again", 1)
     except KeyboardInterrupt:
-        step = "; --resume goes on from the last checkpoint" if "train" in words[:1] else ""
-        print(file=sys.stderr)
-        _fail(f"interrupted{step}", 130)
+        step = "; --resume continues from the last checkpoint" if words[:1] == ["train"] else ""
+        _fail(f"interrupted{step}", 130, new_line=True)

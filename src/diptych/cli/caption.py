@@ -1,185 +1,198 @@
-"""`diptych caption`: captions of a picture, a folder, a tar, a data set or an index."""
+"""`diptych caption`: caption images, or rank given captions."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.options import (
+    BatchSize,
+    Device,
+    Flag,
+    FollowLinks,
+    K,
+    OptionalCount,
+    OptionalOutput,
+    Overwrite,
+    Quiet,
+    Several,
+)
+from diptych.cli.show import echo, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
     from diptych.captioning.many_images import CaptionFunction, CaptionResult
     from diptych.images.decode import Picture
 
-_AT_ONCE = 64  # pictures whose captions are written at once
-Pictures = Iterable[tuple[str, "Picture"]]
-CaptionBatch = Callable[[Pictures], Iterator["CaptionResult"]]
+_WRITTEN_AT_ONCE = 64  # results
+_CANDIDATES = 5  # of --choose
+Images = Iterable[tuple[str, "Picture"]]
+Captioning = Callable[[Images], Iterator["CaptionResult"]]
 
 
 def caption(
     source: Path | None = None,
     *,
     index: Path | None = None,
-    out: Path | None = None,
-    sidecar: Annotated[bool, Parameter(negative="")] = False,
+    output: OptionalOutput = None,
+    sidecar: Flag = False,
     model: str = "mini",
     method: Literal["beam", "greedy", "nucleus"] = "beam",
     beams: int = 3,
-    count: int = 1,
+    k: K = 1,
     prefix: str = "",
     max_tokens: int = 30,
     temperature: float | None = None,
     top_p: float = 0.9,
     seed: int = 0,
-    choose: Annotated[bool, Parameter(negative="")] = False,
+    choose: Flag = False,
     matcher: str | None = None,
     candidates: Path | None = None,
-    template: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    keep: int | None = None,
+    template: Several = (),
+    keep: OptionalCount = None,
     split: str | None = None,
-    again: Annotated[bool, Parameter(negative="")] = False,
-    follow_links: Annotated[bool, Parameter(negative="")] = False,
-    batch_size: int = 16,
-    device: str = "auto",
+    overwrite: Overwrite = False,
+    follow_links: FollowLinks = False,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Write captions of pictures, or rank given ones.
+    """Caption images, or rank given captions.
 
-    Run again with the same --out, --sidecar or --index, it goes on where it was. Pictures that cannot be decoded are
-    told with the reason, and the rest goes on.
+    Run it again with the same --output, --sidecar or --index to continue: images that already have captions are
+    skipped. Images that cannot be decoded are reported with the reason.
 
     Parameters
     ----------
     source
-        A picture, a folder, a tar, or any data set that `diptych data inspect` reads.
+        An image, a folder, a tar file, or any data set that `diptych data inspect` can read.
     index
-        Instead of a source: an index, into which the captions are written; `diptych search --caption` then finds
-        their words.
-    out
-        Write to this file, .jsonl or .csv.
+        Instead of a source: caption the images of this index and store the captions in it. `diptych search --caption`
+        searches their words.
+    output
+        Write the captions to this file (.jsonl or .csv).
     sidecar
-        Write a text file beside each picture: photo.txt for photo.jpg.
+        Write a text file next to each image: photo.txt for photo.jpg.
     model
-        mini, a run or directory of `diptych train caption`, or a hub name: VisionEncoderDecoder (ViT-GPT2), BLIP and
-        image-text-to-text models.
+        A captioner: mini, a run or directory of `diptych train caption`, or a hub name: VisionEncoderDecoder
+        (ViT-GPT2), BLIP and image-text-to-text models. With --candidates, a dual encoder.
     method
-        beam (the likeliest of several), greedy (the likeliest word each time), or nucleus (drawn).
+        Decoding strategy: beam search, greedy or nucleus sampling.
     beams
-        Captions in the making at once, with beam.
-    count
-        Captions of each picture.
+        Beam width of beam search.
+    k
+        Captions per image. With --choose, candidates per image; 5 by default.
     prefix
-        Words that each caption begins with.
+        Text that every caption starts with.
     max_tokens
-        Longest caption, in words or tokens.
+        Maximum caption length, in words or tokens of the model.
     temperature
-        With nucleus, above 1 is more daring; with --candidates, above the model's own is less sure.
+        Sampling temperature of nucleus sampling, 1 by default. With --candidates, the temperature of the probabilities;
+        the model's own by default.
     top_p
-        With nucleus, words are drawn from the fewest that have this share of the probability.
+        Nucleus sampling: sample from the smallest set of words with this total probability.
     seed
-        Seed of the draws.
+        Random seed of nucleus sampling.
     choose
-        Write --count captions, 5 if not told, order them by captioner and matcher together, and say how likely each is.
+        Rank the generated captions by captioner and matcher together, and report how confident the choice is.
     matcher
-        The matcher of --choose, when it is not the model itself.
+        Matcher for --choose. By default, the model's own.
     candidates
-        A file of captions, one a line: say how probable each is for each picture, compared with the others.
+        Instead of generating captions, rank those in this file (one per line) for each image, with probabilities.
     template
-        With --candidates, a sentence around each, such as "a photo of {}"; given several times, their mean counts.
+        With --candidates, sentences to put each candidate into, such as "a photo of {}". Several templates are
+        averaged.
     keep
-        Of --count captions, or of all candidates, write only the best so many; of candidates into an index or text
-        files 1 if not told.
+        Keep only this many of the best captions per image. By default all, except for candidates that are written to
+        an index or to sidecar files: 1.
     split
-        Of a data set, only this split: train, val (also called dev) or test.
-    again
-        With --index, write captions of all pictures, those that have one too.
-    follow_links
-        Also read what links in the folder lead to, and pictures of the index that lie elsewhere.
-    batch_size
-        Pictures that go through the model at once.
-    device
-        auto, cpu, cuda or mps.
+        Caption only this split of a data set: train, val (or dev) or test.
+    overwrite
+        With --index, also caption images that already have captions.
     """
     from diptych.captioning.many_images import caption_images
-    from diptych.errors import ConfigError
 
-    if (source is None) == (index is None):
-        raise ConfigError("give a picture, a folder, a tar or a data set, or an index with --index, and not both")
-    if out is not None and sidecar:
-        raise ConfigError("give --out or --sidecar, not both: captions are written to one place")
-    if keep is not None and keep < 1:
-        raise ConfigError(f"keep is {keep}; keep at least 1 caption, or leave it out to keep all")
-    if index is not None:
-        _refuse("--index", {"--out": out, "--sidecar": sidecar, "--split": split})
-    else:
-        _refuse("a source; it is for --index", {"--again": again})
+    set_quiet(quiet)
+    _check_places(source, index, output, sidecar, split, overwrite)
     if candidates is not None:
-        written = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "--count": count != 1}
-        _refuse("--candidates", written)
+        unused = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "-k": k != 1}
+        _reject(unused, "cannot be combined with --candidates")
         keep = 1 if keep is None and (index is not None or sidecar) else keep
+        generate, size = _ranker(model, candidates, template, temperature, device)
     else:
-        _refuse("captions that are written; it is for --candidates", {"--template": template})
-    if candidates is not None:
-        describe, size = _ranker(model, candidates, template, temperature, device)
-    else:
+        _reject({"--template": template}, "requires --candidates")
         settings = {
             **{"method": method, "beams": beams, "prefix": prefix, "max_tokens": max_tokens, "top_p": top_p},
             **{"seed": seed, "temperature": 1.0 if temperature is None else temperature, "batch_size": batch_size},
         }
-        describe, size = _writer(model, (matcher or model) if choose or matcher else None, count, settings, device)
+        generate, size = _generator(model, (matcher or model) if choose or matcher else None, k, settings, device)
 
     def best(images: list[Any]) -> list[list[Any]]:
-        return [texts[:keep] for texts in describe(images)]
+        return [texts[:keep] for texts in generate(images)]
 
-    def described(pictures: Pictures) -> Iterator[CaptionResult]:
-        return caption_images(pictures, best, image_size=size, batch_size=batch_size)
+    def captioning(images: Images) -> Iterator[CaptionResult]:
+        return caption_images(images, best, image_size=size, batch_size=batch_size)
 
     if index is not None:
-        _into_index(index, again, follow_links, described)
+        _write_to_index(index, overwrite, follow_links, captioning)
         return
     assert source is not None
-    pictures, lost = _pictures_of(source, split, follow_links)
-    if out is not None or sidecar:
-        _into_files(pictures, lost, out, described)
-    elif source.is_file() and len(pictures) == 1 and not lost:
-        _show_one(pictures, described)
+    images, unreadable = _images_of(source, split, follow_links)
+    if output is not None or sidecar:
+        _write_to_files(images, unreadable, output, captioning)
+    elif source.is_file() and len(images) == 1 and not unreadable:
+        _print_one(images, captioning)
     else:
-        _show(itertools.chain(lost, described(pictures)))
+        _print_all(itertools.chain(unreadable, captioning(images)))
 
 
-def _refuse(what: str, told: dict[str, Any]) -> None:
-    """Refuse flags that do nothing."""
+def _check_places(
+    source: Path | None, index: Path | None, output: Path | None, sidecar: bool, split: str | None, overwrite: bool
+) -> None:
+    """Raise if the flags do not name one source and at most one place to write to."""
     from diptych.errors import ConfigError
 
-    if names := [name for name, value in told.items() if value]:
-        raise ConfigError(f"{' and '.join(names)} cannot be had with {what}; leave out one of them")
+    if (source is None) == (index is None):
+        raise ConfigError("give either a source (an image, a folder, a tar file or a data set) or --index")
+    if output is not None and sidecar:
+        raise ConfigError("give either --output or --sidecar: captions are written to one place")
+    if index is not None:
+        _reject({"--output": output, "--sidecar": sidecar, "--split": split}, "cannot be combined with --index")
+    else:
+        _reject({"--overwrite": overwrite}, "requires --index")
 
 
-def _writer(
-    model: str, matcher: str | None, count: int, settings: dict[str, Any], device: str
+def _reject(flags: Mapping[str, object], reason: str) -> None:
+    """Raise if any of these flags is set: it would have no effect."""
+    from diptych.errors import ConfigError
+
+    if names := [name for name, value in flags.items() if value]:
+        raise ConfigError(f"{' and '.join(names)} {reason}")
+
+
+def _generator(
+    model: str, matcher: str | None, k: int, settings: dict[str, Any], device: str
 ) -> tuple[CaptionFunction, int | None]:
-    """Captions by a model, chosen by a matcher if one is named."""
+    """Captions generated by a model, ranked by a matcher if one is named; and the image size that they need."""
     from diptych.captioning.candidates import choose
     from diptych.captioning.captioner import load_captioner
     from diptych.matching.matcher import load_matcher
 
     captioner = load_captioner(model, device)
     if matcher is None:
-        return lambda images: captioner.caption(images, count=count, **settings), captioner.image_size
-    judge, several = load_matcher(matcher, device=device), count if count > 1 else 5
+        return lambda images: captioner.caption(images, count=k, **settings), captioner.image_size
+    judge, candidates = load_matcher(matcher, device=device), k if k > 1 else _CANDIDATES
     sizes = (captioner.image_size, judge.encoder.image_size)
     size = max(filter(None, sizes), default=None) if all(sizes) else None
-    return lambda images: choose(images, captioner, judge, count=several, **settings), size
+    return lambda images: choose(images, captioner, judge, count=candidates, **settings), size
 
 
 def _ranker(
     model: str, candidates: Path, templates: tuple[str, ...], temperature: float | None, device: str
 ) -> tuple[CaptionFunction, int | None]:
-    """Given captions, ranked by a dual encoder."""
+    """Given captions, ranked by a dual encoder; and the image size that it needs."""
     from diptych.captioning.candidates import Ranker
     from diptych.data.formats.encoding import open_text
     from diptych.models.dual_encoder import load
@@ -190,10 +203,10 @@ def _ranker(
     return Ranker(texts, encoder, templates=templates or ("{}",), temperature=temperature), encoder.image_size
 
 
-def _pictures_of(
+def _images_of(
     source: Path, split: str | None, follow_links: bool
 ) -> tuple[list[tuple[str, Picture]], list[CaptionResult]]:
-    """(path, picture) of a picture file, or of all in a folder, a tar or a data set, and those that cannot be read."""
+    """(path, image) of an image file, or of all images in a folder, tar or data set; and those that cannot be read."""
     from diptych.captioning.many_images import CaptionResult
     from diptych.data.formats.read import read_pairs
     from diptych.images.paths import to_text
@@ -203,98 +216,100 @@ def _pictures_of(
     from diptych.search.sources import source_of
 
     if source.is_file() and is_image_file(source.name):
-        _refuse("a picture; it is for data sets", {"--split": split})
+        _reject({"--split": split}, f"requires a data set; '{source}' is an image")
         return [(to_text(source), source)], []
-    pictures: list[tuple[str, Picture]] = []
-    lost: list[CaptionResult] = []
+    images: list[tuple[str, Picture]] = []
+    unreadable: list[CaptionResult] = []
     roots = ANYWHERE if follow_links else None
-    found = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots)
-    for item in found.items():
+    items = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots).items()
+    for item in items:
         if isinstance(item, Skipped):
-            lost.append(CaptionResult(item.path, reason=item.reason, message=item.detail))
+            unreadable.append(CaptionResult(item.path, reason=item.reason, message=item.detail))
         else:
-            pictures.append((item.path, item.picture))
-    return pictures, lost
+            images.append((item.path, item.picture))
+    return images, unreadable
 
 
-def _show_one(pictures: Pictures, describe_all: CaptionBatch) -> None:
-    """A table of one picture's texts, with their scores."""
+def _print_one(images: Images, captioning: Captioning) -> None:
+    """Print a table of one image's captions with their scores."""
     from diptych.captioning.sinks import SCORES
     from diptych.errors import ImageError
     from diptych.images.paths import from_text
 
-    for described in describe_all(pictures):
-        if described.reason:
-            raise ImageError(described.reason, str(described.message))
-        names = [name for name in SCORES if any(hasattr(text, name) for text in described.texts)]
-        rows = [{**{n: f"{getattr(text, n):.3f}" for n in names}, "caption": text.text} for text in described.texts]
-        print_table(str(from_text(described.path)), rows)
+    for result in captioning(images):
+        if result.reason:
+            raise ImageError(result.reason, str(result.message))
+        names = [name for name in SCORES if any(hasattr(text, name) for text in result.texts)]
+        rows = [
+            {**{name: f"{getattr(text, name):.3f}" for name in names}, "caption": text.text} for text in result.texts
+        ]
+        print_table(str(from_text(result.path)), rows)
 
 
-def _show(found: Iterable[CaptionResult]) -> None:
-    """A line a caption, as they come."""
+def _print_all(results: Iterable[CaptionResult]) -> None:
+    """Print a line per caption, as soon as it is generated."""
     from diptych.images.paths import from_text
 
-    without: Counter[str] = Counter()
-    for described in found:
-        without.update([described.reason] if described.reason else [])
-        for text in described.texts:
-            say(from_text(described.path), text.text)
-    _say_without(without)
+    failed: Counter[str] = Counter()
+    for result in results:
+        failed.update([result.reason] if result.reason else [])
+        for text in result.texts:
+            echo(from_text(result.path), text.text)
+    _note_failed(failed)
 
 
-def _into_files(
-    pictures: list[tuple[str, Picture]], lost: list[CaptionResult], out: Path | None, describe_all: CaptionBatch
+def _write_to_files(
+    images: list[tuple[str, Picture]], unreadable: list[CaptionResult], output: Path | None, captioning: Captioning
 ) -> None:
-    """Into one file, or beside the pictures, those that an earlier run wrote left out."""
+    """Write captions to one file or to sidecar files, except for images that an earlier run captioned."""
     from diptych.captioning.sinks import CaptionFile, Sidecars
 
-    sink = CaptionFile(out) if out is not None else Sidecars()
-    left = [(path, picture) for path, picture in pictures if not sink.done(path)]
-    if len(left) < len(pictures):
-        say(f"{len(pictures) - len(left):,} pictures have captions already")
-    untold = [each for each in lost if out is None or not sink.done(each.path)]
-    found = itertools.chain(untold, describe_all(left))
-    count, without = _write(found, len(untold) + len(left), sink.write)
-    say(f"{count:,} pictures captioned: {out if out is not None else 'in text files beside them'}")
-    _say_without(without)
+    sink = CaptionFile(output) if output is not None else Sidecars()
+    left = [(path, image) for path, image in images if not sink.done(path)]
+    if len(left) < len(images):
+        note(f"{len(images) - len(left):,} images have captions already")
+    unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
+    results = itertools.chain(unreported, captioning(left))
+    count, failed = _write(results, len(unreported) + len(left), sink.write)
+    note(f"{count:,} images captioned: {output if output is not None else 'in text files next to them'}")
+    _note_failed(failed)
 
 
-def _into_index(folder: Path, again: bool, follow_links: bool, describe_all: CaptionBatch) -> None:
+def _write_to_index(folder: Path, overwrite: bool, follow_links: bool, captioning: Captioning) -> None:
     from diptych.images.roots import ANYWHERE
     from diptych.search.captions import IndexCaptions
     from diptych.search.index import index_folder
     from diptych.search.store import Store
 
-    sink = IndexCaptions(Store.open(index_folder(folder)), again=again)
+    sink = IndexCaptions(Store.open(index_folder(folder)), again=overwrite)
     sink.readable = ANYWHERE if follow_links else sink.readable
     paths = sink.paths()
-    count, without = _write(describe_all(sink.pictures(paths)), len(paths), sink.write)
-    without.update(each.reason for each in sink.skipped)
-    say(f"{count:,} pictures captioned in {sink.store.folder}; `diptych search --caption WORDS` finds them")
-    _say_without(without)
+    count, failed = _write(captioning(sink.pictures(paths)), len(paths), sink.write)
+    failed.update(image.reason for image in sink.skipped)
+    note(f"{count:,} images captioned in {sink.store.folder}; search them with `diptych search --caption WORDS`")
+    _note_failed(failed)
 
 
 def _write(
-    described: Iterable[CaptionResult], total: int, write: Callable[[list[CaptionResult]], None]
+    results: Iterable[CaptionResult], total: int, write: Callable[[list[CaptionResult]], None]
 ) -> tuple[int, Counter[str]]:
-    """Write as captions come, some at once: how many pictures were captioned, and why the others were not."""
-    without: Counter[str] = Counter()
+    """Write results in batches as they come; the number of captioned images, and the reasons of the others."""
+    failed: Counter[str] = Counter()
     waiting: list[CaptionResult] = []
     count = 0
-    for each in progress(described, total, "captioning"):
-        count += not each.reason
-        without.update([each.reason] if each.reason else [])
-        waiting.append(each)
-        if len(waiting) == _AT_ONCE:
+    for result in progress(results, total, "captioning"):
+        count += not result.reason
+        failed.update([result.reason] if result.reason else [])
+        waiting.append(result)
+        if len(waiting) == _WRITTEN_AT_ONCE:
             write(waiting)
             waiting = []
     if waiting:
         write(waiting)
-    return count, without
+    return count, failed
 
 
-def _say_without(reasons: Counter[str]) -> None:
+def _note_failed(reasons: Counter[str]) -> None:
     if reasons:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-        say(f"{reasons.total():,} pictures without a caption: {told}")
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        note(f"{reasons.total():,} images without a caption: {counts}")

@@ -1,17 +1,22 @@
-"""`diptych classify`: pictures into classes, by their names or by examples."""
+"""`diptych classify`: classify images by class names or by labelled examples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.show import print_json, print_table, progress, say, say_left_out
+from diptych.cli.options import Device, Json, K, Quiet, Templates
+from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
+    from diptych.data.pairs import Pairs
     from diptych.evaluation.classify import Classified, ImageClassifier, MethodScores
+
+_SHOWN = 50  # images of the printed table
 
 
 def classify(
@@ -20,87 +25,92 @@ def classify(
     labels: str | None = None,
     examples: str | None = None,
     method: str | None = None,
-    shots: Annotated[tuple[int, ...], Parameter(negative="", consume_multiple=True)] = (),
+    shots: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     model: str = "mini",
-    prompts: str = "eighty",
-    top: int = 3,
+    prompts: Templates = "eighty",
+    k: K = 3,
     table: Path | None = None,
     page: Path | None = None,
-    device: str = "auto",
-    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Sort the pictures of a folder into classes, by the names of the classes alone or with labelled examples.
+    """Classify images by class names or by labelled examples.
 
-    A folder that holds one folder of pictures for each class is labelled already: without --labels or --examples, ways
-    to classify it are measured beside each other, by cross-validation.
+    A folder with one subfolder of images per class is labelled already. Without --labels and --examples, it is used to
+    compare classification methods by cross-validation.
 
     Parameters
     ----------
     path
-        A folder of pictures, or of class folders.
+        A folder of images, or of class folders.
     labels
-        The classes: a text file with a class a line, imagenet, or imagenet-clip.
+        The classes: a text file with one class per line, imagenet or imagenet-clip.
     examples
-        Labelled pictures to learn from: a folder with one folder of pictures for each class.
+        Labelled images to learn from: a folder with one subfolder per class.
     method
-        zero-shot (names alone), adapter (names and examples, Tip-Adapter), or probe (a linear probe on examples). With
-        examples the one that does best on them, zero-shot without.
+        zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
+        examples). By default, the best method on the examples, or zero-shot without examples.
     shots
-        When measuring, also with only so many examples of each class: --shots 1 4 16.
+        When comparing methods, also measure with this many examples per class: --shots 1 4 16.
     model
         A training run, a model directory, a hub name, or mini.
-    prompts
-        Templates that the class names are put into: one, seven, or eighty.
-    top
-        How many classes to tell of each picture.
+    k
+        Classes to report per image.
     table
-        Write every picture with its class to this CSV file.
+        Write the classes of every image to this CSV file.
     page
-        Show the pictures of each class on an HTML page (.html) or contact sheets (.png).
-    device
-        auto, cpu, cuda or mps.
-    as_json
-        Print what was found as JSON.
+        Write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
-    from diptych.data.classes import classes_in, read_class_folders, read_classes
-    from diptych.data.doctor.inspect import sound
+    from diptych.data.classes import classes_in, read_classes
     from diptych.evaluation.classify import ImageClassifier
     from diptych.models.dual_encoder import load
 
-    measuring = labels is None and examples is None
-    learnt: Any = None
-    if measuring or examples is not None:
-        learnt, left_out = sound(read_class_folders(examples or path), progress=progress)
-        if not as_json:
-            say_left_out(left_out)
-    classes = read_classes(labels) if labels else classes_in(learnt)
-    sorter = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
-    if measuring:
-        scores = sorter.cross_validate(learnt, shots=shots, progress=progress)
-        _tell_scores(scores, as_json)
+    set_quiet(quiet, as_json)
+    comparing = labels is None and examples is None
+    labelled = _labelled(examples or path) if comparing or examples is not None else None
+    if labels is not None:
+        classes = read_classes(labels)
+    else:
+        assert labelled is not None
+        classes = classes_in(labelled)
+    classifier = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
+    if comparing:
+        assert labelled is not None
+        _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), as_json)
         return
-    found = _classified(sorter, path, learnt, method, top, as_json)
-    _tell_classes(found, as_json)
-    _write(found, sorter, table, page, as_json)
+    classified = _classified(classifier, path, labelled, method, k, as_json)
+    _print_classified(classified, as_json)
+    _write(classified, classifier, table, page)
+
+
+def _labelled(folder: str) -> Pairs:
+    """The images of class folders that can be used."""
+    from diptych.data.classes import read_class_folders
+    from diptych.data.doctor.inspect import sound
+
+    pairs, left_out = sound(read_class_folders(folder), progress=progress)
+    note_left_out(left_out)
+    return pairs
 
 
 def _classified(
-    sorter: ImageClassifier, path: str, learnt: Any, method: str | None, top: int, as_json: bool
+    classifier: ImageClassifier, path: str, labelled: Pairs | None, method: str | None, k: int, as_json: bool
 ) -> list[Classified]:
     from diptych.evaluation.classify import best_method
 
-    pictures = _pictures(path)
-    if method is None and learnt is not None:
-        scores = sorter.cross_validate(learnt, progress=progress)
+    images = _images(path)
+    if labelled is not None and method is None:
+        scores = classifier.cross_validate(labelled, progress=progress)
         method = best_method(scores)
         if not as_json:
-            _tell_scores(scores, as_json)
-            say(f"classified by: {method}")
-    return sorter.set_params(method=method or "zero-shot").fit(learnt).classify(pictures, k=top)
+            _print_scores(scores, as_json)
+        note(f"classified by: {method}")
+    return classifier.set_params(method=method or "zero-shot").fit(labelled).classify(images, k=k)
 
 
-def _pictures(path: str) -> Any:
-    """Every picture below a folder, whatever the folders within are called."""
+def _images(path: str) -> Pairs:
+    """Every image in a folder and its subfolders, whatever their names."""
     from diptych.data.formats.image_paths import walk_pictures
     from diptych.data.pairs import Pairs, Row
     from diptych.errors import DataError
@@ -108,58 +118,56 @@ def _pictures(path: str) -> Any:
     folder = Path(path).absolute()
     rows = [Row(file.relative_to(folder).as_posix(), file, ()) for file in walk_pictures(folder)]
     if not rows:
-        raise DataError(f"'{path}' holds no pictures; give a folder with some")
+        raise DataError(f"'{path}' contains no images")
     return Pairs.from_rows(rows)
 
 
-def _tell_scores(scores: list[MethodScores], as_json: bool) -> None:
+def _print_scores(scores: Sequence[MethodScores], as_json: bool) -> None:
     if as_json:
         print_json([asdict(score) for score in scores])
         return
     rows = [
         {
-            "by": score.method,
-            "examples a class": "none" if score.method == "zero-shot" else f"{score.shots or 'all'}",
+            "method": score.method,
+            "examples per class": "none" if score.method == "zero-shot" else f"{score.shots or 'all'}",
             "top-1 %": f"{score.top1:.1f}",
-            "95%": f"{score.low:.1f} to {score.high:.1f}",
+            "95% interval": f"{score.low:.1f} to {score.high:.1f}",
             "top-5 %": f"{score.top5:.1f}",
-            "mean of classes %": f"{score.mean_per_class:.1f}",
+            "mean per class %": f"{score.mean_per_class:.1f}",
         }
         for score in scores
     ]
-    print_table(f"{scores[0].pictures:,} labelled pictures, each judged by what had not seen it", rows)
+    print_table(f"{scores[0].pictures:,} labelled images, cross-validated", rows)
 
 
-def _tell_classes(found: list[Classified], as_json: bool) -> None:
+def _print_classified(classified: Sequence[Classified], as_json: bool) -> None:
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(image) for image in classified])
         return
-    rows = [
-        {
-            "picture": each.image_id,
-            "class": each.names[0] if each.names else "(cannot be decoded)",
-            "probability": f"{each.probabilities[0]:.2f}" if each.names else "",
-            "or": ", ".join(f"{name} {p:.2f}" for name, p in zip(each.names[1:], each.probabilities[1:], strict=True)),
-        }
-        for each in found[:50]
-    ]
-    print_table(f"{len(found):,} pictures", rows)
-    if len(found) > len(rows):
-        say(f"and {len(found) - len(rows):,} more; --table FILE writes them all")
+    print_table(f"{len(classified):,} images", [_row(image) for image in classified[:_SHOWN]])
+    if len(classified) > _SHOWN:
+        note(f"and {len(classified) - _SHOWN:,} more; --table FILE writes all of them")
 
 
-def _write(
-    found: list[Classified], sorter: ImageClassifier, table: Path | None, page: Path | None, as_json: bool
-) -> None:
+def _row(image: Classified) -> dict[str, str]:
+    others = zip(image.names[1:], image.probabilities[1:], strict=True)
+    return {
+        "image": image.image_id,
+        "class": image.names[0] if image.names else "(cannot be decoded)",
+        "probability": f"{image.probabilities[0]:.2f}" if image.names else "",
+        "or": ", ".join(f"{name} {probability:.2f}" for name, probability in others),
+    }
+
+
+def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, page: Path | None) -> None:
     from diptych.evaluation.classify import class_gallery, write_table
     from diptych.reports.gallery import save_gallery
 
     files: list[Path] = []
     if table:
-        write_table(found, table)
+        write_table(classified, table)
         files.append(table)
     if page:
-        files += save_gallery(class_gallery(found, sorter.classes), page)
-    if not as_json:
-        for file in files:
-            say(str(file))
+        files += save_gallery(class_gallery(classified, classifier.classes), page)
+    for file in files:
+        note_files([file])

@@ -1,4 +1,4 @@
-"""`diptych compare`: several models on the same pictures, one report."""
+"""`diptych compare`: compare models on the same images, in one report."""
 
 from __future__ import annotations
 
@@ -7,69 +7,66 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.show import print_table, progress, say
+from diptych.cli.options import Device, Format, Output, Quiet, Split, Templates
+from diptych.cli.show import echo, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
+    from diptych.evaluation.compare.comparison import Comparison
     from diptych.evaluation.compare.tables import Cell, Table
 
 
 def compare(
     *models: str,
     data: str | None = None,
-    split: str = "test",
+    split: Split = "test",
     class_data: str | None = None,
     class_split: str = "all",
     classes: str | None = None,
-    prompts: str = "eighty",
-    most: int = 1000,
-    out: Path = Path("comparison"),
+    prompts: Templates = "eighty",
+    max_images: int = 1000,
+    output: Output = Path("comparison"),
     resamples: int = 2000,
     seed: int = 0,
-    format: str | None = None,
-    device: str = "auto",
+    format: Format = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Compare models on the same pictures: how good, how fast, how large, and which differences are real.
+    """Compare models on the same images, in one report.
 
-    Dual encoders are measured by retrieval, zero-shot classification, matching and compositional checks, captioners by
-    their captions, and beside each what it costs. Each is measured in a process of its own. Writes report.html,
-    report.md, report.json and report.csv; a model that was measured already is not measured again.
+    The report covers quality, speed and size, and says which differences are statistically significant. Dual encoders
+    are evaluated on retrieval, zero-shot classification, matching and compositional checks; captioners on their
+    captions. Each model runs in its own process. Models that an earlier run measured with the same settings are not
+    measured again.
 
     Parameters
     ----------
     models
-        Two or more: mini, training runs, model directories, hub names. NAME=MODEL calls one NAME in the report.
+        Two or more models: mini, training runs, model directories or hub names. NAME=MODEL sets the name of a model in
+        the report.
     data
-        Data set of pictures with captions.
-    split
-        Its split: test, val (also called dev), train, or all.
+        Data set of images with captions.
     class_data
-        For zero-shot classification: a folder with one folder of pictures for each class, or captions that are classes.
+        Data for zero-shot classification: a folder with one subfolder of images per class, or a data set whose captions
+        are class names.
     class_split
-        Its split.
+        Split of the classification data.
     classes
-        The classes to choose among: a file with a class a line, imagenet, or imagenet-clip; those of the data if not
-        given.
-    prompts
-        Templates that the class names are put into: one, seven, or eighty.
-    most
-        Matchers and captioners, which are slow, see at most this many pictures, drawn by chance.
-    out
-        Folder for the report and for what was measured.
+        Candidate classes: a file with one class per line, imagenet or imagenet-clip. By default, those of the data.
+    max_images
+        Largest number of images for matchers and captioners, which are slow. They are drawn at random.
+    output
+        Folder for report.html, report.md, report.json, report.csv and the measurements.
     resamples
-        Draws of the bootstrap that says which differences are real.
+        Bootstrap resamples for confidence intervals and significance.
     seed
-        Another seed draws other negatives, checks and examples.
-    format
-        The data set's format; recognised by itself when not given.
-    device
-        auto, cpu, cuda or mps.
+        Seed for negatives, checks and examples.
     """
     from diptych.errors import ModelError
     from diptych.evaluation.compare.comparison import compare, model_names, read_suite
     from diptych.evaluation.compare.report_files import write_report
-    from diptych.evaluation.compare.tables import cost_table, difference_table, quality_tables, said
 
-    model_names(models)  # before pictures are read
+    set_quiet(quiet)
+    model_names(models)  # before images are read
     suite = read_suite(
         data,
         split=split,
@@ -78,36 +75,42 @@ def compare(
         class_split=class_split,
         classes=classes,
         prompts=prompts,
-        most=most,
+        most=max_images,
         seed=seed,
         progress=progress,
     )
-    comparison = compare(models, suite, out, device=device, resamples=resamples, progress=progress)
-    for table in (*quality_tables(comparison), cost_table(comparison)):
-        _print(table)
-    if differences := difference_table(comparison):
-        rows = [dict(zip(differences.header, map(_shown, row), strict=True)) for row in differences.rows]
-        print_table(differences.title, rows)
-    say("* the best, or a real difference; ≈ behind the best by no more than chance explains")
-    if note := cost_table(comparison).note:
-        say(note)
-    for sentence in said(comparison):
-        say(sentence)
-    command = shlex.join(["diptych", *sys.argv[1:]])
-    for file in write_report(comparison, out, command=command):
-        say(str(file))
+    comparison = compare(models, suite, output, device=device, resamples=resamples, progress=progress)
+    _print(comparison)
+    for file in write_report(comparison, output, command=shlex.join(["diptych", *sys.argv[1:]])):
+        note(str(file))
     if comparison.failed:
         raise ModelError("; ".join(f"{name} could not be measured: {why}" for name, why in comparison.failed.items()))
 
 
-def _print(table: Table) -> None:
-    """A row a measure and a column a model, which fits a terminal."""
+def _print(comparison: Comparison) -> None:
+    from diptych.evaluation.compare.tables import cost_table, difference_table, quality_tables, said
+
+    costs = cost_table(comparison)
+    for table in (*quality_tables(comparison), costs):
+        _print_transposed(table)
+    if differences := difference_table(comparison):
+        rows = [dict(zip(differences.header, map(_cell, row), strict=True)) for row in differences.rows]
+        print_table(differences.title, rows)
+    echo("* best, or a significant difference; ≈ not significantly worse than the best")
+    if costs.note:
+        echo(costs.note)
+    for sentence in said(comparison):
+        echo(sentence)
+
+
+def _print_transposed(table: Table) -> None:
+    """Print one row per measure and one column per model, which fits a terminal."""
     rows = [
-        {"": name, **{row[0].text: _shown(row[at]) for row in table.rows}}
-        for at, name in enumerate(table.header[1:], 1)
+        {"": name, **{row[0].text: _cell(row[column]) for row in table.rows}}
+        for column, name in enumerate(table.header[1:], 1)
     ]
     print_table(table.title, rows)
 
 
-def _shown(cell: Cell) -> str:
+def _cell(cell: Cell) -> str:
     return f"{cell.text} *" if cell.best else f"{cell.text} ≈" if cell.tied else cell.text

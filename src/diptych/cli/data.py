@@ -1,99 +1,168 @@
-"""`diptych data`: look at data sets, and draw one to try things on."""
+"""`diptych data`: inspect, download, draw and audit data sets."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
+from diptych.cli.options import Device, Flag, Format, Json, K, OptionalOutput, Output, Quiet, Split
 from diptych.cli.show import (
-    PictureFile,
+    confirm,
+    echo,
+    note,
+    note_files,
+    note_left_out,
     print_json,
     print_report,
     print_table,
     progress,
-    say,
-    say_left_out,
-    write_picture,
+    set_quiet,
+    write_image,
 )
 
 app = App(name="data")
-app.command("diptych.cli.prompt_data:get", name="get")
-app.command("diptych.cli.prompt_data:make_prompts", name="make-prompts")
+
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1), help="Number of images to draw.")]
+Size = Annotated[int, Parameter(help="Width and height of each image in pixels.")]
+Seed = Annotated[int, Parameter(help="Random seed. Another seed draws other images.")]
+ImageFile = Annotated[
+    Path | None, Parameter(validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp")))
+]
 
 
 @app.command
 def inspect(
-    path: str,
-    *,
-    format: str | None = None,
-    sheet: PictureFile | None = None,
-    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+    path: str, *, format: Format = None, sheet: ImageFile = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Check a data set: broken pictures, empty captions, duplicates across splits, and more.
+    """Check a data set for broken images, empty captions, duplicates across splits and other problems.
 
     Parameters
     ----------
     path
         A folder, a caption file, tar shards or a hub name.
-    format
-        The data set's format; recognised by itself when not given.
     sheet
-        Draw a contact sheet of some pictures with their captions on this picture file (png, jpg, webp).
-    as_json
-        Print the report as JSON.
+        Also draw a contact sheet of some images with their captions: an image file (.png, .jpg, .webp).
     """
     from diptych.data.doctor import inspect as doctor
     from diptych.data.formats.read import detect, read_pairs
 
+    set_quiet(quiet, as_json)
     pairs = read_pairs(path, format)
     source = detect(path, format)
-    texts = [file for file in source.paths if file.suffix in (".txt", ".csv", ".tsv", ".json", ".jsonl")]
-    report = doctor.inspect(pairs, folder=source.folder, caption_files=texts, progress=progress)
+    caption_files = [file for file in source.paths if file.suffix in (".txt", ".csv", ".tsv", ".json", ".jsonl")]
+    report = doctor.inspect(pairs, folder=source.folder, caption_files=caption_files, progress=progress)
     if sheet:
-        write_picture(doctor.contact_sheet(pairs), sheet)
+        write_image(doctor.contact_sheet(pairs), sheet)
     if as_json:
         print_json(report.as_dict())
         return
     print_report(report)
-    if sheet:
-        say(f"contact sheet: {sheet}")
+    note_files([sheet] if sheet else [])
 
 
 @app.command
-def draw(out: Path, *, count: int = 600, size: int = 128, seed: int = 0) -> None:
-    """Draw a captioned set of coloured scenes, to try everything without data of your own.
+def get(
+    name: str | None = None,
+    *,
+    output: OptionalOutput = None,
+    parts: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
+    accept_licence: Flag = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a published data set from the Hugging Face Hub.
+
+    Interrupted downloads resume, and files are verified by checksum. Without a name, the available data sets are
+    listed. The size and licence are shown first, and the download starts after you agree.
 
     Parameters
     ----------
-    out
-        Folder for the pictures and `captions.txt`.
-    count
-        Pictures to draw.
-    size
-        Side of each picture in pixels.
-    seed
-        Another seed draws other scenes.
+    name
+        Data set: flickr8k, flickr30k, coco-captions or diffusiondb.
+    output
+        Folder for the data set; by default, a folder with its name. Use the same folder to resume a download.
+    parts
+        For diffusiondb, the number of parts of 1,000 images.
+    accept_licence
+        Agree to the licence without a question.
+    """
+    from diptych.data.hub_datasets import get as get_published
+    from diptych.data.hub_datasets import offer
+    from diptych.errors import ConfigError
+
+    set_quiet(quiet)
+    if name is None:
+        _print_published()
+        return
+    offered = offer(name, parts=parts)
+    echo(offered.published.what)
+    echo(f"licence: {offered.published.licence}")
+    echo(f"         {offered.published.terms}")
+    files = "1 file" if len(offered.files) == 1 else f"{len(offered.files)} files"
+    echo(f"{files}, {offered.size / 1e6:,.1f} MB, from {offered.published.repository}")
+    if not accept_licence:
+        if not sys.stdin.isatty():
+            raise ConfigError("cannot ask for agreement to the licence here; if you agree, add --accept-licence")
+        if not confirm("Do you agree to this licence?"):
+            raise ConfigError("you did not agree to the licence; nothing was downloaded")
+    folder = get_published(offered, output or Path(name), progress=progress)
+    note(f"{folder}: check it with `diptych data inspect {folder}`")
+
+
+def _print_published() -> None:
+    from diptych.data.hub_datasets import PUBLISHED
+
+    rows = [
+        {"name": name, "description": dataset.what, "licence": dataset.licence} for name, dataset in PUBLISHED.items()
+    ]
+    print_table("published data sets", rows)
+
+
+@app.command
+def draw(output: Output, *, count: Count = 600, size: Size = 128, seed: Seed = 0) -> None:
+    """Draw a captioned data set of coloured shapes, to try diptych without data of your own.
+
+    Parameters
+    ----------
+    output
+        Folder for the images and `captions.txt`.
     """
     from diptych.data.samples.library import draw_scenes
 
-    draw_scenes(out, count=count, size=size, seed=seed)
-    say(f"{count} pictures with 5 captions each: {out}")
+    draw_scenes(output, count=count, size=size, seed=seed)
+    echo(f"{count} images with 5 captions each: {output}")
 
 
 @app.command
-def photographs(out: Path) -> None:
-    """Write the sample library: 15 photographs, each with what somebody would type to find it.
+def make_prompts(output: Output, *, count: Count = 400, size: Size = 128, seed: Seed = 0, quiet: Quiet = False) -> None:
+    """Draw a small data set of images with the prompts that describe them, to try prompters.
 
     Parameters
     ----------
-    out
-        Folder for `images/`, the queries in `captions.txt`, and the photographs' terms in `LICENCES.md`.
+    output
+        Folder for `images/` and `prompts.csv`.
+    """
+    from diptych.data.samples.prompts import draw_prompts
+
+    set_quiet(quiet)
+    draw_prompts(output, count=count, size=size, seed=seed, progress=progress)
+    echo(f"{count} images with a prompt each: {output}")
+
+
+@app.command
+def photographs(output: Output) -> None:
+    """Write the sample library: 15 photographs with one search query each.
+
+    Parameters
+    ----------
+    output
+        Folder for `images/`, the queries in `captions.txt` and the licences in `LICENCES.md`.
     """
     from diptych.data.samples.library import photographs
 
-    say(f"{len(photographs(out))} photographs with a query each: {out}")
+    echo(f"{len(photographs(output))} photographs with a query each: {output}")
 
 
 @app.command
@@ -102,14 +171,15 @@ def audit(
     *,
     model: str = "mini",
     head: str | None = None,
-    split: str = "all",
-    worst: int = 100,
+    split: Split = "all",
+    k: K = 100,
     page: Path | None = None,
     table: Path | None = None,
-    format: str | None = None,
-    device: str = "auto",
+    format: Format = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Find captions that likely do not describe their picture, worst first.
+    """Find captions that probably do not describe their image, worst first.
 
     Parameters
     ----------
@@ -118,36 +188,29 @@ def audit(
     model
         A matcher (`diptych train match`) that was not trained on these captions, or mini.
     head
-        pair, cross or cosine; the best that the model has when not given.
-    split
-        Split to look at: train, val, test or all.
-    worst
-        How many captions to show, and to put on the page.
+        Matching head: pair, cross or cosine. By default, the best head that the model has.
+    k
+        Captions to print, and to show on the page.
     page
-        Write these with their pictures to an HTML page (.html) or a contact sheet (.png).
+        Write these captions with their images to an HTML page (.html) or a contact sheet (.png).
     table
         Write every caption with its probability to this CSV file.
-    format
-        The data set's format; recognised by itself when not given.
-    device
-        auto, cpu, cuda or mps.
     """
     from diptych.data.formats.read import read_pairs
     from diptych.evaluation.audit import audit, audit_gallery, write_table
     from diptych.matching.matcher import load_matcher
     from diptych.reports.gallery import save_gallery
 
+    set_quiet(quiet)
     pairs = read_pairs(path, format).split(split)
-    judged, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
-    say_left_out(left_out)
+    audited, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
+    note_left_out(left_out)
     rows = [
-        {"P(match)": f"{each.probability:.3f}", "picture": each.image_id, "caption": each.caption}
-        for each in judged[:worst]
+        {"P(match)": f"{row.probability:.3f}", "image": row.image_id, "caption": row.caption} for row in audited[:k]
     ]
-    print_table(f"the least likely of {len(judged):,} captions", rows)
+    print_table(f"least likely of {len(audited):,} captions", rows)
     if table:
-        write_table(judged, table)
-        say(f"all of them: {table}")
+        write_table(audited, table)
+        note_files([table])
     if page:
-        for file in save_gallery(audit_gallery(judged, worst), page):
-            say(f"with their pictures: {file}")
+        note_files(save_gallery(audit_gallery(audited, k), page))

@@ -1,87 +1,84 @@
-"""`diptych export`: models for where there is no torch training to do: graphs, and hosted endpoints."""
+"""`diptych export`: models as graphs for ONNX Runtime and OpenVINO, and as Inference Endpoints."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from diptych.cli.show import print_table, say
+from diptych.cli.options import Output, Quiet
+from diptych.cli.show import echo, note, print_table, set_quiet
 
 app = App(name="export")
+
+Model = Annotated[str, Parameter(help="A training run, a model directory or a hub name.")]
+Directory = Annotated[
+    Output, Parameter(help="The new directory to write. Every command accepts it as a model.", required=True)
+]
+Precision = Annotated[
+    Literal["fp32", "int8"],
+    Parameter(help="Precision of the weights. int8 is a quarter of the size and usually faster, but less exact."),
+]
+Data = Annotated[
+    str | None,
+    Parameter(help="Captioned images for the parity check and for int8 calibration. By default, the sample library."),
+]
+MinCosine = Annotated[
+    float | None,
+    Parameter(
+        help="Fail if the cosine of any embedding with the original is below this. By default, 0.9999 for fp32 and 0.9 "
+        "for int8."
+    ),
+]
 
 
 @app.command
 def onnx(
-    model: str,
+    model: Model,
     *,
-    out: Path,
-    precision: str = "fp32",
-    data: str | None = None,
-    least_cosine: float | None = None,
+    output: Directory,
+    precision: Precision = "fp32",
+    data: Data = None,
+    min_cosine: MinCosine = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Write a model's towers and captioner as ONNX graphs, and check on pictures that they give the same vectors.
-
-    Parameters
-    ----------
-    model
-        A training run, a model directory, or a hub name.
-    out
-        The new directory to write; every command takes it as a model.
-    precision
-        fp32, or int8: a quarter of the size, usually faster, and a little off.
-    data
-        Captioned pictures to check on (and to calibrate int8 with); the sample library when not given.
-    least_cosine
-        Fail where a vector's cosine to the original's is below this; 0.9999 for fp32 and 0.9 for int8 when not given.
-    """
-    _export(model, out, "onnx", precision, data, least_cosine)
+    """Export a model's towers and captioner as ONNX graphs, and check that they give the same embeddings."""
+    set_quiet(quiet)
+    _export(model, output, "onnx", precision, data, min_cosine)
 
 
 @app.command
 def openvino(
-    model: str,
+    model: Model,
     *,
-    out: Path,
-    precision: str = "fp32",
-    data: str | None = None,
-    least_cosine: float | None = None,
+    output: Directory,
+    precision: Precision = "fp32",
+    data: Data = None,
+    min_cosine: MinCosine = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Write a model's towers and captioner as OpenVINO graphs, and check on pictures that they give the same vectors.
-
-    Parameters
-    ----------
-    model
-        A training run, a model directory, or a hub name.
-    out
-        The new directory to write; every command takes it as a model.
-    precision
-        fp32, or int8: a quarter of the size, usually faster, and a little off.
-    data
-        Captioned pictures to check on (and to calibrate int8 with); the sample library when not given.
-    least_cosine
-        Fail where a vector's cosine to the original's is below this; 0.9999 for fp32 and 0.9 for int8 when not given.
-    """
-    _export(model, out, "openvino", precision, data, least_cosine)
+    """Export a model's towers and captioner as OpenVINO graphs, and check that they give the same embeddings."""
+    set_quiet(quiet)
+    _export(model, output, "openvino", precision, data, min_cosine)
 
 
 @app.command
-def endpoint(model: str, *, out: Path) -> None:
-    """Write the directory that a Hugging Face Inference Endpoint serves: the model, its handler and requirements.
+def endpoint(model: Model, *, output: Output) -> None:
+    """Write the directory of a Hugging Face Inference Endpoint: the model, its handler and its requirements.
 
     Parameters
     ----------
-    model
-        A training run, a model directory, one that was exported, or a hub name.
-    out
-        The new directory to write; `diptych hub push` takes it to the hub.
+    output
+        The new directory to write. `diptych hub push` uploads it.
     """
     from diptych.export.endpoint import write_endpoint
 
-    say(f"endpoint: {write_endpoint(model, out)}")
+    echo(f"endpoint: {write_endpoint(model, output)}")
 
 
-def _export(model: str, out: Path, engine: str, precision: str, data: str | None, least_cosine: float | None) -> None:
+def _export(
+    model: str, output: Output, engine: str, precision: str, data: str | None, min_cosine: float | None
+) -> None:
     from dataclasses import replace
 
     from diptych.data.formats.read import read_pairs
@@ -92,21 +89,22 @@ def _export(model: str, out: Path, engine: str, precision: str, data: str | None
 
     pairs = read_pairs(data) if data else photographs(cache_dir() / "photographs")
     tolerance = TOLERANCES.get(precision)
-    if tolerance and least_cosine is not None:
-        mean = min(tolerance.mean_cosine, max(least_cosine, 0))
-        tolerance = replace(tolerance, least_cosine=least_cosine, mean_cosine=mean)
-    done = export_model(model, out, data=pairs, engine=engine, precision=precision, tolerance=tolerance)
+    if tolerance and min_cosine is not None:
+        mean = min(tolerance.mean_cosine, max(min_cosine, 0))
+        tolerance = replace(tolerance, least_cosine=min_cosine, mean_cosine=mean)
+    exported = export_model(model, output, data=pairs, engine=engine, precision=precision, tolerance=tolerance)
     rows = [
         {
-            "graph": tower.name,
-            "checked on": tower.checked,
-            "least cosine": f"{tower.least_cosine:.5f}",
-            "mean": f"{tower.mean_cosine:.5f}",
-            "largest difference": f"{tower.largest_difference:.1e}",
-            "a second, before": f"{tower.rate_before:.1f}",
-            "after": f"{tower.rate_after:.1f}",
+            "graph": graph.name,
+            "checked on": graph.checked,
+            "min cosine": f"{graph.least_cosine:.5f}",
+            "mean cosine": f"{graph.mean_cosine:.5f}",
+            "max difference": f"{graph.largest_difference:.1e}",
+            "per second, before": f"{graph.rate_before:.1f}",
+            "after": f"{graph.rate_after:.1f}",
         }
-        for tower in done.graphs
+        for graph in exported.graphs
     ]
     print_table(f"{model} as {engine}, {precision}", rows)
-    say(f"{done.bytes_before / 1e6:.1f} MB in memory before, {done.bytes_after / 1e6:.1f} MB on disk now: {out}")
+    megabytes_before, megabytes_after = exported.bytes_before / 1e6, exported.bytes_after / 1e6
+    note(f"{megabytes_before:.1f} MB in memory before, {megabytes_after:.1f} MB on disk now: {output}")

@@ -1,14 +1,20 @@
-"""`diptych hub`: models to the Hugging Face hub; from there every command takes them by name."""
+"""`diptych hub`: publish models on the Hugging Face Hub."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from diptych.cli.show import say
+from diptych.cli.options import Output
+from diptych.cli.show import echo
 
 app = App(name="hub")
+
+Licence = Annotated[
+    str | None,
+    Parameter(help="Licence of the model, as the Hub names it (apache-2.0, mit, ...), if its model card names none."),
+]
 
 
 @app.command
@@ -16,51 +22,49 @@ def push(
     model: str,
     repo: str,
     *,
-    licence: str | None = None,
-    picture: bool = True,
+    licence: Licence = None,
+    preview: bool = True,
     private: bool = False,
     message: str | None = None,
 ) -> None:
-    """Put a model on the hub with a full card. Log in first: hf auth login.
+    """Upload a model to the Hugging Face Hub with a complete model card. Log in first: hf auth login.
+
+    Every command then accepts the repository's name as a model.
 
     Parameters
     ----------
     model
-        A training run, a model directory of any kind, an exported model, or an endpoint's directory.
+        A training run, a model directory of any kind, an exported model, or an endpoint directory.
     repo
-        The name on the hub, USER/NAME; made if it is not there.
-    licence
-        Under which licence, as the hub names it (apache-2.0, mit, ...), when the model's card does not say so.
-    picture
-        Add a picture of what the model makes of the sample library's photographs.
+        Repository on the Hub, USER/NAME. It is created if it does not exist.
+    preview
+        Add an image that shows results on the sample library to the model card.
     private
-        Make the repository private, if it is made.
+        Create the repository as private.
     message
-        The message of the commit.
+        Commit message.
     """
     from diptych.export.hub import push as push_model
 
-    say(push_model(model, repo, licence=licence, picture=picture, private=private, message=message))
+    echo(push_model(model, repo, licence=licence, picture=preview, private=private, message=message))
 
 
 @app.command
-def card(model: str, repo: str, *, out: Path, licence: str | None = None) -> None:
-    """Write the card that `push` would send, to read it before anybody else does.
+def card(model: str, repo: str, *, output: Output, licence: Licence = None) -> None:
+    """Write the model card that `push` would upload, for review.
 
     Parameters
     ----------
     model
         A training run, or a model directory of any kind.
     repo
-        The name that it is to have on the hub, USER/NAME.
-    out
+        Repository that the model will have on the Hub, USER/NAME.
+    output
         The Markdown file to write.
-    licence
-        Under which licence, as the hub names it, when the model's card does not say so.
     """
     from diptych.export.model_card import full_card
     from diptych.models.checkpoints import model_directory
     from diptych.runtime.atomic import write_text
 
-    write_text(out, full_card(model_directory(model), repo, licence=licence))
-    say(f"card: {out}")
+    write_text(output, full_card(model_directory(model), repo, licence=licence))
+    echo(f"model card: {output}")

@@ -1,80 +1,87 @@
-"""`diptych match`: the probability that pictures and texts belong together."""
+"""`diptych match`: estimate the probability that an image and a text match."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diptych.cli.show import csv_output, print_table, progress, say
+from diptych.cli.options import Device, OptionalOutput, Quiet
+from diptych.cli.show import csv_output, note, print_table, progress, set_quiet
+
+if TYPE_CHECKING:
+    from diptych.matching.matcher import Matcher
 
 
 def match(
-    picture: Path | None = None,
+    image: Path | None = None,
     *texts: str,
     pairs: Path | None = None,
-    out: Path | None = None,
+    output: OptionalOutput = None,
     model: str = "mini",
     head: str | None = None,
     prior: float | None = None,
-    device: str = "auto",
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Say how likely it is that a picture and a text belong together, from 0 to 1.
+    """Estimate the probability that an image and a text match.
 
-    Of the pairs that get 0.8, eight in ten match, if they are like those that the model was calibrated for.
+    The probabilities are calibrated: of pairs that score 0.8, about 80% match, if they resemble the pairs that the
+    model was calibrated on.
 
     Parameters
     ----------
-    picture
-        A picture file.
+    image
+        An image file.
     texts
-        One or more texts, each put to the picture.
+        One or more texts to match with the image.
     pairs
-        Instead of a picture and texts: a table of many pairs (CSV, TSV, JSON lines) with the columns image and caption.
-    out
-        With --pairs, the CSV file to write; to standard output when not given.
+        Instead of an image and texts: a table (CSV, TSV or JSON lines) with the columns image and caption.
+    output
+        With --pairs, the CSV file to write. Standard output by default.
     model
-        A matcher: the run or directory of `diptych train match`, or mini.
+        A matcher: a run or directory of `diptych train match`, or mini.
     head
-        pair (fast) or cross (looks closer), or cosine (the dual encoder alone); the best that the model has when not
-        given.
+        Matching head: pair (fast), cross (more accurate) or cosine (the dual encoder alone). By default, the best head
+        that the model has.
     prior
-        Share of pairs that are expected to match, when it is not the half that the model was calibrated for.
-    device
-        auto, cpu, cuda or mps.
+        Expected share of matching pairs, if it differs from the one half of the calibration.
     """
     from diptych.errors import ConfigError
     from diptych.images.decode import decode
     from diptych.matching.matcher import load_matcher
 
-    if (pairs is None) == (picture is None):
-        raise ConfigError('give a picture and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
+    set_quiet(quiet)
+    if (pairs is None) == (image is None):
+        raise ConfigError('give an image and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
     if pairs is not None:
-        _match_table(pairs, out, model, head, prior, device)
+        _match_table(pairs, output, load_matcher(model, head, device), prior)
         return
-    assert picture is not None
+    assert image is not None
+    if output:
+        raise ConfigError("--output requires --pairs")
     if not texts:
-        raise ConfigError(f"no text is given for '{picture}'; say in words what it may show")
+        raise ConfigError(f"no text to match with '{image}'; put one or more texts after the image")
     matcher = load_matcher(model, head, device)
-    image = decode(picture, min_side=matcher.encoder.image_size)
-    probabilities = matcher.predict([image] * len(texts), texts, prior=prior)
+    pixels = decode(image, min_side=matcher.encoder.image_size)
+    probabilities = matcher.predict([pixels] * len(texts), texts, prior=prior)
     rows = [{"P(match)": f"{p:.3f}", "text": text} for p, text in zip(probabilities, texts, strict=True)]
-    print_table(str(picture), rows)
+    print_table(str(image), rows)
 
 
-def _match_table(pairs: Path, out: Path | None, model: str, head: str | None, prior: float | None, device: str) -> None:
-    """Each line of the table with its probability; a picture that cannot be decoded leaves its field empty."""
+def _match_table(pairs: Path, output: Path | None, matcher: Matcher, prior: float | None) -> None:
+    """Write the table with probabilities; the probability of an image that cannot be decoded is empty."""
     from diptych.matching.match_table import match_table, read_match_table
-    from diptych.matching.matcher import load_matcher
 
     table = read_match_table(pairs)
-    probabilities = match_table(load_matcher(model, head, device), table, prior=prior, progress=progress)
-    told = [
+    probabilities = match_table(matcher, table, prior=prior, progress=progress)
+    rows = [
         (name, text, "" if p != p else f"{p:.4f}")
         for name, text, p in zip(table.names, table.texts, probabilities, strict=True)
     ]
-    with csv_output(out) as writer:
+    with csv_output(output) as writer:
         writer.writerow(("image", "caption", "probability"))
-        writer.writerows(told)
-    if out:
-        bad = sum(1 for *_, p in told if not p)
-        without = f"; {bad:,} without a probability: no picture that decodes, or no text" if bad else ""
-        say(f"{len(told):,} pairs: {out}{without}")
+        writer.writerows(rows)
+    if output:
+        bad = sum(1 for *_, p in rows if not p)
+        without = f"; {bad:,} without a probability: the image cannot be decoded or the text is empty" if bad else ""
+        note(f"{len(rows):,} pairs: {output}{without}")

@@ -1,52 +1,52 @@
-"""`diptych prompt`: pictures to prompts."""
+"""`diptych prompt`: suggest prompts that could have generated an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diptych.cli.show import csv_output, print_table, progress, say
+from diptych.cli.options import Device, K, OptionalOutput, Quiet
+from diptych.cli.show import csv_output, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
     from diptych.prompting.prompter import Prompter
 
 
 def prompt(
-    pictures: Path,
+    images: Path,
     *,
     model: str = "mini",
-    how: Literal["retrieve", "compose", "generate"] = "retrieve",
-    count: int = 1,
+    method: Literal["retrieve", "compose", "generate"] = "retrieve",
+    k: K = 1,
     library: Path | None = None,
     captioner: str | None = None,
     lists: Path | None = None,
-    out: Path | None = None,
-    device: str = "auto",
+    output: OptionalOutput = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Say with which prompt a picture could have been made, for one picture or a whole folder.
+    """Suggest prompts that could have generated an image.
 
     Parameters
     ----------
-    pictures
-        A picture file, or a folder of them.
+    images
+        An image file, or a folder of images.
     model
-        A prompter: the run or directory of `diptych train prompt`, or mini.
-    how
-        retrieve takes the nearest prompts of a library; compose begins with a caption and adds the phrases that bring
-        it nearest; generate has a captioner write the prompt.
-    count
-        Prompts for each picture, best first.
+        A prompter: a run or directory of `diptych train prompt`, or mini.
+    method
+        retrieve returns the nearest prompts of a library; compose starts from a caption and adds the phrases that
+        raise its similarity most; generate lets a captioner write the prompt.
+    k
+        Prompts per image, best first.
     library
-        With retrieve, the prompts to choose from: a text file with one a line, or a table or data set with prompts.
-        Those that the model was trained on when not given, or else a list of general subjects.
+        With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set. By default,
+        the training prompts stored with the model, or else a general list of subjects.
     captioner
-        With compose and generate, the captioner; the model's own when not given.
+        With compose and generate, the captioner. By default, the model's own.
     lists
-        With compose, a folder of phrase lists, one .txt each, instead of diptych's own.
-    out
-        The CSV file to write; to standard output when not given. One picture is shown as a table.
-    device
-        auto, cpu, cuda or mps.
+        With compose, a folder of phrase lists (one .txt file each) that replaces the built-in lists.
+    output
+        The CSV file to write. By default, a folder goes to standard output as CSV, and one image is shown as a table.
     """
     from diptych.data.formats.image_paths import walk_pictures
     from diptych.errors import DataError
@@ -54,46 +54,47 @@ def prompt(
     from diptych.prompting.many_images import prompt_pictures
     from diptych.prompting.prompter import load_prompter
 
-    if not pictures.exists():
-        raise DataError(f"there is no picture or folder '{pictures}'; check the path")
-    files = list(walk_pictures(pictures, depth=64)) if pictures.is_dir() else [pictures]
+    set_quiet(quiet)
+    if not images.exists():
+        raise DataError(f"'{images}' does not exist; check the path")
+    files = list(walk_pictures(images, depth=64)) if images.is_dir() else [images]
     if not files:
-        raise DataError(f"no picture is below '{pictures}'")
+        raise DataError(f"'{images}' contains no images")
     prompter = load_prompter(model, device)
-    wishes = {"how": how, "count": count, **generation_config_of(prompter, library, captioner, lists, device)}
-    found = prompt_pictures(prompter, files, progress=progress, **wishes)
-    if out is None and not pictures.is_dir():
-        said = next(iter(found))[1]
-        if not said:
-            raise DataError(f"'{pictures}' cannot be decoded; is it a picture?")
-        rows = [{"cosine": f"{each.score:.3f}", "prompt": each.text} for each in said]
-        print_table(str(pictures), rows)
+    config = {"how": method, "count": k, **generation_config_of(prompter, library, captioner, lists, device)}
+    generated = prompt_pictures(prompter, files, progress=progress, **config)
+    if output is None and not images.is_dir():
+        prompts = next(iter(generated))[1]
+        if not prompts:
+            raise DataError(f"'{images}' cannot be decoded; is it an image?")
+        print_table(str(images), [{"cosine": f"{prompt.score:.3f}", "prompt": prompt.text} for prompt in prompts])
         return
     bad = 0
-    with csv_output(out) as writer:
+    with csv_output(output) as writer:
         writer.writerow(("imgId", "prompt", "score"))
-        for at, said in found:
-            bad += not said
-            name = files[at].relative_to(pictures) if pictures.is_dir() else files[at].name
-            writer.writerows((to_text(name), each.text, f"{each.score:.4f}") for each in said)
-    if out:
-        say(f"{len(files) - bad:,} pictures: {out}" + (f"; {bad:,} left out: they cannot be decoded" if bad else ""))
+        for row, prompts in generated:
+            bad += not prompts
+            name = files[row].relative_to(images) if images.is_dir() else files[row].name
+            writer.writerows((to_text(name), prompt.text, f"{prompt.score:.4f}") for prompt in prompts)
+    if output:
+        left_out = f"; {bad:,} left out: they cannot be decoded" if bad else ""
+        note(f"{len(files) - bad:,} images: {output}{left_out}")
 
 
 def generation_config_of(
     prompter: Prompter, library: Path | None, captioner: str | None, lists: Path | None, device: str
 ) -> dict[str, Any]:
-    """What `Prompter.say` is given beside the pictures."""
+    """The prompt library, captioner and phrase lists that flags name, as keyword arguments of the prompter."""
     from diptych.prompting.library import PromptLibrary, read_prompts
     from diptych.prompting.phrases.compose import phrase_lists
 
-    wishes: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if library:
-        wishes["library"] = PromptLibrary.of(read_prompts(library), prompter.space, progress)
+        config["library"] = PromptLibrary.of(read_prompts(library), prompter.space, progress)
     if captioner:
         from diptych.captioning.captioner import load_captioner
 
-        wishes["captioner"] = load_captioner(captioner, device)
+        config["captioner"] = load_captioner(captioner, device)
     if lists:
-        wishes["lists"] = phrase_lists(lists)
-    return wishes
+        config["lists"] = phrase_lists(lists)
+    return config

@@ -1,4 +1,4 @@
-"""`diptych serve` and `diptych mcp`: the HTTP API, and tools for agents."""
+"""`diptych serve`: the HTTP API."""
 
 from __future__ import annotations
 
@@ -6,160 +6,84 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, default_name_transform
 
+from diptych.cli.options import Device, Flag, FollowLinks
 from diptych.serving.api.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from diptych.serving.service import Service
 
-Flag = Annotated[bool, Parameter(negative="")]
-Several = Annotated[tuple[str, ...], Parameter(negative="")]
+Model = Annotated[
+    str, Parameter(help="Model that embeds and searches: mini, a training run, a model directory or a hub name.")
+]
+Captioner = Annotated[str | None, Parameter(help="Captioner. By default, the model's own.")]
+Matcher = Annotated[str | None, Parameter(help="Matcher. By default, the model's own.")]
+Prompter = Annotated[str | None, Parameter(help="Prompter. By default, the model's own.")]
 Roots = Annotated[tuple[Path, ...], Parameter("--root", negative="")]
 
 _KEYS = "DIPTYCH_API_KEYS"
 
 
+def _flag_of(field: str) -> str:
+    return "batch-size" if field == "batch" else default_name_transform(field)
+
+
 def serve(
     *,
-    model: str = "mini",
-    captioner: str | None = None,
-    matcher: str | None = None,
-    prompter: str | None = None,
+    model: Model = "mini",
+    captioner: Captioner = None,
+    matcher: Matcher = None,
+    prompter: Prompter = None,
     index: Path | None = None,
     roots: Roots = (),
-    follow_links: Flag = False,
+    follow_links: FollowLinks = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     key_file: Path | None = None,
     without_key: Flag = False,
     grace: int = 30,
-    settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008 - frozen
-    device: str = "auto",
+    settings: Annotated[Settings, Parameter(name="*", name_transform=_flag_of)] = Settings(),  # noqa: B008 - frozen
+    device: Device = "auto",
 ) -> None:
-    """Serve search, captions, matching and prompts over HTTP; Ctrl-C ends it when all has been answered.
+    """Serve search, captions, matching and prompts over HTTP. Press Ctrl-C to stop after open requests have finished.
 
-    Only programs of this machine reach it, unless --host says otherwise; then it asks for a key. The description of
-    every request and answer is at /openapi.json.
+    By default, only programs on this machine can connect. On any other --host, clients need an API key. The API is
+    described at /openapi.json.
 
     Parameters
     ----------
-    model
-        The model that embeds and searches: one in the box, a run, a model directory, or a hub name.
-    captioner
-        The model that captions; the model's own when not given.
-    matcher
-        The model that matches; the model's own when not given.
-    prompter
-        The model that makes prompts; the model's own when not given.
     index
-        The library or index folder to search.
+        Library or index folder to search.
     roots
-        A folder that may be indexed by who asks; may be given several times. None may when it is not given.
-    follow_links
-        Also read what links in these folders lead to, and pictures of the index that lie elsewhere. Without it nothing
-        outside the folders is read.
+        Folders that clients may index, with their subfolders. None by default.
     host
-        The address to listen at; 0.0.0.0 is every one that the machine has.
+        Address to listen on; 0.0.0.0 means all addresses of the machine.
     port
-        The port to listen at.
+        Port to listen on.
     key_file
-        A file of API keys, one a line; keys may also stand in DIPTYCH_API_KEYS, with commas between them.
+        File of API keys, one per line. Keys may also be set in DIPTYCH_API_KEYS, separated by commas.
     without_key
-        Let everybody who reaches --host ask, without a key.
+        Accept requests without an API key on any --host.
     grace
-        Seconds that open requests have to end when the server is stopped.
-    device
-        auto, cpu, cuda or mps.
+        Seconds that open requests have to finish after the server is stopped.
     """
     from diptych.serving.api.app import make_app
     from diptych.serving.api.server import check_place, hosts_of, run
 
-    keys = _read_keys(key_file)
+    keys = read_keys(key_file)
     check_place(host, keys, without_key)
-    settings = replace(settings, hosts=hosts_of(host, _further(settings.hosts), keys))
-    _log_to_standard_error()
-    service = _service(model, captioner, matcher, prompter, index, roots, follow_links, device)
+    further_hosts = () if settings.hosts == LOOPBACK else settings.hosts
+    settings = replace(settings, hosts=hosts_of(host, further_hosts, keys))
+    log_to_standard_error()
+    service = make_service(model, captioner, matcher, prompter, index, roots, follow_links, device)
     app = make_app(service, settings, keys)
     run(app, host=host, port=port, grace=grace, queue=settings.queue, stop=app.state.operations.stop)
 
 
-def mcp(
-    *,
-    model: str = "mini",
-    captioner: str | None = None,
-    matcher: str | None = None,
-    prompter: str | None = None,
-    index: Path | None = None,
-    roots: Roots = (),
-    follow_links: Flag = False,
-    transport: Literal["stdio", "http"] = "stdio",
-    host: str = "127.0.0.1",
-    port: int = 8001,
-    hosts: Several = (),
-    key_file: Path | None = None,
-    without_key: Flag = False,
-    device: str = "auto",
-) -> None:
-    """Give agents tools over MCP: search, caption and match pictures, find similar ones, index a folder.
-
-    With stdio, the program that runs the agent starts this one and talks to it; with http, it listens at /mcp.
-
-    Parameters
-    ----------
-    model
-        The model that embeds and searches: one in the box, a run, a model directory, or a hub name.
-    captioner
-        The model that captions; the model's own when not given.
-    matcher
-        The model that matches; the model's own when not given.
-    prompter
-        The model that makes prompts; the model's own when not given.
-    index
-        The library or index folder to search; of a folder that is not indexed yet, index_folder makes one.
-    roots
-        A folder whose pictures agents may read and index; may be given several times. None when it is not given.
-    follow_links
-        Also read what links in these folders lead to, and pictures of the index that lie elsewhere. Without it nothing
-        outside the folders is read.
-    transport
-        stdio or http.
-    host
-        With http, the address to listen at.
-    port
-        With http, the port to listen at.
-    hosts
-        With http, a further name by which the server may be asked for (the Host header), such as a proxy's; may be
-        given several times.
-    key_file
-        With http, a file of API keys, one a line; keys may also stand in DIPTYCH_API_KEYS.
-    without_key
-        With http, let everybody who reaches --host ask, without a key.
-    device
-        auto, cpu, cuda or mps.
-    """
-    from diptych.serving.agents.mcp_server import http_app, make_server
-
-    _log_to_standard_error(logging.WARNING)  # standard output is the protocol's
-    server = make_server(_service(model, captioner, matcher, prompter, index, roots, follow_links, device))
-    if transport == "stdio":
-        server.run("stdio")
-        return
-    from diptych.serving.api.server import check_place, hosts_of, run
-
-    keys = _read_keys(key_file)
-    check_place(host, keys, without_key)
-    run(http_app(server, Settings(hosts=hosts_of(host, hosts, keys)), keys), host=host, port=port)
-
-
-def _further(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """The hosts that were given; none where they are the default."""
-    return () if hosts == LOOPBACK else hosts
-
-
-def _service(
+def make_service(
     model: str,
     captioner: str | None,
     matcher: str | None,
@@ -169,21 +93,31 @@ def _service(
     follow_links: bool,
     device: str,
 ) -> Service:
+    """The service behind the HTTP API and the MCP tools."""
     from diptych.serving.service import Service
 
-    named = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
-    return Service(model, **named, index=index, roots=roots, follow_links=follow_links, device=device)
+    return Service(
+        model,
+        captioner=captioner,
+        matcher=matcher,
+        prompter=prompter,
+        index=index,
+        roots=roots,
+        follow_links=follow_links,
+        device=device,
+    )
 
 
-def _read_keys(file: Path | None) -> tuple[str, ...]:
-    """The keys of the file and of the environment; not of the command line, which every user of a machine can read."""
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """API keys from a file and from the environment. There is no flag for keys: every user can read command lines."""
     from diptych.runtime.files import read_text
 
     lines = read_text(file).splitlines() if file else []
     return tuple(key for key in map(str.strip, [*lines, *os.environ.get(_KEYS, "").split(",")]) if key)
 
 
-def _log_to_standard_error(level: int = logging.INFO) -> None:
+def log_to_standard_error(level: int = logging.INFO) -> None:
+    """Log diptych and uvicorn at this level, everything else from warnings on."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("diptych", "uvicorn"):
         logging.getLogger(name).setLevel(level)

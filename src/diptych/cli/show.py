@@ -1,7 +1,7 @@
-"""What commands show: lines, tables, reports, JSON, CSV, and progress bars.
+"""Terminal output: lines, tables, reports, JSON, CSV, paths and progress bars.
 
-All output of the command line goes through this file. Text for people is escaped here, for every command: a name or a
-caption is no terminal escape, no markup and no further line. JSON, CSV and paths are for programs and stay exact.
+All output of the command line goes through this file. Text for people is escaped here, for every command: a file name
+or a caption cannot emit terminal escapes, markup or further lines. JSON, CSV and paths are for programs and stay exact.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
-
-from cyclopts import Parameter, validators
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diptych.runtime.quoting import printable, to_json
 
@@ -28,40 +27,68 @@ if TYPE_CHECKING:
     from diptych.data.doctor.inspect import Report, Spread
 
 Item = TypeVar("Item")
-PictureFile = Annotated[Path, Parameter(validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp")))]
 
 
-def say(*cells: object) -> None:
-    """A line for people, its cells separated by tabs; standard output, so that it stands among the tables."""
+@dataclass
+class _Shown:
+    progress: bool = True
+    notes: bool = True
+
+
+_shown = _Shown()
+
+
+def set_quiet(quiet: bool, as_json: bool = False) -> None:
+    """Set what this command shows besides results: with --quiet nothing, with --json progress bars but no notes."""
+    _shown.progress = not quiet
+    _shown.notes = not quiet and not as_json
+
+
+def echo(*cells: object) -> None:
+    """Print one line on standard output, its cells separated by tabs."""
     print("\t".join(map(printable, cells)))
 
 
-def warn(message: object) -> None:
-    """A line on standard error."""
-    print(f"diptych: {printable(message)}", file=sys.stderr)
+def note(*cells: object) -> None:
+    """`echo`, unless --quiet or --json is set: for hints, timings and names of written files."""
+    if _shown.notes:
+        echo(*cells)
+
+
+def warn(message: object, *, new_line: bool = False) -> None:
+    """Print one line on standard error; with `new_line`, leave an unfinished line first."""
+    start = "\n" if new_line else ""
+    print(f"{start}diptych: {printable(message)}", file=sys.stderr)
+
+
+def confirm(question: str) -> bool:
+    """Whether the user answers yes; whatever else the answer is counts as no."""
+    return input(f"{printable(question)} [yes/no] ").strip().lower() in ("y", "yes")
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """JSON for programs, in ASCII where the output's encoding is not a Unicode one."""
+    """Print JSON for programs; in ASCII if standard output does not encode Unicode."""
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     print(to_json(value, indent=indent, ascii_only=not unicode), flush=True)
 
 
 class RowWriter(Protocol):
-    """What `csv.writer` returns."""
+    """The part of a `csv.writer` that commands use."""
 
-    def writerow(self, row: Iterable[Any], /) -> Any: ...
+    def writerow(self, row: Iterable[Any], /) -> Any:
+        """Write one row."""
 
-    def writerows(self, rows: Iterable[Iterable[Any]], /) -> Any: ...
+    def writerows(self, rows: Iterable[Iterable[Any]], /) -> Any:
+        """Write several rows."""
 
 
 @contextmanager
-def csv_output(out: Path | None) -> Iterator[RowWriter]:
-    """CSV into a file, or to standard output: exact for programs, escaped where it is a terminal."""
-    if out is not None:
+def csv_output(path: Path | None) -> Iterator[RowWriter]:
+    """A CSV writer to a file, or to standard output if `path` is None; escaped on a terminal, otherwise exact."""
+    if path is not None:
         from diptych.runtime.atomic import new_text
 
-        with new_text(out) as file:
+        with new_text(path) as file:
             yield csv.writer(file)
     elif sys.stdout.isatty():
         yield csv.writer(_Terminal())
@@ -70,16 +97,16 @@ def csv_output(out: Path | None) -> Iterator[RowWriter]:
 
 
 class _Terminal:
-    """Lines of CSV on the terminal, escaped."""
+    """A text file that prints each line escaped."""
 
     def write(self, line: str) -> None:
         print(printable(line.rstrip("\r\n")))
 
 
 def print_paths(paths: Iterable[str], end: bytes) -> None:
-    """The paths byte for byte as the file system has them; escaped where standard output is a terminal.
+    """Print each path byte for byte as the file system has it, followed by `end`; escaped on a terminal.
 
-    Ended by line breaks, a path that contains one would read as two, so it is left out, and a warning counts those.
+    If `end` is a line break, a path that contains one would read as two: it is left out, and a warning gives the count.
     """
     from diptych.images.paths import from_text
 
@@ -98,8 +125,24 @@ def print_paths(paths: Iterable[str], end: bytes) -> None:
         warn(f"{left_out:,} paths contain a line break and are left out; --null (-0) prints them too")
 
 
-def write_picture(image: Image.Image, path: Path) -> None:
-    """Save a picture, and make its folder first."""
+def relative_path(path: str) -> str:
+    """A stored path for people: relative if it is below the working folder."""
+    from diptych.images.paths import from_text
+
+    absolute = from_text(path)
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def note_files(files: Sequence[Path]) -> None:
+    """Name the first of the files that were written, and count the others."""
+    if files:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        note(f"written: {files[0]}{more}")
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Save an image; its folder is created if missing."""
     from diptych.images.contact_sheet import save_picture
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +150,10 @@ def write_picture(image: Image.Image, path: Path) -> None:
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
-    """A progress bar on standard error, with speed and time left."""
+    """Yield the items behind a progress bar on standard error, with count, elapsed time and time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    if total == 0:  # kept from an earlier run
+    if total == 0:  # everything was done by an earlier run
         return
     columns = (
         text_column("{task.description}"),
@@ -125,26 +168,38 @@ def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[I
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A progress bar of these columns on standard error; write text columns with `text_column`."""
+    """A progress bar with these columns on standard error; hidden by --quiet. Make text columns with `text_column`."""
     from rich.progress import Progress
 
-    return Progress(*columns, console=console(stderr=True))
+    return Progress(*columns, console=console(stderr=True), disable=not _shown.progress)
 
 
 def text_column(text: str) -> ProgressColumn:
+    """A column of plain text without markup."""
     from rich.progress import TextColumn
 
     return TextColumn(text, markup=False)
 
 
+@contextmanager
+def status(message: str) -> Iterator[None]:
+    """A spinner with a message on standard error; hidden by --quiet."""
+    if not _shown.progress:
+        yield
+        return
+    with console(stderr=True).status(message):
+        yield
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console on which text is text: no markup, no emoji codes, no highlighting."""
+    """A console that prints text as it is: no markup, no emoji codes, no highlighting."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table whose columns are the keys of the first row; columns of numbers are aligned to the right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -158,21 +213,21 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def print_report(report: Report) -> None:
-    """The figures of a data set, then a table of what was found with its next steps."""
+    """Print the figures of a data set, then its findings with their next steps and examples."""
     figures = {
-        "pictures": f"{report.pictures:,}",
-        "of them usable": f"{report.pictures - report.bad_pictures:,}",
+        "images": f"{report.pictures:,}",
+        "usable images": f"{report.pictures - report.bad_pictures:,}",
         "captions": f"{report.captions:,}",
-        "captions a picture": _spread(report.captions_per_picture),
-        "words a caption": _spread(report.caption_words),
+        "captions per image": _spread(report.captions_per_picture),
+        "words per caption": _spread(report.caption_words),
         "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in report.splits.items()),
     }
     print_table("data set", [{"": name, "value": value} for name, value in figures.items()])
     if not report.findings:
-        say("nothing found to mend")
+        echo("no problems found")
         return
     rows = [
-        {"severity": f.severity, "count": f"{f.count:,}", "found": f.what, "next step": f.next_step}
+        {"severity": f.severity, "count": f"{f.count:,}", "finding": f.what, "next step": f.next_step}
         for f in report.findings
     ]
     print_table("findings", rows)
@@ -181,13 +236,13 @@ def print_report(report: Report) -> None:
         for f in report.findings
         for example in f.examples[:3]
     ]
-    print_table("examples (all kinds and places: --json)", examples)
+    print_table("examples (--json lists all)", examples)
 
 
-def say_left_out(report: Report) -> None:
-    """Say which pictures could not be used, if any."""
+def note_left_out(report: Report) -> None:
+    """Say which images could not be used, if any."""
     if report.bad_pictures:
-        say(f"left out: {report.summary()}")
+        note(f"left out: {report.summary()}")
 
 
 def _spread(spread: Spread) -> str:
@@ -198,7 +253,8 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace("-", "", 1).replace(",", "").isdigit()
 
 
-def print_scores(title: str, scores: dict[str, float]) -> None:
+def print_scores(title: str, scores: Mapping[str, float]) -> None:
+    """Print recall in percent, median rank and MRR in both directions, and their sum of recalls."""
     rows = [
         {
             "direction": name,
@@ -209,11 +265,11 @@ def print_scores(title: str, scores: dict[str, float]) -> None:
         for name, key in (("text to image", "t2i"), ("image to text", "i2t"))
     ]
     print_table(title, rows)
-    say(f"rsum {scores['rsum']:.1f}")
+    echo(f"rsum {scores['rsum']:.1f}")
 
 
 def error_panel(error: CycloptsError) -> Panel:
-    """What is wrong with the words of a command line, which are shown as they are."""
+    """The panel for a command line that cannot be parsed; the message is shown as plain text."""
     from cyclopts import CycloptsPanel
     from rich.text import Text
 

@@ -1,96 +1,178 @@
-"""`diptych train`: one command for each recipe."""
+"""`diptych train`: one command for each recipe, with a flag for each of its settings."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from cyclopts import App, Parameter
+from cyclopts import App, ArgumentCollection, Parameter, default_name_transform
+from cyclopts.config import Dict
 
-from diptych.cli.recipe import Config, Given, Resume, note_given, say_outcome, settled
-from diptych.cli.show import print_scores, print_table, progress, say, say_left_out
+from diptych.cli.options import Quiet
+from diptych.cli.show import echo, note, note_left_out, print_scores, print_table, progress, set_quiet
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
+from diptych.training.prompt.config import PromptRecipe
+from diptych.training.settings import make, read_yaml
+
+if TYPE_CHECKING:
+    from cyclopts.field_info import FieldInfo
+
+    from diptych.training.trainer import Outcome
+
+Recipe = TypeVar("Recipe")
+
+
+def _flag_of(field: str) -> str:
+    return "output" if field == "out" else default_name_transform(field)
+
+
+def _short_flag_of(field: FieldInfo, taken: frozenset[str]) -> str | None:
+    return "-o" if field.name == "out" and "-o" not in taken else None
+
+
+_SETTINGS = Parameter(name="*", name_transform=_flag_of, short_alias=_short_flag_of)
+Config = Annotated[Path | None, Parameter(help="YAML file of settings. Flags on the command line override the file.")]
+Resume = Annotated[bool, Parameter(negative="", help="Resume an interrupted run exactly from its last checkpoint.")]
+Given = Annotated[tuple[str, ...], Parameter(show=False)]
+
+
+def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Pass the names of the settings on the command line to a command's hidden `given`: they override `--config`."""
+    flags = (argument.name.removeprefix("--") for argument in arguments if argument.tokens)
+    names = sorted({flag.split(".")[0].replace("-", "_") for flag in flags})
+    given = ["out" if name == "output" else name for name in names]
+    if given and any(argument.name == "--given" for argument in arguments):
+        Dict({"given": given}, use_commands_as_keys=False, source="command line")(app, commands, arguments)
+
 
 app = App(name="train", config=note_given)
-app.command("diptych.cli.prompt_model:train", name="prompt")
 
 
 @app.command
 def contrastive(
     *,
-    recipe: Annotated[ContrastiveRecipe, Parameter(name="*")] = ContrastiveRecipe(),  # noqa: B008 - a flag's default
+    recipe: Annotated[ContrastiveRecipe, _SETTINGS] = ContrastiveRecipe(),  # noqa: B008 - defaults of the flags
     config: Config = None,
     resume: Resume = False,
     sweep: Path | None = None,
+    quiet: Quiet = False,
     given: Given = (),
 ) -> None:
-    """Train a dual encoder on pictures with captions.
+    """Train a dual encoder on images with captions.
 
     Parameters
     ----------
     sweep
-        YAML file of settings, each with a list of values: every combination is trained, and one table compares them.
-        An interrupted sweep goes on where it was.
+        YAML file with a list of values per setting: a model is trained for every combination, and the results are
+        compared in one table. An interrupted sweep continues where it stopped.
     """
     from diptych.training.contrastive.train import train
 
-    recipe = settled(recipe, config, given)
+    set_quiet(quiet)
+    recipe = _with_config(recipe, config, given)
     if sweep:
         from diptych.training.sweep import run_sweep
 
         print_table(f"sweep of {sweep.name}, validation recall in %", run_sweep(recipe, sweep, progress=progress))
         return
     result = train(recipe, resume=resume, progress=progress)
-    say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} for validation")
-    say_left_out(result.left_out)
-    say_outcome(result.outcome)
+    _note_sizes(result.sizes)
+    note_left_out(result.left_out)
+    _note_outcome(result.outcome)
     print_scores("validation", result.outcome.best)
-    say(f"model: {result.model}")
+    echo(f"model: {result.model}")
 
 
 @app.command
 def match(
     *,
-    recipe: Annotated[MatchRecipe, Parameter(name="*")] = MatchRecipe(),  # noqa: B008 - a flag's default
+    recipe: Annotated[MatchRecipe, _SETTINGS] = MatchRecipe(),  # noqa: B008 - defaults of the flags
     config: Config = None,
     resume: Resume = False,
+    quiet: Quiet = False,
     given: Given = (),
 ) -> None:
-    """Train a matcher on a dual encoder: the probability that a picture and a text belong together."""
+    """Train a matcher on a dual encoder: the probability that an image and a text match."""
     from diptych.training.match.train import train_matcher
 
-    recipe = settled(recipe, config, given)
+    set_quiet(quiet)
+    recipe = _with_config(recipe, config, given)
     result = train_matcher(recipe, resume=resume, progress=progress)
-    say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} to choose and calibrate by")
-    say_left_out(result.left_out)
+    _note_sizes(result.sizes)
+    note_left_out(result.left_out)
     for name, outcome in result.outcomes.items():
-        say_outcome(outcome, name)
+        _note_outcome(outcome, name)
     rows = [
         {"head": head, **{key: f"{value:.2f}" for key, value in scores.items() if key != "score"}}
         for head, scores in result.scores.items()
     ]
     print_table("validation, in %", rows)
-    say(f"model: {result.model}")
+    echo(f"model: {result.model}")
 
 
 @app.command
 def caption(
     *,
-    recipe: Annotated[CaptionRecipe, Parameter(name="*")] = CaptionRecipe(),  # noqa: B008 - a flag's default
+    recipe: Annotated[CaptionRecipe, _SETTINGS] = CaptionRecipe(),  # noqa: B008 - defaults of the flags
     config: Config = None,
     resume: Resume = False,
+    quiet: Quiet = False,
     given: Given = (),
 ) -> None:
     """Train a captioner: a small decoder on a dual encoder, a ViT-GPT2, or a BLIP."""
     from diptych.training.caption.train import train_captioner
 
-    recipe = settled(recipe, config, given)
+    set_quiet(quiet)
+    recipe = _with_config(recipe, config, given)
     result = train_captioner(recipe, resume=resume, progress=progress)
-    say(f"{result.sizes['train']:,} pictures to train on, {result.sizes['val']:,} to choose by")
-    say_left_out(result.left_out)
+    _note_sizes(result.sizes)
+    note_left_out(result.left_out)
     for name, outcome in result.outcomes.items():
-        say_outcome(outcome, name)
-    say(f"validation CIDEr {result.scores['cider']:.3f}, {result.scores['length']:.1f} words a caption")
-    say(f"model: {result.model}")
+        _note_outcome(outcome, name)
+    echo(f"validation CIDEr {result.scores['cider']:.3f}, {result.scores['length']:.1f} words per caption")
+    echo(f"model: {result.model}")
+
+
+@app.command
+def prompt(
+    *,
+    recipe: Annotated[PromptRecipe, _SETTINGS] = PromptRecipe(),  # noqa: B008 - defaults of the flags
+    config: Config = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+    given: Given = (),
+) -> None:
+    """Train a prompter on images with prompts: it predicts the embedding of an image's prompt."""
+    from diptych.training.prompt.train import train_prompter
+
+    set_quiet(quiet)
+    recipe = _with_config(recipe, config, given)
+    result = train_prompter(recipe, resume=resume, progress=progress)
+    _note_sizes(result.sizes)
+    note_left_out(result.left_out)
+    _note_outcome(result.outcome)
+    best = result.outcome.best
+    echo(f"validation cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
+    echo(f"model: {result.model}")
+
+
+def _with_config(recipe: Recipe, config: Path | None, given: tuple[str, ...]) -> Recipe:
+    """The settings of the YAML file, overridden by the flags on the command line."""
+    if config is None:
+        return recipe
+    flags: dict[str, Any] = {name: value for name, value in asdict(recipe).items() if name in given}  # type: ignore[call-overload]
+    return make(type(recipe), {**read_yaml(config), **flags})
+
+
+def _note_sizes(sizes: dict[str, int]) -> None:
+    note(f"{sizes['train']:,} images for training, {sizes['val']:,} for validation")
+
+
+def _note_outcome(outcome: Outcome, part: str = "") -> None:
+    """How many steps the training of a model, or of one `part` of it, took."""
+    early = ", stopped early" if outcome.stopped_early else ""
+    text = f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}"
+    note(f"{part}: {text}" if part else text)

@@ -1,0 +1,79 @@
+"""`diptych app`: the web page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diptych.cli.options import Device, FollowLinks, Several, SeveralPaths
+from diptych.cli.show import echo, warn
+
+
+def app(
+    *,
+    index: Path | None = None,
+    model: str | None = None,
+    captioner: str | None = None,
+    matcher: str | None = None,
+    prompter: str | None = None,
+    compare: Several = (),
+    root: SeveralPaths = (),
+    follow_links: FollowLinks = False,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    hosts: Several = (),
+    browser: bool = True,
+    device: Device = "auto",
+) -> None:
+    """Open a web page to search, caption, match, index and compare. Press Ctrl-C to stop.
+
+    Without options, the page shows the bundled model, mini, and the sample library.
+
+    Parameters
+    ----------
+    index
+        Library or index folder to open first.
+    model
+        Dual encoder: a training run, a model directory or a hub name. By default, the model of the index, or mini.
+    captioner
+        Captioner: a run, a directory or a hub name (ViT-GPT2, BLIP). By default, the model's own.
+    matcher
+        Matcher. By default, the model's own.
+    prompter
+        Prompter. By default, the model's own.
+    compare
+        Models that visitors may compare with the first.
+    root
+        Folders that visitors may index, with their subfolders. On a loopback address, your home folder and the working
+        folder by default; otherwise none.
+    host
+        Address to listen on. With 0.0.0.0, everyone who can reach this machine can use the page: it has no password.
+    port
+        Port to listen on.
+    hosts
+        Further host names of the page, such as a proxy's. It always accepts localhost and the address that it listens
+        on.
+    browser
+        Open the page in a browser.
+    """
+    from diptych.serving.api.server import is_loopback
+    from diptych.serving.app.server import serve
+    from diptych.serving.app.settings import Settings
+
+    local = is_loopback(host)
+    roots = root or ((Path.home(), Path.cwd()) if local else ())
+    settings = Settings(
+        model=model,
+        captioner=captioner,
+        matcher=matcher,
+        prompter=prompter,
+        index=str(index.expanduser().resolve()) if index else None,
+        compare=compare,
+        roots=tuple(str(folder.expanduser().absolute()) for folder in roots),
+        follow_links=follow_links,
+        any_model=local,
+        device=device,
+    )
+    if not local:
+        warn(f"everyone who can reach {host}:{port} can see the library; the page has no password")
+    echo(f"web page: http://{f'[{host}]' if ':' in host else host}:{port} (press Ctrl-C to stop)")
+    serve(settings, host=host, port=port, hosts=hosts, browser=browser)

@@ -1,0 +1,181 @@
+"""`diptych eval caption`: the COCO caption metrics and CLIPScore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from diptych.cli.options import Device, Format, Json, Quiet, Split
+from diptych.cli.show import echo, note_files, note_left_out, print_json, print_table, progress, set_quiet
+
+if TYPE_CHECKING:
+    from diptych.data.doctor.inspect import Report
+    from diptych.data.pairs import Pairs
+    from diptych.evaluation.captions import CaptionReport, Scorer
+
+
+def caption(
+    model: str = "mini",
+    *,
+    data: str | None = None,
+    captions: Path | None = None,
+    references: Path | None = None,
+    split: Split = "test",
+    method: Literal["beam", "greedy", "nucleus"] = "beam",
+    beams: int = 3,
+    max_tokens: int = 30,
+    clip: str = "mini",
+    tokenizer: Literal["auto", "ptb", "fallback"] = "auto",
+    page: Path | None = None,
+    table: Path | None = None,
+    format: Format = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate captions with the COCO caption metrics and CLIPScore.
+
+    The metrics are BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE, computed as in coco-caption. METEOR and SPICE need Java
+    and the extra `captions`, SPICE also the model of its parser; metrics that are not available are listed. Without
+    Java, a built-in tokenizer replaces the PTB tokenizer, and the report says so.
+
+    Parameters
+    ----------
+    model
+        A captioner: a run or directory of `diptych train caption`, the name of a transformers model, or mini.
+    data
+        Data set to evaluate on. Its captions are the references.
+    captions
+        Instead of a model: a file with one caption per image (a JSON object from id to caption, a COCO result list,
+        CSV, TSV or JSON lines).
+    references
+        With --captions and instead of --data: a file with several reference captions per image.
+    method
+        Decoding strategy: beam search, greedy or nucleus sampling.
+    beams
+        Beam width of beam search.
+    max_tokens
+        Maximum caption length, in words or tokens of the model.
+    clip
+        Dual encoder for CLIPScore and RefCLIPScore, or none to skip them. Published scores use open_clip/ViT-B-32.
+    tokenizer
+        Tokenizer: ptb (needs Java), fallback (built in), or auto (ptb if Java is installed).
+    page
+        HTML page to write: the scores, and the images with the worst and the best captions.
+    table
+        CSV file to write: the scores of each image.
+    """
+    from diptych.errors import ConfigError
+    from diptych.evaluation.captions_page import save_page, save_table
+
+    set_quiet(quiet, as_json)
+    left_out: Report | None = None
+    if captions and references and data is None:
+        title = str(captions)
+        report = _evaluate_files(captions, references, tokenizer)
+    elif data is not None and references is None:
+        title = f"{captions or model}, {split} split"
+        setup = _read_setup(data, format, split, clip, device, tokenizer)
+        if captions:
+            report, left_out = _evaluate_captions(captions, setup)
+        else:
+            report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, device)
+    else:
+        raise ConfigError("give --data, a data set with captions, or two files: --captions and --references")
+    if page:
+        save_page(report, f"Captions: {title}", page)
+    if table:
+        save_table(report, table)
+    if as_json:
+        print_json(report.to_dict() | {"left_out": left_out.bad_pictures if left_out else 0})
+        return
+    if left_out:
+        note_left_out(left_out)
+    _print(report, title)
+    for file in filter(None, (page, table)):
+        note_files([file])
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What captions are evaluated on and with."""
+
+    pairs: Pairs
+    training: Sequence[str] | None  # training captions, for the share of novel captions
+    scorer: Scorer | None
+    tokenizer: str
+
+
+def _read_setup(data: str, format: str | None, split: str, clip: str, device: str, tokenizer: str) -> _Setup:
+    from diptych.data.formats.read import read_pairs
+    from diptych.evaluation.captions import Scorer
+    from diptych.models.dual_encoder import load
+
+    pairs = read_pairs(data, format).with_val()
+    has_training = split not in ("train", "training", "all") and "train" in pairs.split_sizes
+    return _Setup(
+        pairs.split(split),
+        pairs.split("train").flat_captions()[0] if has_training else None,
+        None if clip == "none" else Scorer(clip, load(clip, device)),
+        tokenizer,
+    )
+
+
+def _evaluate_files(captions: Path, references: Path, tokenizer: str) -> CaptionReport:
+    from diptych.captioning.caption_files import one_each, read_caption_file
+    from diptych.data.pairs import Pairs, Row
+    from diptych.evaluation.captions import CaptionEvaluator
+
+    known = read_caption_file(references)
+    pairs = Pairs.from_rows(Row(name, Path(name), tuple(texts)) for name, texts in known.items())
+    candidates = one_each(read_caption_file(captions), known, captions)
+    return CaptionEvaluator(pairs, tokenizer=tokenizer)(candidates)
+
+
+def _evaluate_captions(captions: Path, setup: _Setup) -> tuple[CaptionReport, Report]:
+    from diptych.captioning.caption_files import one_each, read_caption_file
+    from diptych.evaluation.captions import evaluate_captions
+
+    candidates = one_each(read_caption_file(captions), setup.pairs.image_ids, captions)
+    return evaluate_captions(
+        candidates,
+        setup.pairs,
+        training=setup.training,
+        scorer=setup.scorer,
+        tokenizer=setup.tokenizer,
+        progress=progress,
+    )
+
+
+def _evaluate_model(
+    model: str, setup: _Setup, method: str, beams: int, max_tokens: int, device: str
+) -> tuple[CaptionReport, Report]:
+    from diptych.captioning.captioner import load_captioner
+    from diptych.evaluation.captions import evaluate_captioner
+
+    return evaluate_captioner(
+        load_captioner(model, device),
+        setup.pairs,
+        training=setup.training,
+        scorer=setup.scorer,
+        tokenizer=setup.tokenizer,
+        method=method,
+        beams=beams,
+        max_tokens=max_tokens,
+        progress=progress,
+    )
+
+
+def _print(report: CaptionReport, title: str) -> None:
+    from diptych.evaluation.captions_page import variety_rows
+    from diptych.evaluation.metrics.captions import NAMES
+    from diptych.evaluation.metrics.ptb import TOKENIZERS
+
+    echo(f"{title}: {len(report.captions):,} images")
+    rows = [(report.name(key), f"{value:.4f}") for key, value in report.corpus.items()] + variety_rows(report)
+    print_table("", [{"measure": name, "value": value} for name, value in rows])
+    echo(f"tokenizer: {TOKENIZERS[report.tokenizer]}")
+    for key, reason in report.missing.items():
+        echo(f"{NAMES[key]} is not available: {reason}")

@@ -1,0 +1,110 @@
+"""`diptych eval compositional`: whether a model reads captions as sentences or as bags of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.cli.options import Device, Flag, Format, Json, Quiet, Split
+from diptych.cli.show import echo, note_left_out, print_json, print_table, progress, set_quiet
+
+if TYPE_CHECKING:
+    from diptych.evaluation.compositional.checks import Checks, ChoiceScores, Quads, QuadScores
+
+
+def compositional(
+    model: str = "mini",
+    *,
+    data: str | None = None,
+    published: Path | None = None,
+    images: Path | None = None,
+    matcher: Flag = False,
+    split: Split = "test",
+    max_checks: int = 1000,
+    format: Format = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate whether a model can tell a caption from a variant with its words changed.
+
+    Variants have words swapped, replaced or negated. They are derived from the captions of a data set, or come from
+    Winoground or SugarCrepe. Results are reported per kind of change.
+
+    Parameters
+    ----------
+    model
+        A training run, a model directory, a hub name, or mini.
+    data
+        Data set whose captions are changed.
+    published
+        Instead of --data: the folder of Winoground (examples.jsonl) or SugarCrepe (swap_obj.json and others), or one of
+        these files.
+    images
+        Folder of the images of the published set, if it is not the same folder.
+    matcher
+        Evaluate the model's matcher instead of its cosine similarity.
+    max_checks
+        Largest number of checks per kind. They are drawn at random.
+    """
+    from diptych.evaluation.compositional.checks import Checks, evaluate_checks, evaluate_quads
+    from diptych.matching.matcher import load_matcher
+    from diptych.models.dual_encoder import load
+
+    set_quiet(quiet, as_json)
+    checks = _checks(data, published, images, split, max_checks, format)
+    judge = load_matcher(model, None, device) if matcher else load(model, device)
+    if isinstance(checks, Checks):
+        _print_choices(evaluate_checks(judge, checks, progress=progress), as_json)
+    else:
+        _print_quads(evaluate_quads(judge, checks, progress=progress), as_json)
+
+
+def _checks(
+    data: str | None, published: Path | None, images: Path | None, split: str, max_checks: int, format: str | None
+) -> Checks | Quads:
+    from diptych.data.doctor.inspect import sound
+    from diptych.data.formats.read import read_pairs
+    from diptych.errors import ConfigError
+    from diptych.evaluation.compositional.checks import checks_of
+    from diptych.evaluation.compositional.published import read_published
+
+    if published is not None and data is None:
+        return read_published(published, images=images)
+    if data is None or published is not None:
+        raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
+    pairs, left_out = sound(read_pairs(data, format).with_val().split(split), progress=progress)
+    note_left_out(left_out)
+    return checks_of(pairs, most=max_checks)
+
+
+def _print_choices(scores: ChoiceScores, as_json: bool) -> None:
+    if as_json:
+        print_json({"mean": scores.mean, "kinds": scores.rows()})
+        return
+    rows = [
+        {
+            "kind": row["kind"],
+            "accuracy %": f"{row['accuracy']:.1f}",
+            "95% interval": f"{row['low']:.1f} to {row['high']:.1f}",
+            "text only %": f"{row['blind']:.1f}",
+            "checks": row["checks"],
+        }
+        for row in scores.rows()
+    ]
+    print_table("right caption preferred to the wrong one (chance: 50)", rows)
+    echo(f"mean over kinds {scores.mean:.1f}")
+
+
+def _print_quads(scores: QuadScores, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    by_tag = {"all": asdict(scores.all), **{tag: asdict(score) for tag, score in scores.by_tag.items()}}
+    if as_json:
+        print_json(by_tag)
+        return
+    rows = [
+        {"tag": tag, **{f"{name} %": f"{row[name]:.1f}" for name in ("text", "image", "group")}, "n": row["examples"]}
+        for tag, row in by_tag.items()
+    ]
+    print_table("Winoground (chance: text 25, image 25, group 16.7)", rows)

@@ -1,0 +1,42 @@
+"""`diptych eval retrieval`: recall, median rank and MRR of retrieval in both directions."""
+
+from __future__ import annotations
+
+from diptych.cli.options import Device, Format, Json, Quiet, Split
+from diptych.cli.show import note_left_out, print_json, print_scores, progress, set_quiet
+
+
+def retrieval(
+    model: str,
+    *,
+    data: str,
+    split: Split = "test",
+    format: Format = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate image-to-text and text-to-image retrieval (Karpathy protocol).
+
+    If the data set has no val split, val is the part that training holds out by default.
+
+    Parameters
+    ----------
+    model
+        A training run, a model directory or a hub name.
+    data
+        Data set to evaluate on.
+    """
+    from diptych.data.formats.read import read_pairs
+    from diptych.evaluation.evaluators import evaluate_retrieval
+    from diptych.models.dual_encoder import load
+
+    set_quiet(quiet, as_json)
+    pairs = read_pairs(data, format).with_val().split(split)
+    scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
+    if as_json:
+        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
+        return
+    note_left_out(left_out)
+    images, captions = scores.image_to_text.queries, scores.text_to_image.queries
+    print_scores(f"{split} split: {images:,} images, {captions:,} captions", scores.to_dict())

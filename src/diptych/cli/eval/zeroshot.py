@@ -1,0 +1,47 @@
+"""`diptych eval zeroshot`: accuracy of zero-shot classification."""
+
+from __future__ import annotations
+
+from diptych.cli.options import Device, Format, Json, Quiet, Split, Templates
+from diptych.cli.show import note_left_out, print_json, print_table, progress, set_quiet
+
+
+def zeroshot(
+    model: str,
+    *,
+    data: str,
+    classes: str | None = None,
+    prompts: Templates = "eighty",
+    split: Split = "all",
+    format: Format = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate zero-shot classification by class names (CLIP protocol).
+
+    Parameters
+    ----------
+    model
+        A training run, a model directory or a hub name.
+    data
+        A folder with one subfolder of images per class, or a data set whose captions are class names.
+    classes
+        Candidate classes: a file with one class per line (`name`, or `label<TAB>name` if the data set contains
+        labels), imagenet or imagenet-clip. By default, the classes of the data set.
+    """
+    from diptych.data.classes import read_classes, read_labelled
+    from diptych.evaluation.evaluators import evaluate_zeroshot
+    from diptych.models.dual_encoder import load
+
+    set_quiet(quiet, as_json)
+    pairs = read_labelled(data, format).split(split)
+    candidates = read_classes(classes) if classes else None
+    scores, left_out = evaluate_zeroshot(load(model, device), pairs, candidates, prompts=prompts, progress=progress)
+    if as_json:
+        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
+        return
+    note_left_out(left_out)
+    row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
+    row["top-1 %, mean per class"] = f"{scores.mean_per_class:.1f}"
+    print_table(f"{split} split: {scores.pictures:,} images, {scores.classes:,} classes", [row])

@@ -1,0 +1,168 @@
+"""`diptych index`: create or update the index of a library of images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diptych.cli.options import BatchSize, Device, Flag, FollowLinks, Format, Json, Quiet, Several
+from diptych.cli.show import (
+    note,
+    print_json,
+    print_table,
+    progress_bar,
+    relative_path,
+    set_quiet,
+    status,
+    text_column,
+    warn,
+)
+from diptych.runtime.quoting import printable
+
+if TYPE_CHECKING:
+    from diptych.search.index import Added, Index
+
+Item = TypeVar("Item")
+
+_MODEL = "mini"
+_SHOWN_SKIPPED = 10
+
+
+def index(
+    source: Path | None = None,
+    *,
+    index: Path | None = None,
+    model: str | None = None,
+    prune: Flag = False,
+    watch: Flag = False,
+    exclude: Several = (),
+    follow_links: FollowLinks = False,
+    captions: Flag = False,
+    format: Format = None,
+    wait: float | None = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Index a folder of images, so that it can be searched.
+
+    Run it again after changes: only new and changed files are read, and moved or copied images keep their embeddings.
+    Files that cannot be decoded are skipped and listed. The index of `~/Photos` is stored in `~/Photos/.diptych`.
+    Inside a library, its index is found automatically, as git finds a repository.
+
+    Parameters
+    ----------
+    source
+        A folder of images, a data set with captions, tar shards, or embeddings written by clip-retrieval. The working
+        folder by default.
+    index
+        Store the index in this folder instead, for example if the library is read-only.
+    model
+        Model that computes the embeddings: a training run, a model directory or a hub name. The default is the model
+        of the existing index, or mini for a new one. To update an index that someone else made, name its model here.
+    prune
+        Remove images that no longer exist.
+    watch
+        Keep running and follow changes in the folder. Press Ctrl-C to stop.
+    exclude
+        Skip files and folders that match a pattern, such as "*.thumb.jpg" or Backup. Put the source before this
+        option.
+    captions
+        Read the source as a captioned data set and store its captions.
+    wait
+        Seconds to wait while another process writes to the index. Without a limit by default.
+    """
+    set_quiet(quiet, as_json)
+    source = source or _working_folder(exclude)
+    settings: dict[str, Any] = {
+        **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": warn},
+        **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
+        **({"prune": True} if prune else {}),
+    }
+    try:
+        opened = _open(source, index, model, device)
+        if watch:
+            for added in opened.watch(source, **settings):
+                _report(opened, added, as_json, brief=True)
+        else:
+            added = opened.add(source, **settings)
+            _report(opened, added, as_json)
+            if added.embedded:  # the model is loaded
+                with status("preparing text queries, once per model"):
+                    opened.keep_texts()
+    except KeyboardInterrupt:
+        warn("interrupted; indexed images are kept, and `diptych index` continues from there")
+        sys.exit(130)
+
+
+def _working_folder(exclude: tuple[str, ...]) -> Path:
+    """The default source, unless the last pattern of `--exclude` may be meant as the source."""
+    from diptych.errors import ConfigError
+
+    if len(exclude) > 1 and Path(exclude[-1]).is_dir():
+        raise ConfigError(
+            f"'{exclude[-1]}' was read as a pattern of --exclude; put the source first: "
+            "diptych index FOLDER --exclude PATTERN (`.` for the working folder)"
+        )
+    return Path()
+
+
+def _open(source: Path, folder: Path | None, model: str | None, device: str) -> Index:
+    """The named index, the one of the library that contains `source`, or a new one."""
+    from diptych.errors import DataError
+    from diptych.search.index import Index, find_index
+    from diptych.search.precomputed import is_vectors
+
+    source = source.expanduser()
+    if not source.exists() and not any(wildcard in source.name for wildcard in "*?[{"):
+        raise DataError(f"'{source}' does not exist; check the path")
+    home = source if source.is_dir() else source.parent
+    if folder is None:
+        try:
+            folder = find_index(home)
+        except DataError:
+            folder = home / ".diptych"
+    if is_vectors(source):
+        return Index.for_vectors(folder, model, source)
+    return Index(folder, model or (None if (folder / "index.json").exists() else _MODEL), device=device)
+
+
+def _report(index: Index, added: Added, as_json: bool, brief: bool = False) -> None:
+    if as_json:
+        print_json(added.to_dict(), indent=None if brief else 2)
+        return
+    speed = f", {added.embedded / added.seconds:,.1f} new images per second" if added.embedded else ""
+    note(f"{added.summary()} in {added.seconds:.1f} s{speed}")
+    if added.skipped and not brief:
+        rows = [{"reason": file.reason, "file": relative_path(file.path)} for file in added.skipped[:_SHOWN_SKIPPED]]
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in added.reasons.items())
+        print_table(f"skipped: {reasons}", rows)
+        note(f"all skipped files with reasons: {index.folder / 'skipped.json'}")
+    if added.gone:
+        note(f"{added.gone:,} indexed images no longer exist; --prune removes them")
+    if not brief:
+        note(f"index: {index.folder} ({len(index):,} images)")
+
+
+def _progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    """A progress bar on standard error with images per second, time left and the number of skipped files."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from diptych.search.index import Skipped
+
+    columns = (
+        *(text_column("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(text_column("{task.fields[rate]}"), text_column("left"), TimeRemainingColumn()),
+        text_column("{task.fields[skipped]} skipped"),
+    )
+    skipped = 0
+    with progress_bar(*columns) as bar:
+        task = bar.add_task(printable(label), total=total, skipped=0, rate="")
+        for item in items:
+            yield item
+            skipped += isinstance(item, Skipped)
+            speed = bar.tasks[task].speed
+            bar.update(task, advance=1, skipped=skipped, rate=f"{speed:,.0f} per second" if speed else "")

@@ -1,0 +1,75 @@
+"""`diptych mcp`: tools for agents, over the Model Context Protocol."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from diptych.cli.options import Device, Flag, FollowLinks, Several
+from diptych.cli.serve import (
+    Captioner,
+    Matcher,
+    Model,
+    Prompter,
+    Roots,
+    log_to_standard_error,
+    make_service,
+    read_keys,
+)
+
+
+def mcp(
+    *,
+    model: Model = "mini",
+    captioner: Captioner = None,
+    matcher: Matcher = None,
+    prompter: Prompter = None,
+    index: Path | None = None,
+    roots: Roots = (),
+    follow_links: FollowLinks = False,
+    transport: Literal["stdio", "http"] = "stdio",
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    hosts: Several = (),
+    key_file: Path | None = None,
+    without_key: Flag = False,
+    device: Device = "auto",
+) -> None:
+    """Serve search, captions, matching and indexing as MCP tools for agents.
+
+    With stdio, the program that runs the agent starts this command and talks to it. With http, the server listens at
+    /mcp.
+
+    Parameters
+    ----------
+    index
+        Library or index folder to search. If the folder has no index yet, the index_folder tool creates it.
+    roots
+        Folders whose images agents may read and index, with their subfolders. None by default.
+    transport
+        Transport of the protocol.
+    host
+        With http, the address to listen on.
+    port
+        With http, the port to listen on.
+    hosts
+        With http, further host names of the server, such as a proxy's.
+    key_file
+        With http, a file of API keys, one per line. Keys may also be set in DIPTYCH_API_KEYS, separated by commas.
+    without_key
+        With http, accept requests without an API key on any --host.
+    """
+    from diptych.serving.agents.mcp_server import http_app, make_server
+
+    log_to_standard_error(logging.WARNING)  # standard output belongs to the protocol
+    server = make_server(make_service(model, captioner, matcher, prompter, index, roots, follow_links, device))
+    if transport == "stdio":
+        server.run("stdio")
+        return
+    from diptych.serving.api.server import check_place, hosts_of, run
+    from diptych.serving.api.settings import Settings
+
+    keys = read_keys(key_file)
+    check_place(host, keys, without_key)
+    run(http_app(server, Settings(hosts=hosts_of(host, hosts, keys)), keys), host=host, port=port)
