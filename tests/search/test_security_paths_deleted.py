@@ -88,7 +88,7 @@ def test_another_index_in_the_place_of_one_that_was_open_is_opened_anew(
     shutil.rmtree(tmp_path / "index")
     (root / "photos" / "1.png").write_bytes(encoded("PNG", 1))
     Index(tmp_path / "index", service.encoder).add(root / "photos")
-    assert service.status()["pictures"] == 2
+    assert service.status().pictures == 2
     assert len(service.search("a star", keep=None)) == 2
 
 

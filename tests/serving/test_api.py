@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -17,28 +18,43 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
 from diptych.captioning.candidates import standing
 from diptych.errors import ConfigError
 from diptych.search.index import Added
-from diptych.serving.api import responses as models
-from diptych.serving.api.access import Rate
+from diptych.search.results import Hit
+from diptych.serving.api.access import RateLimiter
 from diptych.serving.api.app import make_app
 from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.operations import Operations
 from diptych.serving.api.prometheus import ServerMetrics
+from diptych.serving.api.responses import (
+    AddResponse,
+    CaptionResponse,
+    EmbedResponse,
+    MatchResponse,
+    OpenAIEmbeddingsResponse,
+    PromptResponse,
+    RemoveResponse,
+    SearchResponse,
+)
 from diptych.serving.api.server import check_place, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
 from tests.servers import photo, running
 
-TOLD: dict[str, type[BaseModel]] = {
-    **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},
-    **{"/v1/match": models.MatchTold, "/v1/prompt": models.PromptTold, "/v1/embeddings": models.EmbeddingsTold},
-    **{"/v1/index/add": models.AddedTold, "/v1/index/remove": models.RemovedTold},
+RESPONSES: dict[str, type] = {
+    "/v1/embed": EmbedResponse,
+    "/v1/search": SearchResponse,
+    "/v1/caption": CaptionResponse,
+    "/v1/match": MatchResponse,
+    "/v1/prompt": PromptResponse,
+    "/v1/embeddings": OpenAIEmbeddingsResponse,
+    "/v1/index/add": AddResponse,
+    "/v1/index/remove": RemoveResponse,
 }
 KEY = "a-key-of-the-tests-0123456789"
 
@@ -75,7 +91,7 @@ def in_base64(data: bytes) -> str:
 def post(api: TestClient, route: str, **asked: Any) -> Any:
     answer = api.post(route, json=asked)
     assert answer.status_code == 200, answer.text
-    TOLD[route].model_validate_json(answer.content, strict=True, extra="forbid")  # what OpenAPI says of it
+    TypeAdapter(RESPONSES[route]).validate_json(answer.content, strict=True, extra="forbid")
     return answer.json()
 
 
@@ -96,13 +112,37 @@ def test_json_forms_and_data_urls_give_the_vectors_of_the_service(api: TestClien
 
 def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service, cat: bytes) -> None:
     found = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
-    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in service.search("a cat", count=3, keep=None)]
+    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in service.search("a cat", k=3, keep=None)]
     by_picture = post(api, "/v1/search", images=[in_base64(cat)], min_side=100, since="2001-01-01")
     assert by_picture["hits"][0]["path"].endswith("cat.png")
     looked = post(api, "/v1/search", texts=["a cat"], keep=None, rerank=2)
     assert looked["hits"][0]["match"] > 0.5
     answer = api.get(f"/v1/pictures/{found['hits'][0]['id']}", params={"size": 64})
     assert (answer.headers["content-type"], answer.content[:2]) == ("image/jpeg", b"\xff\xd8")
+
+
+def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
+    found = post(api, "/v1/search", texts=["a cat"], count=2, keep=None)
+    local = service.search("a cat", k=2, keep=None)
+    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
+    assert list(found) == page
+    assert {name: found[name] for name in page if name not in ("hits", "nearest")} == {
+        name: getattr(local, name) for name in page if name not in ("hits", "nearest")
+    }
+    for hit, expected in zip(found["hits"], local.hits, strict=True):
+        assert list(hit) == [field.name for field in dataclasses.fields(Hit)]
+        assert hit["copies"] == list(expected.copies)
+        assert hit["changed"] == (expected.changed.isoformat() if expected.changed else None)
+        assert hit["score"] == pytest.approx(expected.score, abs=1e-6)
+    captioned = post(api, "/v1/caption", images=[in_base64(cat)])["captions"][0]
+    assert list(captioned) == ["best", "confidence", "alternatives", "candidates"]
+    assert list(captioned["alternatives"][0]) == ["text", "score", "confidence"]
+    assert captioned["candidates"] == []
+    assert list(api.get("/v1/index").json()) == ["index", "model", "pictures", "roots", "adding"]
+    models = api.get("/v1/models").json()
+    assert list(models["data"][0]) == ["id", "object", "kind", "name", "available", "loaded"]
+    assert (models["object"], models["data"][0]["id"], models["data"][0]["object"]) == ("list", "mini", "model")
+    assert api.get("/healthz").json() == {"status": "ok"}
 
 
 def test_captions_matches_and_prompts_are_those_of_the_service(api: TestClient, service: Service, cat: bytes) -> None:
@@ -169,7 +209,7 @@ JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "a data URL without base64": ("/v1/embed", {"images": ["data:image/png,x"]}, (422, "invalid_request")),
     "a URL": ("/v1/embed", {"images": ["http://localhost/x.jpg"]}, (403, "urls_off")),
     "a path": ("/v1/index/add", {"path": "/etc"}, (422, "data_error")),
-    "a path with NUL": ("/v1/index/add", {"path": "\0"}, (422, "data_error")),
+    "a path with NUL": ("/v1/index/add", {"path": "\0"}, (422, "invalid_request")),
     "an id that is none": ("/v1/search", {"like": ["x"]}, (422, "invalid_request")),
     "an unknown id": ("/v1/search", {"like": ["0" * 32]}, (422, "data_error")),
     "nothing wanted": ("/v1/search", {}, (400, "config_error")),
@@ -289,7 +329,7 @@ def test_only_the_servers_own_name_and_pages_may_ask(service: Service) -> None:
 
 def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
     now = 0.0
-    rate = Rate(2, clock=lambda: now)
+    rate = RateLimiter(2, clock=lambda: now)
     for _ in range(10):
         rate.check("ada")
     with pytest.raises(RequestRefused, match="more than 2 requests a second; try again in 1 s") as refused:
@@ -339,9 +379,9 @@ def test_texts_take_room_as_pictures_do(service: Service, cat: bytes) -> None:
     with client_of(app) as api:
         operations = app.state.operations
         for path, body in asked.items():
-            with operations.rows.take(16 - 7):
+            with operations.rows.reserve(16 - 7):
                 assert told_error(api.post(path, json=body)) == (429, "busy"), path
-            with operations.rows.take(16 - 8):
+            with operations.rows.reserve(16 - 8):
                 assert api.post(path, json=body).status_code == 200, path
 
 
@@ -380,16 +420,16 @@ def test_an_add_ends_with_the_server_and_keeps_what_it_has(service: Service, tmp
         operations = Operations(other, Settings(), ServerMetrics())
         operations.open()
         adding = asyncio.create_task(operations.add(str(photos), prune=False))
-        while not (other.status()["adding"] or {}).get("seen"):
+        while not ((progress := other.status().adding) and progress.seen):
             assert not adding.done()
             await asyncio.sleep(0.01)
         await operations.close()
-        with pytest.raises(RequestRefused, match="the server is ending"):
+        with pytest.raises(RequestRefused, match="the server is shutting down"):
             await adding
 
     asyncio.run(add_and_end())
-    assert other.status()["adding"] is None
-    assert other.status()["pictures"] < 400
+    assert other.status().adding is None
+    assert other.status().pictures < 400
 
 
 # health and figures

@@ -52,19 +52,23 @@ def is_ended(connection: socket.socket, say: bytes = b"", seconds: float = 5.0) 
 
 
 def test_who_says_nothing_or_asks_without_end_is_closed() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url) as silent, connected(url, b"GET / HTTP/1.1\r\n") as slow:
+    with (
+        running(says_ok, idle_seconds=0.5) as url,
+        connected(url) as silent,
+        connected(url, b"GET / HTTP/1.1\r\n") as slow,
+    ):
         assert is_ended(slow, b"X: a\r\n")
         assert is_ended(silent)
 
 
 def test_a_second_request_that_never_ends_is_closed_too() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url, ASK) as connection:
+    with running(says_ok, idle_seconds=0.5) as url, connected(url, ASK) as connection:
         assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
         assert is_ended(connection, b"G")
 
 
 def test_who_does_not_read_an_answer_is_closed() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url, ASK.replace(b"/ ", b"/long ") * 2) as connection:
+    with running(says_ok, idle_seconds=0.5) as url, connected(url, ASK.replace(b"/ ", b"/long ") * 2) as connection:
         time.sleep(2)
         read = 0
         while piece := _received(connection):
@@ -80,12 +84,12 @@ def _received(connection: socket.socket) -> bytes:
 
 
 def test_the_time_that_the_server_takes_does_not_count() -> None:
-    with running(says_ok, seconds=0.3) as url:
+    with running(says_ok, idle_seconds=0.3) as url:
         assert httpx2.get(f"{url}/slow", trust_env=False).text == "ok"
 
 
 def test_who_asks_comes_through_where_many_say_nothing() -> None:
-    with running(says_ok, most=3, seconds=60) as url, ExitStack() as many:
+    with running(says_ok, max_connections=3, idle_seconds=60) as url, ExitStack() as many:
         silent = [many.enter_context(connected(url)) for _ in range(8)]
         assert httpx2.get(url, trust_env=False).text == "ok"
         assert all(is_ended(each) for each in silent[:5])
@@ -93,7 +97,7 @@ def test_who_asks_comes_through_where_many_say_nothing() -> None:
 
 
 def test_where_every_connection_has_a_request_in_hand_a_new_one_is_told_to_come_back() -> None:
-    with running(says_ok, most=2, seconds=60) as url, ExitStack() as many:
+    with running(says_ok, max_connections=2, idle_seconds=60) as url, ExitStack() as many:
         slow = ASK.replace(b"/ ", b"/slow ")
         asked = [many.enter_context(connected(url, slow)) for _ in range(2)]
         time.sleep(0.3)

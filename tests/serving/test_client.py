@@ -59,7 +59,7 @@ def test_pictures_go_over_in_whatever_form_they_are(client: Client, service: Ser
 
 
 def test_a_search_gives_the_same_results(client: Client, service: Service, cat: Path) -> None:
-    asked: dict[str, Any] = {"count": 4, "keep": None, "filters": Filters(min_side=50, since=datetime.date(2001, 1, 1))}
+    asked: dict[str, Any] = {"k": 4, "keep": None, "filters": Filters(min_side=50, since=datetime.date(2001, 1, 1))}
     told, local = client.search("a cat", image=cat, **asked), service.search("a cat", image=cat, **asked)
     assert [hit.id for hit in told] == [hit.id for hit in local]
     assert [hit.date for hit in told] == [hit.date for hit in local]
@@ -118,10 +118,10 @@ def test_what_only_a_server_can_say_is_a_service_error(client: Client) -> None:
         client.embed(texts=["a"] * 9)
     assert (refused.value.status, refused.value.type) == (413, "too_many_rows")
     assert refused.value.request_id
-    with pytest.raises(ServiceError, match="give an API key") as refused:
+    with pytest.raises(ServiceError, match="API key is missing or wrong") as refused:
         Client(str(client._http.base_url)).models()
     assert refused.value.status == 401
-    with pytest.raises(ServiceError, match="is it served there") as refused:
+    with pytest.raises(ServiceError, match="is `diptych serve` running there") as refused:
         Client(f"http://127.0.0.1:{free_port()}").models()
     assert refused.value.status == 0
 
@@ -131,7 +131,7 @@ def test_a_service_without_a_model_of_a_kind_says_so_from_afar(tmp_path: Path, s
     with running(make_app(Service(tmp_path / "plain", device="cpu"))) as url, Client(url) as client:
         with pytest.raises(ModelError, match="has no captioner"):
             client.caption([Image.new("RGB", (8, 8))])
-        assert [model["available"] for model in client.models()] == [True, False, False, False]
+        assert [model.available for model in client.models()] == [True, False, False, False]
 
 
 def test_the_usual_cutoff_is_that_of_the_index() -> None:

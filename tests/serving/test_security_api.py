@@ -23,16 +23,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from diptych.cli import main
-from diptych.serving.api import limits as bounds
-from diptych.serving.api import request_body as reading
-from diptych.serving.api import url_fetch as fetch
-from diptych.serving.api.access import Guard
+from diptych.serving.api import limits, url_fetch
+from diptych.serving.api.access import AccessControl
 from diptych.serving.api.app import make_app
 from diptych.serving.api.batching import Batcher
 from diptych.serving.api.error_responses import RequestRefused
-from diptych.serving.api.limits import Bounds, Room
+from diptych.serving.api.limits import CapacityLimiter, RequestLimits
 from diptych.serving.api.middleware import ErrorMiddleware
 from diptych.serving.api.prometheus import ServerMetrics
+from diptych.serving.api.request_body import _decode_base64
 from diptych.serving.api.settings import Settings
 from tests.servers import free_port, running
 from tests.serving.test_api_parts import Pages, own_machine, pages
@@ -71,8 +70,10 @@ async def says_ok(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 def guarded(app: Any, *keys: str, queue: int = 8, **limits: Any) -> Any:
     settings = Settings(queue=queue, **limits)
-    requests, memory = Room(queue, "requests"), Room(settings.memory, "bytes")
-    return ErrorMiddleware(Guard(Bounds(app, settings, requests, memory), settings, keys), ServerMetrics())
+    requests, memory = CapacityLimiter(queue, "requests"), CapacityLimiter(settings.memory, "bytes")
+    return ErrorMiddleware(
+        AccessControl(RequestLimits(app, settings, requests, memory), settings, keys), ServerMetrics()
+    )
 
 
 def connected(url: str, said: bytes, source: str = "127.0.0.1") -> socket.socket:
@@ -130,7 +131,7 @@ class Work:
             if scope["type"] != "http":
                 return
             if not batchers:
-                batchers.append(Batcher(self.work, prepare=self.prepare, pool=pool, most=4))
+                batchers.append(Batcher(self.work, prepare=self.prepare, pool=pool, max_items=4))
             await receive()
             await batchers[0].submit([scope["path"]] * int(scope["path"].rpartition("/")[2]))
             await says_ok({**scope, "method": "GET"}, receive, send)
@@ -201,21 +202,21 @@ def test_base64_with_spaces_is_refused_without_memory_of_its_own() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(RequestRefused, match="base64"):
-            reading._picture(text)
+            _decode_base64(text)
         assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
     finally:
         tracemalloc.stop()
 
 
 def test_lines_of_base64_are_read_as_programs_break_them() -> None:
-    assert reading._picture("aGVs\r\nbG8=\n") == b"hello"
-    assert reading._picture("data:image/png;base64,aGVsbG8=") == b"hello"
+    assert _decode_base64("aGVs\r\nbG8=\n") == b"hello"
+    assert _decode_base64("data:image/png;base64,aGVsbG8=") == b"hello"
 
 
 @pytest.mark.parametrize("text", ["aGVsbG8", "aGVs*bG8=", "aGVsbG8=aGVs", "a" * 5, "\N{SNOWMAN}", "aGVs bG8="])
 def test_what_is_not_strictly_base64_is_refused(text: str) -> None:
     with pytest.raises(RequestRefused, match="base64"):
-        reading._picture(text)
+        _decode_base64(text)
 
 
 NESTED = {depth: b'{"texts":' + b"[" * depth + b"]" * depth + b"}" for depth in (900, 100_000)}
@@ -288,7 +289,7 @@ def test_bodies_that_never_come_from_one_client_leave_room_for_another() -> None
 
 
 def test_a_body_that_does_not_come_is_given_up_long_before_the_last_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "_GRACE", 0.3, raising=False)
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.3)
     with running(guarded(says_ok, body_seconds=60)) as url:
         began = time.monotonic()
         with connected(url, head(more=b"Content-Length: 90000\r\n") + b"x") as connection:
@@ -299,7 +300,7 @@ def test_a_body_that_does_not_come_is_given_up_long_before_the_last_second(monke
 
 def test_requests_without_end_of_one_client_leave_connections_for_another() -> None:
     needs_two_addresses()
-    with running(says_ok, most=8) as url, contextlib.ExitStack() as many:
+    with running(says_ok, max_connections=8) as url, contextlib.ExitStack() as many:
         for _ in range(12):
             many.enter_context(connected(url, head("/slow", "GET"), "127.0.0.2"))
         time.sleep(0.3)
@@ -392,12 +393,12 @@ SPECIAL = (
 
 @pytest.mark.parametrize("address", SPECIAL)
 def test_an_address_for_special_purposes_is_not_public(address: str) -> None:
-    assert not fetch.is_public(address)
+    assert not url_fetch.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["2002:808:808::1", "64:ff9b::808:808", "2a00:1450:4001::1", "198.17.255.255"])
 def test_an_address_of_the_internet_stays_public(address: str) -> None:
-    assert fetch.is_public(address)
+    assert url_fetch.is_public(address)
 
 
 def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> None:
@@ -409,7 +410,7 @@ def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> No
 
     Pages.hosts.clear()
     with pages() as port, pytest.raises(RequestRefused) as refused:
-        asyncio.run(fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port]))
+        asyncio.run(url_fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port]))
     assert refused.value.status == 403
     assert checked == ["127.0.0.1", "127.0.0.1"]
     assert Pages.hosts == []
@@ -418,7 +419,7 @@ def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> No
 def test_pictures_come_from_the_ports_of_web_servers_alone() -> None:
     Pages.hosts.clear()
     with pages() as port, pytest.raises(RequestRefused, match=f"port {port}") as refused:
-        asyncio.run(fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=own_machine))
+        asyncio.run(url_fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=own_machine))
     assert refused.value.status == 403
     assert Pages.hosts == []
 

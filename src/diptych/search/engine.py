@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -42,6 +43,8 @@ class Searchable(Protocol):
     """What a search needs of an index: its table, the model that made its embeddings, and a matcher to re-rank with."""
 
     store: Store
+    model_lock: AbstractContextManager[object]
+    """Held while the model or the matcher runs, and not while the table is scanned."""
 
     @property
     def model(self) -> DualEncoder: ...
@@ -65,6 +68,7 @@ def search(
     keep: float | None = KEEP,
     fold: bool = True,
     rerank: int = 0,
+    matcher: Matcher | None = None,
 ) -> Results:
     """The pictures of an index that match a query, `k` a page.
 
@@ -73,7 +77,8 @@ def search(
     rows has no such cutoff: what is nearest to a picture is what was asked for. The rows of the query themselves are
     not found. With `fold`, copies of a picture are one hit. Sorting by date sorts what matches. `where` is an SQL
     condition on the columns of the index, for what `filters` lacks: never build it of others' input. The first `rerank`
-    hits of a query by one text are put in the order of the model's matcher, which looks at the pictures again.
+    hits of a query by one text are put in the order of `matcher` (the index's own if None), which looks at the pictures
+    again.
 
     Raises:
         ConfigError: `k`, `page`, `sort` or `keep` is out of range, or `where` is not SQL that the index understands.
@@ -90,13 +95,15 @@ def search(
     query = Query.of(query) if isinstance(query, str) else query
     asked = _with_row_ids(index.store, query)
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, asked.rows))
-    vector = _vector(index, asked)
-    gate = _gate(index, asked, vector, keep)
+    with index.model_lock:
+        vector = _vector(index, asked)
+        gate = _gate(index, asked, vector, keep)
     searched = _count(index.store, condition, where)
     wanted = max(k * page, rerank) if sort == "score" else MOST
     hits, more, best = _hits(index.store, vector, condition, gate, wanted, fold)
     if rerank:
-        hits = rerank_hits(hits, text_to_match(query), index.matcher, rerank, index.readable)
+        matcher = matcher or index.matcher
+        hits = rerank_hits(hits, text_to_match(query), matcher, rerank, index.readable, index.model_lock)
     if sort != "score":
         hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
     shown = tuple(hits[k * (page - 1) : k * page])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,24 @@ def text_to_match(query: Query) -> str:
     return str(query.parts[0].value)
 
 
-def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int, roots: Roots = ANYWHERE) -> list[Hit]:
+def rerank_hits(
+    hits: Sequence[Hit],
+    text: str,
+    matcher: Matcher,
+    first: int,
+    roots: Roots = ANYWHERE,
+    lock: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - it has no state
+) -> list[Hit]:
     """The `first` hits by the probability that they match `text`, best first; the others after them, as they were.
 
-    A picture that is gone, broken or outside `roots` comes after those that were judged.
+    A picture that is gone, broken or outside `roots` comes after those that were judged. `lock` is held while the
+    matcher runs, and not while pictures are decoded.
     """
     pictures = list(prefetch(hits[:first], lambda hit: _picture(hit, matcher.encoder.image_size, roots)))
     there = [(hit, picture) for hit, picture in zip(hits, pictures, strict=False) if picture is not None]
     lost = [hit for hit, picture in zip(hits, pictures, strict=False) if picture is None]
-    found = matcher.predict([picture for _, picture in there], [text] * len(there))
+    with lock:
+        found = matcher.predict([picture for _, picture in there], [text] * len(there))
     judged = [replace(hit, match=float(p)) for (hit, _), p in zip(there, found, strict=True)]
     return [*sorted(judged, key=lambda hit: -(hit.match or 0.0)), *lost, *hits[first:]]
 
