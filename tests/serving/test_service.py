@@ -1,4 +1,4 @@
-"""The service: one facade, with models that are loaded once and an index that grows inside its roots."""
+"""`Service`: results, models that are loaded once, an index inside its roots, and concurrency."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def cat(photos: Path) -> Path:
     return next(photos.rglob("cat.png"))
 
 
-def test_pictures_and_texts_share_a_space_in_whatever_form_they_come(service: Service, photos: Path) -> None:
+def test_images_in_any_form_and_texts_are_embedded_in_one_space(service: Service, photos: Path) -> None:
     file = cat(photos)
-    told = service.embed([file, str(file), file.read_bytes(), Image.open(file)], ["a cat", "a rocket"])
-    assert told.image_vectors.shape == (4, service.encoder.dim)
-    assert np.allclose(np.linalg.norm(told.image_vectors, axis=1), 1, atol=1e-4)
-    assert np.allclose(told.image_vectors[0], told.image_vectors[1:], atol=1e-4)
-    assert told.similarity[0, 0] > told.similarity[0, 1]
+    embeddings = service.embed([file, str(file), file.read_bytes(), Image.open(file)], ["a cat", "a rocket"])
+    assert embeddings.image_vectors.shape == (4, service.encoder.dim)
+    assert np.allclose(np.linalg.norm(embeddings.image_vectors, axis=1), 1, atol=1e-4)
+    assert np.allclose(embeddings.image_vectors[0], embeddings.image_vectors[1:], atol=1e-4)
+    assert embeddings.similarity[0, 0] > embeddings.similarity[0, 1]
     assert service.embed().similarity.shape == (0, 0)
 
 
-def test_one_text_is_one_text_and_not_its_letters(service: Service, photos: Path) -> None:
+def test_a_single_image_or_text_counts_as_one(service: Service, photos: Path) -> None:
     one, same = service.embed(cat(photos), "dog"), service.embed([cat(photos)], ["dog"])
     assert np.allclose(one.text_vectors, same.text_vectors, atol=1e-6)
     assert np.allclose(one.image_vectors, same.image_vectors, atol=1e-6)
 
 
-def test_a_search_finds_by_text_by_picture_and_by_both(service: Service, photos: Path) -> None:
+def test_a_search_accepts_text_images_or_both(service: Service, photos: Path) -> None:
     assert service.search("a cup of coffee", keep=None).hits[0].path.endswith("coffee.png")
     assert service.search(image=Image.open(cat(photos))).hits[0].path.endswith("cat.png")
     both = service.search("a cat", image=[cat(photos)], filters=Filters(min_side=10), k=3, keep=None)
@@ -65,7 +65,7 @@ def test_a_search_finds_by_text_by_picture_and_by_both(service: Service, photos:
     assert len(both) == 3
 
 
-def test_similar_pictures_are_found_by_an_id_and_leave_out_the_picture_itself(service: Service) -> None:
+def test_similar_images_exclude_the_image_itself(service: Service) -> None:
     first = service.search("a cat", keep=None).hits[0]
     assert first.id not in {hit.id for hit in service.similar(first.id, k=5)}
     assert service.picture(first.id, size=64).size[0] <= 64
@@ -73,7 +73,7 @@ def test_similar_pictures_are_found_by_an_id_and_leave_out_the_picture_itself(se
         service.picture("0" * 32)
 
 
-def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tmp_path: Path) -> None:
+def test_only_paths_inside_the_roots_can_be_added(service: Service, photos: Path, tmp_path: Path) -> None:
     (photos / "out").symlink_to(tmp_path, target_is_directory=True)
     try:
         for path in (tmp_path, photos / "..", photos / "out", "~nobody-at-all/x", "\0", photos / ("a" * 300)):
@@ -88,7 +88,7 @@ def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tm
         Service().allowed(photos)
 
 
-def test_the_first_folder_that_is_added_makes_the_index(service: Service, tmp_path: Path) -> None:
+def test_the_first_added_folder_creates_the_index(service: Service, tmp_path: Path) -> None:
     library = tmp_path / "library"
     library.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -114,9 +114,7 @@ def colours(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_the_index(
-    service: Service, tmp_path: Path
-) -> None:
+def test_after_a_first_add_without_images_the_next_folder_creates_the_index(service: Service, tmp_path: Path) -> None:
     taken, empty, good = colours(tmp_path / "a", "red"), colours(tmp_path / "b"), colours(tmp_path / "c", "red", "blue")
     (taken / ".diptych").mkdir()
     (taken / ".diptych" / "notes.txt").write_text("mine")
@@ -131,7 +129,7 @@ def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_t
     assert not other.index
 
 
-def test_of_two_who_add_at_once_the_second_is_told_who_adds(service: Service, tmp_path: Path) -> None:
+def test_a_second_concurrent_add_is_refused_with_the_path_of_the_first(service: Service, tmp_path: Path) -> None:
     library = colours(tmp_path / "library", "red", "blue")
     other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
     begun, gate = threading.Event(), threading.Event()
@@ -168,8 +166,8 @@ def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photo
     assert service.models()[0] == ModelStatus("encoder", "mini", available=True, loaded=True)
 
 
-def test_threads_get_what_one_thread_gets(service: Service, photos: Path) -> None:
-    texts = [f"{'very ' * (at % 7)}big cat {at}" for at in range(24)]
+def test_concurrent_threads_get_the_same_embeddings_as_one(service: Service, photos: Path) -> None:
+    texts = [f"{'very ' * (number % 7)}big cat {number}" for number in range(24)]
     alone = service.embed([cat(photos)], texts)
     with ThreadPoolExecutor(8) as pool:
         vectors = list(pool.map(lambda text: service.embed(texts=[text]).text_vectors[0], texts))
@@ -254,7 +252,7 @@ def test_reranking_holds_the_models(service: Service) -> None:
     assert index.model_lock is service.loaded.lock("matcher")
 
 
-def test_what_cannot_be_answered_is_said(service: Service, photos: Path) -> None:
+def test_invalid_requests_raise_typed_errors(service: Service, photos: Path) -> None:
     with pytest.raises(ConfigError, match="text 1 is empty"):
         service.embed(texts=["a", " "])
     with pytest.raises(ImageError):
@@ -263,7 +261,9 @@ def test_what_cannot_be_answered_is_said(service: Service, photos: Path) -> None
         service.search()
 
 
-def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path, service: Service) -> None:
+def test_a_missing_captioner_matcher_or_prompter_is_reported_without_loading_the_model(
+    tmp_path: Path, service: Service
+) -> None:
     service.encoder.save(tmp_path / "plain")
     plain = Service(tmp_path / "plain", device="cpu")
     for kind, ask in {
@@ -277,7 +277,7 @@ def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path
     assert not plain.loaded.is_loaded("encoder")
 
 
-def test_a_model_of_open_clips_by_name_brings_nothing_and_is_not_looked_for_on_the_hub() -> None:
+def test_an_open_clip_name_has_no_other_models_and_needs_no_hub() -> None:
     service = Service("open_clip/ViT-B-32")
     assert [model.available for model in service.models()] == [True, False, False, False]
 

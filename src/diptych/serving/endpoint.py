@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Endpoint:
     """Handles the requests of an endpoint in the directory `path`. Each model is loaded on first use.
 
-    `inputs` is a text, a list of texts, an image (base64, a data: URL, or decoded, as endpoints pass on requests of type
-    `image/*`), or a dictionary with `texts` and `images`. `parameters["task"]` is one of the following, by default the
-    one that fits the inputs and the other parameters:
+    `inputs` is a text, a list of texts, an image (base64, a data: URL, or decoded, as endpoints pass on requests of
+    type `image/*`), or a dictionary with `texts` and `images`. `parameters["task"]` is one of the following, by default
+    the one that fits the inputs and the other parameters:
 
     - `embed`: unit embeddings. The default for texts.
     - `classify`: labels with scores, best first, as in transformers' zero-shot-image-classification. The default with

@@ -119,9 +119,7 @@ def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetric
     text = {"content": {metrics.media_type: {"schema": {"type": "string"}}}}
     responses: dict[int | str, dict[str, Any]] = {200: text, 401: error, 403: error, 429: error}
 
-    @app.get(
-        "/metrics", name="metrics", response_class=Response, responses=responses
-    )
+    @app.get("/metrics", name="metrics", response_class=Response, responses=responses)
     async def prometheus_metrics() -> Response:
         """Metrics for Prometheus."""
         return Response(metrics.text(), media_type=metrics.media_type)
