@@ -69,7 +69,7 @@ def test_similar_images_exclude_the_image_itself(service: Service) -> None:
     first = service.search("a cat", keep=None).hits[0]
     assert first.id not in {hit.id for hit in service.similar(first.id, k=5)}
     assert service.picture(first.id, size=64).size[0] <= 64
-    with pytest.raises(DataError, match="no picture of the index"):
+    with pytest.raises(DataError, match="no indexed image has the id"):
         service.picture("0" * 32)
 
 

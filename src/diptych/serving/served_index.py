@@ -23,7 +23,7 @@ from diptych.serving.results import AddProgress, IndexStatus
 
 Item = TypeVar("Item")
 
-_MISSING = "there is no index any more or not yet; add a folder to create it"
+_MISSING = "the index does not exist, or was removed; add a folder to create it"
 _MAX_SHOWN = 200  # characters of a path in an error
 
 
@@ -149,7 +149,7 @@ class ServedIndex:
         with self.guarded():
             rows = index.store.rows([id], ["path"])
         if not rows.num_rows:
-            raise DataError(f"no picture of the index has the id '{id}'; ids are in the hits of a search")
+            raise DataError(f"no indexed image has the id '{id}'; search results contain the ids")
         return read_at(rows["path"][0].as_py(), index.readable)
 
     def readable(self) -> Roots:
