@@ -95,7 +95,7 @@ def post(api: TestClient, route: str, **body: Any) -> Any:
     return response.json()
 
 
-# the same responses as the service
+# results
 
 
 def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestClient, service: Service, cat) -> None:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from diptych.prompting.library import PromptLibrary
     from diptych.prompting.prompter import Prompter
     from diptych.search.engine import Sort
+    from diptych.serving.loaded_models import Model
 
 How = Literal["retrieve", "compose", "generate"]
 Method = Literal["beam", "greedy", "nucleus"]
 
-_MIN_SIDE = 512  # pixels of the shorter side that every captioner, matcher and prompter can do with
+_MIN_SIDE = 512  # pixels of the shorter side that are enough for captioners, matchers and prompters
 
 
 class Service:
@@ -65,8 +66,13 @@ class Service:
         follow_links: bool = False,
         device: str = "auto",
     ) -> None:
-        models = {"encoder": model, "captioner": captioner, "matcher": matcher, "prompter": prompter}
-        self.loaded = LoadedModels(models, device)  # type: ignore[arg-type] - the keys are literals
+        models: dict[Kind, str | Path | Model | None] = {
+            "encoder": model,
+            "captioner": captioner,
+            "matcher": matcher,
+            "prompter": prompter,
+        }
+        self.loaded = LoadedModels(models, device)
         self._served_index = ServedIndex(self.loaded, index, roots, follow_links=follow_links)
 
     def at(self, index: str | Path | None) -> Service:
