@@ -43,7 +43,9 @@ def make_embeddings_router(operations: Operations) -> APIRouter:
         if body.dimensions not in (None, in_order.shape[1]):
             raise invalid(f"dimensions is {body.dimensions}; embeddings of this model have {in_order.shape[1]}")
         tokens = await operations.count_tokens(texts)
-        encoded = _in_base64(in_order) if body.encoding_format == "base64" else as_lists(in_order)
+        encoded: Sequence[list[float] | str] = (
+            _in_base64(in_order) if body.encoding_format == "base64" else as_lists(in_order)
+        )
         data = [OpenAIEmbedding("embedding", index, row) for index, row in enumerate(encoded)]
         return OpenAIEmbeddingsResponse("list", service.loaded.name("encoder"), data, OpenAIUsage(tokens, tokens))
 
