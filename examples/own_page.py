@@ -25,6 +25,6 @@ if picked is not None:
     with answer, told():
         show_picture(picked, "look-alike")
         with timed("Looking around …") as timing:
-            results = service.search(image=picked.image, count=6)
+            results = service.search(image=picked.image, k=6)
         st.caption(f"the nearest of {pictures(results.searched)}, in {timing}")
         hit_grid(results.hits, key="look-alikes")

@@ -1,4 +1,4 @@
-"""A service with everything, and servers to ask: an app in a thread, on a port of this machine."""
+"""A service with every model over an index of photographs, and HTTP servers in threads."""
 
 from __future__ import annotations
 
@@ -33,20 +33,23 @@ def photo(folder: Path, name: str) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A TCP port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager
-def running(app: Any, **limits: Any) -> Iterator[str]:
-    """The URL of an app that a thread serves, as `diptych serve` does, while the context lasts."""
+def running(app: Any, *, max_connections: int | None = None, idle_seconds: float | None = None) -> Iterator[str]:
+    """The URL of an app that a thread serves with the connection limits of `diptych serve`."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, **uvicorn_options(**limits)))
+    options = uvicorn_options(max_connections=max_connections, idle_seconds=idle_seconds)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    ended = time.monotonic() + 30
-    while not server.started and time.monotonic() < ended:
+    deadline = time.monotonic() + 30
+    while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{port}"

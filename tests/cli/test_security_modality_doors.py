@@ -252,7 +252,7 @@ def test_the_client_sends_texts_and_refuses_what_is_none(house: House) -> None:
     with running(make_app(house.service, Settings())) as url, Client(url) as client:
         expected, seen = by_hand(house.model, texts), house.model.encode_images([house.trap.image])
         house.trap.check(client.embed(texts=texts).text_vectors, expected, seen, atol=1e-4)
-        assert len(client.search(texts[0], keep=None, count=3)) == 3
+        assert len(client.search(texts[0], keep=None, k=3)) == 3
         told = client.match(house.trap.image, texts)
         assert told == pytest.approx(list(house.probabilities(house.trap.image)), abs=1e-3)
         doors: list[Callable[[], Any]] = [

@@ -130,8 +130,8 @@ def test_a_picture_is_classified_as_transformers_answers_it(ask: Ask, picture: P
     [
         ({}, 'no "inputs"'),
         ({"inputs": "a dog", "parameters": {"task": "classfy"}}, "did you mean 'classify'"),
-        ({"inputs": ["a dog"] * 65}, "a request may have 64"),
-        ({"inputs": ["a dog", " "]}, "none of them empty"),
+        ({"inputs": ["a dog"] * 65}, "the limit is 64"),
+        ({"inputs": ["a dog", " "]}, "must be strings that are not empty"),
         ({"inputs": "not base64!", "parameters": {"candidate_labels": ["a"]}}, "base64"),
         ({"inputs": "AAAA", "parameters": {"candidate_labels": ["a"]}}, "decode"),
         (

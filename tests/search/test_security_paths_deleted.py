@@ -86,7 +86,7 @@ def test_an_index_that_replaces_an_open_one_is_reopened(service: Service, root: 
     shutil.rmtree(tmp_path / "index")
     (root / "photos" / "1.png").write_bytes(encoded("PNG", 1))
     Index(tmp_path / "index", service.encoder).add(root / "photos")
-    assert service.status()["pictures"] == 2
+    assert service.status().pictures == 2
     assert len(service.search("a star", keep=None)) == 2
 
 

@@ -1,9 +1,10 @@
-"""The HTTP API: the same answers as the local service, one shape of error, and limits that hold."""
+"""The HTTP API: the same responses as the local service, one shape of error, and limits that hold."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -17,28 +18,43 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
 from diptych.captioning.candidates import combined_score
 from diptych.errors import ConfigError
 from diptych.search.index import Added
-from diptych.serving.api import responses as models
-from diptych.serving.api.access import Rate
+from diptych.search.results import Hit
+from diptych.serving.api.access import RateLimiter
 from diptych.serving.api.app import make_app
 from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.operations import Operations
 from diptych.serving.api.prometheus import ServerMetrics
+from diptych.serving.api.responses import (
+    AddResponse,
+    CaptionResponse,
+    EmbedResponse,
+    MatchResponse,
+    OpenAIEmbeddingsResponse,
+    PromptResponse,
+    RemoveResponse,
+    SearchResponse,
+)
 from diptych.serving.api.server import check_place, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
 from tests.servers import photo, running
 
-TOLD: dict[str, type[BaseModel]] = {
-    **{"/v1/embed": models.EmbedTold, "/v1/search": models.SearchTold, "/v1/caption": models.CaptionTold},
-    **{"/v1/match": models.MatchTold, "/v1/prompt": models.PromptTold, "/v1/embeddings": models.EmbeddingsTold},
-    **{"/v1/index/add": models.AddedTold, "/v1/index/remove": models.RemovedTold},
+RESPONSES: dict[str, type] = {
+    "/v1/embed": EmbedResponse,
+    "/v1/search": SearchResponse,
+    "/v1/caption": CaptionResponse,
+    "/v1/match": MatchResponse,
+    "/v1/prompt": PromptResponse,
+    "/v1/embeddings": OpenAIEmbeddingsResponse,
+    "/v1/index/add": AddResponse,
+    "/v1/index/remove": RemoveResponse,
 }
 KEY = "a-key-of-the-tests-0123456789"
 
@@ -72,17 +88,17 @@ def in_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def post(api: TestClient, route: str, **asked: Any) -> Any:
-    answer = api.post(route, json=asked)
-    assert answer.status_code == 200, answer.text
-    TOLD[route].model_validate_json(answer.content, strict=True, extra="forbid")  # what OpenAPI says of it
-    return answer.json()
+def post(api: TestClient, route: str, **body: Any) -> Any:
+    response = api.post(route, json=body)
+    assert response.status_code == 200, response.text
+    TypeAdapter(RESPONSES[route]).validate_json(response.content, strict=True, extra="forbid")
+    return response.json()
 
 
-# the same answers as the service
+# results
 
 
-def test_json_forms_and_data_urls_give_the_vectors_of_the_service(api: TestClient, service: Service, cat) -> None:
+def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestClient, service: Service, cat) -> None:
     local = service.embed([cat], ["a cat"])
     as_json = post(
         api, "/v1/embed", images=[in_base64(cat), f"data:image/png;base64,{in_base64(cat)}"], texts=["a cat"]
@@ -95,33 +111,59 @@ def test_json_forms_and_data_urls_give_the_vectors_of_the_service(api: TestClien
 
 
 def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service, cat: bytes) -> None:
-    found = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
-    assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in service.search("a cat", count=3, keep=None)]
+    results = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
+    assert [hit["id"] for hit in results["hits"]] == [hit.id for hit in service.search("a cat", k=3, keep=None)]
     by_picture = post(api, "/v1/search", images=[in_base64(cat)], min_side=100, since="2001-01-01")
     assert by_picture["hits"][0]["path"].endswith("cat.png")
-    looked = post(api, "/v1/search", texts=["a cat"], keep=None, rerank=2)
-    assert looked["hits"][0]["match"] > 0.5
-    answer = api.get(f"/v1/pictures/{found['hits'][0]['id']}", params={"size": 64})
-    assert (answer.headers["content-type"], answer.content[:2]) == ("image/jpeg", b"\xff\xd8")
+    reranked = post(api, "/v1/search", texts=["a cat"], keep=None, rerank=2)
+    assert reranked["hits"][0]["match"] > 0.5
+    response = api.get(f"/v1/pictures/{results['hits'][0]['id']}", params={"size": 64})
+    assert (response.headers["content-type"], response.content[:2]) == ("image/jpeg", b"\xff\xd8")
+
+
+def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
+    results = post(api, "/v1/search", texts=["a cat"], count=2, keep=None)
+    local = service.search("a cat", k=2, keep=None)
+    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
+    assert list(results) == page
+    assert {name: results[name] for name in page if name not in ("hits", "nearest")} == {
+        name: getattr(local, name) for name in page if name not in ("hits", "nearest")
+    }
+    for hit, expected in zip(results["hits"], local.hits, strict=True):
+        assert list(hit) == [field.name for field in dataclasses.fields(Hit)]
+        assert hit["copies"] == list(expected.copies)
+        assert hit["changed"] == (expected.changed.isoformat() if expected.changed else None)
+        assert hit["score"] == pytest.approx(expected.score, abs=1e-6)
+    captioned = post(api, "/v1/caption", images=[in_base64(cat)])["captions"][0]
+    assert list(captioned) == ["best", "confidence", "alternatives", "candidates"]
+    assert list(captioned["alternatives"][0]) == ["text", "score", "confidence"]
+    assert captioned["candidates"] == []
+    assert list(api.get("/v1/index").json()) == ["index", "model", "pictures", "roots", "adding"]
+    models = api.get("/v1/models").json()
+    assert list(models["data"][0]) == ["id", "object", "kind", "name", "available", "loaded"]
+    assert (models["object"], models["data"][0]["id"], models["data"][0]["object"]) == ("list", "mini", "model")
+    assert api.get("/healthz").json() == {"status": "ok"}
 
 
 def test_captions_matches_and_prompts_are_those_of_the_service(api: TestClient, service: Service, cat: bytes) -> None:
-    told = post(api, "/v1/caption", images=[in_base64(cat)], count=2, candidates=["a cat", "a rocket"])["captions"]
+    captioned = post(api, "/v1/caption", images=[in_base64(cat)], count=2, candidates=["a cat", "a rocket"])["captions"]
     local = service.caption([cat], count=2, candidates=["a cat", "a rocket"])[0]
-    assert [each["text"] for each in told[0]["alternatives"]] == [each.text for each in local.alternatives]
-    assert told[0]["confidence"] == pytest.approx(local.confidence, abs=1e-4)
-    assert told[0]["candidates"][0]["text"] == "a cat"
+    assert [caption["text"] for caption in captioned[0]["alternatives"]] == [
+        caption.text for caption in local.alternatives
+    ]
+    assert captioned[0]["confidence"] == pytest.approx(local.confidence, abs=1e-4)
+    assert captioned[0]["candidates"][0]["text"] == "a cat"
     chosen = post(api, "/v1/caption", images=[in_base64(cat)], count=8, choose=True)["captions"][0]["alternatives"]
-    assert chosen == sorted(chosen, key=lambda each: -combined_score(each["score"], each["confidence"]))
+    assert chosen == sorted(chosen, key=lambda caption: -combined_score(caption["score"], caption["confidence"]))
     matched = post(api, "/v1/match", images=[in_base64(cat)] * 2, texts=["a cat", "a rocket"])["probabilities"]
     assert np.allclose(matched, [service.match(cat, ["a cat", "a rocket"])] * 2, atol=1e-4)
     assert matched[0][0] > matched[0][1]
     drawn = {"method": "nucleus", "count": 2, "seed": 3}
-    told = post(api, "/v1/caption", images=[in_base64(cat)], **drawn)["captions"]
-    assert told[0]["best"] == service.caption([cat], **drawn)[0].best
+    captioned = post(api, "/v1/caption", images=[in_base64(cat)], **drawn)["captions"]
+    assert captioned[0]["best"] == service.caption([cat], **drawn)[0].best
 
 
-def test_the_index_is_added_to_looked_at_and_removed_from(api: TestClient, folder: Path) -> None:
+def test_images_are_added_and_removed_and_the_status_shows_it(api: TestClient, folder: Path) -> None:
     before = api.get("/v1/index").json()
     assert before["pictures"] == 15
     gone = post(api, "/v1/search", texts=["a rocket"], keep=None)["hits"][0]["id"]
@@ -130,12 +172,14 @@ def test_the_index_is_added_to_looked_at_and_removed_from(api: TestClient, folde
     assert api.get("/v1/index").json() == before
 
 
-def test_openai_clients_get_embeddings_of_texts_and_pictures(api: TestClient, service: Service, cat: bytes) -> None:
+def test_openais_embeddings_api_accepts_texts_and_images(api: TestClient, service: Service, cat: bytes) -> None:
     url = f"data:image/png;base64,{in_base64(cat)}"
-    told = post(api, "/v1/embeddings", model="any", input=["a cat", url, {"image": in_base64(cat)}, {"text": "a cat"}])
-    assert [each["index"] for each in told["data"]] == [0, 1, 2, 3]
+    response = post(
+        api, "/v1/embeddings", model="any", input=["a cat", url, {"image": in_base64(cat)}, {"text": "a cat"}]
+    )
+    assert [row["index"] for row in response["data"]] == [0, 1, 2, 3]
     local = service.embed([cat], ["a cat"])
-    vectors = np.array([each["embedding"] for each in told["data"]])
+    vectors = np.array([row["embedding"] for row in response["data"]])
     assert np.allclose(vectors[[0, 3]], local.text_vectors, atol=1e-4)
     assert np.allclose(vectors[[1, 2]], local.image_vectors, atol=1e-4)
     one = post(api, "/v1/embeddings", model="any", input="a cat", encoding_format="base64", dimensions=256)
@@ -147,15 +191,15 @@ def test_openai_clients_get_embeddings_of_texts_and_pictures(api: TestClient, se
 # errors
 
 
-def told_error(answer: Any) -> tuple[int, str]:
-    error = answer.json()["error"]
+def error_of(response: Any) -> tuple[int, str]:
+    error = response.json()["error"]
     assert sorted(error) == ["message", "request_id", "type"]
-    assert error["request_id"] == answer.headers["x-request-id"]
+    assert error["request_id"] == response.headers["x-request-id"]
     assert error["message"]
-    return answer.status_code, error["type"]
+    return response.status_code, error["type"]
 
 
-JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
+INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "no JSON": ("/v1/embed", b"{", (422, "invalid_request")),
     "a list": ("/v1/embed", [], (422, "invalid_request")),
     "nothing": ("/v1/embed", {}, (422, "invalid_request")),
@@ -169,7 +213,7 @@ JSON_FAULTS: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "a data URL without base64": ("/v1/embed", {"images": ["data:image/png,x"]}, (422, "invalid_request")),
     "a URL": ("/v1/embed", {"images": ["http://localhost/x.jpg"]}, (403, "urls_off")),
     "a path": ("/v1/index/add", {"path": "/etc"}, (422, "data_error")),
-    "a path with NUL": ("/v1/index/add", {"path": "\0"}, (422, "data_error")),
+    "a path with NUL": ("/v1/index/add", {"path": "\0"}, (422, "invalid_request")),
     "an id that is none": ("/v1/search", {"like": ["x"]}, (422, "invalid_request")),
     "an unknown id": ("/v1/search", {"like": ["0" * 32]}, (422, "data_error")),
     "nothing wanted": ("/v1/search", {}, (400, "config_error")),
@@ -195,96 +239,96 @@ def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: st
     assert found["searched"] == 15
 
 
-@pytest.mark.parametrize("fault", JSON_FAULTS)
-def test_a_faulty_request_gets_its_status_and_type(api: TestClient, fault: str) -> None:
-    path, content, expected = JSON_FAULTS[fault]
+@pytest.mark.parametrize("case", INVALID_JSON)
+def test_an_invalid_request_gets_its_status_and_type(api: TestClient, case: str) -> None:
+    path, content, expected = INVALID_JSON[case]
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    assert told_error(api.post(path, content=data, headers={"content-type": "application/json"})) == expected
+    assert error_of(api.post(path, content=data, headers={"content-type": "application/json"})) == expected
 
 
 @pytest.mark.parametrize("way", [way for way, (data, _) in BROKEN.items() if data is not None])
-def test_a_broken_picture_is_refused_with_its_reason_on_every_route(api: TestClient, way: str) -> None:
+def test_a_broken_image_is_refused_with_its_reason_on_every_route(api: TestClient, way: str) -> None:
     data, reason = BROKEN[way]
     for path in ("/v1/embed", "/v1/search", "/v1/caption", "/v1/match", "/v1/prompt"):
         texts = {"texts": ["a"]} if path == "/v1/match" else {}
-        answer = api.post(path, files=[("images", ("x.jpg", data))], data=texts)
-        assert told_error(answer) == (422, f"image_{reason}"), path
+        response = api.post(path, files=[("images", ("x.jpg", data))], data=texts)
+        assert error_of(response) == (422, f"image_{reason}"), path
 
 
-def test_what_is_not_there_or_not_so_asked_has_the_same_shape(api: TestClient) -> None:
-    assert told_error(api.get("/nowhere")) == (404, "not_found")
-    assert told_error(api.get("/v1/embed")) == (405, "method_not_allowed")
-    assert told_error(api.post("/v1/embed", content=b"x")) == (415, "unsupported_type")
-    assert told_error(api.post("/v1/embed", content=b"x", headers={"content-type": "multipart/form-data"}))[0] == 400
-    assert told_error(api.get("/v1/pictures/x")) == (422, "invalid_request")
+def test_unknown_routes_methods_and_media_types_have_the_error_shape(api: TestClient) -> None:
+    assert error_of(api.get("/nowhere")) == (404, "not_found")
+    assert error_of(api.get("/v1/embed")) == (405, "method_not_allowed")
+    assert error_of(api.post("/v1/embed", content=b"x")) == (415, "unsupported_type")
+    assert error_of(api.post("/v1/embed", content=b"x", headers={"content-type": "multipart/form-data"}))[0] == 400
+    assert error_of(api.get("/v1/pictures/x")) == (422, "invalid_request")
     twice = api.post("/v1/caption", files=[("images", b"x"), ("count", (None, "1")), ("count", (None, "2"))])
-    assert told_error(twice) == (422, "invalid_request")
-    assert told_error(api.post("/v1/embed", files=[("texts", b"a cat")])) == (422, "invalid_request")
+    assert error_of(twice) == (422, "invalid_request")
+    assert error_of(api.post("/v1/embed", files=[("texts", b"a cat")])) == (422, "invalid_request")
 
 
-def test_a_request_may_name_itself_and_a_bad_name_is_replaced(api: TestClient) -> None:
+def test_a_client_may_choose_its_request_id_and_an_invalid_one_is_replaced(api: TestClient) -> None:
     assert api.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert api.get("/healthz", headers={"X-Request-ID": "no good"}).headers["x-request-id"] != "no good"
 
 
-def test_a_path_cannot_write_lines_into_the_log(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_path_cannot_add_lines_to_the_log(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "diptych.serving.api"):
         api.get("/x%0a200 GET /of-my-own")
     assert [record.message.count("\n") for record in caplog.records if "of-my-own" in record.message] == [0]
 
 
-def test_a_fault_of_the_server_is_logged_and_not_told(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_logged_and_not_disclosed(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(service)
 
     @app.get("/fault")
     async def fault() -> None:
         raise RuntimeError("a secret")
 
-    answer = client_of(app).get("/fault")
-    assert told_error(answer) == (500, "internal_error")
-    assert "a secret" not in answer.text
+    response = client_of(app).get("/fault")
+    assert error_of(response) == (500, "internal_error")
+    assert "a secret" not in response.text
     assert "a secret" in caplog.text
-    assert answer.headers["x-request-id"] in caplog.text
+    assert response.headers["x-request-id"] in caplog.text
 
 
 # limits
 
 
 def test_bytes_and_pixels_are_limited(api: TestClient, folder: Path) -> None:
-    assert told_error(api.post("/v1/embed", files=[("images", b"x" * 3_000_000)])) == (413, "too_large")
+    assert error_of(api.post("/v1/embed", files=[("images", b"x" * 3_000_000)])) == (413, "too_large")
 
     def pieces() -> Iterator[bytes]:
         yield from [b"x" * 1_000_000] * 3
 
     kind = {"content-type": "application/json"}
-    assert told_error(api.post("/v1/embed", content=pieces(), headers=kind)) == (413, "too_large")
+    assert error_of(api.post("/v1/embed", content=pieces(), headers=kind)) == (413, "too_large")
     from tests.broken import picture
 
     path = folder / "large.png"
     picture(size=(1_100, 1_000)).save(path)
-    answer = api.post("/v1/embed", files=[("images", path.read_bytes())])
-    assert told_error(answer) == (422, "image_too_many_pixels")
+    response = api.post("/v1/embed", files=[("images", path.read_bytes())])
+    assert error_of(response) == (422, "image_too_many_pixels")
 
 
-def test_a_key_is_asked_for_everywhere_but_at_the_health_checks(service: Service) -> None:
+def test_every_route_but_the_health_checks_needs_a_key(service: Service) -> None:
     api = client_of(make_app(service, keys=[KEY, KEY + "2"]))
     assert [
         api.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/openapi.json")
     ] == [*(200, 503, 401, 401, 401)]
     for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": KEY}, {"X-API-Key": KEY[:-1]}):
-        answer = api.get("/v1/models", headers=wrong)
-        assert told_error(answer) == (401, "unauthorized")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        response = api.get("/v1/models", headers=wrong)
+        assert error_of(response) == (401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
     for right in ({"Authorization": f"Bearer {KEY}"}, {"Authorization": f"bearer {KEY}2"}, {"X-API-Key": KEY}):
         assert api.get("/v1/models", headers=right).status_code == 200
     with pytest.raises(ConfigError, match="can be guessed"):
         make_app(service, keys=["secret"])
 
 
-def test_only_the_servers_own_name_and_pages_may_ask(service: Service) -> None:
+def test_only_the_servers_own_hosts_and_origins_are_accepted(service: Service) -> None:
     api = client_of(make_app(service, Settings(cors=("https://example.org",))))
-    assert told_error(api.get("/healthz", headers={"Host": "evil.example"})) == (403, "forbidden_host")
-    assert told_error(api.get("/healthz", headers={"Origin": "https://evil.example"})) == (403, "forbidden_origin")
+    assert error_of(api.get("/healthz", headers={"Host": "evil.example"})) == (403, "forbidden_host")
+    assert error_of(api.get("/healthz", headers={"Origin": "https://evil.example"})) == (403, "forbidden_origin")
     assert api.get("/healthz", headers={"Origin": "http://localhost:8000"}).status_code == 200
     allowed = api.get("/healthz", headers={"Origin": "https://example.org"})
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
@@ -297,9 +341,9 @@ def test_only_the_servers_own_name_and_pages_may_ask(service: Service) -> None:
         assert api.get("/healthz", headers={"Host": host}).status_code == 200
 
 
-def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
+def test_a_rate_limiter_allows_a_burst_and_then_its_rate() -> None:
     now = 0.0
-    rate = Rate(2, clock=lambda: now)
+    rate = RateLimiter(2, clock=lambda: now)
     for _ in range(10):
         rate.check("ada")
     with pytest.raises(RequestRefused, match="more than 2 requests a second; try again in 1 s") as refused:
@@ -312,23 +356,23 @@ def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
         rate.check("ada")
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(service: Service) -> None:
+def test_a_client_beyond_its_rate_gets_429_with_retry_after(service: Service) -> None:
     api = client_of(make_app(service, Settings(rate=0.001)))
-    answers = [api.get("/v1/models") for _ in range(11)]
-    assert [answer.status_code for answer in answers] == [200] * 10 + [429]
-    assert told_error(answers[-1]) == (429, "too_many_requests")
-    assert int(answers[-1].headers["retry-after"]) > 1
+    responses = [api.get("/v1/models") for _ in range(11)]
+    assert [response.status_code for response in responses] == [200] * 10 + [429]
+    assert error_of(responses[-1]) == (429, "too_many_requests")
+    assert int(responses[-1].headers["retry-after"]) > 1
     assert api.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
-def test_the_loopback_needs_no_key(host: str) -> None:
+def test_loopback_addresses_need_no_key(host: str) -> None:
     assert is_loopback(host)
     check_place(host, keys=())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
-def test_elsewhere_a_key_is_needed_unless_it_is_said_that_none_is(host: str) -> None:
+def test_other_addresses_need_a_key_unless_without_key_is_set(host: str) -> None:
     with pytest.raises(ConfigError, match="--without-key"):
         check_place(host, keys=())
     check_place(host, keys=[KEY])
@@ -341,24 +385,24 @@ def test_settings_out_of_range_are_refused() -> None:
             Settings(**settings)
 
 
-def test_texts_take_room_as_pictures_do(service: Service, cat: bytes) -> None:
+def test_texts_count_towards_the_row_limit_as_images_do(service: Service, cat: bytes) -> None:
     app = make_app(service, Settings(batch=1, max_rows=4))  # room for 16
     images, texts = [in_base64(cat)] * 4, ["a"] * 4
-    asked = {"/v1/match": {"images": images, "texts": texts}, "/v1/caption": {"images": images, "candidates": texts}}
-    asked["/v1/search"] = {"texts": texts, "unwanted": texts}
+    bodies = {"/v1/match": {"images": images, "texts": texts}, "/v1/caption": {"images": images, "candidates": texts}}
+    bodies["/v1/search"] = {"texts": texts, "unwanted": texts}
     with client_of(app) as api:
         operations = app.state.operations
-        for path, body in asked.items():
-            with operations.rows.take(16 - 7):
-                assert told_error(api.post(path, json=body)) == (429, "busy"), path
-            with operations.rows.take(16 - 8):
+        for path, body in bodies.items():
+            with operations.rows.reserve(16 - 7):
+                assert error_of(api.post(path, json=body)) == (429, "busy"), path
+            with operations.rows.reserve(16 - 8):
                 assert api.post(path, json=body).status_code == 200, path
 
 
 # adding beside searching
 
 
-def test_adds_that_take_long_keep_no_search_waiting(service: Service, folder: Path) -> None:
+def test_long_adds_do_not_delay_searches(service: Service, folder: Path) -> None:
     gate, added = threading.Event(), threading.Semaphore(0)
 
     def add(*arguments: Any, **settings: Any) -> Added:
@@ -379,36 +423,36 @@ def test_adds_that_take_long_keep_no_search_waiting(service: Service, folder: Pa
         assert {each.result().status_code for each in adding} == {200}
 
 
-def test_an_add_ends_with_the_server_and_keeps_what_it_has(service: Service, tmp_path: Path) -> None:
+def test_an_add_stops_at_shutdown_and_keeps_the_images_added_so_far(service: Service, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for at in range(400):
-        Image.new("RGB", (64, 64), (at % 256, at // 256, 99)).save(photos / f"{at}.png")
+    for number in range(400):
+        Image.new("RGB", (64, 64), (number % 256, number // 256, 99)).save(photos / f"{number}.png")
     other = Service(service.encoder, index=tmp_path / "index", roots=[photos])
 
     async def add_and_end() -> None:
         operations = Operations(other, Settings(), ServerMetrics())
         operations.open()
         adding = asyncio.create_task(operations.add(str(photos), prune=False))
-        while not (other.status()["adding"] or {}).get("seen"):
+        while not ((progress := other.status().adding) and progress.seen):
             assert not adding.done()
             await asyncio.sleep(0.01)
         await operations.close()
-        with pytest.raises(RequestRefused, match="the server is ending"):
+        with pytest.raises(RequestRefused, match="the server is shutting down"):
             await adding
 
     asyncio.run(add_and_end())
-    assert other.status()["adding"] is None
-    assert other.status()["pictures"] < 400
+    assert other.status().adding is None
+    assert other.status().pictures < 400
 
 
-# health and figures
+# health and metrics
 
 
-def test_a_server_is_ready_when_its_model_is_loaded_and_tells_its_log_alone_why_it_is_not(
+def test_readiness_follows_the_model_and_the_reason_of_a_failure_is_only_logged(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert told_error(client_of(make_app(service)).get("/readyz")) == (503, "not_ready")
+    assert error_of(client_of(make_app(service)).get("/readyz")) == (503, "not_ready")
     with client_of(make_app(service)) as api:
         assert until(lambda: api.get("/readyz").status_code == 200)
     with client_of(make_app(Service(tmp_path))) as api:
@@ -429,7 +473,7 @@ def until(holds: Any, seconds: float = 20.0) -> bool:
     return False
 
 
-def test_figures_count_answers_rows_and_batches(service: Service) -> None:
+def test_metrics_count_responses_rows_and_batches(service: Service) -> None:
     with client_of(make_app(service)) as api:
         post(api, "/v1/embed", texts=["a", "b"])
         api.get("/v1/no-such-page-1")

@@ -1,4 +1,4 @@
-"""Connections that say nothing, ask slowly, or do not read: each ends, and who asks at once comes through."""
+"""Idle connections are closed, and requests get through among many of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import httpx2
 
 from tests.servers import running
 
-ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def says_ok(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def respond(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """ASGI: `ok`, ten megabytes at `/long`, and after a second at `/slow`."""
     if scope["type"] != "http":
         return
@@ -28,20 +28,20 @@ async def says_ok(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def connected(url: str, said: bytes = b"") -> socket.socket:
+def connected(url: str, data: bytes = b"") -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
-    connection.sendall(said)
+    connection.sendall(data)
     return connection
 
 
-def is_ended(connection: socket.socket, say: bytes = b"", seconds: float = 5.0) -> bool:
-    """Whether the server closes it in time, though `say` comes to it all the while."""
+def is_closed(connection: socket.socket, data: bytes = b"", seconds: float = 5.0) -> bool:
+    """Whether the server closes a connection within some seconds while `data` is sent repeatedly."""
     connection.settimeout(0.1)
-    ended = time.monotonic() + seconds
-    while time.monotonic() < ended:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
-            connection.sendall(say)
+            connection.sendall(data)
             if not connection.recv(1_000_000):
                 return True
         except TimeoutError:
@@ -51,20 +51,24 @@ def is_ended(connection: socket.socket, say: bytes = b"", seconds: float = 5.0) 
     return False
 
 
-def test_who_says_nothing_or_asks_without_end_is_closed() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url) as silent, connected(url, b"GET / HTTP/1.1\r\n") as slow:
-        assert is_ended(slow, b"X: a\r\n")
-        assert is_ended(silent)
+def test_a_idle_connection_and_an_endless_request_head_are_closed() -> None:
+    with (
+        running(respond, idle_seconds=0.5) as url,
+        connected(url) as idle,
+        connected(url, b"GET / HTTP/1.1\r\n") as slow,
+    ):
+        assert is_closed(slow, b"X: a\r\n")
+        assert is_closed(idle)
 
 
-def test_a_second_request_that_never_ends_is_closed_too() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url, ASK) as connection:
+def test_an_incomplete_second_request_is_closed() -> None:
+    with running(respond, idle_seconds=0.5) as url, connected(url, REQUEST) as connection:
         assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
-        assert is_ended(connection, b"G")
+        assert is_closed(connection, b"G")
 
 
-def test_who_does_not_read_an_answer_is_closed() -> None:
-    with running(says_ok, seconds=0.5) as url, connected(url, ASK.replace(b"/ ", b"/long ") * 2) as connection:
+def test_a_connection_that_does_not_read_its_response_is_closed() -> None:
+    with running(respond, idle_seconds=0.5) as url, connected(url, REQUEST.replace(b"/ ", b"/long ") * 2) as connection:
         time.sleep(2)
         read = 0
         while piece := _received(connection):
@@ -79,29 +83,29 @@ def _received(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_the_time_that_the_server_takes_does_not_count() -> None:
-    with running(says_ok, seconds=0.3) as url:
+def test_the_time_to_compute_a_response_is_not_idle_time() -> None:
+    with running(respond, idle_seconds=0.3) as url:
         assert httpx2.get(f"{url}/slow", trust_env=False).text == "ok"
 
 
-def test_who_asks_comes_through_where_many_say_nothing() -> None:
-    with running(says_ok, most=3, seconds=60) as url, ExitStack() as many:
-        silent = [many.enter_context(connected(url)) for _ in range(8)]
+def test_a_request_gets_through_among_many_idle_connections() -> None:
+    with running(respond, max_connections=3, idle_seconds=60) as url, ExitStack() as stack:
+        idle = [stack.enter_context(connected(url)) for _ in range(8)]
         assert httpx2.get(url, trust_env=False).text == "ok"
-        assert all(is_ended(each) for each in silent[:5])
-        assert not is_ended(silent[-1], seconds=0.3)
+        assert all(is_closed(connection) for connection in idle[:5])
+        assert not is_closed(idle[-1], seconds=0.3)
 
 
-def test_where_every_connection_has_a_request_in_hand_a_new_one_is_told_to_come_back() -> None:
-    with running(says_ok, most=2, seconds=60) as url, ExitStack() as many:
-        slow = ASK.replace(b"/ ", b"/slow ")
-        asked = [many.enter_context(connected(url, slow)) for _ in range(2)]
+def test_a_new_connection_gets_503_when_all_others_have_a_request_in_flight() -> None:
+    with running(respond, max_connections=2, idle_seconds=60) as url, ExitStack() as stack:
+        slow = REQUEST.replace(b"/ ", b"/slow ")
+        pending = [stack.enter_context(connected(url, slow)) for _ in range(2)]
         time.sleep(0.3)
-        refused = many.enter_context(connected(url))
+        refused = stack.enter_context(connected(url))
         head, _, body = refused.recv(10_000).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503")
         assert b"Retry-After: 1" in head
         error = json.loads(body)["error"]
         assert error["type"] == "busy"
         assert error["request_id"].encode() in head
-        assert all(each.recv(1_000).startswith(b"HTTP/1.1 200") for each in asked)
+        assert all(connection.recv(1_000).startswith(b"HTTP/1.1 200") for connection in pending)

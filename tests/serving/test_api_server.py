@@ -1,4 +1,4 @@
-"""A real server process: hostile uploads, too many clients at once, slow ones, and an end that finishes what it has."""
+"""A server process: hostile uploads, overload, slow clients, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _png(width: int, height: int, data: bytes = b"", *extra: bytes) -> bytes:
 
 
 def hostile() -> list[tuple[str, bytes, str]]:
-    """200 uploads that no server should take: (name of the file, its bytes, its type)."""
+    """200 uploads that a server must refuse: (file name, bytes, media type)."""
     rng = random.Random(0)
     names = (
         "../../../etc/passwd",
@@ -115,11 +115,11 @@ def test_200_hostile_uploads_get_only_4xx_and_the_server_lives(server: tuple[str
     before = psutil.Process(process.pid).memory_info().rss
     routes = ("/v1/embed", "/v1/search", "/v1/caption", "/v1/match", "/v1/prompt")
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
-        for at, (name, data, kind) in enumerate(hostile()):
+        for number, (name, data, kind) in enumerate(hostile()):
             body, boundary = form(name, data, kind)
             headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-            answer = client.post(routes[at % len(routes)], content=body, headers=headers)
-            assert 400 <= answer.status_code < 500, (at, name, kind, data[:40], answer.text)
+            answer = client.post(routes[number % len(routes)], content=body, headers=headers)
+            assert 400 <= answer.status_code < 500, (number, name, kind, data[:40], answer.text)
             assert answer.json()["error"]["request_id"]
         good = client.post("/v1/embed", files=[("images", PICTURE)])
     assert good.status_code == 200
@@ -128,13 +128,13 @@ def test_200_hostile_uploads_get_only_4xx_and_the_server_lives(server: tuple[str
 
 
 def form(name: str, data: bytes, kind: str) -> tuple[bytes, str]:
-    """A multipart body made by hand, since clients would refuse to send such names."""
+    """A multipart body made by hand, because clients refuse to send such names."""
     head = f'Content-Disposition: form-data; name="images"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
     return b"--edge\r\n" + head.encode("latin-1") + data + b"\r\n--edge--\r\n", "edge"
 
 
 def raw(url: str, request: bytes, wait: float = 10.0) -> bytes:
-    """What comes back for these very bytes."""
+    """The bytes received in response to these bytes."""
     host, port = url.removeprefix("http://").split(":")
     received = b""
     with socket.create_connection((host, int(port)), timeout=wait) as connection:
@@ -166,7 +166,7 @@ def test_malformed_http_is_refused_and_the_server_lives(server: tuple[str, subpr
     assert httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
 
 
-def test_a_body_that_trickles_in_is_given_up(server: tuple[str, subprocess.Popen]) -> None:
+def test_a_body_that_trickles_in_gets_408(server: tuple[str, subprocess.Popen]) -> None:
     url, _ = server
     head = (
         b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -182,10 +182,10 @@ def test_a_body_that_trickles_in_is_given_up(server: tuple[str, subprocess.Popen
 # load
 
 
-def test_a_hundred_clients_at_once_get_an_answer_each_200_or_429(server: tuple[str, subprocess.Popen]) -> None:
+def test_a_hundred_concurrent_clients_each_get_200_or_429(server: tuple[str, subprocess.Popen]) -> None:
     url, process = server
 
-    large = PICTURE + bytes(500_000)  # what follows a JPEG's end is not looked at
+    large = PICTURE + bytes(500_000)  # bytes after the end of a JPEG are ignored
 
     async def ask(client: httpx2.AsyncClient) -> int:
         answer = await client.post("/v1/embed", files=[("images", large)])
@@ -208,10 +208,10 @@ def test_a_hundred_clients_at_once_get_an_answer_each_200_or_429(server: tuple[s
     assert httpx2.post(f"{url}/v1/embed", files=[("images", PICTURE)], trust_env=False).status_code == 200
 
 
-# beginning and end
+# startup and shutdown
 
 
-def test_it_does_not_listen_elsewhere_without_a_key() -> None:
+def test_serve_refuses_to_listen_on_a_network_without_a_key() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DIPTYCH_API_KEYS"}
     words = [sys.executable, "-m", "diptych", "serve", "--host", "0.0.0.0", "--port", str(free_port())]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
@@ -219,7 +219,7 @@ def test_it_does_not_listen_elsewhere_without_a_key() -> None:
     assert "everybody in the network could use this server" in done.stderr
 
 
-def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -229,17 +229,17 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
 
 
-def test_a_server_that_is_told_to_end_finishes_what_it_has(server: tuple[str, subprocess.Popen]) -> None:
+def test_a_server_finishes_the_requests_in_flight_on_sigterm(server: tuple[str, subprocess.Popen]) -> None:
     url, process = server  # the last test that asks it
 
     async def ask_and_end() -> list[Any]:
         async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             files = [("images", PICTURE)] * 40
-            asked = [asyncio.create_task(client.post("/v1/embed", files=files)) for _ in range(4)]
+            tasks = [asyncio.create_task(client.post("/v1/embed", files=files)) for _ in range(4)]
             while "diptych_requests_open 4.0" not in (await client.get("/metrics")).text:
-                assert not any(task.done() for task in asked), "ended before it was told to; send more"
+                assert not any(task.done() for task in tasks), "finished before SIGTERM; send more"
             process.send_signal(signal.SIGTERM)
-            return list(await asyncio.gather(*asked))
+            return list(await asyncio.gather(*tasks))
 
     answers = asyncio.run(ask_and_end())
     assert [answer.status_code for answer in answers] == [200] * 4

@@ -71,7 +71,7 @@ async def ask_for_what_is_refused(session: ClientSession) -> None:
     for tool, arguments, why in (
         ("index_folder", {"path": "/etc"}, "outside the folders"),
         ("caption_picture", {"picture": "/etc/passwd"}, "outside the folders"),
-        ("caption_picture", {"picture": "0" * 32}, "no picture of the index"),
+        ("caption_picture", {"picture": "0" * 32}, "no indexed image has the id"),
         ("caption_picture", {"picture": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
         ("caption_picture", {"picture": "data:image/png;base64,*"}, "not in base64"),
         ("search_pictures", {"query": "a", "count": 1_000}, "less than or equal to 20"),

@@ -1,4 +1,4 @@
-"""Hostile clients of the HTTP API: bodies, slots, connections, hosts, keys, and addresses that pictures come from."""
+"""Hostile clients of the HTTP API: bodies, capacity, connections, hosts, keys, and the addresses images come from."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from diptych.cli import main
-from diptych.serving.api import limits as bounds
-from diptych.serving.api import request_body as reading
-from diptych.serving.api import url_fetch as fetch
-from diptych.serving.api.access import Guard
+from diptych.serving.api import limits, url_fetch
+from diptych.serving.api.access import AccessControl
 from diptych.serving.api.app import make_app
 from diptych.serving.api.batching import Batcher
 from diptych.serving.api.error_responses import RequestRefused
-from diptych.serving.api.limits import Bounds, Room
+from diptych.serving.api.limits import CapacityLimiter, RequestLimits
 from diptych.serving.api.middleware import ErrorMiddleware
 from diptych.serving.api.prometheus import ServerMetrics
+from diptych.serving.api.request_body import _decode_base64
 from diptych.serving.api.settings import Settings
 from tests.servers import free_port, running
 from tests.serving.test_api_parts import Pages, own_machine, pages
@@ -42,7 +41,7 @@ JSON = b"Content-Type: application/json\r\n"
 
 
 class Stub:
-    """A service without models: refuses nothing, and adds folders for as long as it may."""
+    """A service without models, whose `add` takes 30 seconds."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
         pass
@@ -53,11 +52,11 @@ class Stub:
     def add(self, path: str, *, progress: Any, **settings: Any) -> Any:
         for _ in progress(range(600), 600, "adding"):
             time.sleep(0.05)
-        raise AssertionError("nobody ended it")
+        raise AssertionError("the add was not stopped")
 
 
-async def says_ok(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """ASGI: reads the body, and answers `ok`; after two seconds at `/slow`."""
+async def respond(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """ASGI: reads the body and responds `ok`, at `/slow` after two seconds."""
     if scope["type"] != "http":
         return
     if scope["method"] == "POST":
@@ -69,16 +68,18 @@ async def says_ok(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def guarded(app: Any, *keys: str, queue: int = 8, **limits: Any) -> Any:
+def protected(app: Any, *keys: str, queue: int = 8, **limits: Any) -> Any:
     settings = Settings(queue=queue, **limits)
-    requests, memory = Room(queue, "requests"), Room(settings.memory, "bytes")
-    return ErrorMiddleware(Guard(Bounds(app, settings, requests, memory), settings, keys), ServerMetrics())
+    requests, memory = CapacityLimiter(queue, "requests"), CapacityLimiter(settings.memory, "bytes")
+    return ErrorMiddleware(
+        AccessControl(RequestLimits(app, settings, requests, memory), settings, keys), ServerMetrics()
+    )
 
 
-def connected(url: str, said: bytes, source: str = "127.0.0.1") -> socket.socket:
+def connected(url: str, data: bytes, source: str = "127.0.0.1") -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10, source_address=(source, 0))
-    connection.sendall(said)
+    connection.sendall(data)
     return connection
 
 
@@ -86,7 +87,7 @@ def head(path: str = "/", method: str = "POST", more: bytes = b"") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + more + b"\r\n"
 
 
-def asked(url: str, request: bytes) -> tuple[bytes, bytes]:
+def exchange(url: str, request: bytes) -> tuple[bytes, bytes]:
     received = b""
     with connected(url, request) as connection, contextlib.suppress(ConnectionError):
         while not received.endswith(b"}}") and (piece := connection.recv(100_000)):
@@ -95,18 +96,18 @@ def asked(url: str, request: bytes) -> tuple[bytes, bytes]:
     return status, body
 
 
-def needs_two_addresses() -> None:
+def skip_without_second_address() -> None:
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.bind(("127.0.0.2", 0))
         return
     pytest.skip("127.0.0.2 is not an address of this machine")
 
 
-# clients that hang up
+# clients that disconnect
 
 
 class Work:
-    """Decodes slowly, and counts what it decoded and what went through the model."""
+    """Decodes and computes slowly, and records the items of both steps."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.decoded, self.worked = seconds, list[Any](), list[Any]()
@@ -123,23 +124,23 @@ class Work:
 
     @contextlib.contextmanager
     def served(self) -> Iterator[str]:
-        """A server that prepares and works on as many inputs as the path of a POST says."""
+        """A server that processes as many inputs as the path of a POST names."""
         batchers: list[Batcher] = []
 
         async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             if scope["type"] != "http":
                 return
             if not batchers:
-                batchers.append(Batcher(self.work, prepare=self.prepare, pool=pool, most=4))
+                batchers.append(Batcher(self.work, prepare=self.prepare, pool=pool, max_items=4))
             await receive()
             await batchers[0].submit([scope["path"]] * int(scope["path"].rpartition("/")[2]))
-            await says_ok({**scope, "method": "GET"}, receive, send)
+            await respond({**scope, "method": "GET"}, receive, send)
 
-        with ThreadPoolExecutor(2) as pool, running(guarded(app)) as url:
+        with ThreadPoolExecutor(2) as pool, running(protected(app)) as url:
             yield url
 
 
-def test_pictures_of_a_client_that_hung_up_are_not_decoded_and_an_ordinary_one_does_not_wait_for_them() -> None:
+def test_images_of_a_disconnected_client_are_not_decoded_and_delay_nobody() -> None:
     work = Work(0.1)
     with work.served() as url:
         for _ in range(2):
@@ -153,11 +154,11 @@ def test_pictures_of_a_client_that_hung_up_are_not_decoded_and_an_ordinary_one_d
         assert work.worked == ["/ordinary/1"]
 
 
-def test_what_waits_for_its_batch_is_dropped_when_its_client_hangs_up() -> None:
+def test_a_queued_request_is_dropped_when_its_client_disconnects() -> None:
     work = Work(0.4)
     with work.served() as url:
         first = connected(url, head("/first/1", more=b"Content-Length: 1\r\n") + b"x")
-        time.sleep(0.55)  # it is with the model now
+        time.sleep(0.55)  # it is in the model now
         connected(url, head("/second/1", more=b"Content-Length: 1\r\n") + b"x").close()
         assert first.recv(100).startswith(b"HTTP/1.1 200")
         with connected(url, head("/third/1", more=b"Content-Length: 1\r\n") + b"x") as third:
@@ -165,7 +166,7 @@ def test_what_waits_for_its_batch_is_dropped_when_its_client_hangs_up() -> None:
         assert work.worked == ["/first/1", "/third/1"]
 
 
-def test_two_requests_of_many_pictures_leave_room_for_an_ordinary_one() -> None:
+def test_two_requests_with_many_images_let_a_small_one_through() -> None:
     work = Work(0.05)
     with work.served() as url:
         hostile = [connected(url, head("/hostile/60", more=b"Content-Length: 1\r\n") + b"x") for _ in range(2)]
@@ -173,49 +174,49 @@ def test_two_requests_of_many_pictures_leave_room_for_an_ordinary_one() -> None:
         with connected(url, head("/ordinary/1", more=b"Content-Length: 1\r\n") + b"x") as ordinary:
             assert ordinary.recv(100).startswith(b"HTTP/1.1 200")
         assert len(work.decoded) < 60  # half of what the two sent
-        for each in hostile:
-            each.close()
+        for connection in hostile:
+            connection.close()
 
 
 # bodies
 
 
-def test_a_length_beside_chunks_is_refused_before_the_body_is_read() -> None:
-    with running(guarded(says_ok)) as url:
+def test_content_length_with_chunked_encoding_is_refused_before_the_body_is_read() -> None:
+    with running(protected(respond)) as url:
         both = head(more=b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n") + b"5\r\nhello\r\n0\r\n\r\n"
-        status, body = asked(url, both)
+        status, body = exchange(url, both)
     assert status.startswith(b"HTTP/1.1 400")
     assert json.loads(body)["error"]["type"] == "ambiguous_length"
 
 
 def test_a_body_in_chunks_counts_as_many_bytes_as_arrive() -> None:
-    with running(guarded(says_ok, max_bytes=50_000)) as url:
+    with running(protected(respond, max_bytes=50_000)) as url:
         chunks = b"".join(b"2710\r\n" + b"x" * 10_000 + b"\r\n" for _ in range(6)) + b"0\r\n\r\n"
-        status, body = asked(url, head(more=b"Transfer-Encoding: chunked\r\n") + chunks)
+        status, body = exchange(url, head(more=b"Transfer-Encoding: chunked\r\n") + chunks)
     assert status.startswith(b"HTTP/1.1 413")
     assert json.loads(body)["error"]["type"] == "too_large"
 
 
-def test_base64_with_spaces_is_refused_without_memory_of_its_own() -> None:
+def test_base64_with_spaces_is_refused_without_a_copy_in_memory() -> None:
     text = "AAAA " * 400_000
     tracemalloc.start()
     try:
         with pytest.raises(RequestRefused, match="base64"):
-            reading._picture(text)
+            _decode_base64(text)
         assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
     finally:
         tracemalloc.stop()
 
 
-def test_lines_of_base64_are_read_as_programs_break_them() -> None:
-    assert reading._picture("aGVs\r\nbG8=\n") == b"hello"
-    assert reading._picture("data:image/png;base64,aGVsbG8=") == b"hello"
+def test_base64_may_contain_line_breaks() -> None:
+    assert _decode_base64("aGVs\r\nbG8=\n") == b"hello"
+    assert _decode_base64("data:image/png;base64,aGVsbG8=") == b"hello"
 
 
 @pytest.mark.parametrize("text", ["aGVsbG8", "aGVs*bG8=", "aGVsbG8=aGVs", "a" * 5, "\N{SNOWMAN}", "aGVs bG8="])
-def test_what_is_not_strictly_base64_is_refused(text: str) -> None:
+def test_invalid_base64_is_refused(text: str) -> None:
     with pytest.raises(RequestRefused, match="base64"):
-        reading._picture(text)
+        _decode_base64(text)
 
 
 NESTED = {depth: b'{"texts":' + b"[" * depth + b"]" * depth + b"}" for depth in (900, 100_000)}
@@ -232,7 +233,7 @@ BODIES: dict[str, tuple[str, bytes]] = {
     "the path of a user who is not there": ("index/add", b'{"path": "~nosuchuser"}'),
     "not UTF-8": ("embed", b'{"texts": ["\xff"]}'),
     "a great number": ("search", b'{"texts": ["a"], "count": 1' + b"0" * 5_000 + b"}"),
-    "many keys": ("embed", b"{" + b",".join(b'"%d": 1' % at for at in range(5_000)) + b"}"),
+    "many keys": ("embed", b"{" + b",".join(b'"%d": 1' % key for key in range(5_000)) + b"}"),
     "many values": ("embed", b'{"texts": [' + b"," * 500_000 + b"]}"),
     "half of it": ("match", b'{"images": ["'),
     "nothing": ("prompt", b""),
@@ -247,7 +248,7 @@ def stubbed() -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_an_odd_body_gets_a_4xx_in_the_shape_of_errors(stubbed: TestClient, name: str) -> None:
+def test_an_unusual_body_gets_a_4xx_in_the_error_shape(stubbed: TestClient, name: str) -> None:
     route, body = BODIES[name]
     answer = stubbed.post(f"/v1/{route}", content=body, headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500, answer.text
@@ -255,22 +256,22 @@ def test_an_odd_body_gets_a_4xx_in_the_shape_of_errors(stubbed: TestClient, name
     assert len(answer.content) < 5_000
 
 
-def test_a_compressed_body_is_not_read(stubbed: TestClient) -> None:
+def test_a_compressed_body_is_refused(stubbed: TestClient) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert stubbed.post("/v1/embed", content=b"\x1f\x8b", headers=headers).status_code == 415
 
 
-def test_what_is_no_http_is_answered_in_the_shape_of_errors() -> None:
-    with running(guarded(says_ok)) as url:
-        status, body = asked(url, b"\x16\x03\x01\r\n\r\n")
+def test_invalid_http_gets_a_400_in_the_error_shape() -> None:
+    with running(protected(respond)) as url:
+        status, body = exchange(url, b"\x16\x03\x01\r\n\r\n")
     assert status.startswith(b"HTTP/1.1 400")
     assert json.loads(body)["error"]["type"] == "invalid_http"
 
 
-def test_long_headers_and_addresses_are_refused_in_the_shape_of_errors() -> None:
-    with running(guarded(says_ok)) as url:
+def test_long_headers_and_urls_are_refused_in_the_error_shape() -> None:
+    with running(protected(respond)) as url:
         for request in (head("/", "GET", b"X: " + b"a" * 40_000 + b"\r\n"), head("/?" + "a" * 40_000, "GET")):
-            status, body = asked(url, request)
+            status, body = exchange(url, request)
             assert status[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400")  # 400 where they do not come at once
             assert set(json.loads(body)["error"]) == {"type", "message", "request_id"}
 
@@ -278,18 +279,18 @@ def test_long_headers_and_addresses_are_refused_in_the_shape_of_errors() -> None
 # limits for each client
 
 
-def test_bodies_that_never_come_from_one_client_leave_room_for_another() -> None:
-    needs_two_addresses()
-    with running(guarded(says_ok)) as url, contextlib.ExitStack() as many:
+def test_bodies_that_never_arrive_from_one_client_leave_capacity_for_another() -> None:
+    skip_without_second_address()
+    with running(protected(respond)) as url, contextlib.ExitStack() as stack:
         for _ in range(16):
-            many.enter_context(connected(url, head(more=b"Content-Length: 9\r\n"), "127.0.0.2"))
+            stack.enter_context(connected(url, head(more=b"Content-Length: 9\r\n"), "127.0.0.2"))
         time.sleep(0.3)
         assert httpx2.post(url, content=b"x", trust_env=False).status_code == 200
 
 
-def test_a_body_that_does_not_come_is_given_up_long_before_the_last_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "_GRACE", 0.3, raising=False)
-    with running(guarded(says_ok, body_seconds=60)) as url:
+def test_a_stalled_body_gets_408_long_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.3)
+    with running(protected(respond, body_seconds=60)) as url:
         began = time.monotonic()
         with connected(url, head(more=b"Content-Length: 90000\r\n") + b"x") as connection:
             connection.settimeout(5)
@@ -297,16 +298,16 @@ def test_a_body_that_does_not_come_is_given_up_long_before_the_last_second(monke
         assert time.monotonic() - began < 4
 
 
-def test_requests_without_end_of_one_client_leave_connections_for_another() -> None:
-    needs_two_addresses()
-    with running(says_ok, most=8) as url, contextlib.ExitStack() as many:
+def test_slow_requests_of_one_client_leave_connections_for_another() -> None:
+    skip_without_second_address()
+    with running(respond, max_connections=8) as url, contextlib.ExitStack() as stack:
         for _ in range(12):
-            many.enter_context(connected(url, head("/slow", "GET"), "127.0.0.2"))
+            stack.enter_context(connected(url, head("/slow", "GET"), "127.0.0.2"))
         time.sleep(0.3)
         assert httpx2.get(url, trust_env=False).status_code == 200
 
 
-def test_clients_are_the_networks_of_their_addresses() -> None:
+def test_a_client_is_an_ipv4_address_or_an_ipv6_network() -> None:
     from diptych.serving.api.limits import network_of
 
     assert network_of("2001:db8:1:2::1") == network_of("2001:db8:1:2:ffff::9%eth0")
@@ -317,8 +318,8 @@ def test_clients_are_the_networks_of_their_addresses() -> None:
 # hosts and keys
 
 
-def through(app: Any, client: str = "8.8.8.8", server: str = "192.168.1.7", **headers: str) -> int:
-    """The status of a GET as an ASGI app gives it."""
+def status_of(app: Any, client: str = "8.8.8.8", server: str = "192.168.1.7", **headers: str) -> int:
+    """The status of a GET request to an ASGI app."""
     statuses: list[int] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -337,16 +338,16 @@ def through(app: Any, client: str = "8.8.8.8", server: str = "192.168.1.7", **he
 
 def app_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
     """The app that `diptych serve` would run."""
-    ran: list[Any] = []
-    monkeypatch.setattr("diptych.serving.api.server.run", lambda app, **settings: ran.append(app))
+    apps: list[Any] = []
+    monkeypatch.setattr("diptych.serving.api.server.run", lambda app, **settings: apps.append(app))
     monkeypatch.setattr("diptych.serving.service.Service", Stub)
     monkeypatch.delenv("DIPTYCH_API_KEYS", raising=False)
     with contextlib.suppress(SystemExit):
         main(["serve", *words])
-    return ran[0]
+    return apps[0]
 
 
-def test_without_a_key_a_rebound_name_is_refused_and_the_sentence_says_how_to_allow_it(
+def test_without_keys_a_rebound_host_is_refused_with_a_hint_how_to_allow_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = app_of(monkeypatch, "--host", "0.0.0.0", "--without-key")
@@ -368,19 +369,19 @@ def test_without_a_key_a_rebound_name_is_refused_and_the_sentence_says_how_to_al
         *(("localhost:8000.evil.example", 403), ("[::1", 403), ("localhost/evil", 403)),
     ],
 )
-def test_a_server_answers_to_its_own_names_and_addresses_alone(host: str, status: int) -> None:
-    assert through(guarded(says_ok), host=host) == status
+def test_a_server_accepts_only_its_own_hosts(host: str, status: int) -> None:
+    assert status_of(protected(respond), host=host) == status
 
 
-def test_wrong_keys_are_few_from_each_address_and_another_address_is_not_locked_out() -> None:
-    app = guarded(says_ok, KEY)
-    wrong = [through(app, authorization=f"Bearer wrong-{at}") for at in range(14)]
+def test_wrong_keys_are_limited_per_address() -> None:
+    app = protected(respond, KEY)
+    wrong = [status_of(app, authorization=f"Bearer wrong-{number}") for number in range(14)]
     assert wrong == [401] * 10 + [429] * 4
-    assert through(app, authorization=f"Bearer {KEY}") == 429  # or guesses would go on
-    assert through(app, client="8.8.4.4", authorization=f"Bearer {KEY}") == 200
+    assert status_of(app, authorization=f"Bearer {KEY}") == 429  # guessing stops
+    assert status_of(app, client="8.8.4.4", authorization=f"Bearer {KEY}") == 200
 
 
-# pictures by URL
+# images by URL
 
 SPECIAL = (
     *("192.0.0.192", "168.63.129.16", "100.100.100.200", "192.88.99.1", "198.18.0.1", "240.0.0.1", "192.31.196.1"),
@@ -391,16 +392,16 @@ SPECIAL = (
 
 
 @pytest.mark.parametrize("address", SPECIAL)
-def test_an_address_for_special_purposes_is_not_public(address: str) -> None:
-    assert not fetch.is_public(address)
+def test_a_special_purpose_address_is_not_public(address: str) -> None:
+    assert not url_fetch.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["2002:808:808::1", "64:ff9b::808:808", "2a00:1450:4001::1", "198.17.255.255"])
 def test_an_address_of_the_internet_stays_public(address: str) -> None:
-    assert fetch.is_public(address)
+    assert url_fetch.is_public(address)
 
 
-def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> None:
+def test_the_peer_address_is_checked_before_anything_is_sent() -> None:
     checked: list[str] = []
 
     def first_alone(address: str) -> bool:
@@ -409,21 +410,21 @@ def test_the_address_at_the_other_end_is_checked_before_anything_is_sent() -> No
 
     Pages.hosts.clear()
     with pages() as port, pytest.raises(RequestRefused) as refused:
-        asyncio.run(fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port]))
+        asyncio.run(url_fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=first_alone, ports=[port]))
     assert refused.value.status == 403
     assert checked == ["127.0.0.1", "127.0.0.1"]
     assert Pages.hosts == []
 
 
-def test_pictures_come_from_the_ports_of_web_servers_alone() -> None:
+def test_only_the_permitted_ports_are_fetched_from() -> None:
     Pages.hosts.clear()
     with pages() as port, pytest.raises(RequestRefused, match=f"port {port}") as refused:
-        asyncio.run(fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=own_machine))
+        asyncio.run(url_fetch.fetch(f"http://127.0.0.1:{port}/ok", max_bytes=99, permitted=own_machine))
     assert refused.value.status == 403
     assert Pages.hosts == []
 
 
-# the end of a server
+# shutdown
 
 SERVE = """
 import diptych.serving.service
@@ -435,7 +436,7 @@ main(["serve", "--port", "{port}", "--grace", "{grace}"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM")
-def test_sigterm_ends_an_add_at_once_with_an_error_in_json() -> None:
+def test_sigterm_stops_an_add_at_once_with_a_json_error() -> None:
     port, root = free_port(), Path(__file__).parents[2]
     code = SERVE.format(port=port, grace=4)
     process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
@@ -468,7 +469,7 @@ def _wait_until_ready(url: str) -> None:
     pytest.fail("the server did not start")
 
 
-def test_a_request_that_the_end_of_the_server_cuts_off_is_answered_in_json() -> None:
+def test_a_request_cut_off_by_the_shutdown_gets_a_json_error() -> None:
     bodies: list[Any] = []
 
     async def send(message: dict[str, Any]) -> None:

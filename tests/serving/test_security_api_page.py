@@ -166,7 +166,7 @@ def test_uploads_of_many_visits_of_one_client_make_room_for_those_of_others(monk
 
 @pytest.fixture(scope="module")
 def tools() -> Iterator[str]:
-    with running(http_app(make_server(Stub()), Settings()), most=8) as url:  # type: ignore[arg-type]
+    with running(http_app(make_server(Stub()), Settings()), max_connections=8) as url:  # type: ignore[arg-type]
         yield f"{url}/mcp"
 
 

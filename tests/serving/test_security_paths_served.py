@@ -1,4 +1,4 @@
-"""A server, its page and its agents' tools: nothing outside the roots is read, and errors tell nothing about it."""
+"""A server, its page and its agent tools read nothing outside the roots, and their errors reveal nothing about it."""
 
 # ruff: noqa: F811 - fixtures of other files
 
@@ -28,7 +28,7 @@ from tests.search.test_security_paths import holiday, own_cache, private, row  #
 pytest.importorskip("fastapi")
 pytest.importorskip("lancedb")
 
-# Outside and not there are told alike; so are users, processes and names that no system takes.
+# Paths outside and missing paths get the same error, and so do user names, processes and invalid names.
 ELSEWHERE = [
     *("/etc", "/etc/passwd", "/etc/no-such-file", "/proc/self", "/proc/999999999", "~root", "~nobody-at-all/x"),
     *("~root/.ssh", "..", "../private", "\0", "a\0b", "x" * 4_000, "/" + "a/" * 2_000, "//server/share/x.png"),
@@ -60,10 +60,11 @@ def api(service: Service) -> Iterator[httpx2.Client]:
 
 
 def _error(answer: Any) -> dict[str, str]:
-    told = answer.json()
-    assert set(told) == {"error"}, told
-    assert set(told["error"]) == {"type", "message", "request_id"}
-    return told["error"]
+    body = answer.json()
+    assert set(body) == {"error"}, body
+    assert set(body["error"]) == {"type", "message", "request_id"}
+    error: dict[str, str] = body["error"]
+    return error
 
 
 def _paths(service: Service) -> set[str]:
@@ -71,10 +72,10 @@ def _paths(service: Service) -> set[str]:
     return {each["path"] for each in service.index.store.table.search().to_list()}
 
 
-# what may be named
+# paths in requests
 
 
-def test_what_lies_outside_and_what_is_not_there_get_one_answer(
+def test_paths_outside_and_missing_paths_get_the_same_response(
     api: httpx2.Client,
     service: Service,
     root: Path,
@@ -89,13 +90,13 @@ def test_what_lies_outside_and_what_is_not_there_get_one_answer(
     for path in (*ELSEWHERE, str(private), str(private.parent / "none.png"), *inside):
         answer = api.post("/v1/index/add", json={"path": path})
         assert answer.status_code == 422, (path, answer.text)
-        for told in (
+        for message in (
             _error(answer)["message"],
             _refused(tools.index_folder, path),
             _refused(tools.caption_picture, path),
         ):
-            assert str(Path.cwd()) not in told.replace(path, "")
-            answers.add(told.replace(f"'{path}'", "X").replace(f"'{path[:200]}…'", "X"))
+            assert str(Path.cwd()) not in message.replace(path, "")
+            answers.add(message.replace(f"'{path}'", "X").replace(f"'{path[:200]}…'", "X"))
     assert len(answers) == 1, answers
     assert not service.index
 
@@ -106,9 +107,7 @@ def _refused(tool: Any, path: str) -> str:
     return str(fault.value)
 
 
-def test_a_path_that_lies_outside_by_its_name_is_never_looked_at(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_outside_by_its_name_is_never_looked_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     monkeypatch.setattr("os.path.realpath", lambda path, **_: looked.append(str(path)) or str(path))
     monkeypatch.setattr("pathlib.Path.exists", lambda path: looked.append(str(path)) or True)
@@ -118,16 +117,14 @@ def test_a_path_that_lies_outside_by_its_name_is_never_looked_at(
     assert not looked
 
 
-def test_a_root_may_be_named_by_a_link_and_by_what_it_leads_to(root: Path, model: Any, tmp_path: Path) -> None:
+def test_a_root_may_be_a_link(root: Path, model: Any, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     service = Service(model, roots=[tmp_path / "link"])
     assert service.allowed(tmp_path / "link" / "photos") == service.allowed(root / "photos") == root / "photos"
 
 
 @pytest.mark.parametrize("folder", ["~root/x", "~nobody-at-all/x", "\0", "x" * 4_000, "/" + "a/" * 2_000])
-def test_a_filter_by_folder_tells_nothing_of_users(
-    api: httpx2.Client, service: Service, root: Path, folder: str
-) -> None:
+def test_a_folder_filter_reveals_no_user_names(api: httpx2.Client, service: Service, root: Path, folder: str) -> None:
     service.add(root / "photos")
     answer = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": folder})
     assert answer.status_code in (200, 400), answer.text
@@ -136,7 +133,7 @@ def test_a_filter_by_folder_tells_nothing_of_users(
         assert answer.status_code == 200
 
 
-# what is added
+# adding
 
 
 def test_a_server_indexes_nothing_outside_its_roots(
@@ -154,7 +151,7 @@ def test_a_server_indexes_nothing_outside_its_roots(
     assert _paths(service) == {to_text(root / "photos" / "0.png"), to_text(root / "photos" / "inside.png")}
 
 
-def test_stored_vectors_inside_a_root_bring_no_pictures_from_outside(
+def test_stored_embeddings_inside_a_root_add_no_images_from_outside(
     api: httpx2.Client,
     service: Service,
     root: Path,
@@ -173,7 +170,7 @@ def test_stored_vectors_inside_a_root_bring_no_pictures_from_outside(
 
 
 @pytest.mark.parametrize("name", ["captions", "text", "metadata", "annotations"])
-def test_a_root_called_as_folders_of_captions_are_opens_no_pictures_of_the_folder_above(
+def test_a_root_named_like_a_caption_folder_opens_no_images_of_its_parent(
     name: str,
     tmp_path: Path,
     model: diptych.DualEncoder,
@@ -191,7 +188,7 @@ def test_a_root_called_as_folders_of_captions_are_opens_no_pictures_of_the_folde
     assert _paths(service) == {to_text(root / f"{name}.png")}
 
 
-def test_an_index_is_not_made_through_a_link_that_leads_out_of_the_roots(
+def test_an_index_is_not_created_through_a_link_out_of_the_roots(
     root: Path,
     tmp_path: Path,
     model: diptych.DualEncoder,
@@ -203,10 +200,10 @@ def test_an_index_is_not_made_through_a_link_that_leads_out_of_the_roots(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-# what is served
+# serving
 
 
-def test_no_row_brings_a_picture_from_outside(
+def test_no_row_of_the_index_serves_an_image_from_outside(
     api: httpx2.Client,
     service: Service,
     root: Path,
@@ -234,7 +231,7 @@ def test_no_row_brings_a_picture_from_outside(
     assert followed.picture(path_id(to_text(private))).size == (48, 40)
 
 
-def test_reranking_looks_at_no_picture_outside(service: Service, root: Path, private: Path) -> None:
+def test_reranking_reads_no_image_outside(service: Service, root: Path, private: Path) -> None:
     seen: list[int] = []
 
     class Matcher:
@@ -251,7 +248,7 @@ def test_reranking_looks_at_no_picture_outside(service: Service, root: Path, pri
     assert seen == [1]
 
 
-def test_the_page_shows_no_picture_outside(
+def test_the_page_shows_no_image_outside(
     service: Service,
     root: Path,
     private: Path,
@@ -267,7 +264,7 @@ def test_the_page_shows_no_picture_outside(
     assert thumbnails.thumbnail_of(to_text(private)) is None
 
 
-def test_a_link_that_takes_the_place_of_a_picture_while_it_is_served_is_not_shown(
+def test_a_link_that_replaces_an_image_while_it_is_read_is_not_followed(
     service: Service,
     root: Path,
     private: Path,
@@ -276,20 +273,20 @@ def test_a_link_that_takes_the_place_of_a_picture_while_it_is_served_is_not_show
     service.add(root / "photos")
     picture = root / "photos" / "0.png"
 
-    def swapped(found: Any) -> bytes:
+    def swapped(path: Any) -> bytes:
         picture.unlink()
         picture.symlink_to(private)
-        return read_bytes(found)
+        return read_bytes(path)
 
     monkeypatch.setattr("diptych.data.containers.read_bytes", swapped)
     with pytest.raises(DiptychError, match="outside"):
         service.picture(path_id(to_text(picture)))
 
 
-# the model of a stranger's index
+# the model of an untrusted index
 
 
-def test_no_door_of_a_service_loads_the_model_that_a_strangers_index_names(
+def test_no_operation_loads_the_model_that_an_untrusted_index_names(
     holiday: Path,
     tmp_path: Path,
     model_folder: Path,
@@ -306,9 +303,9 @@ def test_no_door_of_a_service_loads_the_model_that_a_strangers_index_names(
         "diptych.models.dual_encoder.load", lambda name, *rest: loaded.append(str(name)) or load(name, *rest)
     )
     service = Service(tmp_path / "own", index=holiday, roots=[holiday], device="cpu")
-    for door in (lambda: service.search("a dog"), lambda: Tools(service).search_pictures("a dog")):
+    for operation in (lambda: service.search("a dog"), lambda: Tools(service).search_pictures("a dog")):
         with pytest.raises(DiptychError, match="name it once"):
-            door()
+            operation()
     with pytest.raises(DiptychError, match="name it once"):
         services._model_of(str(holiday))
     assert set(loaded) == {str(tmp_path / "own")}

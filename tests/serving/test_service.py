@@ -1,9 +1,9 @@
-"""The service: one facade, with models that are loaded once and an index that grows inside its roots."""
+"""`Service`: results, models that are loaded once, an index inside its roots, and concurrency."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from diptych.data.samples.library import photographs
 from diptych.errors import ConfigError, DataError, ImageError, ModelError
 from diptych.search.filters import Filters
 from diptych.search.index import IndexBusy
+from diptych.serving.results import AddProgress, IndexStatus, ModelStatus
 from diptych.serving.service import Service
 
 
@@ -40,39 +41,39 @@ def cat(photos: Path) -> Path:
     return next(photos.rglob("cat.png"))
 
 
-def test_pictures_and_texts_share_a_space_in_whatever_form_they_come(service: Service, photos: Path) -> None:
+def test_images_in_any_form_and_texts_are_embedded_in_one_space(service: Service, photos: Path) -> None:
     file = cat(photos)
-    told = service.embed([file, str(file), file.read_bytes(), Image.open(file)], ["a cat", "a rocket"])
-    assert told.image_vectors.shape == (4, service.encoder.dim)
-    assert np.allclose(np.linalg.norm(told.image_vectors, axis=1), 1, atol=1e-4)
-    assert np.allclose(told.image_vectors[0], told.image_vectors[1:], atol=1e-4)
-    assert told.similarity[0, 0] > told.similarity[0, 1]
+    embeddings = service.embed([file, str(file), file.read_bytes(), Image.open(file)], ["a cat", "a rocket"])
+    assert embeddings.image_vectors.shape == (4, service.encoder.dim)
+    assert np.allclose(np.linalg.norm(embeddings.image_vectors, axis=1), 1, atol=1e-4)
+    assert np.allclose(embeddings.image_vectors[0], embeddings.image_vectors[1:], atol=1e-4)
+    assert embeddings.similarity[0, 0] > embeddings.similarity[0, 1]
     assert service.embed().similarity.shape == (0, 0)
 
 
-def test_one_text_is_one_text_and_not_its_letters(service: Service, photos: Path) -> None:
+def test_a_single_image_or_text_counts_as_one(service: Service, photos: Path) -> None:
     one, same = service.embed(cat(photos), "dog"), service.embed([cat(photos)], ["dog"])
     assert np.allclose(one.text_vectors, same.text_vectors, atol=1e-6)
     assert np.allclose(one.image_vectors, same.image_vectors, atol=1e-6)
 
 
-def test_a_search_finds_by_text_by_picture_and_by_both(service: Service, photos: Path) -> None:
+def test_a_search_accepts_text_images_or_both(service: Service, photos: Path) -> None:
     assert service.search("a cup of coffee", keep=None).hits[0].path.endswith("coffee.png")
     assert service.search(image=Image.open(cat(photos))).hits[0].path.endswith("cat.png")
-    both = service.search("a cat", image=[cat(photos)], filters=Filters(min_side=10), count=3, keep=None)
+    both = service.search("a cat", image=[cat(photos)], filters=Filters(min_side=10), k=3, keep=None)
     assert both.hits[0].path.endswith("cat.png")
     assert len(both) == 3
 
 
-def test_similar_pictures_are_found_by_an_id_and_leave_out_the_picture_itself(service: Service) -> None:
+def test_similar_images_exclude_the_image_itself(service: Service) -> None:
     first = service.search("a cat", keep=None).hits[0]
-    assert first.id not in {hit.id for hit in service.similar(first.id, count=5)}
+    assert first.id not in {hit.id for hit in service.similar(first.id, k=5)}
     assert service.picture(first.id, size=64).size[0] <= 64
-    with pytest.raises(DataError, match="no picture of the index"):
+    with pytest.raises(DataError, match="no indexed image has the id"):
         service.picture("0" * 32)
 
 
-def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tmp_path: Path) -> None:
+def test_only_paths_inside_the_roots_can_be_added(service: Service, photos: Path, tmp_path: Path) -> None:
     (photos / "out").symlink_to(tmp_path, target_is_directory=True)
     try:
         for path in (tmp_path, photos / "..", photos / "out", "~nobody-at-all/x", "\0", photos / ("a" * 300)):
@@ -87,7 +88,7 @@ def test_an_index_grows_only_inside_its_roots(service: Service, photos: Path, tm
         Service().allowed(photos)
 
 
-def test_the_first_folder_that_is_added_makes_the_index(service: Service, tmp_path: Path) -> None:
+def test_the_first_added_folder_creates_the_index(service: Service, tmp_path: Path) -> None:
     library = tmp_path / "library"
     library.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -99,11 +100,11 @@ def test_the_first_folder_that_is_added_makes_the_index(service: Service, tmp_pa
         other.search("a cat")
     added = other.add(library)
     assert (added.new, [each.reason for each in added.skipped]) == (2, ["undecodable"])
-    assert other.status()["pictures"] == 2
+    assert other.status().pictures == 2
     assert other.remove([hit.id for hit in other.search("red", keep=None, fold=False)]) == 2
-    assert other.status() | {"roots": None, "index": None} == {
-        **{"index": None, "model": "(a model in memory)", "pictures": 0, "roots": None, "adding": None}
-    }
+    assert other.status() == IndexStatus(
+        index=str(library / ".diptych"), model="(a model in memory)", pictures=0, roots=(str(library),), adding=None
+    )
 
 
 def colours(folder: Path, *names: str) -> Path:
@@ -113,9 +114,7 @@ def colours(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_the_index(
-    service: Service, tmp_path: Path
-) -> None:
+def test_after_a_first_add_without_images_the_next_folder_creates_the_index(service: Service, tmp_path: Path) -> None:
     taken, empty, good = colours(tmp_path / "a", "red"), colours(tmp_path / "b"), colours(tmp_path / "c", "red", "blue")
     (taken / ".diptych").mkdir()
     (taken / ".diptych" / "notes.txt").write_text("mine")
@@ -124,13 +123,13 @@ def test_a_first_add_that_comes_to_nothing_leaves_the_next_folder_free_to_make_t
         other.add(taken)
     assert other.add(empty).new == 0
     assert other.add(good).new == 2
-    assert other.status()["index"] == str(good / ".diptych")
+    assert other.status().index == str(good / ".diptych")
     other.remove([hit.id for hit in other.search("red", keep=None, fold=False)])
     assert other.index is not None  # it was made, and is empty now
     assert not other.index
 
 
-def test_of_two_who_add_at_once_the_second_is_told_who_adds(service: Service, tmp_path: Path) -> None:
+def test_a_second_concurrent_add_is_refused_with_the_path_of_the_first(service: Service, tmp_path: Path) -> None:
     library = colours(tmp_path / "library", "red", "blue")
     other = Service(model=service.encoder, roots=[tmp_path], device="cpu")
     begun, gate = threading.Event(), threading.Event()
@@ -146,14 +145,14 @@ def test_of_two_who_add_at_once_the_second_is_told_who_adds(service: Service, tm
         assert begun.wait(60)
         with pytest.raises(IndexBusy, match="library' is being added"):
             other.add(library, wait=0)
-        assert other.status()["adding"] == {"path": str(library), "seen": 0}
+        assert other.status().adding == AddProgress(str(library), 0)
         gate.set()
         assert first.result().new == 2
 
 
 def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photos: Path) -> None:
     service = Service(device="cpu")
-    assert not any(model["loaded"] for model in service.models())
+    assert not any(model.loaded for model in service.models())
     gate = threading.Barrier(4)
 
     def load(_: int) -> int:
@@ -164,18 +163,96 @@ def test_models_are_loaded_once_and_shared_by_threads_and_by_other_indexes(photo
         assert len(set(pool.map(load, range(4)))) == 1
     assert service.at(photos).encoder is service.encoder
     assert service.loaded.get("matcher").encoder is service.encoder
-    assert service.models()[0] == {"kind": "encoder", "name": "mini", "available": True, "loaded": True}
+    assert service.models()[0] == ModelStatus("encoder", "mini", available=True, loaded=True)
 
 
-def test_threads_get_what_one_thread_gets(service: Service, photos: Path) -> None:
-    texts = [f"{'very ' * (at % 7)}big cat {at}" for at in range(24)]
+def test_concurrent_threads_get_the_same_embeddings_as_one(service: Service, photos: Path) -> None:
+    texts = [f"{'very ' * (number % 7)}big cat {number}" for number in range(24)]
     alone = service.embed([cat(photos)], texts)
     with ThreadPoolExecutor(8) as pool:
         vectors = list(pool.map(lambda text: service.embed(texts=[text]).text_vectors[0], texts))
     assert np.allclose(np.stack(vectors), alone.text_vectors, atol=1e-4)
 
 
-def test_what_cannot_be_answered_is_said(service: Service, photos: Path) -> None:
+class SlowTable:
+    """The table of an index, whose scans wait for `wait`."""
+
+    def __init__(self, table: Any, wait: Callable[[], object]) -> None:
+        self.table, self.wait = table, wait
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "count_rows":  # the first step of a scan
+            self.wait()
+        return getattr(self.table, name)
+
+
+def test_a_search_does_not_hold_the_models_while_it_scans_the_index(
+    service: Service, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanning, finish = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        scanning.set()
+        finish.wait(60)
+
+    index = service.index
+    assert index is not None
+    monkeypatch.setattr(index.store, "table", SlowTable(index.store.table, wait))
+    with ThreadPoolExecutor(3) as pool:
+        search = pool.submit(service.search, "a cat", keep=None)
+        try:
+            assert scanning.wait(60)
+            embedding = pool.submit(service.embed, texts=["a dog"])
+            match = pool.submit(service.match, cat(photos), ["a cat"])
+            assert embedding.result(30).text_vectors.shape == (1, service.encoder.dim)
+            assert len(match.result(30)) == 1
+            assert not search.done()
+        finally:
+            finish.set()
+        assert search.result(60).hits[0].path.endswith("cat.png")
+
+
+class ConstantMatcher:
+    """P(match) is the same for all pairs; remembers whether the model's lock was free meanwhile."""
+
+    def __init__(self, encoder: Any, probability: float, lock: Any = None) -> None:
+        self.encoder, self.probability, self.lock = encoder, probability, lock
+        self.lock_was_free = False
+
+    def predict(self, images: list[Any], texts: list[str], prior: float | None = None) -> list[float]:
+        if self.lock is not None:
+            with ThreadPoolExecutor(1) as pool:
+                self.lock_was_free = pool.submit(self.lock.acquire, blocking=False).result()
+        return [self.probability] * len(images)
+
+
+def test_two_searches_of_one_index_at_once_each_rerank_by_their_own_matcher(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = service.index
+    assert index is not None
+    both_started = threading.Barrier(2)
+    monkeypatch.setattr(index.store, "table", SlowTable(index.store.table, lambda: both_started.wait(60)))
+
+    def probabilities(probability: float) -> set[float | None]:
+        matcher: Any = ConstantMatcher(service.encoder, probability)
+        return {hit.match for hit in index.search("a cat", k=3, keep=None, rerank=3, matcher=matcher)}
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(probabilities, (0.25, 0.75))) == [{0.25}, {0.75}]
+    assert "matcher" not in vars(index)
+
+
+def test_reranking_holds_the_models(service: Service) -> None:
+    index = service.index
+    assert index is not None
+    matcher: Any = ConstantMatcher(service.encoder, 0.5, index.model_lock)
+    index.search("a cat", keep=None, rerank=1, matcher=matcher)
+    assert not matcher.lock_was_free
+    assert index.model_lock is service.loaded.lock("matcher")
+
+
+def test_invalid_requests_raise_typed_errors(service: Service, photos: Path) -> None:
     with pytest.raises(ConfigError, match="text 1 is empty"):
         service.embed(texts=["a", " "])
     with pytest.raises(ImageError):
@@ -184,7 +261,9 @@ def test_what_cannot_be_answered_is_said(service: Service, photos: Path) -> None
         service.search()
 
 
-def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path, service: Service) -> None:
+def test_a_missing_captioner_matcher_or_prompter_is_reported_without_loading_the_model(
+    tmp_path: Path, service: Service
+) -> None:
     service.encoder.save(tmp_path / "plain")
     plain = Service(tmp_path / "plain", device="cpu")
     for kind, ask in {
@@ -198,9 +277,9 @@ def test_a_model_without_a_captioner_says_so_without_being_loaded(tmp_path: Path
     assert not plain.loaded.is_loaded("encoder")
 
 
-def test_a_model_of_open_clips_by_name_brings_nothing_and_is_not_looked_for_on_the_hub() -> None:
+def test_an_open_clip_name_has_no_other_models_and_needs_no_hub() -> None:
     service = Service("open_clip/ViT-B-32")
-    assert [model["available"] for model in service.models()] == [True, False, False, False]
+    assert [model.available for model in service.models()] == [True, False, False, False]
 
 
 def test_the_service_is_a_public_name() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +116,7 @@ class Index:
         if isinstance(self._given, str | Path) and self._name == self.store.identity.name:
             allow(self.store, model=self._given)
         self.readable: Roots = readable_roots(self.store)
+        self.model_lock: AbstractContextManager[object] = threading.RLock()  # held while a search runs the model
 
     def _open(self) -> Store:
         if self._given is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,24 @@ def text_to_match(query: Query) -> str:
     return str(query.parts[0].value)
 
 
-def rerank_hits(hits: Sequence[Hit], text: str, matcher: Matcher, first: int, roots: Roots = ANYWHERE) -> list[Hit]:
+def rerank_hits(
+    hits: Sequence[Hit],
+    text: str,
+    matcher: Matcher,
+    first: int,
+    roots: Roots = ANYWHERE,
+    lock: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - it has no state
+) -> list[Hit]:
     """The `first` hits by descending P(match) with `text`, then the other hits in their order.
 
-    Hits whose image is gone, broken or outside `roots` have no `match` and follow those that were scored.
+    Hits whose image is gone, broken or outside `roots` have no `match` and follow those that were scored. `lock` is
+    held while the matcher runs, but not while images are decoded.
     """
     images = list(prefetch(hits[:first], lambda hit: _image(hit, matcher.encoder.image_size, roots)))
     scored = [(hit, image) for hit, image in zip(hits, images, strict=False) if image is not None]
     unreadable = [hit for hit, image in zip(hits, images, strict=False) if image is None]
-    probabilities = matcher.predict([image for _, image in scored], [text] * len(scored))
+    with lock:
+        probabilities = matcher.predict([image for _, image in scored], [text] * len(scored))
     matched = [replace(hit, match=float(p)) for (hit, _), p in zip(scored, probabilities, strict=True)]
     return [*sorted(matched, key=lambda hit: -(hit.match or 0.0)), *unreadable, *hits[first:]]
 

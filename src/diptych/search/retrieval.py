@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -46,6 +47,8 @@ class Searchable(Protocol):
 
     store: Store
     readable: Roots
+    model_lock: AbstractContextManager[object]
+    """Held while the model or the matcher runs, but not while the table is scanned."""
 
     @property
     def model(self) -> DualEncoder:
@@ -99,13 +102,15 @@ def search(
     query = as_query(query)
     resolved = _with_row_ids(index.store, query)
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
-    embedding = _embedding(index, resolved)
-    gate = _gate(index, resolved, embedding, keep)
+    with index.model_lock:
+        embedding = _embedding(index, resolved)
+        gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
     hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, fold)
     if rerank:
-        hits = rerank_hits(hits, text_to_match(query), matcher or index.matcher, rerank, index.readable)
+        matcher = matcher or index.matcher
+        hits = rerank_hits(hits, text_to_match(query), matcher, rerank, index.readable, index.model_lock)
     if sort != "score":
         hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
     start = k * (page - 1)

@@ -1,88 +1,102 @@
-"""What a service says of pictures: captions with all that is known of them, and prompts."""
+"""Captions with confidences and ranked candidates, and prompts: each made by several models of a service."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from diptych.errors import ConfigError
 from diptych.models.modalities import several_texts
 from diptych.serving.loaded_models import LoadedModels
-from diptych.serving.results import Alternative, Captioned, GeneratedPrompt, Ranked
+from diptych.serving.results import Alternative, Captioned, GeneratedPrompt, RankedCandidate
+
+if TYPE_CHECKING:
+    from diptych.captioning.strategies import Caption
+    from diptych.prompting.library import PromptLibrary
+    from diptych.prompting.prompter import How
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
     """One text or several as a list.
 
     Raises:
-        ConfigError: one is empty, or is not a string.
+        ConfigError: a text is empty, or is not a string.
     """
     listed = several_texts(texts)
-    for at, text in enumerate(listed):
+    for index, text in enumerate(listed):
         if not text.strip():
-            raise ConfigError(f"text {at} is empty; say in words what the picture shows")
+            raise ConfigError(f"text {index} is empty; describe the image in words")
     return listed
 
 
-def captions(
+def combine_captions(
     loaded: LoadedModels,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
+    captions: Sequence[Sequence[Caption]],
     *,
     candidates: Sequence[str] = (),
     choose: bool = False,
-    **settings: Any,
 ) -> list[Captioned]:
-    """A caption for each picture, its alternatives and the candidates; see `Service.caption`."""
-    if choose:
-        loaded.get("matcher")  # that there is none is said before anything is written
-    with loaded.using("captioner") as captioner:
-        written = captioner.caption(pictures, **settings)
-    sure = _confidences(loaded, pictures, [[each.text for each in texts] for texts in written])
-    told = [
-        tuple(Alternative(c.text, float(c.score), p) for c, p in zip(texts, found, strict=True))
-        for texts, found in zip(written, sure, strict=True)
+    """The generated captions of each image with their confidences, and the candidates ranked; see `Service.caption`."""
+    confidences = _confidences(loaded, images, [[caption.text for caption in row] for row in captions])
+    alternatives = [
+        [Alternative(c.text, float(c.score), p) for c, p in zip(row, probabilities, strict=True)]
+        for row, probabilities in zip(captions, confidences, strict=True)
     ]
     if choose:
         from diptych.captioning.candidates import combined_score
 
-        told = [tuple(sorted(each, key=lambda c: -combined_score(c.score, c.confidence or 0.0))) for each in told]
-    ranked = _ranked(loaded, pictures, candidates)
-    return [Captioned(each[0].text, each[0].confidence, each, order) for each, order in zip(told, ranked, strict=True)]
+        alternatives = [
+            sorted(row, key=lambda caption: -combined_score(caption.score, caption.confidence or 0.0))
+            for row in alternatives
+        ]
+    ranked = _rank(loaded, images, candidates)
+    return [
+        Captioned(row[0].text, row[0].confidence, tuple(row), order)
+        for row, order in zip(alternatives, ranked, strict=True)
+    ]
 
 
-def prompts(
-    loaded: LoadedModels, pictures: Sequence[Image.Image], *, how: str, **settings: Any
+def make_prompts(
+    loaded: LoadedModels,
+    images: Sequence[Image.Image],
+    *,
+    how: How,
+    count: int,
+    library: PromptLibrary | Sequence[str] | None,
 ) -> list[list[GeneratedPrompt]]:
-    """Prompts for each picture; a captioner gives those that are composed or generated their subject."""
-    writes = how != "retrieve" and loaded.has("captioner")
+    """Prompts for each image; the captioner provides the subject of composed and generated ones."""
+    needs_captioner = how != "retrieve" and loaded.has("captioner")
     with (
         loaded.using("prompter") as prompter,
-        loaded.using("captioner") if writes else nullcontext() as captioner,
+        loaded.using("captioner") if needs_captioner else nullcontext() as captioner,
     ):
-        said = prompter.say(pictures, how=how, captioner=captioner, **settings)
-    return [[GeneratedPrompt(prompt.text, float(prompt.score)) for prompt in each] for each in said]
+        prompts = prompter.say(images, how=how, captioner=captioner, count=count, library=library)
+    return [[GeneratedPrompt(prompt.text, float(prompt.score)) for prompt in row] for row in prompts]
 
 
 def _confidences(
-    loaded: LoadedModels, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]
+    loaded: LoadedModels, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]
 ) -> list[list[float | None]]:
-    """What the matcher says of each picture's texts; None for all without a matcher, and for an empty text."""
+    """The matcher's P(match) of each image's texts; None for all without a matcher, and for an empty text."""
     if not loaded.has("matcher"):
-        return [[None] * len(each) for each in texts]
-    pairs = [(image, text) for image, each in zip(pictures, texts, strict=True) for text in each if text.strip()]
+        return [[None] * len(row) for row in texts]
+    pairs = [(image, text) for image, row in zip(images, texts, strict=True) for text in row if text.strip()]
     with loaded.using("matcher") as matcher:
-        found = iter(matcher.predict([image for image, _ in pairs], [text for _, text in pairs]))
-    return [[float(next(found)) if text.strip() else None for text in each] for each in texts]
+        probabilities = iter(matcher.predict([image for image, _ in pairs], [text for _, text in pairs]))
+    return [[float(next(probabilities)) if text.strip() else None for text in row] for row in texts]
 
 
-def _ranked(loaded: LoadedModels, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[tuple[Ranked, ...]]:
-    if not texts:
-        return [()] * len(pictures)
+def _rank(
+    loaded: LoadedModels, images: Sequence[Image.Image], candidates: Sequence[str]
+) -> list[tuple[RankedCandidate, ...]]:
+    if not candidates:
+        return [()] * len(images)
     from diptych.captioning.candidates import rank_candidates
 
     with loaded.using("encoder") as encoder:
-        found = rank_candidates(pictures, list(texts), encoder)
-    return [tuple(Ranked(c.text, float(c.similarity), float(c.probability)) for c in each) for each in found]
+        ranked = rank_candidates(images, list(candidates), encoder)
+    return [tuple(RankedCandidate(c.text, float(c.similarity), float(c.probability)) for c in row) for row in ranked]

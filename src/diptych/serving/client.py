@@ -1,13 +1,13 @@
-"""The service over HTTP: the same methods as `Service`, so that a program moves from one to the other by one line."""
+"""`Client`: a service over HTTP, with the methods of `Service`."""
 
 from __future__ import annotations
 
 import base64
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -32,18 +32,42 @@ from diptych.search.add_report import Added
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
 from diptych.search.results import Hit, Results
-from diptych.serving.results import KEEP, Alternative, Captioned, Embedded, GeneratedPrompt, Ranked
+from diptych.serving.results import (
+    KEEP,
+    AddProgress,
+    Alternative,
+    Captioned,
+    Embeddings,
+    GeneratedPrompt,
+    IndexStatus,
+    ModelStatus,
+    RankedCandidate,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+
+    JSON = dict[str, Any]
 
 _ERRORS: dict[str, type[DiptychError]] = {
-    **{"data_error": DataError, "config_error": ConfigError, "model_error": ModelError},
-    **{"index_missing": IndexMissing, "untrusted_model": UntrustedModel},
-    **{"missing_extra": MissingExtra, "index_busy": IndexBusy, "storage_error": StorageError},
+    "data_error": DataError,
+    "config_error": ConfigError,
+    "model_error": ModelError,
+    "index_missing": IndexMissing,
+    "untrusted_model": UntrustedModel,
+    "missing_extra": MissingExtra,
+    "index_busy": IndexBusy,
+    "storage_error": StorageError,
 }
-_TOLD = ("pictures", "pictures_per_second", "reasons")  # what a report derives itself
+_DERIVED = ("pictures", "pictures_per_second", "reasons")  # properties of `Added`
 
 
 class ServiceError(DiptychError):
-    """The server refuses, or cannot be reached (status 0); `type` is its stable word, `request_id` is in its log."""
+    """The server refuses a request or cannot be reached.
+
+    `status` is the HTTP status, 0 without an answer; `type` is the error's stable word; `request_id` is in the server's
+    log.
+    """
 
     def __init__(self, message: str, *, status: int = 0, type: str = "unreachable", request_id: str = "") -> None:
         super().__init__(message)
@@ -51,56 +75,89 @@ class ServiceError(DiptychError):
 
 
 class Client:
-    """A service elsewhere: `diptych serve` at `url`, with its API `key` if it wants one. Threads may share it.
+    """A service that `diptych serve` runs elsewhere. Thread-safe; a context manager that closes its connections.
 
-    Raises what `Service` raises, and `ServiceError` for what only a server can say: too busy, no such key, not there.
+    Args:
+        url: The server's address, such as `http://localhost:8000`.
+        key: An API key, if the server needs one.
+        timeout: Seconds to wait for the server at each step of a request; `add` waits without limit.
+
+    Methods raise what those of `Service` raise, and `ServiceError` where only a server can fail: too many requests, a
+    wrong key, no connection.
+
+    Raises:
+        MissingExtra: `httpx2` is not installed.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 120.0) -> None:
         httpx = require("httpx2", extra="api")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._broken = (httpx.HTTPError, httpx.InvalidURL)
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False)
+        self._connection_errors = (httpx.HTTPError, httpx.InvalidURL)
+        self._http: httpx2.Client = httpx.Client(
+            base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False
+        )
 
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *fault: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    # pictures and texts
+    # images and texts
 
-    def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embedded:
-        """Pictures and texts as unit vectors of one space; see `Service.embed`."""
-        pictures, texts = several(images), several_texts(texts)
-        if not pictures and not texts:
-            return Embedded(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-        told = self._send("/v1/embed", pictures, texts=texts)
-        vectors = (told["image_vectors"], told["text_vectors"])
-        return Embedded(*(np.array(each, np.float32).reshape(-1, told["dim"]) for each in vectors))
+    def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embeddings:
+        """Unit embeddings of images and texts in one space: (images, dim) and (texts, dim); see `Service.embed`."""
+        listed, texts = several(images), several_texts(texts)
+        if not listed and not texts:
+            return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
+        answer = self._post("/v1/embed", listed, texts=texts)
+        rows = (answer["image_vectors"], answer["text_vectors"])
+        return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
-    def match(self, image: ImageLike, texts: Sequence[str], *, prior: float | None = None) -> list[float]:
-        """The probability of each text that it belongs to the picture; see `Service.match`."""
-        texts = several_texts(texts)
-        return self._send("/v1/match", [image], texts=texts, prior=prior)["probabilities"][0]
+    def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
+        """P(match) of the image and each text, in [0, 1]; see `Service.match`."""
+        answer = self._post("/v1/match", [image], texts=several_texts(texts), prior=prior)
+        probabilities: list[float] = answer["probabilities"][0]
+        return probabilities
 
     def caption(
         self,
         images: Iterable[ImageLike],
         *,
         count: int = 1,
-        method: str = "beam",
-        candidates: Sequence[str] = (),
+        method: Literal["beam", "greedy", "nucleus"] = "beam",
+        candidates: str | Sequence[str] = (),
         choose: bool = False,
-        **settings: Any,
+        prefix: str = "",
+        beams: int = 3,
+        max_tokens: int = 30,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int = 0,
     ) -> list[Captioned]:
-        """A caption for each picture; see `Service.caption`."""
-        own = {"count": count, "method": method, "candidates": several_texts(candidates), "choose": choose, **settings}
-        return [_captioned(each) for each in self._send("/v1/caption", images, **own)["captions"]]
+        """A caption for each image; see `Service.caption`.
+
+        A server accepts `count` and `beams` up to 10, `max_tokens` up to 100, and a `temperature` from 0.01 to 10.
+        """
+        answer = self._post(
+            "/v1/caption",
+            images,
+            count=count,
+            method=method,
+            candidates=several_texts(candidates),
+            choose=choose,
+            prefix=prefix,
+            beams=beams,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        return [_captioned(captioned) for captioned in answer["captions"]]
 
     def prompt(
         self,
@@ -109,9 +166,9 @@ class Client:
         how: Literal["retrieve", "compose", "generate"] = "retrieve",
         count: int = 1,
     ) -> list[list[GeneratedPrompt]]:
-        """Prompts for each picture; see `Service.prompt`."""
-        told = self._send("/v1/prompt", images, how=how, count=count)["prompts"]
-        return [[GeneratedPrompt(**each) for each in prompts] for prompts in told]
+        """Prompts for each image, best first; see `Service.prompt`. A server accepts `count` up to 20."""
+        answer = self._post("/v1/prompt", images, how=how, count=count)
+        return [[GeneratedPrompt(**prompt) for prompt in prompts] for prompts in answer["prompts"]]
 
     # the index
 
@@ -123,116 +180,133 @@ class Client:
         like: str | Sequence[str] | None = None,
         unwanted: str | Sequence[str] | None = None,
         filters: Filters | None = None,
-        count: int = 20,
+        k: int = 20,
         page: int = 1,
         sort: Literal["score", "newest", "oldest"] = "score",
         keep: float | None = KEEP,
         fold: bool = True,
         rerank: int = 0,
     ) -> Results:
-        """The pictures of the server's index that match texts, pictures, or both; see `Service.search`."""
-        asked = {"texts": several_texts(text or ()), "like": _list(like), "unwanted": several_texts(unwanted or ())}
-        own = {"count": count, "page": page, "sort": sort, "keep": keep, "fold": fold, "rerank": rerank}
-        return _results(self._send("/v1/search", several(image), **asked, **own, **_as_json(filters)))
+        """The images of the server's index that match texts, images, or both; see `Service.search`.
 
-    def similar(self, id: str, *, count: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
-        """The pictures that are nearest to one of the index; see `Service.similar`."""
-        return self.search(like=id, count=count, page=page, filters=filters)
+        A server accepts `k` and `rerank` up to 200.
+        """
+        answer = self._post(
+            "/v1/search",
+            several(image),
+            texts=several_texts(text or ()),
+            like=[like] if isinstance(like, str) else list(like or ()),
+            unwanted=several_texts(unwanted or ()),
+            count=k,
+            page=page,
+            sort=sort,
+            keep=keep,
+            fold=fold,
+            rerank=rerank,
+            **_filters_to_json(filters),
+        )
+        return _results(answer)
+
+    def similar(self, id: str, *, k: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
+        """The images that are nearest to an image of the server's index; see `Service.similar`."""
+        return self.search(like=id, k=k, page=page, filters=filters)
 
     def add(self, path: str | Path, *, prune: bool = False) -> Added:
-        """Bring the index up to date with a folder on the server; see `Service.add`. Waits as long as it takes."""
-        told = self._ask("POST", "/v1/index/add", json={"path": str(path), "prune": prune}, timeout=None)
-        skipped = [Skipped(**each) for each in told.pop("skipped")]
-        return Added(**{name: value for name, value in told.items() if name not in _TOLD}, skipped=skipped)
+        """Bring the index up to date with a folder on the server; see `Service.add`. Returns when that is done."""
+        answer = self._json("POST", "/v1/index/add", json={"path": str(path), "prune": prune}, timeout=None)
+        skipped = [Skipped(**file) for file in answer.pop("skipped")]
+        return Added(**{name: value for name, value in answer.items() if name not in _DERIVED}, skipped=skipped)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take pictures out of the index, by their ids; see `Service.remove`."""
-        return self._ask("POST", "/v1/index/remove", json={"ids": list(ids)})["removed"]
+        """Remove images from the index by their ids; returns how many were in it; see `Service.remove`."""
+        removed: int = self._json("POST", "/v1/index/remove", json={"ids": list(ids)})["removed"]
+        return removed
 
     def picture(self, id: str, *, size: int = 512) -> Image.Image:
-        """A picture of the index, its longer side at most `size` pixels; see `Service.picture`."""
-        answer = self._answer("GET", f"/v1/pictures/{id}", params={"size": size})
-        return decode(answer.content)
+        """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.picture`."""
+        return decode(self._request("GET", f"/v1/pictures/{id}", params={"size": size}).content)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> IndexStatus:
         """The server's index; see `Service.status`."""
-        return self._ask("GET", "/v1/index")
+        answer = self._json("GET", "/v1/index")
+        roots, adding = answer.pop("roots"), answer.pop("adding")
+        return IndexStatus(
+            **answer,
+            roots=None if roots is None else tuple(roots),
+            adding=AddProgress(**adding) if adding else None,
+        )
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[ModelStatus]:
         """The server's models; see `Service.models`."""
-        told = self._ask("GET", "/v1/models")["data"]
-        return [{name: each[name] for name in ("kind", "name", "available", "loaded")} for each in told]
+        models = self._json("GET", "/v1/models")["data"]
+        return [ModelStatus(model["kind"], model["name"], model["available"], model["loaded"]) for model in models]
 
     # HTTP
 
-    def _send(self, path: str, pictures: Iterable[ImageLike], **asked: Any) -> Any:
-        images = [base64.b64encode(_bytes(picture)).decode() for picture in pictures]
-        return self._ask("POST", path, json={"images": images, **asked})
+    def _post(self, path: str, images: Iterable[ImageLike], **fields: object) -> JSON:
+        in_base64 = [base64.b64encode(read_bytes(encoded(image))).decode() for image in images]
+        return self._json("POST", path, json={"images": in_base64, **fields})
 
-    def _ask(self, method: str, path: str, **content: Any) -> Any:
-        return self._answer(method, path, **content).json()
-
-    def _answer(self, method: str, path: str, **content: Any) -> Any:
-        try:
-            answer = self._http.request(method, path, **content)
-        except self._broken as error:
-            where = self._http.base_url
-            raise ServiceError(
-                f"no answer from {where} ({error or type(error).__name__}); is it served there?"
-            ) from error
-        if answer.status_code != 200:
-            raise _error(answer)
+    def _json(self, method: str, path: str, **content: Any) -> JSON:
+        answer: JSON = self._request(method, path, **content).json()
         return answer
 
+    def _request(self, method: str, path: str, **content: Any) -> httpx2.Response:
+        try:
+            response = self._http.request(method, path, **content)
+        except self._connection_errors as error:
+            address = self._http.base_url
+            raise ServiceError(
+                f"no answer from {address} ({error or type(error).__name__}); is `diptych serve` running there?"
+            ) from error
+        if response.status_code != 200:
+            raise _error(response)
+        return response
 
-def _bytes(picture: ImageLike) -> bytes:
-    """The encoded bytes of a picture; files and slices are read, and refused, as they are here."""
-    return read_bytes(encoded(picture))
 
-
-def _error(answer: Any) -> DiptychError:
-    """The typed error that the server told; an `ImageError` keeps its reason."""
+def _error(response: httpx2.Response) -> DiptychError:
+    """The typed error of a response; an `ImageError` keeps its reason."""
     try:
-        told = answer.json()["error"]
-        type, message, request_id = told["type"], told["message"], told["request_id"]
+        error = response.json()["error"]
+        type, message, request_id = error["type"], error["message"], error["request_id"]
     except (ValueError, KeyError, TypeError):
         return ServiceError(
-            f"the server answers {answer.status_code}, and not as diptych does", status=answer.status_code
+            f"the answer has status {response.status_code} and is not from a diptych server; check the URL",
+            status=response.status_code,
         )
     if type.startswith("image_"):
         return ImageError(type.removeprefix("image_"), message)
     if type in _ERRORS:
         return _ERRORS[type](message)
-    return ServiceError(message, status=answer.status_code, type=type, request_id=request_id)
+    return ServiceError(message, status=response.status_code, type=type, request_id=request_id)
 
 
-def _list(texts: str | Sequence[str] | None) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts or ())
-
-
-def _as_json(filters: Filters | None) -> dict[str, Any]:
-    """What the filters ask for; days as ISO 8601, folders as text."""
-    given = {name: value for name, value in asdict(filters).items() if value is not None} if filters else {}
+def _filters_to_json(filters: Filters | None) -> JSON:
+    """The filters that are set; days as ISO 8601, folders as strings."""
+    fields = {name: value for name, value in asdict(filters).items() if value is not None} if filters else {}
     return {
         name: value.isoformat() if isinstance(value, datetime.date) else str(value) if name == "folder" else value
-        for name, value in given.items()
+        for name, value in fields.items()
     }
 
 
-def _captioned(told: dict[str, Any]) -> Captioned:
-    alternatives = tuple(Alternative(**each) for each in told["alternatives"])
+def _captioned(fields: Mapping[str, Any]) -> Captioned:
     return Captioned(
-        told["best"], told["confidence"], alternatives, tuple(Ranked(**each) for each in told["candidates"])
+        fields["best"],
+        fields["confidence"],
+        tuple(Alternative(**alternative) for alternative in fields["alternatives"]),
+        tuple(RankedCandidate(**candidate) for candidate in fields["candidates"]),
     )
 
 
-def _results(told: dict[str, Any]) -> Results:
-    told = {name: value for name, value in told.items() if name != "message"}
-    nearest = told.pop("nearest")
-    hits = tuple(map(_hit, told.pop("hits")))
-    return Results(**told, hits=hits, nearest=_hit(nearest) if nearest else None)
+def _results(fields: JSON) -> Results:
+    hits, nearest = fields.pop("hits"), fields.pop("nearest")
+    del fields["message"]  # a property of `Results`
+    return Results(**fields, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
 
 
-def _hit(told: dict[str, Any]) -> Hit:
-    days = {name: datetime.datetime.fromisoformat(told[name]) if told[name] else None for name in ("taken", "changed")}
-    return Hit(**{**told, **days, "copies": tuple(told["copies"])})
+def _hit(fields: JSON) -> Hit:
+    dates = {
+        name: datetime.datetime.fromisoformat(fields[name]) if fields[name] else None for name in ("taken", "changed")
+    }
+    return Hit(**{**fields, **dates, "copies": tuple(fields["copies"])})

@@ -1,34 +1,37 @@
-"""What a service answers, wherever it runs: `Service` in this process and `Client` over HTTP give the same types."""
+"""Result types of a service: `Service` in this process and `Client` over HTTP return the same ones."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 KEEP = 0.95
-"""`keep` of a search when nothing is said: `index.cutoff.KEEP`, whose module takes seconds to import."""
+"""Default of `keep` in a search: `diptych.search.cutoff.KEEP`, repeated here because that module is slow to import."""
+
+Kind = Literal["encoder", "captioner", "matcher", "prompter"]
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """Unit vectors, float32: `image_vectors` (pictures, dim) and `text_vectors` (texts, dim), in one space."""
+class Embeddings:
+    """Unit embeddings, float32: `image_vectors` (images, dim) and `text_vectors` (texts, dim), in one space."""
 
-    image_vectors: np.ndarray
-    text_vectors: np.ndarray
+    image_vectors: NDArray[np.float32]
+    text_vectors: NDArray[np.float32]
 
     @property
-    def similarity(self) -> np.ndarray:
-        """The cosine of each picture and each text: (pictures, texts)."""
+    def similarity(self) -> NDArray[np.float32]:
+        """The cosine of each image and each text: (images, texts), in [-1, 1]."""
         return self.image_vectors @ self.text_vectors.T
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A caption that a captioner wrote: `score` is its mean log-probability a token, `confidence` a matcher's P(match).
+    """A generated caption: `score` is its mean log-probability per token, at most 0.
 
-    `confidence` is None where no matcher looked.
+    `confidence` is the matcher's P(match) in [0, 1]; None without a matcher.
     """
 
     text: str
@@ -37,8 +40,8 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """A caption that was given: its cosine with the picture, and its probability among all that were given."""
+class RankedCandidate:
+    """A candidate caption: its cosine with the image, and its probability among all candidates, which sum to 1."""
 
     text: str
     similarity: float
@@ -47,7 +50,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPrompt:
-    """A prompt, and how near it is to what was predicted of the picture."""
+    """A prompt: `score` is the cosine of its embedding and the embedding predicted for the image, in [-1, 1]."""
 
     text: str
     score: float
@@ -55,16 +58,46 @@ class GeneratedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """What a picture shows: the best caption and its confidence, all that were written, and given ones in their order.
+    """The best caption of an image, all generated captions (`alternatives`, best first), and the ranked candidates.
 
-    `confidence` is the matcher's probability that picture and caption belong together; None without a matcher.
+    `confidence` is the matcher's P(match) of image and best caption, in [0, 1]; None without a matcher.
     """
 
     best: str
     confidence: float | None
     alternatives: tuple[Alternative, ...]
-    candidates: tuple[Ranked, ...] = ()
+    candidates: tuple[RankedCandidate, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        told = asdict(self)
-        return {**told, "alternatives": list(told["alternatives"]), "candidates": list(told["candidates"])}
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model of a service: its kind and name, whether the service has one of this kind, and whether it is loaded."""
+
+    kind: Kind
+    name: str
+    available: bool
+    loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddProgress:
+    """A folder that is being added to the index, and the number of files processed so far."""
+
+    path: str
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStatus:
+    """The index of a service.
+
+    `index` is its folder, None without an index. `model` is the model that made it, or would. `pictures` counts the
+    indexed images. `roots` are the folders that may be added; None allows every folder. `adding` is the folder being
+    added now; None when idle.
+    """
+
+    index: str | None
+    model: str
+    pictures: int
+    roots: tuple[str, ...] | None
+    adding: AddProgress | None

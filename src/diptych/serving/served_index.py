@@ -1,4 +1,4 @@
-"""The index of a service: opened with the models that are loaded, made when pictures first come."""
+"""The index of a service: opened with the loaded models, created by the first `add`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from PIL import Image
 
@@ -19,16 +19,19 @@ from diptych.runtime.progress import Progress, silent
 from diptych.search.index import HIDDEN, Added, Index, IndexBusy, ModelIdentity, Store, index_folder
 from diptych.search.permissions import allow, canonical_name, library_roots
 from diptych.serving.loaded_models import LoadedModels
+from diptych.serving.results import AddProgress, IndexStatus
 
-_MISSING = "there is no index any more or not yet; add a folder, and it is made"
-_SHOWN = 200  # characters of a path in an error
+Item = TypeVar("Item")
+
+_MISSING = "the index does not exist, or was removed; add a folder to create it"
+_MAX_SHOWN = 200  # characters of a path in an error
 
 
 class ServedIndex:
-    """The index in `folder`, a library or an index folder, there or not yet; None takes that of the first `add`.
+    """The index in `folder`, a library or an index folder that may not exist yet; None takes that of the first `add`.
 
-    `roots` are the folders that may be read into it; None allows every path. What lies outside them, all links
-    resolved, is neither added nor served, unless `follow_links`.
+    `roots` are the folders that may be added; None allows every path. Files outside them, with all links resolved, are
+    neither added nor served, unless `follow_links`. Thread-safe.
     """
 
     def __init__(
@@ -48,17 +51,17 @@ class ServedIndex:
         self._loaded = loaded
         self._folder = index_folder(folder) if folder is not None else None
         self._index: Index | None = None
-        self._card: tuple[int, int] | None = None  # of the index that is open: another one may take its place
+        self._version: tuple[int, int] | None = None  # of the open index: another one may replace it on disk
         self._opening, self._writing = threading.Lock(), threading.Lock()
-        self._adding: dict[str, Any] | None = None
+        self._adding: AddProgress | None = None
 
     def get(self) -> Index | None:
-        """The index, opened when first asked for; None while there is none. One without pictures is false, not None."""
+        """The index, opened on first use; None while there is none. An index without images is falsy, but not None."""
         with self._opening:
             if self._folder is None or not Store.is_whole(self._folder):
-                self._index = self._card = None
-            elif self._index is None or self._card != _stamp(self._folder):
-                self._index, self._card = self._opened(self._folder), _stamp(self._folder)
+                self._index = self._version = None
+            elif self._index is None or self._version != _version_of(self._folder):
+                self._index, self._version = self._opened(self._folder), _version_of(self._folder)
             return self._index
 
     def existing(self) -> Index:
@@ -75,16 +78,18 @@ class ServedIndex:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What is raised on an index that somebody removes, damages or writes to meanwhile, without its insides.
+        """Translate errors of an index that is removed, damaged or written to during the context.
+
+        Messages name no process or path of this machine.
 
         Raises:
             DataError: files of the index are missing or damaged.
             IndexBusy: another process writes to it.
-            IndexMissing: the index is not there any more.
+            IndexMissing: the index was removed.
         """
         try:
             yield
-        except IndexBusy as error:  # its message tells of a process and a folder of this machine
+        except IndexBusy as error:  # its message names a process and a folder of this machine
             raise IndexBusy("another process is writing to the index; try again when it is done") from error
         except (DiptychError, OSError, ValueError, RuntimeError) as error:
             if self._folder is not None and not Store.is_whole(self._folder):
@@ -94,101 +99,111 @@ class ServedIndex:
             raise
 
     def add(self, path: str | Path, *, prune: bool, progress: Progress = silent, wait: float | None = None) -> Added:
-        """Bring the index up to date with a folder inside the roots; makes the index if there is none.
+        """Bring the index up to date with a folder inside the roots; creates the index if there is none.
 
         Raises:
-            DataError: the path is outside the roots or not there, or cannot be read.
+            DataError: the path is outside the roots, does not exist, or cannot be read.
             IndexBusy: something else still writes after `wait` seconds.
         """
         source = self.allowed(path)
-        with self._alone(wait):
-            self._adding = count = {"path": str(source), "seen": 0}
-            nowhere = self._folder is None
+        with self._only_writer(wait):
+            self._adding = AddProgress(str(source), 0)
+            had_folder = self._folder is not None
             try:
                 index = self._existing_or_new(source)
-                roots = None if self.roots is None else self._inside
-                settings: dict[str, Any] = {"roots": roots, "follow_links": self.follow_links, "prune": prune}
                 with self.guarded():
-                    return index.add(source, **settings, wait=wait, progress=_counting(progress, count))
+                    return index.add(
+                        source,
+                        roots=None if self.roots is None else self._inside,
+                        follow_links=self.follow_links,
+                        prune=prune,
+                        wait=wait,
+                        progress=self._counted(progress),
+                    )
             finally:
                 self._adding = None
-                if nowhere and not self._index:  # nothing came of it: the next folder may be the index's home
+                if not had_folder and not self._index:  # nothing was added: the next folder may hold the index
                     self._forget()
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take out the pictures with these ids; returns how many were there. Their files are not touched."""
+        """Remove the images with these ids; returns how many were in the index. Their files are not touched."""
         store = self.existing().store
         with self.guarded(), store.lock(wait=0):
             before = len(store)
             store.delete(list(ids))
             return before - len(store)
 
-    def picture(self, id: str, size: int | None = None) -> Image.Image:
-        """The picture of a row; with `size`, its longer side has at most so many pixels."""
-        image = decode(self.picture_bytes(id), min_side=size)
+    def image(self, id: str, size: int | None = None) -> Image.Image:
+        """An indexed image; with `size`, its longer side has at most `size` pixels. Raises as `image_bytes`."""
+        image = decode(self.image_bytes(id), min_side=size)
         return thumbnail(image, size) if size else image
 
-    def picture_bytes(self, id: str) -> bytes:
-        """The encoded bytes of the picture of a row."""
+    def image_bytes(self, id: str) -> bytes:
+        """The encoded bytes of an indexed image.
+
+        Raises:
+            DataError: there is no index, or the id is not in it.
+            ImageError: the file is gone, or lies outside the folders that may be read.
+        """
         index = self.existing()
         with self.guarded():
             rows = index.store.rows([id], ["path"])
         if not rows.num_rows:
-            raise DataError(f"no picture of the index has the id '{id}'; ids are in the hits of a search")
+            raise DataError(f"no indexed image has the id '{id}'; search results contain the ids")
         return read_at(rows["path"][0].as_py(), index.readable)
 
     def readable(self) -> Roots:
-        """Where the pictures of the index may lie."""
+        """The folders in which indexed images may lie."""
         if self.roots is None or self.follow_links:
             return ANYWHERE
         index = self.get()
         return self._inside if index is None else self._inside | library_roots(index.store)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> IndexStatus:
+        """The index's folder, its model, its number of images, the roots, and the folder being added now."""
         index = self.get()
         with self.guarded():
-            pictures = len(index) if index is not None else 0
-        return {
-            "index": str(index.folder) if index is not None else None,
-            "model": index.store.identity.name if index is not None else self._loaded.name("encoder"),
-            "pictures": pictures,
-            "roots": None if self.roots is None else [str(root) for root in self.roots],
-            "adding": dict(self._adding) if self._adding else None,
-        }
+            count = len(index) if index is not None else 0
+        return IndexStatus(
+            index=str(index.folder) if index is not None else None,
+            model=index.store.identity.name if index is not None else self._loaded.name("encoder"),
+            pictures=count,
+            roots=None if self.roots is None else tuple(map(str, self.roots)),
+            adding=self._adding,
+        )
 
     def allowed(self, path: str | Path) -> Path:
         """The path with its links resolved, if it lies inside the roots.
 
-        A path whose name already lies outside is never looked at, and whoever asks for one outside learns as little as
-        of one that is not there.
+        A path that lies outside by its name is never looked up, and the error is the same whether it exists or not.
 
         Raises:
-            DataError: it does not, or is not there.
+            DataError: it lies outside, or does not exist.
         """
         try:
-            found = self._place(str(path))
-            if found is not None and found.exists():
-                return found
+            resolved = self._resolved(str(path))
+            if resolved is not None and resolved.exists():
+                return resolved
         except (OSError, RuntimeError, ValueError):  # a NUL, too long, no permission to look, a loop of links
             pass
-        shown = f"{str(path)[:_SHOWN]}…" if len(str(path)) > _SHOWN else path
+        shown = f"{str(path)[:_MAX_SHOWN]}…" if len(str(path)) > _MAX_SHOWN else path
         if self.roots is None:
             raise DataError(f"'{shown}' does not exist; check the path")
         inside = ", ".join(f"'{root}'" for root in self.roots) or "none was named; name one with --root FOLDER"
         raise DataError(f"'{shown}' does not exist or is outside the folders that may be read: {inside}")
 
-    def _place(self, path: str) -> Path | None:
-        """Where a path leads; None outside the roots."""
-        named = os.path.abspath(expand_home(path))  # noqa: PTH100 - it asks no file system
+    def _resolved(self, path: str) -> Path | None:
+        """The path with its links resolved; None outside the roots."""
+        named = os.path.abspath(expand_home(path))  # noqa: PTH100 - it does not touch the file system
         if self._names is not None and not is_inside(named, self._names):
             return None
         return Path(named).resolve() if self.follow_links or self.roots is None else self._inside.real(named)
 
     @contextmanager
-    def _alone(self, wait: float | None) -> Iterator[None]:
-        """One thread at a time adds, since the first makes the index."""
+    def _only_writer(self, wait: float | None) -> Iterator[None]:
+        """One thread at a time adds: the first one creates the index."""
         if not self._writing.acquire(timeout=-1 if wait is None else wait):
-            adding = (self._adding or {}).get("path", "a folder")
+            adding = self._adding.path if self._adding else "a folder"
             raise IndexBusy(f"'{adding}' is being added; try again when it is done")
         try:
             yield
@@ -208,6 +223,17 @@ class ServedIndex:
         self._folder = folder
         return self.existing()
 
+    def _counted(self, progress: Progress) -> Progress:
+        """The same progress, which also counts the processed items in `status`."""
+
+        def wrapped(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+            for item in progress(items, total, label):
+                yield item
+                if (adding := self._adding) is not None:
+                    self._adding = AddProgress(adding.path, adding.seen + 1)
+
+        return wrapped
+
     def _forget(self) -> None:
         with self._opening:
             self._folder = self._index = None
@@ -218,7 +244,7 @@ class ServedIndex:
         return ModelIdentity(name, encoder.identity(), encoder.dim, encoder.image_size)
 
     def _opened(self, folder: Path) -> Index:
-        """The index with the service's own model if that made it, else with the model that did."""
+        """The index with the service's encoder if that made it, otherwise with the model that did."""
         self._trust(Store.open(folder))
         try:
             index = Index(folder, self._loaded.get("encoder"))
@@ -226,27 +252,17 @@ class ServedIndex:
             index = Index(folder, device=self._loaded.device)
         limited = self.roots is not None and not self.follow_links
         index.readable = self._inside | library_roots(index.store) if limited else ANYWHERE
+        index.model_lock = self._loaded.lock("encoder")
         return index
 
     def _trust(self, store: Store) -> None:
-        """Remember that whoever started the service named the model of an index."""
+        """Record that the user who started the service named the model of the index."""
         named = self._loaded.names.get("encoder")
         if isinstance(named, str | Path) and canonical_name(named) == store.identity.name:
             allow(store, model=named)
 
 
-def _stamp(folder: Path) -> tuple[int, int]:
-    """By what the card of an index is told from another in its place."""
-    found = (folder / "index.json").stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def _counting(progress: Progress, count: dict[str, Any]) -> Progress:
-    """The same progress, which also counts what went by."""
-
-    def wrapped(items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-        for item in progress(items, total, label):
-            yield item
-            count["seen"] += 1
-
-    return wrapped
+def _version_of(folder: Path) -> tuple[int, int]:
+    """Changes when another index takes the place of this one: inode and time of its metadata."""
+    stat = (folder / "index.json").stat()
+    return stat.st_ino, stat.st_mtime_ns

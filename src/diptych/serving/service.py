@@ -1,10 +1,10 @@
-"""One facade over everything: embed, search, caption, match, prompt. The page, the API and the agents stand on it."""
+"""`Service`: embed, search, caption, match and prompt over one set of models and one index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
@@ -15,103 +15,149 @@ from diptych.runtime.progress import Progress, silent
 from diptych.search.filters import Filters
 from diptych.search.index import Added, Index
 from diptych.search.results import Results
-from diptych.serving.captions_and_prompts import as_texts, captions, prompts
+from diptych.serving.captions_and_prompts import as_texts, combine_captions, make_prompts
 from diptych.serving.loaded_models import Kind, LoadedModels
-from diptych.serving.results import KEEP, Captioned, Embedded, GeneratedPrompt
+from diptych.serving.results import KEEP, Captioned, Embeddings, GeneratedPrompt, IndexStatus, ModelStatus
 from diptych.serving.served_index import ServedIndex
 
 if TYPE_CHECKING:
+    from diptych.captioning.captioner import Captioner
+    from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
+    from diptych.prompting.library import PromptLibrary
+    from diptych.prompting.prompter import Prompter
     from diptych.search.retrieval import Sort
+    from diptych.serving.loaded_models import Model
 
 How = Literal["retrieve", "compose", "generate"]
+Method = Literal["beam", "greedy", "nucleus"]
 
-_CLOSE = 512  # pixels of the shorter side that are enough for every model that looks closely
+_MIN_SIDE = 512  # pixels of the shorter side that are enough for captioners, matchers and prompters
 
 
 class Service:
-    """Search, captions, matching and prompts over one set of models and one index; threads may share it.
+    """Search, captions, matching and prompts over one set of models and one index. Thread-safe.
 
-    `model` is a name or path that `diptych.load` knows, or a model; `captioner`, `matcher` and `prompter` likewise, and
-    None means the one that the model brings. Each is loaded when it is first used. `index` is a library or an index
-    folder, made by the first `add` if it is not there. `roots` are the folders that `add` may read: none as it comes,
-    since who asks may be somebody on the network; None allows every path. A picture of the index is read if it lies in
-    the roots, in the library of the index, or in a folder that its owner indexed on this machine, all links resolved;
-    with `follow_links`, wherever it lies.
+    Args:
+        model: The dual encoder: a name or path that `diptych.load` accepts, or a model.
+        captioner: A captioner or its name or path; None uses the one that comes with `model`.
+        matcher: A matcher or its name or path; None uses the one that comes with `model`.
+        prompter: A prompter or its name or path; None uses the one that comes with `model`.
+        index: A library or an index folder. The first `add` creates it if it does not exist. None uses the index of the
+            folder that is added first.
+        roots: The folders that `add` may read. Empty by default, because callers may be remote; None allows every path.
+            An indexed image is read if it lies in the roots, in the library of the index, or in a folder that the
+            owner of the index added on this machine, with all links resolved.
+        follow_links: Read images wherever links and index rows lead, inside the roots or not.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Each model is loaded on first use.
     """
 
     def __init__(
         self,
         model: str | Path | DualEncoder = "mini",
         *,
-        captioner: Any = None,
-        matcher: Any = None,
-        prompter: Any = None,
+        captioner: str | Path | Captioner | None = None,
+        matcher: str | Path | Matcher | None = None,
+        prompter: str | Path | Prompter | None = None,
         index: str | Path | None = None,
         roots: Sequence[str | Path] | None = (),
         follow_links: bool = False,
         device: str = "auto",
     ) -> None:
-        named: dict[Kind, Any] = {"captioner": captioner, "matcher": matcher, "prompter": prompter}
-        self.loaded = LoadedModels({"encoder": model, **named}, device)
-        self._library = ServedIndex(self.loaded, index, roots, follow_links=follow_links)
+        models: dict[Kind, str | Path | Model | None] = {
+            "encoder": model,
+            "captioner": captioner,
+            "matcher": matcher,
+            "prompter": prompter,
+        }
+        self.loaded = LoadedModels(models, device)
+        self._served_index = ServedIndex(self.loaded, index, roots, follow_links=follow_links)
 
     def at(self, index: str | Path | None) -> Service:
-        """The same models, loaded once, over another index."""
+        """A service with the same loaded models, roots and link rule over another index."""
         other = Service()
         other.loaded = self.loaded
-        other._library = ServedIndex(
-            self.loaded, index, self._library.named_roots, follow_links=self._library.follow_links
-        )
+        own = self._served_index
+        other._served_index = ServedIndex(self.loaded, index, own.named_roots, follow_links=own.follow_links)
         return other
 
     # models
 
     @property
     def encoder(self) -> DualEncoder:
+        """The dual encoder, loaded on first use.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
         return self.loaded.get("encoder")
 
     def has(self, kind: Kind) -> bool:
-        """Whether there is an `encoder`, `captioner`, `matcher` or `prompter`, without loading it."""
+        """Whether the service has an `encoder`, `captioner`, `matcher` or `prompter`; loads nothing.
+
+        Raises:
+            ModelError: the encoder's name is not a model.
+        """
         return self.loaded.has(kind)
 
     def warm(self) -> None:
-        """Load what the first text and the first search need, so that they take no longer than those after them."""
-        self.embed(texts=["a picture"])
-        if self.index:
-            self.search("a picture", count=1)
-
-    def models(self) -> list[dict[str, Any]]:
-        """The models of each kind: `kind`, `name`, whether `available` and whether `loaded`."""
-        return self.loaded.told()
-
-    # pictures and texts
-
-    def open(self, pictures: Iterable[ImageLike], min_side: int | None = None) -> list[Image.Image]:
-        """Pictures upright and in RGB, decoded in threads; a JPEG no larger than a shorter side of `min_side` needs.
+        """Load what the first text and the first search need, so that they are as fast as later ones.
 
         Raises:
-            ImageError: one cannot be decoded.
+            ModelError: the encoder cannot be loaded.
+            DataError: the index cannot be read.
         """
-        return list(prefetch(pictures, lambda picture: decoded(picture, min_side)))
+        self.embed(texts=["a picture"])
+        if self.index:
+            self.search("a picture", k=1)
 
-    def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embedded:
-        """Pictures and texts as unit vectors of one space; one of either may be given as it is.
+    def models(self) -> list[ModelStatus]:
+        """The encoder, captioner, matcher and prompter: name, whether available, whether loaded; loads nothing."""
+        return self.loaded.status()
+
+    # images and texts
+
+    def open(self, images: Iterable[ImageLike], min_side: int | None = None) -> list[Image.Image]:
+        """The images upright and in RGB, decoded in threads; decoded ones are returned as they are.
+
+        Args:
+            images: Paths, encoded bytes or PIL images.
+            min_side: Pixels of the shorter side that are enough: a JPEG is decoded at the next larger eighth.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
+        return list(prefetch(images, lambda image: decoded(image, min_side)))
+
+    def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embeddings:
+        """Unit embeddings of images and texts in one space, float32: (images, dim) and (texts, dim).
+
+        Args:
+            images: One image or several: paths, encoded bytes or PIL images.
+            texts: One text or several.
 
         Raises:
             ConfigError: a text is empty, or is not a string.
-            ImageError: a picture cannot be decoded.
+            ImageError: an image cannot be decoded.
+            ModelError: the encoder cannot be loaded.
         """
-        texts, pictures = as_texts(texts), self.open(several(images), self.encoder.image_size)
+        texts, opened = as_texts(texts), self.open(several(images), self.encoder.image_size)
         with self.loaded.using("encoder") as encoder:
-            return Embedded(encoder.encode_images(pictures), encoder.encode_texts(texts))
+            return Embeddings(encoder.encode_images(opened), encoder.encode_texts(texts))
 
-    def match(self, image: ImageLike, texts: Sequence[str], *, prior: float | None = None) -> list[float]:
-        """The probability of each text that it belongs to the picture, in [0, 1].
+    def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
+        """P(match) of the image and each text, in [0, 1].
+
+        Args:
+            image: A path, encoded bytes or a PIL image.
+            texts: One text or several.
+            prior: The expected share of matches, in (0, 1); None keeps the share the matcher was calibrated for.
 
         Raises:
-            ConfigError: a text is empty or is not a string, or the prior is not a share.
-            ImageError: the picture cannot be decoded.
+            ConfigError: a text is empty or is not a string, or `prior` is out of range.
+            ImageError: the image cannot be decoded.
             ModelError: there is no matcher.
         """
         texts = as_texts(texts)
@@ -120,54 +166,100 @@ class Service:
     def match_pairs(
         self, images: Sequence[ImageLike], texts: Sequence[str], *, prior: float | None = None
     ) -> list[float]:
-        """The probability of each picture that it belongs to the text beside it; raises as `match`."""
-        different = {id(image): image for image in images}
-        opened = dict(zip(different, self.open(different.values(), _CLOSE), strict=True))
+        """P(match) of each image and the text at its position; raises as `match`."""
+        distinct = {id(image): image for image in images}
+        opened = dict(zip(distinct, self.open(distinct.values(), _MIN_SIDE), strict=True))
         with self.loaded.using("matcher") as matcher:
-            found = matcher.predict([opened[id(image)] for image in images], list(texts), prior=prior)
-        return [float(probability) for probability in found]
+            probabilities = matcher.predict([opened[id(image)] for image in images], list(texts), prior=prior)
+        return [float(probability) for probability in probabilities]
 
     def caption(
         self,
         images: Iterable[ImageLike],
         *,
         count: int = 1,
-        method: str = "beam",
-        candidates: Sequence[str] = (),
+        method: Method = "beam",
+        candidates: str | Sequence[str] = (),
         choose: bool = False,
-        **settings: Any,
+        prefix: str = "",
+        beams: int = 3,
+        max_tokens: int = 30,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int = 0,
     ) -> list[Captioned]:
-        """A caption for each picture, with the matcher's confidence where there is a matcher.
+        """A caption for each image, with the matcher's confidence where there is a matcher.
 
-        `count` captions are written, best first by the captioner, or with `choose` by captioner and matcher together
-        (`diptych.choose`); the captions given as `candidates` are ranked beside them. `settings` are those of the
-        captioner: `beams`, `prefix`, `max_tokens`, `temperature`, `top_p`, `seed`.
+        Args:
+            images: Paths, encoded bytes or PIL images.
+            count: Captions per image, at least 1: the best first.
+            method: Decoding strategy: beam search, greedy, or nucleus sampling.
+            candidates: Captions to rank by their cosine with each image, beside the generated ones.
+            choose: Order the generated captions by captioner and matcher together (`diptych.choose`) instead of by the
+                captioner alone.
+            prefix: Text that every caption starts with.
+            beams: Beam width, at least `count` for beam search.
+            max_tokens: Maximum length of a caption, at least 1.
+            temperature: Sampling temperature of `nucleus`, above 0.
+            top_p: Share of the probability that `nucleus` samples from, in (0, 1].
+            seed: Seed of `nucleus`.
 
         Raises:
             ConfigError: a candidate is empty, or a setting is out of range.
-            ImageError: a picture cannot be decoded.
-            ModelError: there is no captioner, or no matcher that could choose.
+            ImageError: an image cannot be decoded.
+            ModelError: there is no captioner, or with `choose` no matcher.
         """
-        asked = {"candidates": as_texts(candidates), "choose": choose, "count": count, "method": method, **settings}
-        return captions(self.loaded, self.open(images, _CLOSE), **asked)
+        candidates, opened = as_texts(candidates), self.open(images, _MIN_SIDE)
+        if choose:
+            self.loaded.get("matcher")  # raise before captions are generated
+        with self.loaded.using("captioner") as captioner:
+            captions = captioner.caption(
+                opened,
+                count=count,
+                method=method,
+                prefix=prefix,
+                beams=beams,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+            )
+        return combine_captions(self.loaded, opened, captions, candidates=candidates, choose=choose)
 
     def prompt(
-        self, images: Iterable[ImageLike], *, how: How = "retrieve", count: int = 1, library: Any = None
+        self,
+        images: Iterable[ImageLike],
+        *,
+        how: How = "retrieve",
+        count: int = 1,
+        library: PromptLibrary | Sequence[str] | None = None,
     ) -> list[list[GeneratedPrompt]]:
-        """Prompts that would make pictures like these, for each its own, best first.
+        """Prompts that would produce images like these: for each image at most `count`, best first.
+
+        Args:
+            images: Paths, encoded bytes or PIL images.
+            how: `retrieve` the nearest prompts of a library, `compose` them from a caption and phrases, or `generate`
+                them with the captioner.
+            count: Prompts per image, at least 1.
+            library: Prompts to retrieve from; None uses the prompter's own.
 
         Raises:
-            ImageError: a picture cannot be decoded.
-            ModelError: there is no prompter, or none that can do it like that.
+            ConfigError: `how` is unknown, or `count` is below 1.
+            ImageError: an image cannot be decoded.
+            ModelError: there is no prompter, or `generate` lacks a captioner.
         """
-        return prompts(self.loaded, self.open(images, _CLOSE), how=how, count=count, library=library)
+        return make_prompts(self.loaded, self.open(images, _MIN_SIDE), how=how, count=count, library=library)
 
     # the index
 
     @property
     def index(self) -> Index | None:
-        """The index, opened when first asked for; None while there is none."""
-        return self._library.get()
+        """The index, opened on first use; None if there is none yet.
+
+        Raises:
+            DataError: the index cannot be read.
+        """
+        return self._served_index.get()
 
     def search(
         self,
@@ -177,90 +269,130 @@ class Service:
         like: str | Sequence[str] | None = None,
         unwanted: str | Sequence[str] | None = None,
         filters: Filters | None = None,
-        count: int = 20,
+        k: int = 20,
         page: int = 1,
         sort: Sort = "score",
         keep: float | None = KEEP,
         fold: bool = True,
         rerank: int = 0,
     ) -> Results:
-        """The pictures of the index that match texts, pictures, or both; see `diptych.search.retrieval.search`.
+        """The indexed images that match texts, images, or both.
 
-        `like` names pictures of the index by their ids. `rerank` has the service's matcher look again at so many of the
-        first hits.
+        Other threads can use the models while the index is scanned: a search holds them only to embed the query and to
+        re-rank.
+
+        Args:
+            text: One text or several.
+            image: One image or several: paths, encoded bytes or PIL images.
+            like: Indexed images, by id.
+            unwanted: Texts that push images down.
+            filters: Conditions on folder, date, size, shape, camera and caption.
+            k: Results per page, at least 1.
+            page: Page number, from 1; `k * page` is at most 5,000.
+            sort: By `score`, or the matching images by date: `newest` or `oldest` first.
+            keep: Relevance cutoff: the share in [0, 1] of queries with a match that still find one; lower is stricter.
+                None returns the nearest images whether they match or not.
+            fold: Fold copies of an image into one result.
+            rerank: Reorder so many of the first results by the service's matcher, 0 to 5,000. Needs a query of a single
+                text, sorted by score.
 
         Raises:
-            ConfigError: nothing is asked for, or a setting is out of range.
-            DataError: there is no index, or no such picture in it.
+            ConfigError: the query is empty, or a setting is out of range.
+            DataError: there is no index, or an id of `like` is not in it.
             IndexMissing: the index was removed.
-            ImageError: a picture of the query cannot be decoded.
+            ImageError: an image of the query cannot be decoded.
+            ModelError: `rerank` without a matcher.
         """
-        from diptych.search.query import Query  # takes seconds to import, and a server listens before
+        from diptych.search.query import Query  # slow to import, and a server listens before the first search
 
-        index = self._library.existing()
-        pictures = [encoded(picture) for picture in several(image)]
-        query = Query.of(text or (), image=pictures, like=like or (), unwanted=unwanted or ())
-        if rerank:
-            index.matcher = self.loaded.get("matcher")
-        with self._library.guarded(), self.loaded.using("encoder"):
+        index = self._served_index.existing()
+        images = [encoded(each) for each in several(image)]
+        query = Query.of(text or (), image=images, like=like or (), unwanted=unwanted or ())
+        matcher = self.loaded.get("matcher") if rerank else None
+        with self._served_index.guarded():
             return index.search(
-                query, k=count, page=page, filters=filters, sort=sort, keep=keep, fold=fold, rerank=rerank
+                query,
+                k=k,
+                page=page,
+                filters=filters,
+                sort=sort,
+                keep=keep,
+                fold=fold,
+                rerank=rerank,
+                matcher=matcher,
             )
 
-    def similar(self, id: str, *, count: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
-        """The pictures that are nearest to one of the index, which is named by its id.
+    def similar(self, id: str, *, k: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
+        """The images that are nearest to an indexed image, without the image itself.
+
+        Args:
+            id: The id of the indexed image, as in `Hit.id`.
+            k: Results per page, at least 1.
+            page: Page number, from 1; `k * page` is at most 5,000.
+            filters: Conditions on folder, date, size, shape, camera and caption.
 
         Raises:
-            DataError: there is no index, or no such picture in it.
+            ConfigError: `k` or `page` is out of range.
+            DataError: there is no index, or the id is not in it.
         """
-        return self.search(like=id, count=count, page=page, filters=filters)
+        return self.search(like=id, k=k, page=page, filters=filters)
 
     def add(
         self, path: str | Path, *, prune: bool = False, progress: Progress = silent, wait: float | None = None
     ) -> Added:
-        """Bring the index up to date with a folder inside `roots`; makes the index if there is none.
+        """Bring the index up to date with a folder inside `roots`; creates the index if there is none.
+
+        Args:
+            path: A folder, a data set, tar shards or stored embeddings, as for `Index.add`.
+            prune: Remove images of the folder whose files are gone.
+            progress: Wraps the files and shows how far they are processed.
+            wait: Seconds to wait while another thread or process writes; None waits without limit.
 
         Raises:
-            DataError: the path is outside `roots` or not there, or cannot be read.
-            IndexBusy: another process still writes after `wait` seconds.
+            DataError: the path is outside `roots`, does not exist, or cannot be read.
+            IndexBusy: something else still writes after `wait` seconds.
         """
-        return self._library.add(path, prune=prune, progress=progress, wait=wait)
+        return self._served_index.add(path, prune=prune, progress=progress, wait=wait)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take pictures out of the index, by their ids; returns how many were there. The files are not touched.
+        """Remove images from the index by their ids; returns how many were in it. Their files are not touched.
 
         Raises:
             DataError: there is no index.
             IndexBusy: something else writes to it.
         """
-        return self._library.remove(ids)
+        return self._served_index.remove(ids)
 
     def picture(self, id: str, *, size: int | None = None) -> Image.Image:
-        """A picture of the index by its id; with `size`, its longer side has at most so many pixels.
+        """An indexed image by its id; with `size`, its longer side has at most `size` pixels.
 
         Raises:
-            DataError: there is no index, or no such picture in it.
-            ImageError: the file is gone, lies outside what may be read, or cannot be decoded.
+            DataError: there is no index, or the id is not in it.
+            ImageError: the file is gone, lies outside the folders that may be read, or cannot be decoded.
         """
-        return self._library.picture(id, size)
+        return self._served_index.image(id, size)
 
     def picture_bytes(self, id: str) -> bytes:
-        """The encoded bytes of a picture of the index; raises as `picture`."""
-        return self._library.picture_bytes(id)
+        """The encoded bytes of an indexed image; raises as `picture`."""
+        return self._served_index.image_bytes(id)
 
     @property
     def readable(self) -> Roots:
-        """Where the pictures of the index may lie."""
-        return self._library.readable()
+        """The folders in which indexed images may lie."""
+        return self._served_index.readable()
 
-    def status(self) -> dict[str, Any]:
-        """The index's folder, model and number of pictures, the roots, and what is being added now."""
-        return self._library.status()
+    def status(self) -> IndexStatus:
+        """The index's folder, its model, its number of images, the roots, and the folder being added now.
+
+        Raises:
+            DataError: the index cannot be read.
+        """
+        return self._served_index.status()
 
     def allowed(self, path: str | Path) -> Path:
         """The path with its links resolved, if it lies inside `roots`.
 
         Raises:
-            DataError: it does not, or is not there.
+            DataError: it lies outside, or does not exist.
         """
-        return self._library.allowed(path)
+        return self._served_index.allowed(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from diptych.errors import DiptychError, require
 from diptych.runtime.quoting import printable
 from diptych.serving.agents.tools import Shown, Tools, jpeg
-from diptych.serving.api.limits import Room
+from diptych.serving.api.limits import CapacityLimiter
 from diptych.serving.service import Service
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def make_server(service: Service) -> MCPServer:
     from diptych import __version__
 
     tools = Tools(service)
-    told = partial(_told, Room(_CALLS, "tools at work"))
+    told = partial(_told, CapacityLimiter(_CALLS, "tools at work"))
     # Nothing here changes while an agent is connected, so there are no streams of news to hold open.
     about: dict[str, Any] = {"instructions": _INSTRUCTIONS, "version": __version__, "subscriptions": False}
     server = MCPServer("diptych", **about, log_level="WARNING")
@@ -91,8 +91,8 @@ def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) ->
     """
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from diptych.serving.api.access import Guard, check_keys
-    from diptych.serving.api.limits import Bounds
+    from diptych.serving.api.access import AccessControl, check_keys
+    from diptych.serving.api.limits import RequestLimits
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.api.prometheus import ServerMetrics
 
@@ -101,9 +101,12 @@ def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) ->
     app = server.streamable_http_app(
         stateless_http=True, max_request_body_size=settings.max_bytes, transport_security=ours
     )
-    requests, memory = Room(settings.queue, "requests", settings.per_client), Room(settings.memory, "bytes")
-    bounds = Bounds(_PostsAlone(app), settings, requests, memory)
-    return ErrorMiddleware(Guard(bounds, settings, check_keys(keys)), ServerMetrics())
+    requests, memory = (
+        CapacityLimiter(settings.queue, "requests", settings.per_client),
+        CapacityLimiter(settings.memory, "bytes"),
+    )
+    bounds = RequestLimits(_PostsAlone(app), settings, requests, memory)
+    return ErrorMiddleware(AccessControl(bounds, settings, check_keys(keys)), ServerMetrics())
 
 
 class _PostsAlone:
@@ -121,10 +124,10 @@ class _PostsAlone:
         await self.app(scope, receive, send)
 
 
-async def _told(room: Room, tool: Callable[..., Shown], *arguments: Any) -> CallToolResult:
+async def _told(room: CapacityLimiter, tool: Callable[..., Shown], *arguments: Any) -> CallToolResult:
     """What a tool says and shows, or its error in a sentence that the agent can read."""
     try:
-        with room.take():
+        with room.reserve():
             shown = await asyncio.to_thread(tool, *arguments)
     except DiptychError as error:
         raise ToolError(printable(error)) from error

@@ -48,13 +48,13 @@ class Tools:
 
     def search_pictures(self, query: str, count: int = 5) -> Shown:
         """The pictures of the library that show what the query says."""
-        return self._found(self.service.search(query, count=_at_most(count)))
+        return self._found(self.service.search(query, k=_at_most(count)))
 
     def find_similar(self, picture: str, count: int = 5) -> Shown:
         """The pictures of the library that are most like another."""
         if _ID.fullmatch(picture):
-            return self._found(self.service.similar(picture, count=_at_most(count)))
-        return self._found(self.service.search(image=self._picture(picture), count=_at_most(count)))
+            return self._found(self.service.similar(picture, k=_at_most(count)))
+        return self._found(self.service.search(image=self._picture(picture), k=_at_most(count)))
 
     def caption_picture(self, picture: str) -> Shown:
         """What a picture shows, in a sentence, and how sure that is."""
@@ -79,7 +79,7 @@ class Tools:
     def index_folder(self, path: str) -> Shown:
         """Bring the library up to date with a folder inside the roots."""
         added = self.service.add(path, wait=0)
-        pictures = self.service.status()["pictures"]
+        pictures = self.service.status().pictures
         lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {pictures:,}"]
         skipped = [{"path": each.path, "reason": each.reason} for each in added.skipped[:_SKIPPED]]
         lines += [f"skipped {to_json(each['path'])}: {each['reason']}" for each in skipped]

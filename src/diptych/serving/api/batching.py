@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that arrive together go through the model together."""
+"""Dynamic batching: concurrent requests share forward passes of the model."""
 
 from __future__ import annotations
 
@@ -8,78 +8,96 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
-Worked = Callable[[int, list[float]], None]
+Input = TypeVar("Input")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+OnBatch = Callable[[int, list[float]], None]
+"""Called with the number of items of a batch and the seconds that each of its jobs waited."""
 
 
 @dataclass(slots=True)
-class _Job:
-    items: list[Any]
-    answer: asyncio.Future[list[Any]]
-    since: float = field(default_factory=time.perf_counter)
+class _Job(Generic[Item, Result]):
+    items: list[Item]
+    answer: asyncio.Future[list[Result]]
+    queued: float = field(default_factory=time.perf_counter)
 
 
-class Batcher:
-    """One operation of a model, for many requests: `prepare` makes items of inputs in threads, `work` takes a batch.
+class Batcher(Generic[Input, Item, Result]):
+    """One operation of a model for concurrent requests.
 
-    While the model works on a batch, what arrives gathers for the next one, so load makes batches by itself and a lone
-    request waits for nothing. Only while other requests are still being prepared does a batch wait for them, for `wait`
-    seconds at most. A batch has at most `most` items. A request with more is worked on in parts, and at most `ahead` of
-    its inputs are prepared at once, so that others come in between. A request that is cancelled is dropped: what a
-    thread works on ends, and nothing follows. How much may gather is not for the batcher to say: see `Room`.
+    `prepare` turns each input into an item, in threads of `pool`; `work` turns a batch of items into results, in a
+    thread of its own. While the model runs a batch, the next one gathers, so a single request waits for nothing and
+    batches grow with the load. Only while other inputs are being prepared does a batch wait for them, `max_wait`
+    seconds at most.
+
+    A request with more than `max_items` inputs runs in parts, and at most `max_preparing` of its inputs are prepared at
+    once, so that other requests run in between. A cancelled request is dropped: nothing follows the step that a thread
+    is running. The queue is not bounded here: see `CapacityLimiter`.
+
+    Args:
+        work: Runs the model on a batch; one result for each item.
+        prepare: Makes an item from an input.
+        pool: Threads for `prepare`.
+        max_items: Items per batch, at least 1.
+        max_wait: Seconds that a batch waits for inputs that are being prepared.
+        max_preparing: Inputs of one request that are prepared at once, at least 1.
+        on_batch: Called before each batch with its number of items and the seconds that each of its jobs waited.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Any]], Sequence[Any]],
+        work: Callable[[list[Item]], Sequence[Result]],
         *,
-        prepare: Callable[[Any], Any] = lambda item: item,
+        prepare: Callable[[Input], Item],
         pool: Executor,
-        most: int = 32,
-        wait: float = 0.01,
-        ahead: int = 4,
-        worked: Worked = lambda rows, waits: None,
+        max_items: int = 32,
+        max_wait: float = 0.01,
+        max_preparing: int = 4,
+        on_batch: OnBatch = lambda items, waits: None,
     ) -> None:
         self.work, self.prepare, self.pool = work, prepare, pool
-        self.most, self.wait, self.ahead, self.worked = most, wait, ahead, worked
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._left: _Job | None = None  # taken from the queue, but too large for the batch at hand
+        self.max_items, self.max_wait, self.max_preparing = max_items, max_wait, max_preparing
+        self.on_batch = on_batch
+        self._jobs: asyncio.Queue[_Job[Item, Result]] = asyncio.Queue()
+        self._postponed: _Job[Item, Result] | None = None  # taken from the queue, but too large for the current batch
         self._preparing = 0
         self._worker: asyncio.Task[None] | None = None
-        # Always the same thread: each that computes has computing threads and freed memory of its own, and keeps both.
+        # A single thread: each thread that computes keeps its own compute threads and freed memory.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
-    async def submit(self, inputs: Sequence[Any]) -> list[Any]:
-        """The result of each input, in their order; raises what `prepare` or `work` raised for one of them."""
+    async def submit(self, inputs: Sequence[Input]) -> list[Result]:
+        """The result of each input, in their order; raises what `prepare` or `work` raises for one of them."""
         loop = asyncio.get_running_loop()
         if not inputs:
             return []
         if self._worker is None:
             self._worker = loop.create_task(self._run())
-        results: list[Any] = []
-        for at in range(0, len(inputs), self.most):
-            job = _Job(await self._prepared(inputs[at : at + self.most]), loop.create_future())
+        results: list[Result] = []
+        for start in range(0, len(inputs), self.max_items):
+            items = await self._prepare_all(inputs[start : start + self.max_items])
+            job: _Job[Item, Result] = _Job(items, loop.create_future())
             self._jobs.put_nowait(job)
             results += await job.answer
         return results
 
-    async def _prepared(self, inputs: Sequence[Any]) -> list[Any]:
-        """What `prepare` makes of each input, `ahead` of them at once."""
-        loop, free = asyncio.get_running_loop(), asyncio.Semaphore(self.ahead)
+    async def _prepare_all(self, inputs: Sequence[Input]) -> list[Item]:
+        """The item of each input, `max_preparing` at once."""
+        loop, slots = asyncio.get_running_loop(), asyncio.Semaphore(self.max_preparing)
 
-        async def prepared(each: Any) -> Any:
-            async with free:
-                return await loop.run_in_executor(self.pool, self.prepare, each)
+        async def prepare(item: Input) -> Item:
+            async with slots:
+                return await loop.run_in_executor(self.pool, self.prepare, item)
 
         self._preparing += 1
         try:
-            return await _all([asyncio.create_task(prepared(each)) for each in inputs])
+            return await _gather_or_cancel([asyncio.create_task(prepare(item)) for item in inputs])
         finally:
             self._preparing -= 1
 
     async def close(self) -> None:
-        """End the worker; what waits is not answered any more."""
+        """Stop the worker; queued requests get no answer."""
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -89,38 +107,38 @@ class Batcher:
 
     async def _run(self) -> None:
         while True:
-            batch = [job for job in await self._gather() if not job.answer.done()]  # the rest is waited for no more
+            batch = [job for job in await self._next_batch() if not job.answer.done()]  # drops cancelled jobs
             if not batch:
                 continue
-            began = time.perf_counter()
-            self.worked(sum(len(job.items) for job in batch), [began - job.since for job in batch])
+            now = time.perf_counter()
+            self.on_batch(sum(len(job.items) for job in batch), [now - job.queued for job in batch])
             await self._answer(batch)
 
-    async def _gather(self) -> list[_Job]:
-        first, self._left = self._left or await self._jobs.get(), None
-        batch, rows = [first], len(first.items)
-        deadline = asyncio.get_running_loop().time() + self.wait
-        while rows < self.most and (job := await self._next(deadline)):
-            if rows + len(job.items) > self.most:
-                self._left = job
+    async def _next_batch(self) -> list[_Job[Item, Result]]:
+        first, self._postponed = self._postponed or await self._jobs.get(), None
+        batch, size = [first], len(first.items)
+        deadline = asyncio.get_running_loop().time() + self.max_wait
+        while size < self.max_items and (job := await self._next_job(deadline)):
+            if size + len(job.items) > self.max_items:
+                self._postponed = job
                 break
             batch.append(job)
-            rows += len(job.items)
+            size += len(job.items)
         return batch
 
-    async def _next(self, deadline: float) -> _Job | None:
-        """The next job that is there, or comes before the deadline while some are on their way."""
+    async def _next_job(self, deadline: float) -> _Job[Item, Result] | None:
+        """The next queued job, or one that is queued before the deadline while inputs are being prepared."""
         if self._jobs.empty() and self._preparing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     return await self._jobs.get()
         return None if self._jobs.empty() else self._jobs.get_nowait()
 
-    async def _answer(self, batch: list[_Job]) -> None:
-        """Work on a batch; where that fails, on each request alone, so that one's fault is not the others'."""
+    async def _answer(self, batch: list[_Job[Item, Result]]) -> None:
+        """Run a batch. If it fails, run each job alone, so that one request's error does not fail the others."""
         try:
             items = [item for job in batch for item in job.items]
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._checked, items)
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._checked_results, items)
         except Exception as error:
             if len(batch) > 1:
                 for job in batch:
@@ -134,18 +152,18 @@ class Batcher:
             if not job.answer.done():
                 job.answer.set_result(own)
 
-    def _checked(self, items: list[Any]) -> list[Any]:
+    def _checked_results(self, items: list[Item]) -> list[Result]:
         results = list(self.work(items))
         if len(results) != len(items):
             raise RuntimeError(f"{len(results)} results for {len(items)} items")
         return results
 
 
-async def _all(tasks: Sequence[asyncio.Task[Any]]) -> list[Any]:
-    """The results of all; when one fails, or nobody waits for them, those that have not begun are called off."""
+async def _gather_or_cancel(tasks: Sequence[asyncio.Task[Item]]) -> list[Item]:
+    """The results of all tasks; if one fails or the caller is cancelled, the others are cancelled."""
     try:
         return list(await asyncio.gather(*tasks))
     finally:
-        for each in tasks:
-            each.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

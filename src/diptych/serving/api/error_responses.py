@@ -1,16 +1,33 @@
-"""The one shape of every error: {"error": {"type", "message", "request_id"}}, with the status of the typed errors."""
+"""Error responses: one JSON shape for every error, and the errors of requests that are refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from diptych.errors import DiptychError, ImageError
 
 
-class RequestRefused(DiptychError):  # noqa: N818 - it names what became of the request
-    """The API refuses a request before any model sees it; `type` is a stable word for programs."""
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """`type` is a stable word for programs, `message` is for people, and `request_id` is also in the server's log."""
+
+    type: str
+    message: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class RequestRefused(DiptychError):  # noqa: N818 - the name says what happened to the request
+    """The API refuses a request: its HTTP status, a stable `type` for programs, and headers of the response."""
 
     def __init__(self, status: int, type: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -18,17 +35,17 @@ class RequestRefused(DiptychError):  # noqa: N818 - it names what became of the 
 
 
 def busy(message: str, seconds: int = 1) -> RequestRefused:
-    """Too much at once: 429, and when to try again."""
+    """A 429: too much at once; the client may try again after `seconds`."""
     return RequestRefused(429, "busy", message, {"Retry-After": str(seconds)})
 
 
 def invalid(message: str) -> RequestRefused:
-    """The request cannot be understood."""
+    """A 422: the request is malformed."""
     return RequestRefused(422, "invalid_request", message)
 
 
 def type_of(error: DiptychError) -> str:
-    """A stable word: `image_truncated` for an `ImageError`, `data_error` for a `DataError`, its own for a refusal."""
+    """The stable word of an error: `image_truncated` for an `ImageError`, `data_error` for a `DataError`."""
     if isinstance(error, RequestRefused):
         return error.type
     if isinstance(error, ImageError):
@@ -36,5 +53,6 @@ def type_of(error: DiptychError) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
-def body(type: str, message: str, request_id: str) -> dict[str, Any]:
-    return {"error": {"type": type, "message": message, "request_id": request_id}}
+def error_body(type: str, message: str, request_id: str) -> dict[str, Any]:
+    """An `ErrorResponse` as JSON."""
+    return asdict(ErrorResponse(ErrorDetail(type, message, request_id)))

@@ -1,70 +1,65 @@
-"""/v1/embeddings as OpenAI's clients ask for it, for texts and pictures."""
+"""/v1/embeddings: OpenAI's embeddings API, for texts and images."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from numpy.typing import NDArray
 
-from diptych.serving.api import responses as told
 from diptych.serving.api.error_responses import RequestRefused, invalid
 from diptych.serving.api.operations import Operations
-from diptych.serving.api.request_body import check_texts, is_image_file, pictures, read
-from diptych.serving.api.requests import EmbeddingsAsked, Part
-from diptych.serving.api.routes import REFUSALS, post
+from diptych.serving.api.request_body import check_texts, is_image_url, read_images, read_request
+from diptych.serving.api.requests import OpenAIEmbeddingsRequest, OpenAIInput
+from diptych.serving.api.responses import OpenAIEmbedding, OpenAIEmbeddingsResponse, OpenAIUsage
+from diptych.serving.api.routes import ERRORS, as_lists, post
+
+Kind = Literal["text", "image"]
 
 
-def embeddings_route(operations: Operations) -> APIRouter:
-    """The one route; `model` may be anything, since a server has one model, and the answer names it."""
-    router = APIRouter(prefix="/v1", responses=REFUSALS)
+def make_embeddings_router(operations: Operations) -> APIRouter:
+    """The route; it ignores `model` in the request, since a server has one model, and names that model."""
+    router = APIRouter(prefix="/v1", responses=ERRORS)
     service, settings = operations.service, operations.settings
 
-    @post(router, "/embeddings", EmbeddingsAsked, told.EmbeddingsTold)
-    async def embeddings(request: Request) -> Response:
-        """OpenAI's embeddings: a string is a text, a data: URL or {"image": base64} is a picture."""
-        asked = await read(request, EmbeddingsAsked, settings)
-        inputs = asked.input if isinstance(asked.input, list) else [asked.input]
+    @post(router, "/embeddings", OpenAIEmbeddingsRequest)
+    async def embeddings(request: Request) -> OpenAIEmbeddingsResponse:
+        """OpenAI's embeddings: a string is a text; a data: URL or {"image": base64} is an image."""
+        body = await read_request(request, OpenAIEmbeddingsRequest, settings)
+        inputs = [_kind_and_content(item) for item in (body.input if isinstance(body.input, list) else [body.input])]
         if len(inputs) > settings.max_rows:
             raise RequestRefused(
                 413, "too_many_rows", f"input has {len(inputs):,} rows, the limit is {settings.max_rows:,}"
             )
-        kinds = [_kind(each) for each in inputs]
-        check_texts([text for kind, text in kinds if kind == "text"], settings)
-        images = await pictures(request, [image for kind, image in kinds if kind == "image"], settings)
-        vectors = await _vectors(operations, kinds, images)
-        if asked.dimensions not in (None, len(vectors[0])):
-            raise invalid(f"dimensions is {asked.dimensions}; this model's vectors have {len(vectors[0])}")
-        tokens = await operations.count_tokens([text for kind, text in kinds if kind == "text"])
-        data = [
-            {"object": "embedding", "index": at, "embedding": _as(vector, asked.encoding_format)}
-            for at, vector in enumerate(vectors)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        name = service.loaded.name("encoder")
-        return JSONResponse({"object": "list", "model": name, "data": data, "usage": usage})
+        texts = [content for kind, content in inputs if kind == "text"]
+        check_texts(texts, settings)
+        images = await read_images(request, [content for kind, content in inputs if kind == "image"], settings)
+        of_images, of_texts = await operations.embed(images, texts)
+        rows = {"image": iter(of_images), "text": iter(of_texts)}
+        in_order = np.stack([next(rows[kind]) for kind, _ in inputs])  # (inputs, dim)
+        if body.dimensions not in (None, in_order.shape[1]):
+            raise invalid(f"dimensions is {body.dimensions}; embeddings of this model have {in_order.shape[1]}")
+        tokens = await operations.count_tokens(texts)
+        encoded: Sequence[list[float] | str] = (
+            _in_base64(in_order) if body.encoding_format == "base64" else as_lists(in_order)
+        )
+        data = [OpenAIEmbedding("embedding", index, row) for index, row in enumerate(encoded)]
+        return OpenAIEmbeddingsResponse("list", service.loaded.name("encoder"), data, OpenAIUsage(tokens, tokens))
 
     return router
 
 
-def _kind(given: str | Part) -> tuple[str, str]:
-    if isinstance(given, str):
-        return ("image" if is_image_file(given) else "text"), given
-    if (given.text is None) == (given.image is None):
+def _kind_and_content(item: str | OpenAIInput) -> tuple[Kind, str]:
+    if isinstance(item, str):
+        return ("image" if is_image_url(item) else "text"), item
+    if (item.text is None) == (item.image is None):
         raise invalid('an input is a string, {"text": ...} or {"image": ...}')
-    return ("image", given.image) if given.image is not None else ("text", given.text or "")
+    return ("image", item.image) if item.image is not None else ("text", item.text or "")
 
 
-async def _vectors(operations: Operations, kinds: list[tuple[str, str]], images: list[bytes]) -> list[np.ndarray]:
-    """A vector for each input, in their order."""
-    of_images, of_texts = await operations.embed(images, [text for kind, text in kinds if kind == "text"])
-    rest: dict[str, Any] = {"image": iter(of_images), "text": iter(of_texts)}
-    return [next(rest[kind]) for kind, _ in kinds]
-
-
-def _as(vector: np.ndarray, format: str) -> list[float] | str:
-    if format == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    return vector.astype(np.float64).round(8).tolist()
+def _in_base64(embeddings: NDArray[np.float32]) -> Sequence[str]:
+    """Each row as base64 of little-endian float32."""
+    return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in embeddings]

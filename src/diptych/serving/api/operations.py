@@ -1,108 +1,163 @@
-"""What the API does with a service: each operation of a model batched over the requests that arrive together."""
+"""The operations of a service for concurrent requests: those of models are batched, the others run in thread pools."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.images.decode import decode, thumbnail
 from diptych.search.index import Added
 from diptych.serving.api.batching import Batcher
 from diptych.serving.api.error_responses import RequestRefused
-from diptych.serving.api.limits import Room
+from diptych.serving.api.limits import CapacityLimiter
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.settings import Settings
 from diptych.serving.results import Captioned, GeneratedPrompt
-from diptych.serving.service import Service
+from diptych.serving.service import How, Method, Service
 
-_CLOSE = 512  # pixels of the shorter side at which a JPEG is decoded for models that look closely
-_KEPT = 1_024  # pixels of the longer side of a picture that waits for its batch
+_MIN_SIDE = 512  # pixels of the shorter side at which a JPEG is decoded for captioners, matchers and prompters
+_MAX_SIDE = 1_024  # pixels of the longer side of a decoded image that waits for its batch
 
-Setting = tuple[tuple[str, Any], ...]
 Pool = Literal["decode", "ask", "show", "write"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Setting = TypeVar("Setting", bound=Hashable)
+Parameters = ParamSpec("Parameters")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSettings:
+    """Settings of `Service.caption`; requests with equal ones share a batch."""
+
+    candidates: tuple[str, ...]
+    count: int
+    method: Method
+    choose: bool
+    prefix: str
+    beams: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """Texts and prior of `Service.match`; requests with equal ones share a batch."""
+
+    texts: tuple[str, ...]
+    prior: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """Settings of `Service.prompt`; requests with equal ones share a batch."""
+
+    how: How
+    count: int
 
 
 class Operations:
-    """A service for many requests at once; used from one event loop. `rows` is the room for pictures and texts."""
+    """A service for concurrent requests, used from one event loop. `rows` limits the images and texts in flight."""
 
-    def __init__(self, service: Service, settings: Settings, figures: ServerMetrics) -> None:
-        self.service, self.settings, self.figures = service, settings, figures
-        self.rows = Room(max(8 * settings.batch, 4 * settings.max_rows), "pictures and texts")
+    def __init__(self, service: Service, settings: Settings, metrics: ServerMetrics) -> None:
+        self.service, self.settings, self.metrics = service, settings, metrics
+        self.rows = CapacityLimiter(max(8 * settings.batch, 4 * settings.max_rows), "images and texts")
         self._pools: dict[Pool, ThreadPoolExecutor] = {}
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
 
     def open(self) -> None:
-        """Begin; the threads and queues are of the event loop that is running."""
-        self._ending.clear()
-        self._batchers = {
+        """Create the batchers; call it inside the event loop."""
+        self._stopping.clear()
+        self._batchers: dict[str, Batcher[Any, Any, Any]] = {
             "embed_images": self._batcher("embed_images", self._embed_images, self._features),
-            "embed_texts": self._batcher("embed_texts", self._embed_texts),
-            "caption": self._batcher("caption", self._caption, self._picture_first),
-            "match": self._batcher("match", self._match, self._picture_first),
-            "prompt": self._batcher("prompt", self._prompt, self._picture_first),
+            "embed_texts": self._batcher("embed_texts", self._embed_texts, lambda text: text),
+            "caption": self._batcher("caption", self._caption, self._decoded_item),
+            "match": self._batcher("match", self._match, self._decoded_item),
+            "prompt": self._batcher("prompt", self._prompt, self._decoded_item),
         }
 
-    async def embed(self, images: Sequence[bytes], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The unit vectors of pictures and of texts: (pictures, dim) and (texts, dim)."""
-        with self.rows.take(len(images) + len(texts)):
-            pictures = await self._batchers["embed_images"].submit(images)
-            sentences = await self._batchers["embed_texts"].submit(texts)
-        empty = np.empty((0, 0), np.float32)
-        return np.stack(pictures) if pictures else empty, np.stack(sentences) if sentences else empty
-
-    async def caption(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[Captioned]:
-        return await self._each("caption", images, settings, settings.get("candidates", ()))
-
-    async def match(self, images: Sequence[bytes], texts: Sequence[str], prior: float | None) -> list[list[float]]:
-        """The probability of each picture with each text."""
-        return await self._each("match", images, {"texts": tuple(texts), "prior": prior}, texts)
-
-    async def prompt(self, images: Sequence[bytes], settings: dict[str, Any]) -> list[list[GeneratedPrompt]]:
-        return await self._each("prompt", images, settings)
-
-    async def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens the text tower sees of these texts."""
-        return await self.aside("ask", self._tokens, texts) if texts else 0
-
-    async def check(self, image: bytes) -> None:
-        """Refuse a picture that cannot be decoded, or is larger than the settings allow, before it goes further."""
-        await self.aside("decode", self._decoded, image, 1)
-
-    async def add(self, path: str, prune: bool) -> Added:
-        """Bring the index up to date with a folder; ends early, with what it has, when the server or its client does.
+    async def embed(
+        self, images: Sequence[bytes], texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Unit embeddings of images and of texts: (images, dim) and (texts, dim).
 
         Raises:
-            Refused: 503, the server ends.
+            RequestRefused: 429, too many images and texts are in flight.
+            ImageError: an image cannot be decoded.
         """
-        gone = threading.Event()
-        progress = partial(self._to_the_end, gone)
+        with self.rows.reserve(len(images) + len(texts)):
+            of_images = await self._batchers["embed_images"].submit(images)
+            of_texts = await self._batchers["embed_texts"].submit(texts)
+        empty = np.empty((0, 0), np.float32)
+        return np.stack(of_images) if of_images else empty, np.stack(of_texts) if of_texts else empty
+
+    async def caption(self, images: Sequence[bytes], settings: CaptionSettings) -> list[Captioned]:
+        """A caption for each image; raises as `embed`."""
+        return await self._submit("caption", images, settings, texts=len(settings.candidates))
+
+    async def match(self, images: Sequence[bytes], settings: MatchSettings) -> list[list[float]]:
+        """P(match) of each image with each text; raises as `embed`."""
+        return await self._submit("match", images, settings, texts=len(settings.texts))
+
+    async def prompt(self, images: Sequence[bytes], settings: PromptSettings) -> list[list[GeneratedPrompt]]:
+        """Prompts for each image; raises as `embed`."""
+        return await self._submit("prompt", images, settings)
+
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """The number of tokens that the text tower reads of these texts, padding excluded."""
+        return await self.run_in_thread("ask", self._count_tokens, texts) if texts else 0
+
+    async def check_image(self, image: bytes) -> None:
+        """Raise `ImageError` for an image that cannot be decoded or has more pixels than the settings allow."""
+        await self.run_in_thread("decode", self._decoded, image, 1)
+
+    async def add(self, path: str, prune: bool) -> Added:
+        """Bring the index up to date with a folder; stops early when the server or the request ends.
+
+        Raises:
+            RequestRefused: 503, the server is shutting down.
+        """
+        cancelled = threading.Event()
+        progress = partial(self._until_stopped, cancelled)
         try:
-            return await self.aside("write", partial(self.service.add, path, prune=prune, wait=0, progress=progress))
+            return await self.run_in_thread(
+                "write", partial(self.service.add, path, prune=prune, wait=0, progress=progress)
+            )
         except asyncio.CancelledError:
-            gone.set()
+            cancelled.set()
             raise
 
-    async def aside(self, pool: Pool, work: Callable[..., Any], *arguments: Any) -> Any:
-        """In a thread, so that the event loop goes on answering.
+    async def run_in_thread(
+        self,
+        pool: Pool,
+        function: Callable[Parameters, Result],
+        *arguments: Parameters.args,
+        **keywords: Parameters.kwargs,
+    ) -> Result:
+        """Run a function in a thread pool, so that the event loop stays free.
 
-        Questions, small pictures and what may take hours have threads of their own, so that none waits for the others.
+        Queries, thumbnails and writes that may take hours have a pool each, so that none waits for the others.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool(pool), work, *arguments)
+        call = partial(function, *arguments, **keywords)
+        return await asyncio.get_running_loop().run_in_executor(self._pool(pool), call)
 
     def stop(self) -> None:
-        """Have what may take hours end early; the rest is still answered. May be called from any thread."""
-        self._ending.set()
+        """End writes early; other requests are still answered. Thread-safe."""
+        self._stopping.set()
 
     async def close(self) -> None:
-        """End; `open` may follow."""
+        """Stop the batchers and thread pools; `open` may follow."""
         self.stop()
         for batcher in self._batchers.values():
             await batcher.close()
@@ -117,89 +172,94 @@ class Operations:
             self._pools[name] = ThreadPoolExecutor(threads[name], thread_name_prefix=name)
         return self._pools[name]
 
-    def _to_the_end(self, gone: threading.Event, items: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-        """A `Progress` that gives up when the server ends, or `gone` is set, instead of at the last picture."""
+    def _until_stopped(
+        self, cancelled: threading.Event, items: Iterable[Item], total: int | None, label: str
+    ) -> Iterator[Item]:
+        """A `Progress` that raises when the server stops or `cancelled` is set."""
         for item in items:
-            if self._ending.is_set() or gone.is_set():
-                message = "the server is ending; what was added stays: add the folder again to go on"
+            if self._stopping.is_set() or cancelled.is_set():
+                message = "the server is shutting down; images added so far stay: add the folder again to go on"
                 raise RequestRefused(503, "ending", message, {"Retry-After": "5"})
             yield item
 
-    async def _each(
-        self, name: str, images: Sequence[bytes], settings: dict[str, Any], texts: Sequence[str] = ()
-    ) -> list[Any]:
-        """Every picture with the same settings; `texts` are those that the model reads beside them."""
-        setting: Setting = tuple(sorted(settings.items()))
-        with self.rows.take(len(images) + len(texts)):
-            return await self._batchers[name].submit([(image, setting) for image in images])
+    async def _submit(self, operation: str, images: Sequence[bytes], settings: Hashable, texts: int = 0) -> list[Any]:
+        """The result of each image; `texts` is the number of texts that the model reads beside them."""
+        with self.rows.reserve(len(images) + texts):
+            return await self._batchers[operation].submit([(image, settings) for image in images])
 
-    def _batcher(self, name: str, work: Any, prepare: Callable[[Any], Any] = lambda item: item) -> Batcher:
-        def worked(rows: int, waits: list[float]) -> None:
-            self.figures.worked(name, rows, waits)
+    def _batcher(
+        self, operation: str, work: Callable[[list[Item]], Sequence[Result]], prepare: Callable[[Any], Item]
+    ) -> Batcher[Any, Item, Result]:
+        return Batcher(
+            work,
+            prepare=prepare,
+            pool=self._pool("decode"),
+            max_items=self.settings.batch,
+            max_wait=self.settings.wait,
+            max_preparing=os.cpu_count() or 1,
+            on_batch=partial(self.metrics.record_batch, operation),
+        )
 
-        limits: dict[str, Any] = {"most": self.settings.batch, "wait": self.settings.wait, "ahead": os.cpu_count() or 1}
-        return Batcher(work, prepare=prepare, pool=self._pool("decode"), worked=worked, **limits)
-
-    # in threads: what is made of one input
+    # preparing one input, in the decode pool
 
     def _decoded(self, image: bytes, min_side: int | None) -> Image.Image:
         return decode(image, max_pixels=self.settings.max_pixels, min_side=min_side)
 
     def _features(self, image: bytes) -> dict[str, Any]:
-        """A picture as the model takes it: small, and made beside the model instead of in its time."""
+        """The model's input for an image: smaller than the image, and computed while the model runs."""
         encoder = self.service.encoder
         return encoder.preprocess_images([self._decoded(image, encoder.image_size)])
 
-    def _picture_first(self, item: tuple[bytes, Setting]) -> tuple[Image.Image, Setting]:
-        picture = self._decoded(item[0], _CLOSE)
-        return (picture if max(picture.size) <= _KEPT else thumbnail(picture, _KEPT)), item[1]
+    def _decoded_item(self, item: tuple[bytes, Setting]) -> tuple[Image.Image, Setting]:
+        image = self._decoded(item[0], _MIN_SIDE)
+        return (image if max(image.size) <= _MAX_SIDE else thumbnail(image, _MAX_SIDE)), item[1]
 
-    # in threads: what is made of a batch
+    # running a batch, in the batcher's thread
 
-    def _embed_images(self, features: list[dict[str, Any]]) -> list[np.ndarray]:
+    def _embed_images(self, features: list[dict[str, Any]]) -> list[NDArray[np.float32]]:
         import torch
 
-        joined = {
-            key: torch.cat([each[key] for each in features]) if isinstance(value, torch.Tensor) else value
+        batch = {
+            key: torch.cat([image[key] for image in features]) if isinstance(value, torch.Tensor) else value
             for key, value in features[0].items()
         }
         with self.service.loaded.using("encoder") as encoder, torch.inference_mode():
-            return list(encoder.embed(joined).cpu().numpy())
+            return list(encoder.embed(batch).cpu().numpy())
 
-    def _tokens(self, texts: Sequence[str]) -> int:
+    def _count_tokens(self, texts: Sequence[str]) -> int:
         with self.service.loaded.using("encoder") as encoder:
             features = encoder.preprocess_texts(texts)
         mask = features.get("attention_mask")
         return int((mask if mask is not None else features["input_ids"] != 0).sum())
 
-    def _embed_texts(self, texts: list[str]) -> list[np.ndarray]:
+    def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
         return list(self.service.embed(texts=texts).text_vectors)
 
-    def _caption(self, items: list[tuple[Image.Image, Setting]]) -> list[Captioned]:
-        return _by_setting(items, lambda pictures, settings: self.service.caption(pictures, **settings))
+    def _caption(self, items: list[tuple[Image.Image, CaptionSettings]]) -> list[Captioned]:
+        return _by_setting(items, lambda images, settings: self.service.caption(images, **asdict(settings)))
 
-    def _prompt(self, items: list[tuple[Image.Image, Setting]]) -> list[list[GeneratedPrompt]]:
-        return _by_setting(items, lambda pictures, settings: self.service.prompt(pictures, **settings))
+    def _prompt(self, items: list[tuple[Image.Image, PromptSettings]]) -> list[list[GeneratedPrompt]]:
+        return _by_setting(items, lambda images, settings: self.service.prompt(images, **asdict(settings)))
 
-    def _match(self, items: list[tuple[Image.Image, Setting]]) -> list[list[float]]:
-        return _by_setting(items, self._match_alike)
+    def _match(self, items: list[tuple[Image.Image, MatchSettings]]) -> list[list[float]]:
+        return _by_setting(items, self._match_all)
 
-    def _match_alike(self, pictures: list[Image.Image], settings: dict[str, Any]) -> list[list[float]]:
-        texts, prior = settings["texts"], settings["prior"]
-        found = self.service.match_pairs([each for each in pictures for _ in texts], texts * len(pictures), prior=prior)
-        return [found[at : at + len(texts)] for at in range(0, len(found), len(texts))]
+    def _match_all(self, images: list[Image.Image], settings: MatchSettings) -> list[list[float]]:
+        """P(match) of each image with each text: (images, texts)."""
+        texts = settings.texts
+        pairs = [image for image in images for _ in texts], texts * len(images)
+        probabilities = self.service.match_pairs(*pairs, prior=settings.prior)
+        return [probabilities[start : start + len(texts)] for start in range(0, len(probabilities), len(texts))]
 
 
 def _by_setting(
-    items: list[tuple[Image.Image, Setting]], work: Callable[[list[Image.Image], dict[str, Any]], Sequence[Any]]
-) -> list[Any]:
-    """Each picture's result, where those of one setting are worked on together."""
-    places: dict[Setting, list[int]] = {}
-    for at, (_, setting) in enumerate(items):
-        places.setdefault(setting, []).append(at)
-    results: list[Any] = [None] * len(items)
-    for setting, rows in places.items():
-        found = work([items[at][0] for at in rows], dict(setting))
-        for at, result in zip(rows, found, strict=True):
-            results[at] = result
-    return results
+    items: list[tuple[Image.Image, Setting]], run: Callable[[list[Image.Image], Setting], Sequence[Result]]
+) -> list[Result]:
+    """The result of each image; images with equal settings run together."""
+    rows_of: dict[Setting, list[int]] = {}
+    for row, (_, setting) in enumerate(items):
+        rows_of.setdefault(setting, []).append(row)
+    results: dict[int, Result] = {}
+    for setting, rows in rows_of.items():
+        results.update(zip(rows, run([items[row][0] for row in rows], setting), strict=True))
+    return [results[row] for row in range(len(items))]

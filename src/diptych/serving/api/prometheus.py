@@ -1,8 +1,11 @@
-"""What Prometheus reads: requests, seconds, pictures and texts, batches, and what was refused."""
+"""Prometheus metrics: requests, latencies, batch sizes, and queueing times."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from starlette.types import Scope
 
 from diptych.errors import require
 
@@ -11,42 +14,51 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ServerMetrics:
-    """The figures of one app, in a registry of their own, so that two apps in a process do not mix theirs."""
+    """The metrics of one app, in a registry of its own, so that several apps can run in a process.
+
+    Raises:
+        MissingExtra: `prometheus_client` is not installed.
+    """
 
     def __init__(self) -> None:
         prometheus = require("prometheus_client", extra="api")
-        self._write = prometheus.generate_latest
+        self._generate: Callable[[Any], bytes] = prometheus.generate_latest
         self.media_type: str = prometheus.CONTENT_TYPE_LATEST
-        self.registry = prometheus.CollectorRegistry()
-        kept: dict[str, Any] = {"registry": self.registry}
-        self._requests = prometheus.Counter("diptych_requests_total", "Answers", ["route", "status"], **kept)
-        self._seconds = prometheus.Histogram(
-            "diptych_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, **kept
+        self.registry = registry = prometheus.CollectorRegistry()
+        self._responses = prometheus.Counter(
+            "diptych_requests_total", "Responses by route and status", ["route", "status"], registry=registry
         )
-        self._rows = prometheus.Counter("diptych_rows_total", "Pictures or texts worked on", ["operation"], **kept)
+        self._latencies = prometheus.Histogram(
+            "diptych_request_seconds", "Time from request to response", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._rows = prometheus.Counter(
+            "diptych_rows_total", "Images or texts processed", ["operation"], registry=registry
+        )
         self._batches = prometheus.Histogram(
-            "diptych_batch_rows", "Rows that went through a model at once", ["operation"], buckets=_ROWS, **kept
+            "diptych_batch_rows", "Rows per batch", ["operation"], buckets=_ROWS, registry=registry
         )
         self._waits = prometheus.Histogram(
-            "diptych_wait_seconds", "From queued to begun", ["operation"], buckets=_SECONDS, **kept
+            "diptych_wait_seconds", "Time from queued to started", ["operation"], buckets=_SECONDS, registry=registry
         )
-        self._open = prometheus.Gauge("diptych_requests_open", "Requests in hand", **kept)
+        self._open = prometheus.Gauge("diptych_requests_open", "Requests in flight", registry=registry)
 
-    def answered(self, scope: dict[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")  # never the path as asked: strangers would fill the memory
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+    def record_response(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a response and its latency under the route of its ASGI scope."""
+        route = getattr(scope.get("route"), "path", "other")  # not the requested path: labels must stay bounded
+        self._responses.labels(route, str(status)).inc()
+        self._latencies.labels(route).observe(seconds)
 
-    def worked(self, operation: str, rows: int, waits: list[float]) -> None:
-        """One batch of an operation, and how long each of its requests had waited."""
+    def record_batch(self, operation: str, rows: int, waits: list[float]) -> None:
+        """Count a batch of an operation: its rows, and the seconds that each of its requests waited."""
         self._rows.labels(operation).inc(rows)
         self._batches.labels(operation).observe(rows)
         for seconds in waits:
             self._waits.labels(operation).observe(seconds)
 
-    def watch(self, held: Any) -> None:
-        """Read the number of open requests off `held()` whenever somebody asks."""
-        self._open.set_function(held)
+    def watch_requests(self, in_flight: Callable[[], float]) -> None:
+        """Take the number of requests in flight from `in_flight()` at each scrape."""
+        self._open.set_function(in_flight)
 
     def text(self) -> bytes:
-        return self._write(self.registry)
+        """The metrics in Prometheus' text format."""
+        return self._generate(self.registry)

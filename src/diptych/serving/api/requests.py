@@ -1,4 +1,4 @@
-"""What can be asked, as pydantic models: the same fields in JSON (pictures in base64) and in forms (files)."""
+"""Request bodies of the API: the same fields in JSON (images in base64) and in multipart forms (images as files)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from diptych.errors import ConfigError
 from diptych.search.filters import parse_day
 from diptych.serving.results import KEEP
 
-_NAME = 255  # bytes of a file's name that file systems take
+_MAX_NAME = 255  # bytes of a file name that file systems accept
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-Pictures = Annotated[
+Images = Annotated[
     list[str],
     Field(
         fail_fast=True,
@@ -27,17 +27,17 @@ Text = Annotated[str, Field(min_length=1)]
 
 def _plain_path(path: str) -> str:
     if "\0" in path:
-        raise ValueError("a path without NUL characters is needed")
+        raise ValueError("a path cannot contain NUL characters")
     if path.startswith("~"):
-        raise ValueError("home folders are not looked up; give the whole path")
-    if any(len(part.encode("utf-8", "surrogatepass")) > _NAME for part in path.split("/")):
-        raise ValueError(f"a name in a path has at most {_NAME} bytes")
+        raise ValueError("home folders are not expanded; give the full path")
+    if any(len(part.encode("utf-8", "surrogatepass")) > _MAX_NAME for part in path.split("/")):
+        raise ValueError(f"a name in a path has at most {_MAX_NAME} bytes")
     return path
 
 
-Place = Annotated[str, Field(min_length=1, max_length=4_000), AfterValidator(_plain_path)]
-Words = Annotated[str, Field(max_length=1_000)]
-Texts = Annotated[list[Text], Field(fail_fast=True)]  # or a body of a million faults would be told in a million objects
+PathText = Annotated[str, Field(min_length=1, max_length=4_000), AfterValidator(_plain_path)]
+Keywords = Annotated[str, Field(max_length=1_000)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]  # a body with a million errors would become a million objects
 
 
 def _parsed(value: object, *, end: bool) -> datetime.date:
@@ -55,7 +55,7 @@ Until = Annotated[datetime.date | datetime.datetime, BeforeValidator(functools.p
 
 
 class RequestBody(BaseModel):
-    """What every request refuses: names that it does not know, and numbers that are none."""
+    """Base of all request bodies: unknown fields, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -63,23 +63,23 @@ class RequestBody(BaseModel):
 
     @property
     def files(self) -> dict[int, bytes]:
-        """The pictures that came as files of a form, by their places in `images`, where they stand empty."""
+        """Images sent as files of a form, by their position in `images`, which has an empty string there."""
         return self._files
 
 
-class EmbedAsked(RequestBody):
-    """Pictures and texts to embed; at least one of either."""
+class EmbedRequest(RequestBody):
+    """Images and texts to embed; at least one of either."""
 
-    images: Pictures = []
+    images: Images = []
     texts: Texts = []
 
 
-class SearchAsked(RequestBody):
-    """What the pictures should show and be like, and which may be found."""
+class SearchRequest(RequestBody):
+    """A query of texts, images and indexed images, with filters, paging and sorting."""
 
     texts: Texts = []
-    images: Pictures = []
-    like: Annotated[list[Id], Field(fail_fast=True, description="ids of pictures of the index")] = []
+    images: Images = []
+    like: Annotated[list[Id], Field(fail_fast=True, description="ids of indexed images")] = []
     unwanted: Texts = []
     count: Annotated[int, Field(ge=1, le=200)] = 20
     page: Annotated[int, Field(ge=1, le=5_000)] = 1
@@ -87,7 +87,7 @@ class SearchAsked(RequestBody):
     keep: Annotated[float | None, Field(ge=0, le=1)] = KEEP
     fold: bool = True
     rerank: Annotated[int, Field(ge=0, le=200)] = 0
-    folder: Place | None = None
+    folder: PathText | None = None
     since: Since | None = None
     until: Until | None = None
     min_side: Annotated[int | None, Field(ge=0, le=2**31)] = None
@@ -95,18 +95,18 @@ class SearchAsked(RequestBody):
     min_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
     max_bytes: Annotated[int | None, Field(ge=0, le=2**53)] = None
     shape: Literal["landscape", "portrait", "square"] | None = None
-    camera: Words | None = None
-    caption: Words | None = None
+    camera: Keywords | None = None
+    caption: Keywords | None = None
 
 
-class CaptionAsked(RequestBody):
-    """Pictures to caption, and how."""
+class CaptionRequest(RequestBody):
+    """Images to caption, and generation settings."""
 
-    images: Pictures
+    images: Images
     count: Annotated[int, Field(ge=1, le=10)] = 1
     method: Literal["beam", "greedy", "nucleus"] = "beam"
-    candidates: Annotated[Texts, Field(description="captions to rank beside those that are written")] = []
-    choose: Annotated[bool, Field(description="order the written captions by captioner and matcher together")] = False
+    candidates: Annotated[Texts, Field(description="captions to rank beside the generated ones")] = []
+    choose: Annotated[bool, Field(description="order the generated captions by captioner and matcher together")] = False
     prefix: Annotated[str, Field(max_length=200)] = ""
     beams: Annotated[int, Field(ge=1, le=10)] = 3
     max_tokens: Annotated[int, Field(ge=1, le=100)] = 30
@@ -115,54 +115,54 @@ class CaptionAsked(RequestBody):
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 
 
-class MatchAsked(RequestBody):
-    """Pictures and texts, each with each."""
+class MatchRequest(RequestBody):
+    """Images and texts to match, each image with each text."""
 
-    images: Annotated[Pictures, Field(min_length=1)]
+    images: Annotated[Images, Field(min_length=1)]
     texts: Annotated[Texts, Field(min_length=1)]
     prior: Annotated[float | None, Field(gt=0, lt=1)] = None
 
 
-class PromptAsked(RequestBody):
-    """Pictures to make prompts of, and how."""
+class PromptRequest(RequestBody):
+    """Images to make prompts for, and the method."""
 
-    images: Pictures
+    images: Images
     how: Literal["retrieve", "compose", "generate"] = "retrieve"
     count: Annotated[int, Field(ge=1, le=20)] = 1
 
 
-class AddAsked(RequestBody):
-    """A folder inside the server's roots."""
+class AddRequest(RequestBody):
+    """A folder inside the server's roots to add to the index."""
 
-    path: Place
-    prune: Annotated[bool, Field(description="also take out pictures of the folder that are gone")] = False
+    path: PathText
+    prune: Annotated[bool, Field(description="also remove images of the folder whose files are gone")] = False
 
 
-class RemoveAsked(RequestBody):
-    """Pictures of the index, by their ids."""
+class RemoveRequest(RequestBody):
+    """Ids of indexed images to remove."""
 
     ids: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=10_000)]
 
 
-class Part(RequestBody):
-    """A text or a picture among the inputs of /v1/embeddings."""
+class OpenAIInput(RequestBody):
+    """A text or an image among the inputs of /v1/embeddings; exactly one of the two."""
 
     text: Text | None = None
     image: str | None = None
 
 
-class EmbeddingsAsked(RequestBody):
-    """OpenAI's request. An input that is a data: URL, or {"image": base64}, is a picture."""
+class OpenAIEmbeddingsRequest(RequestBody):
+    """The request of OpenAI's embeddings API. An input that is a data: URL or {"image": base64} is an image."""
 
-    input: Text | Part | Annotated[list[Text | Part], Field(fail_fast=True, min_length=1)]
+    input: Text | OpenAIInput | Annotated[list[Text | OpenAIInput], Field(fail_fast=True, min_length=1)]
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None
     user: str | None = None
 
 
-def request_body(model: type[RequestBody], *, form: bool) -> dict[str, Any]:
-    """OpenAPI's description of a request's body, in JSON and, with `form`, as a multipart form."""
+def openapi_body(model: type[RequestBody], *, form: bool) -> dict[str, Any]:
+    """The OpenAPI description of a request body, in JSON and, with `form`, as a multipart form."""
     schema = model.model_json_schema()
     schema = _inlined(schema, schema.pop("$defs", {}))
     content: dict[str, Any] = {"application/json": {"schema": schema}}
@@ -172,9 +172,9 @@ def request_body(model: type[RequestBody], *, form: bool) -> dict[str, Any]:
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with what it refers to in its place, so that it stands alone."""
+    """The schema with every `$ref` replaced by its definition, so that it is self-contained."""
     if isinstance(schema, list):
-        return [_inlined(each, definitions) for each in schema]
+        return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
@@ -183,11 +183,11 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same fields; pictures are files, and what JSON can leave null is left out of a form."""
+    """The same fields; images are files, and a field that may be null in JSON is left out of a form."""
     fields = {}
     for name, field in schema["properties"].items():
-        kinds = [kind for kind in field.get("anyOf", ()) if kind.get("type") != "null"]
-        field = {**{key: value for key, value in field.items() if key != "anyOf"}, **(kinds[0] if kinds else {})}
+        types = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
+        field = {**{key: value for key, value in field.items() if key != "anyOf"}, **(types[0] if types else {})}
         if name == "images":
             field["items"] = {"type": "string", "format": "binary"}
         fields[name] = {key: value for key, value in field.items() if not (key == "default" and value is None)}

@@ -1,24 +1,23 @@
-"""What is answered, as pydantic models: OpenAPI's description of each answer."""
+"""Response bodies of the API. Nested objects are the result types of `diptych.serving` and `diptych.search`."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from diptych.images.skipped import Skipped
+from diptych.search.results import Hit
+from diptych.serving.results import Captioned, GeneratedPrompt, Kind
+
+# Fields with a default are always present in a response; nested dataclasses inherit this.
+_COMPLETE = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
-class ErrorInside(BaseModel):
-    type: str
-    message: str
-    request_id: str
-
-
-class ErrorTold(BaseModel):
-    """The one shape of every error; `type` is a stable word, `request_id` stands in the server's log too."""
-
-    error: ErrorInside
-
-
-class EmbedTold(BaseModel):
-    """Unit vectors in the order of what was sent; their dot products are cosines."""
+@dataclass(frozen=True, slots=True)
+class EmbedResponse:
+    """Unit embeddings in the order of the request; their dot products are cosines."""
 
     model: str
     dim: int
@@ -26,28 +25,11 @@ class EmbedTold(BaseModel):
     text_vectors: list[list[float]]
 
 
-class HitTold(BaseModel):
-    """A picture that was found; see `diptych.search.results.Hit`. Times are ISO 8601, local, without a zone."""
+@dataclass(frozen=True, slots=True)
+class SearchResponse:
+    """A page of results, by score or by date; `nearest` is the nearest image, result or not. Times are local."""
 
-    id: str
-    path: str
-    score: float
-    evidence: float | None
-    width: int | None
-    height: int | None
-    size: int | None
-    taken: str | None
-    changed: str | None
-    camera: str | None
-    latitude: float | None
-    longitude: float | None
-    caption: str | None
-    copies: list[str]
-    match: float | None
-
-
-class SearchTold(BaseModel):
-    """A page of hits, best first or by date; `nearest` is the best picture, hit or not."""
+    __pydantic_config__: ClassVar[ConfigDict] = _COMPLETE
 
     query: str
     message: str
@@ -55,65 +37,41 @@ class SearchTold(BaseModel):
     more: bool
     searched: int
     page: int
-    before: int
     cutoff: str
-    hits: list[HitTold]
-    nearest: HitTold | None
+    hits: tuple[Hit, ...]
+    nearest: Hit | None
+    before: int
 
 
-class AlternativeTold(BaseModel):
-    text: str
-    score: float
-    confidence: float | None
+@dataclass(frozen=True, slots=True)
+class CaptionResponse:
+    """A caption for each image, in the order of the request."""
 
-
-class RankedTold(BaseModel):
-    text: str
-    similarity: float
-    probability: float
-
-
-class CaptionedTold(BaseModel):
-    best: str
-    confidence: float | None
-    alternatives: list[AlternativeTold]
-    candidates: list[RankedTold]
-
-
-class CaptionTold(BaseModel):
-    """A caption for each picture, in the order of what was sent."""
+    __pydantic_config__: ClassVar[ConfigDict] = _COMPLETE
 
     model: str
-    captions: list[CaptionedTold]
+    captions: list[Captioned]
 
 
-class MatchTold(BaseModel):
-    """P(match): a row for each picture, a column for each text."""
+@dataclass(frozen=True, slots=True)
+class MatchResponse:
+    """P(match) in [0, 1]: a row for each image, a column for each text."""
 
     model: str
     probabilities: list[list[float]]
 
 
-class PromptInside(BaseModel):
-    text: str
-    score: float
-
-
-class PromptTold(BaseModel):
-    """Prompts for each picture, best first."""
+@dataclass(frozen=True, slots=True)
+class PromptResponse:
+    """Prompts for each image, best first."""
 
     model: str
-    prompts: list[list[PromptInside]]
+    prompts: list[list[GeneratedPrompt]]
 
 
-class SkippedTold(BaseModel):
-    path: str
-    reason: str
-    detail: str
-
-
-class AddedTold(BaseModel):
-    """What adding did, in pictures; see `diptych.search.add_report.Added`."""
+@dataclass(frozen=True, slots=True)
+class AddResponse:
+    """What adding a folder did, in images; see `diptych.search.add_report.Added`."""
 
     new: int
     unchanged: int
@@ -123,67 +81,69 @@ class AddedTold(BaseModel):
     gone: int
     pruned: int
     embedded: int
-    skipped: list[SkippedTold]
+    skipped: tuple[Skipped, ...]
     seconds: float
     pictures: int
     pictures_per_second: float
     reasons: dict[str, int]
 
 
-class RemovedTold(BaseModel):
+@dataclass(frozen=True, slots=True)
+class RemoveResponse:
+    """How many images were removed."""
+
     removed: int
 
 
-class AddingTold(BaseModel):
-    path: str
-    seen: int
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model of the service, with OpenAI's `id` and `object`."""
 
-
-class StatusTold(BaseModel):
-    """The index, and the folder that is being added to it now."""
-
-    index: str | None
-    model: str
-    pictures: int
-    roots: list[str] | None
-    adding: AddingTold | None
-
-
-class ModelTold(BaseModel):
     id: str
-    object: str
-    kind: str
+    object: Literal["model"]
+    kind: Kind
     name: str
     available: bool
     loaded: bool
 
 
-class ModelsTold(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ModelsResponse:
     """The models of the service, one of each kind, in the shape of OpenAI's list."""
 
-    object: str
-    data: list[ModelTold]
+    object: Literal["list"]
+    data: list[ModelEntry]
 
 
-class EmbeddingTold(BaseModel):
-    object: str
+@dataclass(frozen=True, slots=True)
+class OpenAIEmbedding:
+    """An embedding: a list of numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
     index: int
     embedding: list[float] | str
 
 
-class UsageTold(BaseModel):
+@dataclass(frozen=True, slots=True)
+class OpenAIUsage:
+    """The tokens that the text tower read."""
+
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingsTold(BaseModel):
-    """OpenAI's answer; a base64 embedding is little-endian float32."""
+@dataclass(frozen=True, slots=True)
+class OpenAIEmbeddingsResponse:
+    """The response of OpenAI's embeddings API."""
 
-    object: str
+    object: Literal["list"]
     model: str
-    data: list[EmbeddingTold]
-    usage: UsageTold
+    data: list[OpenAIEmbedding]
+    usage: OpenAIUsage
 
 
-class HealthTold(BaseModel):
-    status: str
+@dataclass(frozen=True, slots=True)
+class HealthResponse:
+    """The state of the server."""
+
+    status: Literal["ok", "ready"]

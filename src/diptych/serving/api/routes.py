@@ -1,160 +1,185 @@
-"""The routes of /v1: read what is asked, have the operations do it, tell it."""
+"""The routes of /v1: read the request, run the operation, return the response."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
+from fastapi.responses import Response
+from numpy.typing import NDArray
 
 from diptych.search.filters import Filters
-from diptych.serving.api import responses as told
-from diptych.serving.api.error_responses import invalid
-from diptych.serving.api.operations import Operations
-from diptych.serving.api.request_body import pictures, read
+from diptych.serving.api.error_responses import ErrorResponse, invalid
+from diptych.serving.api.operations import CaptionSettings, MatchSettings, Operations, PromptSettings
+from diptych.serving.api.request_body import read_images, read_request
 from diptych.serving.api.requests import (
-    AddAsked,
-    CaptionAsked,
-    EmbedAsked,
-    MatchAsked,
-    PromptAsked,
-    RemoveAsked,
+    AddRequest,
+    CaptionRequest,
+    EmbedRequest,
+    MatchRequest,
+    PromptRequest,
+    RemoveRequest,
     RequestBody,
-    SearchAsked,
-    request_body,
+    SearchRequest,
+    openapi_body,
 )
+from diptych.serving.api.responses import (
+    AddResponse,
+    CaptionResponse,
+    EmbedResponse,
+    MatchResponse,
+    ModelEntry,
+    ModelsResponse,
+    PromptResponse,
+    RemoveResponse,
+    SearchResponse,
+)
+from diptych.serving.results import IndexStatus
+from diptych.serving.service import Service
 
-_FILTERS = ("folder", "since", "until", "min_side", "max_side", "min_bytes", "max_bytes", "shape", "camera", "caption")
+Route = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A setting contradicts another, the body is no form, or its length is not clear"},
-    401: {"description": "No API key, or none that the server knows"},
-    403: {"description": "From a page or for a host that may not ask, or a URL that is not fetched"},
-    408: {"description": "The body took too long to arrive"},
-    413: {"description": "Too many bytes, rows or characters"},
-    415: {"description": "Neither JSON nor a multipart form"},
-    422: {"description": "What was sent cannot be understood, read or decoded, or no model here can do it"},
-    423: {"description": "Something else writes to the index"},
-    431: {"description": "An address and headers of more than 32 KB"},
-    429: {"description": "Too much at once; Retry-After says when to try again"},
-    500: {"description": "A fault of the server, logged under the request id"},
-    501: {"description": "The server lacks a package for this"},
-    503: {"description": "The server ends, or has as many connections as it may"},
-    507: {"description": "The server's disk is full, or refuses to write"},
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": description, "model": ErrorResponse}
+    for status, description in {
+        400: "A setting contradicts another, the body is not a form, or its length is ambiguous",
+        401: "No API key, or an unknown one",
+        403: "The page, host or URL is not allowed",
+        408: "The body took too long to arrive",
+        413: "Too many bytes, rows or characters",
+        415: "Neither JSON nor a multipart form",
+        422: "The request is malformed, an image cannot be read or decoded, or there is no model for it",
+        423: "Something else writes to the index",
+        429: "Too many requests; Retry-After says when to try again",
+        431: "The URL and headers exceed 32 KB",
+        500: "An internal error, logged under the request id",
+        501: "The server lacks a package for this",
+        503: "The server is shutting down, or has too many connections",
+        507: "The server's disk is full or read-only",
+    }.items()
 }
-for _refusal in REFUSALS.values():
-    _refusal["model"] = told.ErrorTold
 
 
-def routes(operations: Operations) -> APIRouter:
-    """The routes of /v1 over a service."""
-    router = APIRouter(prefix="/v1", responses=REFUSALS)
+def make_router(operations: Operations) -> APIRouter:
+    """The routes of /v1 over the operations of a service."""
+    router = APIRouter(prefix="/v1", responses=ERRORS)
     _add_model_routes(router, operations)
     _add_index_routes(router, operations)
     return router
 
 
-def post(
-    router: APIRouter, path: str, asked: type[RequestBody], answer: type[BaseModel], *, form: bool = False
-) -> Callable:
-    """A POST route whose body is read by hand, since it may be JSON or a form, and described to OpenAPI here."""
-    extra = request_body(asked, form=form)
-    return router.post(path, openapi_extra=extra, responses={200: {"model": answer}}, response_class=JSONResponse)
+def post(router: APIRouter, path: str, body: type[RequestBody], *, form: bool = False) -> Route:
+    """A POST route that reads its body itself, since it may be JSON or a form; documented as `body` in OpenAPI."""
+    return router.post(path, openapi_extra=openapi_body(body, form=form))
 
 
 def _add_model_routes(router: APIRouter, operations: Operations) -> None:
     service, settings = operations.service, operations.settings
 
-    @post(router, "/embed", EmbedAsked, told.EmbedTold, form=True)
-    async def embed(request: Request) -> Response:
-        """Pictures and texts as unit vectors of one space."""
-        asked = await read(request, EmbedAsked, settings)
-        if not asked.images and not asked.texts:
-            raise invalid("nothing is given; send images, texts, or both")
-        images, texts = await operations.embed(
-            await pictures(request, asked.images, settings, asked.files), asked.texts
+    @post(router, "/embed", EmbedRequest, form=True)
+    async def embed(request: Request) -> EmbedResponse:
+        """Unit embeddings of images and texts in one space."""
+        body = await read_request(request, EmbedRequest, settings)
+        if not body.images and not body.texts:
+            raise invalid("the request is empty; send images, texts, or both")
+        images = await read_images(request, body.images, settings, body.files)
+        of_images, of_texts = await operations.embed(images, body.texts)
+        dim = max(of_images.shape[1], of_texts.shape[1])
+        return EmbedResponse(service.loaded.name("encoder"), dim, as_lists(of_images), as_lists(of_texts))
+
+    @post(router, "/caption", CaptionRequest, form=True)
+    async def caption(request: Request) -> CaptionResponse:
+        """A caption for each image, with confidence, alternatives, and the ranked candidates."""
+        body = await read_request(request, CaptionRequest, settings)
+        images = await read_images(request, body.images, settings, body.files)
+        generation = CaptionSettings(
+            **body.model_dump(exclude={"images", "candidates"}), candidates=tuple(body.candidates)
         )
-        dim = max(images.shape[1], texts.shape[1])
-        model = service.loaded.name("encoder")
-        vectors = {"image_vectors": as_lists(images), "text_vectors": as_lists(texts)}
-        return JSONResponse({"model": model, "dim": dim, **vectors})
+        return CaptionResponse(service.loaded.name("captioner"), await operations.caption(images, generation))
 
-    @post(router, "/caption", CaptionAsked, told.CaptionTold, form=True)
-    async def caption(request: Request) -> Response:
-        """A caption for each picture, with confidence, alternatives, and given candidates in their order."""
-        asked = await read(request, CaptionAsked, settings)
-        own = asked.model_dump(exclude={"images", "candidates"})
-        own["candidates"] = tuple(asked.candidates)
-        found = await operations.caption(await pictures(request, asked.images, settings, asked.files), own)
-        return JSONResponse(
-            {"model": service.loaded.name("captioner"), "captions": [captioned.as_dict() for captioned in found]}
-        )
+    @post(router, "/match", MatchRequest, form=True)
+    async def match(request: Request) -> MatchResponse:
+        """P(match) of each image and each text."""
+        body = await read_request(request, MatchRequest, settings)
+        images = await read_images(request, body.images, settings, body.files)
+        probabilities = await operations.match(images, MatchSettings(tuple(body.texts), body.prior))
+        return MatchResponse(service.loaded.name("matcher"), probabilities)
 
-    @post(router, "/match", MatchAsked, told.MatchTold, form=True)
-    async def match(request: Request) -> Response:
-        """The probability that each picture and each text belong together."""
-        asked = await read(request, MatchAsked, settings)
-        found = await operations.match(
-            await pictures(request, asked.images, settings, asked.files), asked.texts, asked.prior
-        )
-        return JSONResponse({"model": service.loaded.name("matcher"), "probabilities": found})
+    @post(router, "/prompt", PromptRequest, form=True)
+    async def prompt(request: Request) -> PromptResponse:
+        """Prompts that would produce images like these."""
+        body = await read_request(request, PromptRequest, settings)
+        images = await read_images(request, body.images, settings, body.files)
+        prompts = await operations.prompt(images, PromptSettings(body.how, body.count))
+        return PromptResponse(service.loaded.name("prompter"), prompts)
 
-    @post(router, "/prompt", PromptAsked, told.PromptTold, form=True)
-    async def prompt(request: Request) -> Response:
-        """Prompts that would make pictures like these."""
-        asked = await read(request, PromptAsked, settings)
-        own = {"how": asked.how, "count": asked.count}
-        found = await operations.prompt(await pictures(request, asked.images, settings, asked.files), own)
-        prompts = [[asdict(each) for each in said] for said in found]
-        return JSONResponse({"model": service.loaded.name("prompter"), "prompts": prompts})
-
-    @router.get("/models", responses={200: {"model": told.ModelsTold}}, response_class=JSONResponse)
-    async def models() -> Response:
+    @router.get("/models")
+    async def models() -> ModelsResponse:
         """The models of the service, one of each kind."""
-        known = await operations.aside("ask", service.models)
-        data = [{"id": model["name"], "object": "model", **model} for model in known]
-        return JSONResponse({"object": "list", "data": data})
+        known = await operations.run_in_thread("ask", service.models)
+        entries = [ModelEntry(m.name, "model", m.kind, m.name, m.available, m.loaded) for m in known]
+        return ModelsResponse("list", entries)
 
 
 def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     service, settings = operations.service, operations.settings
 
-    @post(router, "/search", SearchAsked, told.SearchTold, form=True)
-    async def search(request: Request) -> Response:
-        """The pictures of the index that match texts, pictures, or both."""
-        asked = await read(request, SearchAsked, settings)
-        images = await pictures(request, asked.images, settings, asked.files)
-        own = asked.model_dump(include={"like", "unwanted", "count", "page", "sort", "keep", "fold", "rerank"})
-        filters = Filters(**{name: getattr(asked, name) for name in _FILTERS})
-        look = partial(service.search, asked.texts, image=images, filters=filters, **own)
-        with operations.rows.take(len(images) + len(asked.texts) + len(asked.unwanted) + asked.rerank):
+    @post(router, "/search", SearchRequest, form=True)
+    async def search(request: Request) -> SearchResponse:
+        """The indexed images that match texts, images, or both."""
+        body = await read_request(request, SearchRequest, settings)
+        images = await read_images(request, body.images, settings, body.files)
+        run = partial(
+            service.search,
+            body.texts,
+            image=images,
+            like=body.like,
+            unwanted=body.unwanted,
+            filters=_filters(body),
+            k=body.count,
+            page=body.page,
+            sort=body.sort,
+            keep=body.keep,
+            fold=body.fold,
+            rerank=body.rerank,
+        )
+        with operations.rows.reserve(len(images) + len(body.texts) + len(body.unwanted) + body.rerank):
             for image in images:
-                await operations.check(image)
-            results = await operations.aside("ask", look)
-        return JSONResponse({**results.to_dict(), "before": results.before})
+                await operations.check_image(image)
+            results = await operations.run_in_thread("ask", run)
+        return SearchResponse(
+            query=results.query,
+            message=results.message,
+            total=results.total,
+            more=results.more,
+            searched=results.searched,
+            page=results.page,
+            cutoff=results.cutoff,
+            hits=results.hits,
+            nearest=results.nearest,
+            before=results.before,
+        )
 
-    @router.get("/index", responses={200: {"model": told.StatusTold}}, response_class=JSONResponse)
-    async def status() -> Response:
-        """The index, its model, how many pictures it has, and what is being added."""
-        return JSONResponse(await operations.aside("ask", service.status))
+    @router.get("/index")
+    async def status() -> IndexStatus:
+        """The index, its model, its number of images, and the folder being added."""
+        return await operations.run_in_thread("ask", service.status)
 
-    @post(router, "/index/add", AddAsked, told.AddedTold)
-    async def add(request: Request) -> Response:
-        """Bring the index up to date with a folder inside the server's roots. Answers when it is done."""
-        asked = await read(request, AddAsked, settings)
-        return JSONResponse((await operations.add(asked.path, asked.prune)).to_dict())
+    @post(router, "/index/add", AddRequest)
+    async def add(request: Request) -> AddResponse:
+        """Bring the index up to date with a folder inside the server's roots. Responds when that is done."""
+        body = await read_request(request, AddRequest, settings)
+        return AddResponse(**(await operations.add(body.path, body.prune)).to_dict())
 
-    @post(router, "/index/remove", RemoveAsked, told.RemovedTold)
-    async def remove(request: Request) -> Response:
-        """Take pictures out of the index; their files are not touched."""
-        asked = await read(request, RemoveAsked, settings)
-        return JSONResponse({"removed": await operations.aside("write", service.remove, asked.ids)})
+    @post(router, "/index/remove", RemoveRequest)
+    async def remove(request: Request) -> RemoveResponse:
+        """Remove images from the index; their files are not touched."""
+        body = await read_request(request, RemoveRequest, settings)
+        return RemoveResponse(await operations.run_in_thread("write", service.remove, body.ids))
 
     @router.get(
         "/pictures/{id}",
@@ -164,16 +189,32 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     async def picture(
         id: str = Path(pattern="^[0-9a-f]{32}$"), size: int = Query(default=512, ge=16, le=2_048)
     ) -> Response:
-        """A picture of the index as a JPEG, its longer side at most `size` pixels, without its metadata."""
-        return Response(await operations.aside("show", _jpeg, service, id, size), media_type="image/jpeg")
+        """An indexed image as a JPEG without metadata, its longer side at most `size` pixels."""
+        return Response(await operations.run_in_thread("show", _jpeg, service, id, size), media_type="image/jpeg")
 
 
-def _jpeg(service: Any, id: str, size: int) -> bytes:
+def _filters(body: SearchRequest) -> Filters:
+    return Filters(
+        folder=body.folder,
+        since=body.since,
+        until=body.until,
+        min_side=body.min_side,
+        max_side=body.max_side,
+        min_bytes=body.min_bytes,
+        max_bytes=body.max_bytes,
+        shape=body.shape,
+        camera=body.camera,
+        caption=body.caption,
+    )
+
+
+def _jpeg(service: Service, id: str, size: int) -> bytes:
     file = io.BytesIO()
     service.picture(id, size=size).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
-def as_lists(vectors: np.ndarray) -> list[list[float]]:
-    """Unit vectors in eight decimals, which is what float32 holds of them."""
-    return vectors.astype(np.float64).round(8).tolist()
+def as_lists(embeddings: NDArray[np.float32]) -> list[list[float]]:
+    """Unit embeddings rounded to eight decimals, the precision of float32."""
+    rows: list[list[float]] = embeddings.astype(np.float64).round(8).tolist()
+    return rows

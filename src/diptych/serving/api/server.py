@@ -1,4 +1,4 @@
-"""Running an ASGI app with uvicorn: where it may listen, and an end that finishes what has begun."""
+"""Running an ASGI app with uvicorn: addresses, host names, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.errors import ConfigError, require
-from diptych.serving.api.access import HEAD_BYTES
+from diptych.serving.api.access import MAX_HEAD_BYTES
 from diptych.serving.api.settings import LOOPBACK
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import ASGIApp
 
-_ALL = ("0.0.0.0", "::", "[::]", "")  # every address of the machine
-_WAITING = 136  # connections beside those with a request in hand: 200 in all, as it comes, where macOS allows 256 files
+_ALL_ADDRESSES = ("0.0.0.0", "::", "[::]", "")
+_IDLE_CONNECTIONS = 136  # beside those with a request in flight: 200 by default, where macOS allows 256 open files
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine can reach a server that listens there."""
+    """Whether a server that listens on `host` can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -29,34 +30,34 @@ def is_loopback(host: str) -> bool:
 
 
 def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> None:
-    """Refuse to listen where others can reach it, unless they need a key or it is said that they need none.
+    """Refuse to listen on a network without API keys, unless `without_key` allows it.
 
     Raises:
-        ConfigError: `host` is not of the loopback, there is no key, and `without_key` is not set.
+        ConfigError: `host` is not a loopback address, there is no key, and `without_key` is not set.
     """
     if not is_loopback(host) and not keys and not without_key:
         raise ConfigError(
-            f"on '{host}' everybody in the network could use this server; set DIPTYCH_API_KEYS or give --key-file, "
-            "or say --without-key if that is meant"
+            f"on '{host}' everybody in the network could use this server; set DIPTYCH_API_KEYS or --key-file, "
+            "or allow it with --without-key"
         )
 
 
 def hosts_of(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names that a server at `host` answers to, beside the address it is reached at: the loopback's, and `hosts`.
+    """The Host headers that a server at `host` accepts beside its own address: the loopback names and `hosts`.
 
-    With keys any name will do, unless some are given: a page that goes by another name has no key.
+    With keys, every Host is accepted unless `hosts` are given: a page under another name has no key.
     """
     if keys and not hosts and not is_loopback(host):
         return ("*",)
-    own = () if host in _ALL else (host.strip("[]"),)
+    own = () if host in _ALL_ADDRESSES else (host.strip("[]"),)
     return tuple(dict.fromkeys((*LOOPBACK, *own, *hosts)))
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on.
+    """Check that a server can listen on this address.
 
     Raises:
-        ConfigError: something else listens there, or it is not of this machine.
+        ConfigError: the port is in use, or the address is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -65,38 +66,61 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host.strip("[]"), port))
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"cannot listen on {host}, port {port} ({error}); name another with --port, or end what uses it"
+                f"cannot listen on {host}, port {port} ({error}); choose another with --port, or stop what uses it"
             ) from error
 
 
 def run(
-    app: Any,
+    app: ASGIApp,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     grace: int = 30,
     queue: int = 64,
     stop: Callable[[], None] = lambda: None,
-    **options: Any,
+    ws: Literal["none", "websockets-sansio"] = "none",
+    ws_max_size: int = 16 * 2**20,
+    ws_per_message_deflate: bool = True,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; then take no new requests, and give those in hand `grace` seconds to end.
+    """Serve plain HTTP until SIGTERM or Ctrl-C, then finish the requests in flight.
 
-    Plain HTTP: put a proxy with TLS before it where the network is not trusted. Headers over 32 KB are refused. `queue`
-    is how many requests the app has in hand at most; connections are a few more, and may not be silent: `Connection`.
-    `stop` is called when the server begins to end. `options` are further ones of uvicorn.
+    Put a proxy with TLS in front of it on an untrusted network.
+
+    Args:
+        app: The ASGI app.
+        host: The address to listen on.
+        port: The port to listen on.
+        grace: Seconds that requests in flight have to finish at shutdown.
+        queue: Requests that the app has in flight at most; 136 more connections may be open.
+        stop: Called when the shutdown begins.
+        ws: uvicorn's WebSocket implementation; `none` refuses WebSockets.
+        ws_max_size: Bytes of a WebSocket message.
+        ws_per_message_deflate: Whether WebSocket messages may be compressed.
+
+    Raises:
+        ConfigError: the address cannot be used, or the server does not start.
+        MissingExtra: uvicorn is not installed.
     """
     uvicorn = require("uvicorn", extra="api")
     check_free(host, port)
-    limits = {**uvicorn_options(most=queue + _WAITING), **options}
-    server = server_of(uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=grace, **limits), stop)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once all has ended
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        timeout_graceful_shutdown=grace,
+        ws_max_size=ws_max_size,
+        ws_per_message_deflate=ws_per_message_deflate,
+        **{**uvicorn_options(max_connections=queue + _IDLE_CONNECTIONS), "ws": ws},
+    )
+    server = server_of(config, stop)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the shutdown
         server.run()
     if not server.started:
-        raise ConfigError(f"the server on {host}, port {port}, could not start; its log says why")
+        raise ConfigError(f"the server on {host}, port {port}, could not start; see its log")
 
 
 def server_of(config: uvicorn.Config, stop: Callable[[], None]) -> uvicorn.Server:
-    """A server that calls `stop` when it begins to end, before it waits for the requests in hand."""
+    """A server that calls `stop` when its shutdown begins, before it waits for the requests in flight."""
     uvicorn = require("uvicorn", extra="api")
 
     class Server(uvicorn.Server):  # type: ignore[name-defined]
@@ -107,15 +131,20 @@ def server_of(config: uvicorn.Config, stop: Callable[[], None]) -> uvicorn.Serve
     return Server(config)
 
 
-def uvicorn_options(**limits: Any) -> dict[str, Any]:
-    """How uvicorn serves; `limits` are those of a `Connection`."""
-    from diptych.serving.api.connections import Connection
+def uvicorn_options(*, max_connections: int | None = None, idle_seconds: float | None = None) -> dict[str, Any]:
+    """Keyword arguments of `uvicorn.Config`; None uses the default of `connections.Connection`."""
+    from diptych.serving.api.connections import IDLE_SECONDS, MAX_CONNECTIONS, Connection
 
     return {
-        "http": partial(Connection, **limits),  # on h11, the one that bounds a request's headers
+        # On h11, the implementation that bounds the size of headers.
+        "http": partial(
+            Connection,
+            max_connections=MAX_CONNECTIONS if max_connections is None else max_connections,
+            idle_seconds=IDLE_SECONDS if idle_seconds is None else idle_seconds,
+        ),
         "ws": "none",
-        "h11_max_incomplete_event_size": HEAD_BYTES,
-        "proxy_headers": False,  # X-Forwarded-For would let anybody take another's rate
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+        "proxy_headers": False,  # with X-Forwarded-For, a client could use up another client's limits
         "server_header": False,
         "access_log": False,
         "log_config": None,

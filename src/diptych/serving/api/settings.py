@@ -1,4 +1,4 @@
-"""What the API allows: sizes, rates, queues, and for whom."""
+"""Settings of the API: size limits, rates, queues, batching, and allowed origins and hosts."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Limits of the API; each refuses with one sentence and a status below 500.
+    """Settings of the API. A request beyond a limit gets an error that names it, with a status below 500.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or `cors` allows every origin.
     """
 
     max_bytes: int = 32 * MIB
-    """Bytes of a request's body."""
+    """Maximum size of a request body in bytes."""
     max_pixels: int = 50_000_000
-    """Pixels of a picture, by its header, before any is decoded."""
+    """Maximum number of pixels of an image, checked before it is decoded."""
     max_rows: int = 64
-    """Pictures, and texts, in a request."""
+    """Maximum number of images, and of texts, in a request."""
     max_text: int = 2_000
-    """Characters of a text."""
+    """Maximum length of a text in characters."""
     rate: float = 0.0
-    """Requests a second for each key, or for each address where there are no keys; 0 sets no limit."""
+    """Maximum requests per second for each API key, or for each address without keys; 0 is unlimited."""
     wrong_keys: float = 1.0
-    """Wrong API keys a second from each address, after ten at once; then none of its keys is looked at. 0: no limit."""
+    """Maximum wrong API keys per second from each address, after ten at once; beyond that, none of its keys is checked.
+    0 is unlimited."""
     queue: int = 64
-    """Requests that may be read, wait or be worked on at once; what comes then gets 429."""
+    """Maximum requests in flight; further ones get status 429."""
     memory: int = 256 * MIB
-    """Bytes of bodies and fetched pictures that may be held at once; what comes then gets 429."""
+    """Maximum bytes of request bodies and fetched images in memory; requests beyond that get status 429."""
     per_client: int | None = None
-    """Requests that each key, or each address where there are no keys, may have in hand; three quarters of the queue
-    when not given."""
+    """Maximum requests in flight for each API key, or for each address without keys; three quarters of the queue by
+    default."""
     batch: int = 32
-    """Pictures or texts that go through a model at once."""
+    """Maximum number of images or texts in a forward pass."""
     wait: float = 0.02
-    """Seconds that a batch waits at most for requests which are still being read."""
+    """Maximum seconds that a batch waits for requests whose images are still being decoded."""
     body_seconds: float = 30.0
-    """Seconds that a request's body may take to arrive; it may not be slower than 4 kB a second either."""
+    """Maximum seconds for a request body to arrive; it must also arrive at 4 kB/s."""
     urls: bool = False
-    """Fetch pictures that are given as URLs; private addresses stay refused."""
+    """Fetch images given as http(s) URLs; private addresses are always refused."""
     url_ports: tuple[int, ...] = (80, 443)
-    """Ports from which they are fetched."""
+    """Ports that images are fetched from."""
     cors: tuple[str, ...] = ()
-    """Origins whose pages may ask from a browser, such as https://example.org; none as it comes."""
+    """Origins whose web pages may send requests, such as https://example.org; none by default."""
     hosts: tuple[str, ...] = LOOPBACK
-    """Names by which the server may be asked for (the Host header), beside the address that it is reached at; * allows
-    every name."""
+    """Accepted Host headers, beside the address that the server is reached at; * accepts all."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_rows", "max_text", "queue", "memory", "batch"):
@@ -65,6 +65,4 @@ class Settings:
         if not self.body_seconds > 0:
             raise ConfigError(f"body_seconds is {self.body_seconds}; it must be more than 0")
         if "*" in self.cors:
-            raise ConfigError(
-                "cors is '*', which lets every web page ask; name the origins, such as https://example.org"
-            )
+            raise ConfigError("cors is '*', which allows every web page; name the origins, such as https://example.org")

@@ -121,7 +121,7 @@ def show_prompt(service: Service, picked: Picked, key: str = "prompt") -> None:
 
 def _names(service: Service) -> str:
     """All models of the service, as one key."""
-    return " ".join(f"{model['name']}" for model in service.models())
+    return " ".join(f"{model.name}" for model in service.models())
 
 
 def _alternative(each: Alternative) -> str:

@@ -93,6 +93,6 @@ def _show_found(service: Service, text: str) -> None:
             return
         index_library(service, library_here())
     with timed("Searching …") as timing:
-        results = service.search(text, count=_HITS, keep=None)
+        results = service.search(text, k=_HITS, keep=None)
     st.caption(f"the nearest of {pictures(results.searched)} · {timing}")
     hit_grid(results.hits, key=f"compare-{name}")

@@ -55,8 +55,8 @@ def show_library(service: Service) -> None:
     """Which library the visitor looks at, how many pictures it has, by which model; and a way back to the first."""
     library, status = library_here(), service.status()
     with st.container(horizontal=True, vertical_alignment="center"):
-        if status["pictures"]:
-            made = f"{pictures(status['pictures'])}, indexed by **{plain(Path(status['model']).name)}**"
+        if status.pictures:
+            made = f"{pictures(status.pictures)}, indexed by **{plain(Path(status.model).name)}**"
             st.markdown(f"You look at **{plain(library_name(library))}**: {made}.", width="content")
         else:
             st.markdown(f"**{plain(library)}** holds no pictures yet.", width="content")

@@ -88,7 +88,7 @@ def show_results(
             image=picked.image if picked else None,
             like=like.id if like else None,
             filters=filters,
-            count=count,
+            k=count,
             sort=sort,
             keep=keep,
         )

@@ -95,15 +95,15 @@ def page_app(hosts: Sequence[str]) -> Any:
     """The page as an ASGI app, behind the same guard and bounds as the API."""
     from streamlit.starlette import App
 
-    from diptych.serving.api.access import Guard
-    from diptych.serving.api.limits import Bounds, Room
+    from diptych.serving.api.access import AccessControl
+    from diptych.serving.api.limits import CapacityLimiter, RequestLimits
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.app.uploads import Uploads
 
     limits = Limits(max_bytes=MAX_BYTES + _OVERHEAD, hosts=tuple(hosts))
-    requests, memory = Room(limits.queue, "requests"), Room(limits.memory, "bytes")
-    app = Bounds(Uploads(App(SCRIPT)), limits, requests, memory, sockets=Room(_VISITORS, "visitors"))
-    return ErrorMiddleware(Guard(app, limits, sockets=True))
+    requests, memory = CapacityLimiter(limits.queue, "requests"), CapacityLimiter(limits.memory, "bytes")
+    app = RequestLimits(Uploads(App(SCRIPT)), limits, requests, memory, sockets=CapacityLimiter(_VISITORS, "visitors"))
+    return ErrorMiddleware(AccessControl(app, limits, sockets=True))
 
 
 def _shown(host: str) -> str:

@@ -88,7 +88,7 @@ def service_with(settings: Settings, library: str, name: str, kind: Kind) -> Ser
 
 def model_name(service: Service) -> str:
     """What the service's dual encoder is called."""
-    return str(service.models()[0]["name"])
+    return str(service.models()[0].name)
 
 
 def index_home(library: str, model: str) -> Path:
