@@ -158,13 +158,13 @@ def test_a_part_of_the_page_shows_names_captions_and_errors_as_text(text: str) -
 
     def page(text: str) -> None:
         from diptych.search.results import Hit
-        from diptych.serving.app.frame import note, show_error
         from diptych.serving.app.grid import hit_grid
+        from diptych.serving.app.layout import show_error, show_note
 
         show_error(text)
-        note(text)
+        show_note(text)
         path = "/nowhere/" + text.encode("utf-8", "replace").decode().replace("/", "")
-        hit_grid([Hit("0" * 32, path, 0.5, caption=text, camera=text)], key="x", more_like=print)
+        hit_grid([Hit("0" * 32, path, 0.5, caption=text, camera=text)], key="x", on_more_like=print)
 
     test = testing.AppTest.from_function(page, args=(text,), default_timeout=60).run()
     assert not test.exception

@@ -262,7 +262,7 @@ def test_the_page_shows_no_picture_outside(
 
     service.add(root / "photos")
     monkeypatch.setattr(services, "shared_service", lambda *_: service)
-    monkeypatch.setattr(services, "library_here", lambda: str(root))
+    monkeypatch.setattr(services, "current_library", lambda: str(root))
     assert thumbnails.thumbnail_of(to_text(root / "photos" / "0.png"))
     assert thumbnails.thumbnail_of(to_text(private)) is None
 
