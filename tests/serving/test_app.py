@@ -371,7 +371,8 @@ def test_a_missing_library_has_a_button_back_to_the_default(page: Callable[..., 
 
 
 def test_visitors_share_one_service() -> None:
-    script = "import streamlit as st\nfrom diptych.serving.app.services import current_service\nst.text(id(current_service()))"
+    service = "diptych.serving.app.services"
+    script = f"import streamlit as st\nfrom {service} import current_service\nst.text(id(current_service()))"
     first, second = (run(AppTest.from_string(script, default_timeout=120)).text[0].value for _ in range(2))
     assert first == second
 
