@@ -105,11 +105,11 @@ def test_a_model_card_holds_hostile_settings_as_text() -> None:
 
 
 def test_the_numbers_of_a_strangers_model_make_no_markup_of_its_card_on_the_hub() -> None:
-    from diptych.export.model_card import _data, _numbers
+    from diptych.export.model_card import _data_section, _measured_section
 
-    told = {"validation": dict.fromkeys(NASTY, 1.0), "recipe": {"data": f"x{NASTY[0]}`"}, "pictures": {NASTY[0]: 1}}
-    assert rendered(_numbers(told)).found == {"p", "table", "thead", "tbody", "tr", "th", "td"}
-    assert rendered(_data(told)).found == {"p", "code"}
+    metadata = {"validation": dict.fromkeys(NASTY, 1.0), "recipe": {"data": f"x{NASTY[0]}`"}, "pictures": {NASTY[0]: 1}}
+    assert rendered(_measured_section(metadata)).found == {"p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert rendered(_data_section(metadata)).found == {"p", "code"}
 
 
 def test_a_plot_draws_a_dollar_and_a_leading_underscore_as_they_are(tmp_path: Path) -> None:
