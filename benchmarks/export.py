@@ -22,7 +22,7 @@ import torch
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
 from diptych.export.exporter import Export, export_model
-from diptych.export.parity import Tolerance, prepared
+from diptych.export.parity import Tolerance, preprocess
 from diptych.images.decode import decode
 from diptych.models.dual_encoder import DualEncoder, load
 
@@ -48,7 +48,7 @@ def vit_b_32(folder: Path) -> Path:
 
 def rates(models: dict[str, DualEncoder], modality: str, inputs: list, rounds: int) -> dict[str, float]:
     """Inputs a second of each model, in turn."""
-    features = prepared(next(iter(models.values())), modality, inputs)
+    features = preprocess(next(iter(models.values())), modality, inputs)
     spans: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
         for turn in range(rounds + 1):

@@ -1,30 +1,31 @@
-"""A page of one's own, made of the parts of diptych's: the nearest pictures of a library to the one that is shown.
+"""A custom page made of diptych's panels: the pictures of a library that are most similar to a selected one.
 
     streamlit run examples/own_page.py
 
-It asks the sample library by `mini`; `Settings` names your own library and models.
+It searches the sample library with `mini`. Publish `Settings` first to use your own library and models.
 """
 
 from __future__ import annotations
 
 import streamlit as st
 
-from diptych.serving.app.frame import dress, pictures, timed, told
 from diptych.serving.app.grid import hit_grid
-from diptych.serving.app.image_input import pick_picture, show_picture
-from diptych.serving.app.services import library_paths, service_here
+from diptych.serving.app.image_input import select_image, show_image
+from diptych.serving.app.layout import error_as_message, page_setup, picture_count
+from diptych.serving.app.progress import timed_spinner
+from diptych.serving.app.services import current_service, library_paths
 
-dress("Look-alikes")
-st.title("Look-alikes")
+page_setup("Similar pictures")
+st.title("Similar pictures")
 
-service = service_here()  # or service_here(model="runs/mine")
+service = current_service()  # or current_service(model="runs/mine")
 chooser, answer = st.columns([1, 2], gap="large")
 with chooser:
-    picked = pick_picture("look-alike", library_paths(service))
-if picked is not None:
-    with answer, told():
-        show_picture(picked, "look-alike")
-        with timed("Looking around …") as timing:
-            results = service.search(image=picked.image, k=6)
-        st.caption(f"the nearest of {pictures(results.searched)}, in {timing}")
-        hit_grid(results.hits, key="look-alikes")
+    selected = select_image("query", library_paths(service))
+if selected is not None:
+    with answer, error_as_message():
+        show_image(selected, "query")
+        with timed_spinner("Searching…") as timing:
+            results = service.search(image=selected.image, k=6)
+        st.caption(f"{len(results.hits)} closest of {picture_count(results.searched)} · {timing}")
+        hit_grid(results.hits, key="similar")

@@ -1,9 +1,9 @@
-"""Execute the guide's notebooks and store what they show, so that they can be read without running them.
+"""Execute the notebooks of this folder and store their outputs, so that they can be read without running them.
 
     python docs/huggingface/run.py            # all
     python docs/huggingface/run.py tour
 
-Each runs in a folder that is thrown away. Kept are texts and pictures (as JPEG); warnings and paths are not.
+Each notebook runs in a temporary folder. Texts and images (as JPEG) are stored; warnings and local paths are not.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ GUIDE = Path(__file__).parent
 
 
 def execute(path: Path) -> None:
+    """Execute a notebook in a temporary folder and store its outputs in the file."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         nbclient.NotebookClient(
             notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}}
         ).execute()
         for cell in notebook.cells:
-            cell.metadata.pop("execution", None)  # when it ran
+            cell.metadata.pop("execution", None)  # time stamps
             if cell.cell_type == "code":
-                cell.outputs = [kept(output, folder) for output in cell.outputs if output.get("name") != "stderr"]
+                cell.outputs = [cleaned(output, folder) for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, path)
 
 
-def kept(output: Any, folder: str) -> Any:
-    """The output without this machine's folder, and a picture in one form alone."""
+def cleaned(output: Any, folder: str) -> Any:
+    """The output without the path of the temporary folder, and with images only as JPEG."""
     if output.output_type == "stream":
         output.text = output.text.replace(f"{os.path.realpath(folder)}{os.sep}", "").replace(f"{folder}{os.sep}", "")
     elif "image/jpeg" in output.get("data", {}):
         output.data.pop("image/png", None)
-        output.data["text/plain"] = "a picture"
+        output.data["text/plain"] = "an image"
     return output
 
 

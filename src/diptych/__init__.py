@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from diptych.search.index import Index
     from diptych.search.query import Query
     from diptych.serving.client import Client
-    from diptych.serving.pipelines.pipelines import pipeline
+    from diptych.serving.pipelines.factory import pipeline
     from diptych.serving.service import Service
     from diptych.training.caption.config import CaptionRecipe
     from diptych.training.caption.train import train_captioner
@@ -73,7 +73,7 @@ _HOMES = {
     "score_captions": "evaluation.metrics.captions",
     "Pairs": "data.pairs",
     "Row": "data.pairs",
-    "pipeline": "serving.pipelines.pipelines",
+    "pipeline": "serving.pipelines.factory",
     "load_prompter": "prompting.prompter",
     "Prompter": "prompting.prompter",
     "CaptionRecipe": "training.caption.config",

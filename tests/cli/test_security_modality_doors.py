@@ -35,7 +35,7 @@ from diptych.serving.api.app import make_app
 from diptych.serving.api.settings import Settings
 from diptych.serving.client import Client
 from diptych.serving.endpoint import Endpoint
-from diptych.serving.pipelines.pipelines import pipeline, register
+from diptych.serving.pipelines.factory import pipeline, register
 from diptych.serving.service import Service
 from diptych.training.contrastive.train import train
 from diptych.training.match.data import encode_pairs
@@ -315,7 +315,7 @@ def test_labels_are_words_and_an_image_s_url_is_refused(house: House) -> None:
     assert [by_label[text] for text in texts] == pytest.approx(list(shares), abs=1e-4)
     assert house.trap.touched == []
     for images in (house.trap.url, [house.trap.image, house.trap.url], house.trap.url.upper()):
-        with pytest.raises(ConfigError, match="is a URL, and none is fetched"):
+        with pytest.raises(ConfigError, match="is a URL, and URLs are not fetched"):
             classify(images, candidate_labels=["a dog"])
 
 

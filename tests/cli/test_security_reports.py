@@ -105,11 +105,11 @@ def test_a_model_card_holds_hostile_settings_as_text() -> None:
 
 
 def test_the_numbers_of_a_strangers_model_make_no_markup_of_its_card_on_the_hub() -> None:
-    from diptych.export.model_card import _data, _numbers
+    from diptych.export.model_card import _data_section, _measured_section
 
-    told = {"validation": dict.fromkeys(NASTY, 1.0), "recipe": {"data": f"x{NASTY[0]}`"}, "pictures": {NASTY[0]: 1}}
-    assert rendered(_numbers(told)).found == {"p", "table", "thead", "tbody", "tr", "th", "td"}
-    assert rendered(_data(told)).found == {"p", "code"}
+    metadata = {"validation": dict.fromkeys(NASTY, 1.0), "recipe": {"data": f"x{NASTY[0]}`"}, "pictures": {NASTY[0]: 1}}
+    assert rendered(_measured_section(metadata)).found == {"p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert rendered(_data_section(metadata)).found == {"p", "code"}
 
 
 def test_a_plot_draws_a_dollar_and_a_leading_underscore_as_they_are(tmp_path: Path) -> None:
@@ -158,13 +158,13 @@ def test_a_part_of_the_page_shows_names_captions_and_errors_as_text(text: str) -
 
     def page(text: str) -> None:
         from diptych.search.results import Hit
-        from diptych.serving.app.frame import note, show_error
         from diptych.serving.app.grid import hit_grid
+        from diptych.serving.app.layout import show_error, show_note
 
         show_error(text)
-        note(text)
+        show_note(text)
         path = "/nowhere/" + text.encode("utf-8", "replace").decode().replace("/", "")
-        hit_grid([Hit("0" * 32, path, 0.5, caption=text, camera=text)], key="x", more_like=print)
+        hit_grid([Hit("0" * 32, path, 0.5, caption=text, camera=text)], key="x", on_more_like=print)
 
     test = testing.AppTest.from_function(page, args=(text,), default_timeout=60).run()
     assert not test.exception

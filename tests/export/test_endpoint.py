@@ -1,4 +1,4 @@
-"""An endpoint's directory: its handler is started as an endpoint starts it, and answers real requests."""
+"""The directory of an endpoint: its handler is started as an endpoint starts it, and answers requests."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from diptych.images.decode import decode
 from diptych.models.checkpoints import BUNDLED
 from diptych.serving.endpoint import Endpoint
 
-# As Hugging Face's inference toolkit does it: import handler.py by its path, EndpointHandler(path) once, a call for
-# each request's JSON, and 400 with the message for what is raised.
+# Does what Hugging Face's inference toolkit does: imports handler.py by its path, creates EndpointHandler(path) once,
+# calls it with the JSON of each request, and answers 400 with the message of an exception.
 SERVER = """
 import http.server, importlib.util, io, json, sys
 from PIL import Image
@@ -103,7 +103,7 @@ def test_the_directory_has_what_an_endpoint_expects(directory: Path) -> None:
     assert diptych.load(directory, "cpu").identity() == diptych.load("mini", "cpu").identity()
 
 
-def test_texts_and_pictures_become_vectors(ask: Ask, picture: Path) -> None:
+def test_texts_and_images_are_embedded(ask: Ask, picture: Path) -> None:
     status, vectors = ask({"inputs": ["a dog", "a cat"]})
     model = diptych.load("mini", "cpu")
     assert status == 200
@@ -114,13 +114,13 @@ def test_texts_and_pictures_become_vectors(ask: Ask, picture: Path) -> None:
     assert len(both["texts"]) == 1
 
 
-def test_a_picture_is_classified_as_transformers_answers_it(ask: Ask, picture: Path) -> None:
+def test_an_image_is_classified_in_the_format_of_transformers(ask: Ask, picture: Path) -> None:
     labels = ["a circle", "a square", "a tree"]
     url = f"data:image/jpeg;base64,{encoded(picture)}"
     status, found = ask({"inputs": url, "parameters": {"candidate_labels": labels}})
     assert status == 200
-    assert sorted(each["label"] for each in found) == labels
-    scores = [each["score"] for each in found]
+    assert sorted(label["label"] for label in found) == labels
+    scores = [label["score"] for label in found]
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) == pytest.approx(1)
 
@@ -142,7 +142,7 @@ def test_a_picture_is_classified_as_transformers_answers_it(ask: Ask, picture: P
         ({"inputs": "a dog", "parameters": [1]}, "must be an object"),
     ],
 )
-def test_what_cannot_be_answered_is_a_sentence_and_the_endpoint_lives(ask: Ask, body: Any, message: str) -> None:
+def test_an_invalid_request_gets_an_error_and_the_endpoint_goes_on(ask: Ask, body: Any, message: str) -> None:
     status, answer = ask(body)
     assert status == 400
     assert message in answer["error"]
@@ -153,7 +153,7 @@ def own(kind: str) -> bool:
     return bool(json.loads((BUNDLED / "mini" / "diptych.json").read_text()).get(kind))
 
 
-def test_a_request_that_is_a_picture_is_captioned(ask: Ask, picture: Path) -> None:
+def test_a_request_whose_body_is_an_image_is_captioned(ask: Ask, picture: Path) -> None:
     status, answer = ask(picture.read_bytes(), "image/jpeg")
     assert ask({"inputs": f"data:image/jpeg;base64,{encoded(picture)}"}) == (status, answer)
     if own("captioner"):
@@ -164,18 +164,18 @@ def test_a_request_that_is_a_picture_is_captioned(ask: Ask, picture: Path) -> No
     assert "no captioner" in answer["error"]
 
 
-def test_a_picture_and_texts_are_matched(ask: Ask, picture: Path) -> None:
+def test_an_image_and_texts_are_matched(ask: Ask, picture: Path) -> None:
     status, answer = ask({"inputs": encoded(picture), "parameters": {"texts": ["a red circle", "a horse"]}})
     if own("matcher"):
         assert status == 200
-        assert [each["text"] for each in answer] == ["a red circle", "a horse"]
-        assert all(0 <= each["probability"] <= 1 for each in answer)
+        assert [match["text"] for match in answer] == ["a red circle", "a horse"]
+        assert all(0 <= match["probability"] <= 1 for match in answer)
         return
     assert status == 400
     assert "no matcher" in answer["error"]
 
 
-def test_a_picture_that_was_decoded_by_the_endpoint_is_made_upright(directory: Path, picture: Path) -> None:
+def test_an_image_decoded_by_the_endpoint_is_rotated_upright(directory: Path, picture: Path) -> None:
     with Image.open(picture) as image:
         exif = image.getexif()
         exif[0x0112] = 6  # the camera lay on its side
@@ -187,9 +187,7 @@ def test_a_picture_that_was_decoded_by_the_endpoint_is_made_upright(directory: P
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_it_is_written_by_one_command_and_never_over_anything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_command_writes_it_and_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["export", "endpoint", "mini", "--out", str(tmp_path / "out")])
     assert not ended.value.code
@@ -199,6 +197,6 @@ def test_it_is_written_by_one_command_and_never_over_anything(
         write_endpoint(tmp_path / "nothing", tmp_path / "other")
 
 
-def test_a_broken_picture_is_named_as_one(directory: Path) -> None:
+def test_a_broken_image_raises_an_image_error(directory: Path) -> None:
     with pytest.raises(ImageError):
         Endpoint(directory)({"inputs": b"GIF89a", "parameters": {"candidate_labels": ["a"]}})

@@ -1,4 +1,4 @@
-"""Models go to a hub and come back: through the hub's own client, to a server that speaks its protocol."""
+"""Models are pushed to a hub and loaded again, with the hub's own client and a server that speaks its protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diptych.cli import main
 from diptych.errors import ModelError
 from diptych.export.endpoint import split_metadata, write_endpoint
 from diptych.export.hub import push
-from diptych.export.model_card import full_card, kinds_of
+from diptych.export.model_card import full_card, model_kinds
 from diptych.models.checkpoints import BUNDLED
 from diptych.prompting.prompter import load_prompter
 from tests.captioning.test_captioner_models import make_vit_gpt2
@@ -32,7 +32,7 @@ PICTURE = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub, and the client as it is where HF_ENDPOINT names that hub and HF_TOKEN a user of it."""
+    """A local hub, with the client configured as if HF_ENDPOINT named it and HF_TOKEN were a user's token."""
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(
@@ -61,7 +61,7 @@ def files_of(hub: Hub, repo: str) -> dict[str, bytes]:
     return hub.repositories[repo].at("main")[1]
 
 
-def test_mini_comes_back_with_the_same_vectors_and_all_that_it_brings(hub: Hub) -> None:
+def test_mini_loads_from_the_hub_with_the_same_embeddings_and_all_its_parts(hub: Hub) -> None:
     address = push("mini", "somebody/mini")
     assert address == f"{hub.url}/somebody/mini"
     assert len(hub.uploads) >= 3  # the weights went by LFS
@@ -74,7 +74,7 @@ def test_mini_comes_back_with_the_same_vectors_and_all_that_it_brings(hub: Hub) 
         assert drawn.width > 800
 
 
-def test_a_second_push_sends_only_what_changed(hub: Hub, run: Path, tmp_path: Path) -> None:
+def test_a_second_push_uploads_only_what_changed(hub: Hub, run: Path, tmp_path: Path) -> None:
     push(run, "somebody/tiny", licence="mit", picture=False)
     sent, commits = len(hub.uploads), len(hub.repositories["somebody/tiny"].commits)
     push(run, "somebody/tiny", licence="mit", picture=False)
@@ -85,7 +85,7 @@ def test_a_second_push_sends_only_what_changed(hub: Hub, run: Path, tmp_path: Pa
     assert hub.repositories["somebody/tiny"].commits[-1][2] == "another licence"
 
 
-def test_the_card_of_a_run_has_data_recipe_numbers_limits_and_licence(hub: Hub, run: Path) -> None:
+def test_the_card_of_a_run_has_every_section(hub: Hub, run: Path) -> None:
     push(run, "somebody/tiny", licence="cc-by-4.0", picture=False)
     head, body = split_metadata(files_of(hub, "somebody/tiny")["README.md"].decode())
     metadata = yaml.safe_load(head)
@@ -99,7 +99,7 @@ def test_the_card_of_a_run_has_data_recipe_numbers_limits_and_licence(hub: Hub, 
     assert "| text to image |" in body
 
 
-def test_only_the_model_of_a_run_is_sent(hub: Hub, run: Path) -> None:
+def test_only_the_model_of_a_run_is_uploaded(hub: Hub, run: Path) -> None:
     (run / "model" / "resume.pt").write_bytes(b"\0")
     (run / "model" / ".secret").write_text("x")
     try:
@@ -113,9 +113,9 @@ def test_only_the_model_of_a_run_is_sent(hub: Hub, run: Path) -> None:
     assert not any(name.startswith("model/") for name in names)
 
 
-def test_a_captioner_of_transformers_comes_back_and_writes_the_same(hub: Hub, tmp_path: Path) -> None:
+def test_a_captioner_of_transformers_loads_from_the_hub_and_writes_the_same(hub: Hub, tmp_path: Path) -> None:
     make_vit_gpt2(tmp_path)
-    assert kinds_of(tmp_path) == ["captioner"]
+    assert model_kinds(tmp_path) == ["captioner"]
     push(tmp_path, "somebody/vit-gpt2", licence="mit", picture=False)
     ours, theirs = load_captioner(tmp_path, "cpu"), load_captioner("somebody/vit-gpt2", "cpu")
     assert [c.text for c in theirs.caption(PICTURE)[0]] == [c.text for c in ours.caption(PICTURE)[0]]
@@ -124,7 +124,7 @@ def test_a_captioner_of_transformers_comes_back_and_writes_the_same(hub: Hub, tm
     assert 'diptych.load_captioner("somebody/vit-gpt2")' in card
 
 
-def test_a_matcher_comes_back_with_the_same_probabilities(hub: Hub, blip: Path) -> None:  # noqa: F811
+def test_a_matcher_loads_from_the_hub_with_the_same_probabilities(hub: Hub, blip: Path) -> None:  # noqa: F811
     push(blip, "somebody/blip", licence="bsd-3-clause", picture=False)
     ours, theirs = diptych.load_matcher(blip, device="cpu"), diptych.load_matcher("somebody/blip", device="cpu")
     np.testing.assert_allclose(theirs.predict(PICTURE, ["a dog"]), ours.predict(PICTURE, ["a dog"]), atol=1e-6)
@@ -145,7 +145,7 @@ def test_an_endpoint_is_pushed_whole_and_loads_as_a_model(hub: Hub, run: Path, t
         (lambda folder: [file.unlink() for file in folder.rglob("*.safetensors")], "safetensors"),
     ],
 )
-def test_what_should_not_go_to_the_hub_is_refused_before_a_request(
+def test_an_unsuitable_model_is_refused_before_any_request(
     hub: Hub, run: Path, tmp_path: Path, break_it: Callable[[Path], Any], message: str
 ) -> None:
     shutil.copytree(run / "model", tmp_path / "model")
@@ -155,7 +155,7 @@ def test_what_should_not_go_to_the_hub_is_refused_before_a_request(
     assert hub.requests == []
 
 
-def test_who_is_not_logged_in_is_told_how(hub: Hub, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+def test_without_a_login_the_error_says_how_to_log_in(hub: Hub, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_" + "of_nobody")
     with pytest.raises(ModelError, match="hf auth login"):
         push(run, "somebody/tiny", licence="mit", picture=False)
@@ -163,14 +163,23 @@ def test_who_is_not_logged_in_is_told_how(hub: Hub, monkeypatch: pytest.MonkeyPa
         diptych.load("somebody/nothing")
 
 
-def test_a_hub_that_cannot_be_reached_is_told(hub: Hub, run: Path) -> None:
+def test_an_unreachable_hub_raises_a_model_error(hub: Hub, run: Path) -> None:
     hub.shutdown()
     hub.server_close()
     with pytest.raises(ModelError, match=r"cannot push to 'somebody/tiny'.*check the name and the network"):
         push(run, "somebody/tiny", licence="mit", picture=False)
 
 
-def test_a_name_in_the_box_is_that_model_and_no_folder_here(
+def test_a_model_in_memory_is_saved_and_pushed(hub: Hub, run: Path) -> None:
+    class InMemory:
+        def save_pretrained(self, path: str | Path) -> None:
+            shutil.copytree(run / "model", path, dirs_exist_ok=True)
+
+    push(InMemory(), "somebody/memory", licence="mit", picture=False)
+    assert diptych.load("somebody/memory", "cpu").identity() == diptych.load(run, "cpu").identity()
+
+
+def test_the_name_of_a_bundled_model_takes_precedence_over_a_folder(
     hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.copytree(run / "model", tmp_path / "mini")
@@ -180,9 +189,9 @@ def test_a_name_in_the_box_is_that_model_and_no_folder_here(
     assert sent["diptych.json"] == (BUNDLED / "mini" / "diptych.json").read_bytes()
 
 
-def test_the_commands_push_and_write_the_card_first(hub: Hub, run: Path, tmp_path: Path, capsys: Any) -> None:
-    words = [str(run), "somebody/tiny", "--licence", "mit"]
-    for command in (["card", *words, "--out", str(tmp_path / "card.md")], ["push", *words, "--no-picture"]):
+def test_the_commands_write_the_card_and_push(hub: Hub, run: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = [str(run), "somebody/tiny", "--licence", "mit"]
+    for command in (["card", *arguments, "--out", str(tmp_path / "card.md")], ["push", *arguments, "--no-picture"]):
         with pytest.raises(SystemExit) as ended:
             main(["hub", *command])
         assert not ended.value.code
@@ -190,7 +199,7 @@ def test_the_commands_push_and_write_the_card_first(hub: Hub, run: Path, tmp_pat
     assert f"{hub.url}/somebody/tiny" in capsys.readouterr().out
 
 
-def test_a_full_card_is_left_as_it_is_where_it_has_every_section() -> None:
+def test_a_complete_card_is_not_changed() -> None:
     from diptych.models.checkpoints import BUNDLED
 
     card = full_card(BUNDLED / "mini", "somebody/mini")

@@ -29,7 +29,7 @@ from diptych.models.towers import image_tower, text_tower
 from diptych.prompting.prompter import load_prompter
 from diptych.prompting.text_space import load_text_space
 from diptych.serving.endpoint import Endpoint
-from diptych.serving.pipelines import pipelines
+from diptych.serving.pipelines import factory
 from tests.model_directories import MAKERS
 
 OUR_CLASS = "diptych.heads.ResidualHead"
@@ -44,7 +44,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "grid_captioner": lambda folder: load_captioner(folder, "cpu"),
     "vit_gpt2": lambda folder: load_captioner(folder, "cpu"),
     "blip": lambda folder: load_captioner(folder, "cpu"),
-    "pipeline": lambda folder: pipelines.pipeline("image-text-to-text", folder, "cpu"),
+    "pipeline": lambda folder: factory.pipeline("image-text-to-text", folder, "cpu"),
     "prompter": lambda folder: load_prompter(folder, "cpu").space,
     "text_encoder": lambda folder: load_text_space(str(folder), "cpu"),
     "text_tower": lambda folder: text_tower(str(folder)),

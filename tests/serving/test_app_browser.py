@@ -1,8 +1,8 @@
-"""The web page in a real browser: a real server, Chromium, and visitors who upload, ask, and upload what is no picture.
+"""The web page in a real browser: a running server, Chromium, and visitors who upload, search and compare.
 
-    DIPTYCH_SCREENSHOTS=docs .venv/bin/pytest tests/test_app_browser.py
+    DIPTYCH_SCREENSHOTS=docs .venv/bin/pytest tests/serving/test_app_browser.py
 
-also takes the screenshots of the docs anew, with mini as it comes.
+also takes the screenshots of the docs, with `mini` and the sample library.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """The page, served with a ViT-GPT2 that was trained and saved here, and a matcher; `folder` may be indexed."""
+    """The page, served with a small ViT-GPT2 trained here and a matcher; `folder` may be indexed."""
     captioner, matcher = vit_gpt2(folder / "captioner"), mini_with_matcher(folder / "matcher")
-    with serving(folder, "--captioner", captioner, "--matcher", matcher, "--root", folder) as told:
-        yield told
+    with serving(folder, "--captioner", captioner, "--matcher", matcher, "--root", folder) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page as a visitor of its own would."""
+    """Opens the page in a browser context of its own, as a separate visitor."""
     with contextlib.ExitStack() as visitors:
 
         def opened(path: str = "", **settings: object) -> Page:
@@ -90,7 +90,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
 
 @contextlib.contextmanager
 def serving(folder: Path, *words: object) -> Iterator[str]:
-    """`diptych app` in a process of its own, with an empty cache folder; its address."""
+    """Run `diptych app` in a process of its own with an empty cache folder; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -124,9 +124,9 @@ def upload(page: Page, file: Path) -> None:
     field.first.set_input_files(file)
 
 
-def take(page: Page, name: str) -> None:
-    """Choose a picture of the library by keyboard."""
-    button = page.get_by_role("button", name=f"Take {name}")
+def choose(page: Page, name: str) -> None:
+    """Choose a picture from the library with the keyboard."""
+    button = page.get_by_role("button", name=f"Choose {name}")
     button.wait_for(state="attached", timeout=_PATIENCE)
     button.focus()
     page.keyboard.press("Enter")
@@ -147,7 +147,7 @@ def test_a_picture_is_uploaded_and_captioned(visit: Callable[..., Page], photos:
 
 def test_a_picture_is_chosen_and_captioned_without_a_mouse(visit: Callable[..., Page]) -> None:
     page = visit()
-    take(page, "coffee.png")
+    choose(page, "coffee.png")
     expect(page.get_by_role("button", name="Generate caption")).to_be_visible()
     page.keyboard.press("Control+Enter")
     expect(page.locator(".d-caption")).to_have_text("a cup of coffee")
@@ -164,36 +164,36 @@ def test_a_picture_on_the_clipboard_is_pasted(visit: Callable[..., Page], photos
     expect(page.locator(".d-caption")).to_have_text("old coins")
 
 
-def test_words_find_pictures_while_they_are_typed(visit: Callable[..., Page]) -> None:
+def test_results_update_while_typing(visit: Callable[..., Page]) -> None:
     page = visit("search")
     expect(cards(page)).to_have_count(15)
     page.get_by_placeholder("a dog on a beach").press_sequentially("a red motorcycle")
     expect(cards(page).first).to_have_text("motorcycle.png")
     expect(page).to_have_url(re.compile(r"q=a\+red\+motorcycle"))
     page.get_by_role("button", name="More like this").first.click()
-    expect(page.get_by_text("like motorcycle.png")).to_be_visible()
+    expect(page.get_by_text("Similar to motorcycle.png")).to_be_visible()
     expect(cards(page)).to_have_count(14)
 
 
-def test_more_like_a_picture_far_down_begins_at_the_top_again(visit: Callable[..., Page]) -> None:
+def test_more_like_this_scrolls_to_the_top(visit: Callable[..., Page]) -> None:
     page = visit("search")
     expect(cards(page)).to_have_count(15)
     page.get_by_role("button", name="More like this").last.click()
-    expect(page.get_by_text("like temple.jpg")).to_be_in_viewport()
+    expect(page.get_by_text("Similar to temple.jpg")).to_be_in_viewport()
 
 
 def test_a_picture_finds_pictures(visit: Callable[..., Page], photos: Path) -> None:
     page = visit("search")
     page.get_by_role("button", name="Picture", exact=True).click()
     upload(page, photos / "temple.jpg")
-    expect(page.get_by_text("like temple.jpg")).to_be_visible()
+    expect(page.get_by_text("Similar to temple.jpg")).to_be_visible()
     expect(cards(page).first).to_have_text("temple.jpg")
 
 
-def test_a_match_is_told_in_words(visit: Callable[..., Page]) -> None:
+def test_a_match_is_shown_in_words(visit: Callable[..., Page]) -> None:
     page = visit("match")
-    take(page, "cat.png")
-    page.get_by_label("What it may show").fill("a rocket on a launch pad\na cat")
+    choose(page, "cat.png")
+    page.get_by_label("Descriptions, one per line").fill("a rocket on a launch pad\na cat")
     page.keyboard.press("Control+Enter")
     expect(page.locator(".d-row")).to_have_count(2)
     expect(page.locator(".d-row").first).to_have_text(re.compile("a cat.*very likely"))
@@ -206,29 +206,29 @@ def test_a_folder_is_indexed_and_searched(visit: Callable[..., Page], folder: Pa
         Image.new("RGB", (90, 60), colour).save(library / name)
     (library / "broken.jpg").write_bytes(b"no picture")
     page = visit("index")
-    page.get_by_label("A folder of pictures").fill(str(library))
+    page.get_by_label("Picture folder").fill(str(library))
     page.get_by_role("button", name="Index", exact=True).click()
     expect(page.get_by_text("2 new, 1 skipped")).to_be_visible()
     page.get_by_role("link", name="Search").click()
     expect(cards(page)).to_have_text(["blue.png", "red.png"])
 
 
-def test_a_page_without_an_index_leads_to_one(browser: Browser, photos: Path, tmp_path: Path) -> None:
+def test_a_page_without_an_index_links_to_the_index_page(browser: Browser, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     shutil.copy(photos / "cat.png", tmp_path / "mine")
     with serving(tmp_path, "--index", tmp_path / "index", "--root", tmp_path / "mine") as address:
         page = browser.new_page()
         page.goto(f"{address}/search")
-        expect(page.get_by_text("holds no pictures yet")).to_be_visible()
+        expect(page.get_by_text("has no pictures yet")).to_be_visible()
         page.get_by_role("link", name="Index a folder").click()
-        page.get_by_label("A folder of pictures").fill(str(tmp_path / "mine"))
+        page.get_by_label("Picture folder").fill(str(tmp_path / "mine"))
         page.get_by_role("button", name="Index", exact=True).click()
         expect(page.get_by_text("1 new")).to_be_visible()
         page.get_by_role("link", name="Search").click()
         expect(cards(page)).to_have_text(["cat.png"])
 
 
-def test_what_is_no_picture_is_refused_by_a_sentence(visit: Callable[..., Page], tmp_path: Path, photos: Path) -> None:
+def test_an_upload_that_is_not_a_picture_is_refused(visit: Callable[..., Page], tmp_path: Path, photos: Path) -> None:
     page = visit()
     (tmp_path / "notes.png").write_text("these are words")
     upload(page, tmp_path / "notes.png")
@@ -255,18 +255,16 @@ def test_an_upload_of_100_mb_is_refused_and_costs_the_server_nothing(
 
 
 def memory(address: str) -> int:
-    """Bytes that the server which listens there holds."""
+    """Resident memory, in bytes, of the server that listens at an address."""
     port = int(address.rsplit(":", 1)[1])
-    [server] = {
-        each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port
-    }
+    [server] = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
     return psutil.Process(server).memory_info().rss
 
 
 def test_two_visitors_at_once_each_get_their_own_answer(visit: Callable[..., Page]) -> None:
     visitors = {"clock.png": visit(), "motorcycle.png": visit()}
     for name, page in visitors.items():
-        take(page, name)
+        choose(page, name)
     for page in visitors.values():
         page.get_by_role("button", name="Generate caption").click()
     expect(visitors["clock.png"].locator(".d-caption")).to_have_text("a clock")
@@ -286,7 +284,7 @@ def test_the_screenshots_of_the_docs(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path) as address:
         page = browser.new_page(viewport={"width": 1160, "height": 900}, color_scheme="light")
         page.goto(address)
-        take(page, "motorcycle.png")
+        choose(page, "motorcycle.png")
         page.get_by_role("button", name="Generate caption").click()
         expect(page.get_by_text("Prompt", exact=True)).to_be_visible()
         shoot(page, "caption")
@@ -303,7 +301,7 @@ def test_the_screenshots_of_the_docs(browser: Browser, tmp_path: Path) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Save what the window shows once it rests, in so many colours that the file stays below 200 kB."""
+    """Save a screenshot once the page is idle, with as many colours as fit into 200 kB."""
     page.locator('[data-test-script-state="notRunning"]').wait_for(timeout=_PATIENCE)
     page.mouse.move(0, 0)
     page.wait_for_timeout(1_500)  # pictures fade in

@@ -1,4 +1,4 @@
-"""The tools of agents: asked by a real MCP client over standard input and output and over HTTP, and by smolagents."""
+"""The tools for agents, called by a real MCP client over standard input and output and over HTTP, and by smolagents."""
 
 from __future__ import annotations
 
@@ -38,54 +38,54 @@ def folder(whole: tuple[Service, Path]) -> Path:
     return whole[1]
 
 
-def said(result: Any) -> str:
+def answer(result: Any) -> str:
     return result.content[0].text
 
 
 def thumbnails(result: Any) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(base64.b64decode(each.data))) for each in result.content if each.type == "image"]
+    return [Image.open(io.BytesIO(base64.b64decode(part.data))) for part in result.content if part.type == "image"]
 
 
 async def use_every_tool(session: ClientSession, folder: Path) -> None:
-    """What an agent would do; asserts what it must see."""
+    """Call every tool as an agent would, and check the answers."""
     assert [tool.name for tool in (await session.list_tools()).tools] == NAMES
     added = await session.call_tool("index_folder", {"path": str(folder / "photos")})
-    assert "the library has 15" in said(added)
+    assert "the library has 15" in answer(added)
     found = await session.call_tool("search_pictures", {"query": "a cat", "count": 3})
-    assert "cat.png" in said(found).splitlines()[1]
+    assert "cat.png" in answer(found).splitlines()[1]
     assert thumbnails(found)[0].size == (256, 170)
-    id = said(found).split("id ")[1][:32]
+    id = answer(found).split("id ")[1][:32]
     similar = await session.call_tool("find_similar", {"picture": id, "count": 2})
     assert len(thumbnails(similar)) == 2
-    assert f"id {id}" not in said(similar)
+    assert f"id {id}" not in answer(similar)
     by_path = await session.call_tool("find_similar", {"picture": str(photo(folder, "cat.png")), "count": 1})
-    assert id in said(by_path)
+    assert id in answer(by_path)
     captioned = await session.call_tool("caption_picture", {"picture": id})
-    assert "confidence" in said(captioned)
+    assert "confidence" in answer(captioned)
     matched = await session.call_tool("match_picture", {"picture": id, "texts": ["a cat", "a rocket"]})
     assert matched.is_error is False
-    assert said(matched).splitlines()[1].endswith('"a cat"')
+    assert answer(matched).splitlines()[1].endswith('"a cat"')
 
 
-async def ask_for_what_is_refused(session: ClientSession) -> None:
-    for tool, arguments, why in (
+async def check_refusals(session: ClientSession) -> None:
+    for tool, arguments, message in (
         ("index_folder", {"path": "/etc"}, "outside the folders"),
         ("caption_picture", {"picture": "/etc/passwd"}, "outside the folders"),
         ("caption_picture", {"picture": "0" * 32}, "no indexed image has the id"),
         ("caption_picture", {"picture": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
-        ("caption_picture", {"picture": "data:image/png;base64,*"}, "not in base64"),
+        ("caption_picture", {"picture": "data:image/png;base64,*"}, "not valid base64"),
         ("search_pictures", {"query": "a", "count": 1_000}, "less than or equal to 20"),
         ("search_pictures", {"query": " "}, "is empty"),
     ):
         result = await session.call_tool(tool, arguments)
         assert result.is_error, (tool, arguments)
-        assert why in said(result), said(result)
+        assert message in answer(result), answer(result)
 
 
 async def everything(session: ClientSession, folder: Path) -> None:
     await session.initialize()
     await use_every_tool(session, folder)
-    await ask_for_what_is_refused(session)
+    await check_refusals(session)
 
 
 def test_an_agent_uses_every_tool_over_standard_input_and_output(folder: Path, tmp_path: Path) -> None:
@@ -119,13 +119,12 @@ def over_http(url: str, key: str | None, work: Callable[[ClientSession], Awaitab
 def test_an_agent_uses_every_tool_over_http_with_a_key(service: Service, folder: Path) -> None:
     with running(http_app(make_server(service), Settings(), keys=[KEY])) as url:
         over_http(url, KEY, lambda session: everything(session, folder))
-        asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-        assert httpx2.post(f"{url}/mcp", json=asked).status_code == 401
+        request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        assert httpx2.post(f"{url}/mcp", json=request).status_code == 401
         key = {"Authorization": f"Bearer {KEY}"}
-        assert httpx2.post(f"{url}/mcp", json=asked, headers={**key, "Host": "evil.example"}).status_code == 403
-        assert (
-            httpx2.post(f"{url}/mcp", json=asked, headers={**key, "Origin": "https://evil.example"}).status_code == 403
-        )
+        assert httpx2.post(f"{url}/mcp", json=request, headers={**key, "Host": "evil.example"}).status_code == 403
+        foreign = {**key, "Origin": "https://evil.example"}
+        assert httpx2.post(f"{url}/mcp", json=request, headers=foreign).status_code == 403
 
 
 def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""diptych's models in transformers' pipelines, and the pipeline for captions that transformers removed."""
+"""diptych's models in transformers' pipelines, and the image-to-text pipeline that transformers 5 removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 import diptych
 from diptych.captioning.captioner import load_captioner
 from diptych.errors import ConfigError, ModelError
-from diptych.serving.pipelines.pipelines import pipeline, register
+from diptych.serving.pipelines.factory import pipeline, register
 from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 from tests.models.test_families import save_clip, save_siglip
 
@@ -31,18 +31,20 @@ def made(make: Callable[[Path], None], folder: Path) -> Path:
     return folder
 
 
-def test_zero_shot_classification_of_a_clip_is_transformers_own(tmp_path: Path) -> None:
+def test_zero_shot_classification_with_clip_equals_transformers(tmp_path: Path) -> None:
     folder = made(save_clip, tmp_path / "clip")
     theirs = transformers.pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
     ours = pipeline("zero-shot-image-classification", folder, "cpu")
     for picture in pictures():
         expected = theirs(picture, candidate_labels=LABELS, hypothesis_template="{}")
         found = ours(picture, candidate_labels=LABELS, hypothesis_template="{}")
-        assert [each["label"] for each in found] == [each["label"] for each in expected]
-        assert [each["score"] for each in found] == pytest.approx([each["score"] for each in expected], abs=1e-4)
+        assert [answer["label"] for answer in found] == [answer["label"] for answer in expected]
+        assert [answer["score"] for answer in found] == pytest.approx(
+            [answer["score"] for answer in expected], abs=1e-4
+        )
 
 
-def test_a_siglips_labels_have_probabilities_of_their_own(tmp_path: Path) -> None:
+def test_the_labels_of_a_siglip_have_independent_probabilities(tmp_path: Path) -> None:
     folder = made(save_siglip, tmp_path / "siglip")
     whole = transformers.SiglipModel.from_pretrained(folder)
     whole.logit_bias.data.fill_(-2.0)  # a trained one's is about -16
@@ -51,17 +53,17 @@ def test_a_siglips_labels_have_probabilities_of_their_own(tmp_path: Path) -> Non
     model = diptych.load(folder, "cpu")
     cosines = model.encode_images(pictures(1)) @ model.encode_texts([f"This is a photo of {x}." for x in LABELS]).T
     logits = cosines[0] * model.logit_scale + model.logit_bias
-    by_label = {each["label"]: each["score"] for each in found}
+    by_label = {answer["label"]: answer["score"] for answer in found}
     assert [by_label[label] for label in LABELS] == pytest.approx(list(1 / (1 + np.exp(-logits))), abs=1e-5)
 
 
-def test_mini_classifies_and_gives_its_vectors_for_one_picture_or_several(tmp_path: Path) -> None:
+def test_mini_classifies_and_extracts_embeddings_of_one_image_or_several(tmp_path: Path) -> None:
     model = diptych.load("mini", "cpu")
     classify = pipeline("zero-shot-image-classification", "mini", "cpu")
     assert isinstance(classify, transformers.ZeroShotImageClassificationPipeline)
     answers = classify(pictures(), candidate_labels=LABELS)
     assert len(answers) == 2
-    assert all(sum(each["score"] for each in answer) == pytest.approx(1) for answer in answers)
+    assert all(sum(label["score"] for label in answer) == pytest.approx(1) for answer in answers)
     extract = pipeline("image-feature-extraction", "mini", "cpu")
     assert isinstance(extract, transformers.ImageFeatureExtractionPipeline)
     pictures(1)[0].save(tmp_path / "picture.png")
@@ -79,11 +81,11 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(make_blip, tmp_path_factory.mktemp("captioners") / "blip")
 
 
-def test_the_removed_pipeline_is_back_and_answers_as_it_did(vit_gpt2: Path) -> None:
+def test_image_captioning_answers_as_the_removed_pipeline_did(vit_gpt2: Path) -> None:
     register()
     caption = transformers.pipeline("image-captioning", model=str(vit_gpt2), device="cpu")
     one = caption(pictures(1)[0], max_new_tokens=5)
-    assert [list(each) for each in one] == [["generated_text"]]
+    assert [list(answer) for answer in one] == [["generated_text"]]
     several = caption(pictures(), generate_kwargs={"max_new_tokens": 5})
     assert several[0] == one
     assert len(several) == 2
@@ -106,7 +108,7 @@ def test_a_prompt_begins_a_blips_caption(blip: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["vit_gpt2", "blip"])
-def test_every_captioner_of_diptych_stands_in_that_pipeline_too(which: str, request: pytest.FixtureRequest) -> None:
+def test_every_captioner_works_in_the_image_to_text_pipeline(which: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which)
     caption, captioner = pipeline("image-to-text", folder, "cpu"), load_captioner(folder, "cpu")
     for picture, written in zip(pictures(), captioner.caption(pictures(), max_tokens=6), strict=True):
@@ -119,21 +121,21 @@ def test_every_captioner_of_diptych_stands_in_that_pipeline_too(which: str, requ
         caption(pictures(1)[0], generate_kwargs={"num_beam": 2})
 
 
-def test_image_text_to_text_is_transformers_own_where_the_architecture_allows(blip: Path) -> None:
+def test_image_text_to_text_is_transformers_own_for_models_of_that_architecture(blip: Path) -> None:
     talk = pipeline("image-text-to-text", blip, "cpu")
     assert isinstance(talk, transformers.ImageTextToTextPipeline)
     answer = talk(images=pictures(1)[0], text="a dog", max_new_tokens=4)
     assert answer[0]["generated_text"].startswith("a dog")
-    with pytest.raises(ConfigError, match="take image-to-text"):
+    with pytest.raises(ConfigError, match="use the task image-to-text"):
         pipeline("image-text-to-text", "mini", "cpu")
 
 
-def test_an_unknown_task_is_told_the_nearest() -> None:
+def test_an_unknown_task_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'image-to-text'"):
         pipeline("image2text", "mini")
 
 
-def test_a_model_that_transformers_cannot_read_is_told(tmp_path: Path) -> None:
+def test_a_model_that_transformers_cannot_load_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nothing-of-the-kind"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="no code of its own"):

@@ -224,7 +224,7 @@ def test_no_row_of_the_index_serves_an_image_from_outside(
             with pytest.raises(DiptychError, match="outside the folders"):
                 tool(path_id(path))
     shown = tools.search_pictures("a red star", 20)
-    assert len(shown.pictures) <= 1
+    assert len(shown.thumbnails) <= 1
     own = to_text(root / "photos" / "0.png")
     assert api.get(f"/v1/pictures/{path_id(own)}").status_code == 200
     followed = Service(service.encoder, index=tmp_path / "index", roots=[root], follow_links=True, device="cpu")
@@ -259,7 +259,7 @@ def test_the_page_shows_no_image_outside(
 
     service.add(root / "photos")
     monkeypatch.setattr(services, "shared_service", lambda *_: service)
-    monkeypatch.setattr(services, "library_here", lambda: str(root))
+    monkeypatch.setattr(services, "current_library", lambda: str(root))
     assert thumbnails.thumbnail_of(to_text(root / "photos" / "0.png"))
     assert thumbnails.thumbnail_of(to_text(private)) is None
 

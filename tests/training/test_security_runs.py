@@ -276,7 +276,7 @@ REMOVES = {  # module -> what it may remove or replace: only what it made, under
     "data/downloads.py": "its own `.part`",
     "data/archives.py": "its own `.part`",
     "data/hub_datasets.py": "the JSON that it unpacked",
-    "export/int8.py": "a graph in a folder that is being written",
+    "export/quantization.py": "a graph in a folder that is being written",
 }
 
 

@@ -1,1 +1,1 @@
-"""Writing models as ONNX and OpenVINO graphs, and sharing them on the Hugging Face hub."""
+"""Export to ONNX and OpenVINO graphs, to Inference Endpoints, and to the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""A captioner as two graphs: one looks at a picture, the other spells its caption word by word."""
+"""Export of a captioner as two graphs: one encodes an image, the other predicts the next word of its caption."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from diptych.captioning.graph_captioner import FOLDER, GraphCaptionModel
 from diptych.captioning.grid_captioner import WORDS, GridCaptionModel
 from diptych.captioning.strategies import GenerationConfig
 from diptych.captioning.vocabulary import START
-from diptych.export.parity import Parity, in_turn, of_vectors
+from diptych.export.metadata import CaptionerGraphs, ExportTarget
+from diptych.export.parity import Parity, alternating_medians, parity_of
 from diptych.models.checkpoints import read_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import compute_hidden_states
@@ -26,17 +28,15 @@ from diptych.models.onnx.engines import GRAPHS, Inputs
 from diptych.models.onnx.exported_tower import graph_hash
 from diptych.models.onnx.graphs import tensors_of, traced_as
 
-_TIMED = 8  # pictures whose captions are timed
-_SAID = 5  # words of a caption after which the next word's logits are compared
+_TIMED_IMAGES = 8
+_PREFIX_WORDS = 5  # words of a caption after which the logits of the next word are compared
 
-Writer = Callable[[Path, Path, Sequence[Inputs]], None]
+SaveGraph = Callable[[Path, Path, Sequence[Inputs]], None]
+"""Saves an ONNX graph (first path) in the form of an engine (second path), calibrated on inputs if it is int8."""
 
 
 class Look(nn.Module):
-    """From preprocessed pictures to what captions are written from: (pictures, layers, 2, heads, places, width).
-
-    These are the keys and values of the picture for each layer of the decoder.
-    """
+    """From preprocessed images to the decoder's keys and values of them: (images, layers, 2, heads, places, width)."""
 
     def __init__(self, encoder: DualEncoder, decoder: CaptionDecoder, inputs: Sequence[str]) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class Look(nn.Module):
 
 
 class Step(nn.Module):
-    """From the words so far, (captions, length), and their pictures' keys and values to the next word's logits.
+    """From the words so far (captions, length) and the images' keys and values to the next word's logits.
 
-    It reads all words anew each time: captions are short, and what a cache would spare is little beside the picture.
+    It has no key-value cache and reads all words at each step: captions are short, so a cache would save little.
     """
 
     def __init__(self, decoder: CaptionDecoder) -> None:
@@ -69,60 +69,76 @@ class Step(nn.Module):
 
 
 def write_captioner(
-    writer: GridCaptionModel,
+    model: GridCaptionModel,
     source: Path,
     out: Path,
-    pictures: Sequence[Image.Image],
-    told: dict[str, str],
-    save: Writer,
+    images: Sequence[Image.Image],
+    target: ExportTarget,
+    save: SaveGraph,
 ) -> dict[str, Any]:
-    """Write a captioner's graphs and words into an exported model's directory; returns what `diptych.json` is to say.
+    """Write the graphs and the vocabulary of a captioner to the directory of an exported model.
 
-    `save` writes a graph in the engine's form and precision; every second picture calibrates it.
+    `source` is the directory of the original model. `images` are examples for tracing; for int8 every second one
+    calibrates the graphs. Returns the part `captioner` of the exported model's `diptych.json`.
     """
-    prepared = tensors_of(writer.prepare(pictures[:4]))
-    decoder, folder = writer.decoder, out / FOLDER
-    looking = Look(writer.encoder, decoder, list(prepared))
-    with torch.no_grad():
-        looked = looking(*prepared.values())
-    words = torch.tensor([[START, *([START + 1] * (_SAID - 1))]] * len(looked))
-    key = f"{told['of']}-{_weights_hash(decoder)}"
-    graphs = {
-        "look": traced_as(f"{key}-look", looking, prepared),
-        "step": traced_as(f"{key}-step", Step(decoder), {"words": words, "looked": looked}),
-    }
-    each = [tensors_of(writer.prepare([picture])) for picture in pictures[1::2]] if told["precision"] == "int8" else []
-    calibration = [{name: value.numpy() for name, value in tensors.items()} for tensors in each]
+    features = tensors_of(model.prepare(images[:4]))
+    folder = out / FOLDER
+    graphs = _trace(model, features, target.model)
+    calibration = _calibration(model, images[1::2]) if target.precision == "int8" else []
     for name, graph in graphs.items():
         (folder / name).mkdir(parents=True)
-        save(graph, folder / name / GRAPHS[told["engine"]], calibration)
+        save(graph, folder / name / GRAPHS[target.engine], calibration)
     shutil.copyfile(source / WORDS, out / WORDS)
-    hashes = {name: graph_hash(folder / name, told["engine"]) for name in graphs}
-    card = read_metadata(source)["captioner"]
-    return {**card, "graphs": {"engine": told["engine"], "inputs": list(prepared), "sha256": hashes}}
+    hashes = {name: graph_hash(folder / name, target.engine) for name in graphs}
+    files = CaptionerGraphs(engine=target.engine, inputs=list(features), sha256=hashes)
+    return {**read_metadata(source)["captioner"], "graphs": files}
+
+
+def _trace(model: GridCaptionModel, features: dict[str, Tensor], identity: str) -> dict[str, Path]:
+    """The ONNX graphs `look` and `step`, from the cache if they were traced before."""
+    look = Look(model.encoder, model.decoder, list(features))
+    with torch.no_grad():
+        looked = look(*features.values())
+    words = torch.tensor([[START, *([START + 1] * (_PREFIX_WORDS - 1))]] * len(looked))
+    key = f"{identity}-{_weights_hash(model.decoder)}"
+    return {
+        "look": traced_as(f"{key}-look", look, features),
+        "step": traced_as(f"{key}-step", Step(model.decoder), {"words": words, "looked": looked}),
+    }
+
+
+def _calibration(model: GridCaptionModel, images: Sequence[Image.Image]) -> list[Inputs]:
+    """The inputs of each image alone."""
+    features = (tensors_of(model.prepare([image])) for image in images)
+    return [{name: value.numpy() for name, value in tensors.items()} for tensors in features]
 
 
 def measure_captioner(
-    before: GridCaptionModel, after: GridCaptionModel, pictures: Sequence[Image.Image], captions: Sequence[str]
+    before: GridCaptionModel, after: GridCaptionModel, images: Sequence[Image.Image], captions: Sequence[str]
 ) -> Parity:
-    """Compare the next word's logits, as unit vectors, after the first words of captions; time captions by beam 3."""
-    begun = [[START, *before.words.encode(caption)[:_SAID]] for caption in captions]
-    pairs = list(zip(pictures, begun, strict=False))
-    old, new = (np.stack([_logits(writer, *pair) for pair in pairs]) for writer in (before, after))
-    some = before.prepare(pictures[:_TIMED])
-    seen, wish = len(pictures[:_TIMED]), GenerationConfig(beams=3)
-    first, second = in_turn(*(lambda w=w: w.write(dict(some), wish, "", range(seen)) for w in (before, after)))
-    return of_vectors("captioner", old, new, (seen / first, seen / second))
+    """Compare the logits of the next word after the first words of captions, as unit vectors, and the speed.
+
+    The rates are captions per second with beam search (3 beams).
+    """
+    prefixes = [[START, *before.words.encode(caption)[:_PREFIX_WORDS]] for caption in captions]
+    pairs = list(zip(images, prefixes, strict=False))
+    old, new = (np.stack([_next_logits(model, *pair) for pair in pairs]) for model in (before, after))
+    features = before.prepare(images[:_TIMED_IMAGES])
+    count, config = len(images[:_TIMED_IMAGES]), GenerationConfig(beams=3)
+    first, second = alternating_medians(
+        *(lambda model=model: model.write(dict(features), config, "", range(count)) for model in (before, after))
+    )
+    return parity_of("captioner", old, new, (count / first, count / second))
 
 
 @torch.inference_mode()
-def _logits(writer: GridCaptionModel, picture: Image.Image, words: Sequence[int]) -> np.ndarray:
-    """The logits of the next word, of unit length: (words,)."""
-    prepared = writer.prepare([picture])
-    seen: Any = prepared if isinstance(writer, GraphCaptionModel) else compute_hidden_states(writer.encoder, prepared)
-    spelling = writer.decoder.start(writer.decoder.encode(seen))
+def _next_logits(model: GridCaptionModel, image: Image.Image, words: Sequence[int]) -> NDArray[np.float64]:
+    """The logits of the next word, normalized to unit length: (words,)."""
+    features = model.prepare([image])
+    seen: Any = features if isinstance(model, GraphCaptionModel) else compute_hidden_states(model.encoder, features)
+    state = model.decoder.start(model.decoder.encode(seen))
     for word in words:
-        logits = spelling.step(torch.tensor([word]))
+        logits = state.step(torch.tensor([word]))
     vector = logits[0].double().numpy()
     return vector / np.linalg.norm(vector)
 

@@ -1,7 +1,7 @@
-"""Inference Endpoints: the directory that such an endpoint serves, and what answers its requests.
+"""The directory that a Hugging Face Inference Endpoint serves.
 
-An endpoint imports `handler.py` from the directory, makes `EndpointHandler(path)` once, and calls it with each
-request's JSON: `{"inputs": ..., "parameters": {...}}`. What it returns goes back as JSON.
+An endpoint imports `handler.py` from the directory, creates `EndpointHandler(path)` once, and calls it with the JSON of
+each request: `{"inputs": ..., "parameters": {...}}`. The return value is sent back as JSON.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ MODEL = "model"
 """The folder of the model in the endpoint's directory."""
 
 MAX_INPUTS = 64
-"""Pictures, and texts, of one request."""
+"""The maximum number of images, and of texts, in a request."""
 
-_HANDLER = '''"""What an Inference Endpoint runs: it makes one `EndpointHandler`, and calls it with each request."""
+_HANDLER = '''"""The handler that an Inference Endpoint imports and calls with each request."""
 
 from diptych.serving.endpoint import Endpoint as EndpointHandler
 
@@ -33,7 +33,7 @@ __all__ = ["EndpointHandler"]
 def write_endpoint(name: str | Path, out: str | Path) -> Path:
     """Write the new directory `out`: `handler.py`, `requirements.txt`, `README.md`, and the model in `model/`.
 
-    Pushed to the hub as it is, the repository can be deployed as an endpoint; `diptych.load` takes it too.
+    Once pushed to the hub, the repository can be deployed as an endpoint. `diptych.load` reads the directory too.
 
     Raises:
         ModelError: there is no such model.
@@ -42,19 +42,20 @@ def write_endpoint(name: str | Path, out: str | Path) -> Path:
     out, source = Path(out), model_directory(name)
     if out.exists():
         raise ConfigError(f"'{out}' exists already; choose a new folder")
-    needed = _extras(source)
+    requirement = f"diptych{_extras(source)}=={version('diptych')}\n"
+    title = str(name) if str(name) in bundled_models() else Path(name).name
+    card = source / "README.md"
+    readme = _readme(title, card.read_text("utf-8") if card.exists() else "")
     with new_folder(out) as folder:
         shutil.copytree(source, folder / MODEL, ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
         (folder / "handler.py").write_text(_HANDLER, "utf-8")
-        (folder / "requirements.txt").write_text(f"diptych{needed}=={version('diptych')}\n", "utf-8")
-        title = str(name) if str(name) in bundled_models() else Path(name).name
-        card = source / "README.md"
-        (folder / "README.md").write_text(_readme(title, card.read_text("utf-8") if card.exists() else ""), "utf-8")
+        (folder / "requirements.txt").write_text(requirement, "utf-8")
+        (folder / "README.md").write_text(readme, "utf-8")
     return out
 
 
 def _extras(model: Path) -> str:
-    """The extras of diptych that a model needs, as a requirement names them."""
+    """The extras of diptych that a model needs, in the syntax of a requirement."""
     exported = any(model.rglob("exported.json"))
     open_clip = any(model.rglob("open_clip_config.json"))
     names = ["search", *["export"] * exported, *["open-clip"] * open_clip]
@@ -62,18 +63,18 @@ def _extras(model: Path) -> str:
 
 
 def _readme(title: str, card: str) -> str:
-    """The endpoint's card: the hub's metadata of the model's own, how to deploy and ask it, then the model's card."""
+    """The endpoint's model card: the hub metadata of the model, how to deploy and call it, and the model's own card."""
     head, body = split_metadata(card)
     metadata = head or "library_name: diptych\n"
     metadata = "".join(line for line in metadata.splitlines(True) if not line.startswith("pipeline_tag"))
-    request = json.dumps({"inputs": "<base64 of a picture>", "parameters": {"candidate_labels": ["a dog", "a cat"]}})
+    request = json.dumps({"inputs": "<base64 of an image>", "parameters": {"candidate_labels": ["a dog", "a cat"]}})
     return f"""---
 {metadata}---
 # {markdown(title)}, as an Inference Endpoint
 
-`handler.py` answers an endpoint's requests, `requirements.txt` is what it installs (put diptych's wheel beside it and
-name the file there, if your endpoint cannot fetch diptych), `model/` is the model. Push the directory to the hub
-(`diptych hub push DIRECTORY USER/NAME`) and deploy the repository as an endpoint of the kind Custom.
+`handler.py` answers the requests, `requirements.txt` lists what the endpoint installs, and `model/` is the model. If
+the endpoint cannot download diptych, put its wheel into the directory and name the file in `requirements.txt`. Push the
+directory to the hub (`diptych hub push DIRECTORY USER/NAME`) and deploy the repository as an endpoint of type Custom.
 
 ```sh
 curl $ENDPOINT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{request}'
@@ -81,18 +82,19 @@ curl $ENDPOINT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/j
 
 | task | inputs | parameters | answer |
 |---|---|---|---|
-| `embed` | a text, texts, or `{{"texts": [...], "images": [...]}}` | | unit vectors |
-| `classify` | a picture | `candidate_labels` | labels and scores, best first |
-| `caption` | a picture | `count` | captions, best first |
-| `match` | a picture | `texts` | the probability of each text |
+| `embed` | a text, a list of texts, or `{{"texts": [...], "images": [...]}}` | | embeddings (unit vectors) |
+| `classify` | an image | `candidate_labels` | labels and scores, best first |
+| `caption` | an image | `count` | captions, best first |
+| `match` | an image | `texts` | the match probability of each text |
 
-A picture is base64 or a data URL; a body of type `image/*` works too. At most {MAX_INPUTS} of them a request.
+An image is base64 or a data URL; a request body of type `image/*` works too. A request may have at most {MAX_INPUTS}
+images and texts each.
 
 {body}"""
 
 
 def split_metadata(card: str) -> tuple[str, str]:
-    """A card's metadata (YAML, without the lines of dashes; empty where there is none) and what stands after it."""
+    """Split a model card into its metadata (YAML without the `---` lines; empty if there is none) and its body."""
     if not card.startswith("---\n") or "\n---\n" not in card[4:]:
         return "", card
     head, _, body = card[4:].partition("\n---\n")

@@ -1,21 +1,32 @@
-"""The Hugging Face hub: a model goes there with a full card; every loader takes it from there by its name."""
+"""Publishing models on the Hugging Face hub, with a complete model card."""
 
 from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from diptych.errors import MissingExtra, ModelError
-from diptych.export.model_card import PICTURE, full_card, results_picture
+from diptych.export.model_card import EXAMPLE_IMAGE, example_image, full_card
 from diptych.models.checkpoints import CARD, bundled_models, model_directory, refuse_unsafe
 
-_LEFT_OUT = {".pt", ".bin", ".pyc", ".lock", ".tmp"}  # a trainer's resume files, pickles, and what is half written
+_EXCLUDED = {".pt", ".bin", ".pyc", ".lock", ".tmp"}  # training state, pickles, and unfinished files
+_OPENVINO_WEIGHTS = "graph.bin"  # not a pickle
+
+
+class SavesPretrained(Protocol):
+    """A model that can be saved to a directory."""
+
+    def save_pretrained(self, path: str | Path) -> object:
+        """Write the model to a directory."""
 
 
 def push(
-    name: str | Path,
+    model: str | Path | SavesPretrained,
     repo: str,
     *,
     licence: str | None = None,
@@ -23,82 +34,104 @@ def push(
     private: bool = False,
     message: str | None = None,
 ) -> str:
-    """Put a model on the hub as `repo` (USER/NAME), with a full card; returns its address there.
+    """Publish a model on the hub as `repo` (USER/NAME) with a complete model card; returns its URL.
 
-    `name` is a run, a model's directory of any kind, an exported model, an endpoint's directory, or a model in the box.
-    The card is the model's own with every section that it lacks, and `picture` adds what the model makes of the sample
-    library's photographs, where that can be had. The repository is made if it is not there; files that it has already
-    are not sent again. Who pushes is who is logged in (`hf auth login`, or `HF_TOKEN`).
+    `model` is a training run, a model directory of any kind, an exported model, an endpoint's directory, a bundled
+    model, or a model in memory, which is saved first. The model card is the model's own, completed with the sections
+    that it lacks. `licence` is an identifier of the hub (`apache-2.0`, `mit`, ...), required if the card names none.
+    `picture` adds an image of results on the sample library, where one can be made. The repository is created if it
+    does not exist, as a private one with `private`. Files that the hub has already are not uploaded again. Log in with
+    `hf auth login` or set `HF_TOKEN`.
 
     Raises:
-        ModelError: there is no such model, its weights are pickles, it has no licence, or the hub refuses.
+        ModelError: there is no such model, its weights are not safetensors, it has no licence, or the hub refuses it.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    folder = _folder(name)
-    model = folder / "model" if _is_endpoint(folder) else folder
-    refuse_unsafe(model)
-    content: dict[str, bytes] = {}
-    drawn = _picture(model) if picture else None
-    if folder == model:  # an endpoint's card was written with it
-        content["README.md"] = full_card(model, repo, licence=licence, picture=drawn is not None).encode()
-    if drawn is not None:
-        content[PICTURE] = drawn
-    sources = {file.relative_to(folder).as_posix(): str(file) for file in _files(folder)}
-    refused: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
-    whole: dict[str, str | bytes] = {**sources, **content}
-    operations = [CommitOperationAdd(path, source) for path, source in whole.items()]
-    try:
-        api = HfApi()
-        made = api.create_repo(repo, private=private, exist_ok=True)
-        api.create_commit(made.repo_id, operations, commit_message=message or f"{made.repo_id}, with diptych")
-    except refused as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"cannot push to '{repo}': {reason}; check the name and the network, and log in with `hf auth login`"
-        ) from error
-    return str(made)
+    with _directory(model) as folder:
+        files = _contents(folder, repo, licence, picture)
+        return _commit(repo, files, private, message)
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client lets through where there is no network: the errors of httpx2, or of httpx before it."""
-    found = (sys.modules.get(name) for name in ("httpx2", "httpx"))
-    return tuple(library.TransportError for library in found if library is not None)
+@contextmanager
+def _directory(model: str | Path | SavesPretrained) -> Iterator[Path]:
+    """The directory to publish: an endpoint's as a whole, otherwise the model's; temporary for a model in memory."""
+    if isinstance(model, str | Path):
+        yield _find_directory(model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        yield Path(folder)
 
 
-def _folder(name: str | Path) -> Path:
-    """The directory that is pushed: an endpoint's as a whole, else the model's."""
-    if isinstance(name, str) and name in bundled_models():  # before a folder of that name, as everywhere
+def _find_directory(name: str | Path) -> Path:
+    if isinstance(name, str) and name in bundled_models():  # takes precedence over a folder of that name
         return model_directory(name)
     path = Path(name)
     if _is_endpoint(path):
         return path
-    alone = next((folder for folder in (path, path / "model") if (folder / CARD).exists()), None)
-    return alone or model_directory(name)  # a prompter alone has no sign of a dual encoder
+    # `model_directory` looks for a dual encoder; a prompter of its own has only diptych.json.
+    described = next((folder for folder in (path, path / "model") if (folder / CARD).exists()), None)
+    return described or model_directory(name)
 
 
 def _is_endpoint(folder: Path) -> bool:
     return (folder / "handler.py").exists() and (folder / "model").is_dir()
 
 
-def _picture(model: Path) -> bytes | None:
-    """The picture of results as a PNG; None where the model's kind has none, or the sample library is not installed."""
-    try:
-        drawn = results_picture(model)
-    except (MissingExtra, ModelError):
-        return None
-    file = io.BytesIO()
-    drawn.save(file, "PNG", optimize=True)
-    return file.getvalue()
+def _contents(folder: Path, repo: str, licence: str | None, picture: bool) -> dict[str, str | bytes]:
+    """The files of the repository, by their paths there: a local path or the content."""
+    model = folder / "model" if _is_endpoint(folder) else folder
+    refuse_unsafe(model)
+    files: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in _files(folder)}
+    image = _example_png(model) if picture else None
+    if folder == model:  # an endpoint already has its own card
+        files["README.md"] = full_card(model, repo, licence=licence, picture=image is not None).encode()
+    if image is not None:
+        files[EXAMPLE_IMAGE] = image
+    return files
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What is sent: no hidden files, nothing unfinished, and of Python files an endpoint's handler alone."""
+    """The files to upload: none that is hidden or excluded, and no Python file except an endpoint's handler."""
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
         python = file.suffix == ".py" and parts != ("handler.py",)
-        left_out = file.suffix in _LEFT_OUT and file.name != "graph.bin"
-        if file.is_file() and not hidden and not python and not left_out:
+        excluded = file.suffix in _EXCLUDED and file.name != _OPENVINO_WEIGHTS
+        if file.is_file() and not hidden and not python and not excluded:
             yield file
+
+
+def _example_png(model: Path) -> bytes | None:
+    """The image of results as PNG; None if the kind of model has none, or the sample library is not installed."""
+    try:
+        image = example_image(model)
+    except (MissingExtra, ModelError):
+        return None
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _commit(repo: str, files: dict[str, str | bytes], private: bool, message: str | None) -> str:
+    """Create the repository if needed and commit the files; returns the URL of the repository."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    errors: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        api = HfApi()
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        api.create_commit(url.repo_id, operations, commit_message=message or f"Upload {url.repo_id} with diptych")
+    except errors as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"cannot push to '{repo}': {reason}; check the name and the network, and log in with `hf auth login`"
+        ) from error
+    return str(url)
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """The network errors that the hub's client does not wrap: those of httpx2, or of httpx in older versions."""
+    libraries = (sys.modules.get(name) for name in ("httpx2", "httpx"))
+    return tuple(library.TransportError for library in libraries if library is not None)

@@ -1,9 +1,10 @@
-"""The card of a model on the hub: use, data, recipe, numbers, limits and licence, and a picture of results."""
+"""Model cards for the hub: use, data, recipe, evaluation, limits and licence, and an image of results."""
 
 from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from diptych.models.checkpoints import CARD, read_metadata
 from diptych.models.dual_encoder import load
 from diptych.runtime.quoting import code_block, code_span, markdown, to_json
 
-PICTURE = "results.png"
+EXAMPLE_IMAGE = "results.png"
+"""The file name of the image of results in a repository."""
+
+_PLACEHOLDER = '"path/of/this/folder"'  # in the cards of trained models, for the name under which the model is loaded
 
 _LOADERS = {"dual": "load", "matcher": "load_matcher", "captioner": "load_captioner", "prompter": "load_prompter"}
 _TAGS = {
@@ -30,22 +34,22 @@ _TAGS = {
     "captioner": ["image-captioning"],
     "prompter": ["image-to-prompt"],
 }
-_TASKS = {"dual": "zero-shot-image-classification", "captioner": "image-to-text"}
+_PIPELINE_TAGS = {"dual": "zero-shot-image-classification", "captioner": "image-to-text"}
 _USES = {
-    "dual": 'images = model.encode_images([picture])\ntexts = model.encode_texts(["a dog on a beach"])',
-    "matcher": 'model.predict([picture], ["a dog on a beach"])  # the probability that they belong together',
-    "captioner": "model.caption([picture])",
-    "prompter": "model.say([picture])",
+    "dual": 'images = model.encode_images([image])\ntexts = model.encode_texts(["a dog on a beach"])',
+    "matcher": 'model.predict([image], ["a dog on a beach"])  # match probability',
+    "captioner": "model.caption([image])",
+    "prompter": "model.say([image])",
 }
 _LIMITS = {
-    "dual": "- A cosine says which of several texts fits a picture best; it is no probability.\n"
-    "- Counting, reading, left and right, and negation are beyond most dual encoders.",
-    "matcher": "- Its probability holds where pairs are like those that it was calibrated on.",
-    "captioner": "- It writes what its training captions would say, and may name things that are not there.",
-    "prompter": "- It says what its training prompts would say; no prompt makes the same picture again.",
+    "dual": "- Cosine similarity ranks texts for an image; it is not a probability.\n"
+    "- Most dual encoders cannot count, read text, tell left from right, or understand negation.",
+    "matcher": "- Its probabilities hold for pairs like those it was calibrated on.",
+    "captioner": "- It writes captions like those it was trained on, and may mention things that are not in the image.",
+    "prompter": "- It writes prompts like those it was trained on; no prompt reproduces an image exactly.",
 }
-_EVERYWHERE = "- It knows what its training data shows, and that data's prejudices. It is not to judge people."
-_TITLES = {  # a section of a full card -> headings under which an existing card may have it already
+_COMMON_LIMITS = "- It reflects the content and the biases of its training data. Do not use it to judge people."
+_HEADINGS = {  # section of a complete card -> headings of an existing card that count as this section
     "Use": ("use", "usage", "how to use"),
     "Data": ("data", "training data", "what it is made of"),
     "Recipe": ("recipe", "training", "what it is made of"),
@@ -55,143 +59,162 @@ _TITLES = {  # a section of a full card -> headings under which an existing card
 }
 
 
-def kinds_of(folder: Path) -> list[str]:
-    """What a model's folder holds: `dual`, `matcher`, `captioner`, `prompter`, one or more of them.
+def model_kinds(folder: Path) -> list[str]:
+    """The kinds of model in a directory, one or more of `dual`, `matcher`, `captioner` and `prompter`.
 
     Raises:
-        ModelError: it is none of these.
+        ModelError: the directory contains none of these.
     """
     if is_blip(folder):
         return ["matcher"]
     if is_whole(folder):
         return ["captioner"]
-    card = read_metadata(folder)
-    dual = ["dual"] * ((folder / "modules.json").exists() or not card)
-    found = [*dual, *(kind for kind in ("matcher", "captioner", "prompter") if card.get(kind))]
-    if not found:
-        raise ModelError(f"'{folder}' holds no dual encoder, matcher, captioner or prompter")
-    return found
+    metadata = read_metadata(folder)
+    dual = ["dual"] * ((folder / "modules.json").exists() or not metadata)
+    kinds = [*dual, *(kind for kind in ("matcher", "captioner", "prompter") if metadata.get(kind))]
+    if not kinds:
+        raise ModelError(f"'{folder}' contains no dual encoder, matcher, captioner or prompter")
+    return kinds
 
 
 def full_card(folder: Path, repo: str, *, licence: str | None = None, picture: bool = False) -> str:
-    """The card of the model in `folder` as the hub reads it: its own card, with every section that it lacks.
+    """The complete model card for the hub: the card of the model in `folder`, with every section that it lacks.
 
-    `licence` is its identifier on the hub (`apache-2.0`, `mit`, ...), needed where the model's own card names none.
-    `picture` says that `results.png` lies beside the card.
+    `licence` is an identifier of the hub (`apache-2.0`, `mit`, ...), required if the card names none. `picture` adds
+    a section with `results.png`, which is to be uploaded beside the card.
 
     Raises:
-        ModelError: nobody says under which licence the model is.
+        ModelError: no licence is given.
     """
     head, body = split_metadata(_own_card(folder))
-    metadata = {**_metadata(folder), **(yaml.safe_load(head) or {} if head else {})}
-    metadata["tags"] = list(dict.fromkeys([*metadata.get("tags", []), *_metadata(folder)["tags"]]))
+    hub_metadata = _hub_metadata(folder)
+    metadata = {**hub_metadata, **(yaml.safe_load(head) or {} if head else {})}
+    metadata["tags"] = list(dict.fromkeys([*metadata.get("tags", []), *hub_metadata["tags"]]))
     if licence:
         metadata["license"] = licence
     if not metadata.get("license"):
         raise ModelError(
-            f"the card of '{folder}' names no licence; say under which one the model may be used, such as "
-            "--licence apache-2.0 (licence= in Python)"
+            f"the model card of '{folder}' names no licence; set one with --licence, such as --licence apache-2.0 "
+            "(licence= in Python)"
         )
-    body = body.replace('"path/of/this/folder"', to_json(repo)).strip() or f"# {markdown(repo.split('/')[-1])}"
-    there = {heading.strip().lower() for heading in re.findall(r"^##\s+(.+)$", body, re.MULTILINE)}
+    body = body.replace(_PLACEHOLDER, to_json(repo)).strip() or f"# {markdown(repo.split('/')[-1])}"
+    present = {heading.strip().lower() for heading in re.findall(r"^##\s+(.+)$", body, re.MULTILINE)}
     sections = _sections(folder, repo, metadata["license"])
-    missing = [title for title in sections if not there & set(_TITLES[title])]
+    missing = [title for title in sections if not present & set(_HEADINGS[title])]
     parts = [body, *(f"## {title}\n\n{sections[title]}" for title in missing)]
     if picture:
-        parts.append(f"## Examples\n\n![What it makes of the sample library's photographs]({PICTURE})")
+        parts.append(f"## Examples\n\n![Results on photographs of the sample library]({EXAMPLE_IMAGE})")
     yaml_head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     return f"---\n{yaml_head}---\n" + "\n\n".join(parts) + "\n"
 
 
-def results_picture(folder: Path) -> Image.Image:
-    """What the model makes of photographs that may be shown: what it finds for each query, or its captions.
+def example_image(folder: Path) -> Image.Image:
+    """An image of the model's results on freely licensed photographs: search hits, or captions.
 
     Raises:
-        MissingExtra: the sample library's packages are not installed (the extra `samples`).
-        ModelError: it is a model of which there is no such picture.
+        MissingExtra: the packages of the sample library (the extra `samples`) are not installed.
+        ModelError: the model is neither a dual encoder nor a captioner.
     """
-    kinds = kinds_of(folder)
-    free = [name for name, each in PHOTOGRAPHS.items() if each.licence.startswith(("CC0", "public domain"))]
+    kinds = model_kinds(folder)
+    if kinds[0] == "captioner":
+        return _caption_grid(folder)
+    if "dual" in kinds:
+        return _search_grid(folder)
+    raise ModelError(f"there is no example image for a {kinds[0]}")
+
+
+def _free_photographs() -> tuple[list[str], list[Image.Image]]:
+    """The names of the photographs in the public domain, and the photographs."""
+    names = [name for name, row in PHOTOGRAPHS.items() if row.licence.startswith(("CC0", "public domain"))]
     with tempfile.TemporaryDirectory() as library:
         photographs(library)
-        pictures = [decode(Path(library) / "images" / name, min_side=400) for name in free]
-    if kinds[0] == "captioner":
-        from diptych.captioning.captioner import load_captioner
+        return names, [decode(Path(library) / "images" / name, min_side=400) for name in names]
 
-        captions = [found[0].text for found in load_captioner(folder, "cpu").caption(pictures)]
-        tiles = [Tile(picture, text) for picture, text in zip(pictures, captions, strict=True)]
-        return image_grid(tiles, title="Captions of photographs that it was not trained on", columns=5)
-    if "dual" not in kinds:
-        raise ModelError(f"there is no picture of what a {kinds[0]} does")
+
+def _caption_grid(folder: Path) -> Image.Image:
+    from diptych.captioning.captioner import load_captioner
+
+    _, images = _free_photographs()
+    captions = [candidates[0].text for candidates in load_captioner(folder, "cpu").caption(images)]
+    tiles = [Tile(image, text) for image, text in zip(images, captions, strict=True)]
+    return image_grid(tiles, title="Captions of photographs that were not in the training data", columns=5)
+
+
+def _search_grid(folder: Path) -> Image.Image:
+    names, images = _free_photographs()
     model = load(folder, "cpu")
-    queries = [PHOTOGRAPHS[name].query for name in free]
-    best = (model.encode_texts(queries) @ model.encode_images(pictures).T).argmax(axis=1)
+    queries = [PHOTOGRAPHS[name].query for name in names]
+    best = (model.encode_texts(queries) @ model.encode_images(images).T).argmax(axis=1)
     tiles = [
-        Tile(pictures[found], query, highlight=found == meant)
-        for meant, (found, query) in enumerate(zip(best, queries, strict=True))
+        Tile(images[hit], query, highlight=hit == expected)
+        for expected, (hit, query) in enumerate(zip(best, queries, strict=True))
     ]
-    return image_grid(tiles, title="What each text finds first (green: what was meant)", columns=5)
+    return image_grid(tiles, title="The first hit for each query (green: the expected photograph)", columns=5)
 
 
 def _sections(folder: Path, repo: str, licence: str) -> dict[str, str]:
-    told, kinds = read_metadata(folder), kinds_of(folder)
-    recipe = told.get("recipe") or told.get("training")
+    metadata, kinds = read_metadata(folder), model_kinds(folder)
     return {
-        "Use": _use(kinds, repo),
-        "Data": _data(told),
-        "Recipe": code_block(yaml.safe_dump(recipe, sort_keys=False).strip(), "yaml") if recipe else "It is not told.",
-        "Measured": _numbers(told),
-        "Limits": "\n".join([*(_LIMITS[kind] for kind in kinds), _EVERYWHERE]),
-        "Licence": f"{code_span(licence)}. The terms of the data that it was trained on hold besides.",
+        "Use": _use_section(kinds, repo),
+        "Data": _data_section(metadata),
+        "Recipe": _recipe_section(metadata),
+        "Measured": _measured_section(metadata),
+        "Limits": "\n".join([*(_LIMITS[kind] for kind in kinds), _COMMON_LIMITS]),
+        "Licence": f"{code_span(licence)}. The terms of the training data apply as well.",
     }
 
 
-def _use(kinds: list[str], repo: str) -> str:
+def _use_section(kinds: list[str], repo: str) -> str:
     blocks = [
         f"```python\nimport diptych\n\nmodel = diptych.{_LOADERS[kind]}({to_json(repo)})\n{_USES[kind]}\n```"
         for kind in kinds
     ]
-    return "`picture` is an upright RGB picture of Pillow's.\n\n" + "\n\n".join(blocks)
+    return "`image` is an upright RGB Pillow image.\n\n" + "\n\n".join(blocks)
 
 
-def _data(told: dict[str, Any]) -> str:
-    name = (told.get("recipe") or {}).get("data")
-    pictures = told.get("pictures") or {}
+def _data_section(metadata: Mapping[str, Any]) -> str:
+    name = (metadata.get("recipe") or {}).get("data")
+    images = metadata.get("pictures") or {}
     if not name:
-        return "What it was trained on is not told."
-    counts = ", ".join(f"{count:,} pictures for {markdown(split)}" for split, count in pictures.items())
+        return "The training data is not recorded."
+    counts = ", ".join(f"{count:,} images for {markdown(split)}" for split, count in images.items())
     return code_span(Path(str(name)).name) + (f": {counts}." if counts else ".")
 
 
-def _numbers(told: dict[str, Any]) -> str:
-    """Tables of the numbers in `diptych.json`: those of training's validation, and an exported model's parity."""
-    found = {"Validation": told.get("validation")}
-    found |= {kind.capitalize(): (told.get(kind) or {}).get("validation") for kind in ("captioner", "prompter")}
+def _recipe_section(metadata: Mapping[str, Any]) -> str:
+    recipe = metadata.get("recipe") or metadata.get("training")
+    if not recipe:
+        return "The training recipe is not recorded."
+    return code_block(yaml.safe_dump(recipe, sort_keys=False).strip(), "yaml")
+
+
+def _measured_section(metadata: Mapping[str, Any]) -> str:
+    """Tables of the validation scores in `diptych.json`."""
+    scores = {"Validation": metadata.get("validation")}
+    for kind in ("captioner", "prompter"):
+        scores[f"{kind.capitalize()} validation"] = (metadata.get(kind) or {}).get("validation")
     tables = [
-        f"{title} pictures, by which the model was also chosen; expect a little less elsewhere.\n\n"
-        "| measure | value |\n|---|---:|\n"
+        f"{title} scores. The checkpoint was selected by them, so expect slightly lower scores on other data.\n\n"
+        "| metric | value |\n|---|---:|\n"
         + "\n".join(
             f"| {markdown(name)} | {value:.4g} |" for name, value in numbers.items() if isinstance(value, int | float)
         )
-        for title, numbers in found.items()
+        for title, numbers in scores.items()
         if isinstance(numbers, dict)
     ]
-    return "\n\n".join(tables) or "Nothing is told of its quality."
+    return "\n\n".join(tables) or "No evaluation results are recorded."
 
 
-def _row(name: object, value: float) -> str:
-    return f"| {markdown(name)} | {value:.4g} |"
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    kinds = kinds_of(folder)
-    told: dict[str, Any] = {"library_name": "sentence-transformers" if "dual" in kinds else "transformers"}
+def _hub_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata that the hub reads: library, pipeline tag and tags."""
+    kinds = model_kinds(folder)
+    metadata: dict[str, Any] = {"library_name": "sentence-transformers" if "dual" in kinds else "transformers"}
     if not (folder / "modules.json").exists() and (folder / CARD).exists():
-        told["library_name"] = "diptych"
-    if task := next((_TASKS[kind] for kind in kinds if kind in _TASKS), None):
-        told["pipeline_tag"] = task
-    told["tags"] = ["diptych", *(tag for kind in kinds for tag in _TAGS[kind])]
-    return told
+        metadata["library_name"] = "diptych"
+    if tag := next((_PIPELINE_TAGS[kind] for kind in kinds if kind in _PIPELINE_TAGS), None):
+        metadata["pipeline_tag"] = tag
+    metadata["tags"] = ["diptych", *(tag for kind in kinds for tag in _TAGS[kind])]
+    return metadata
 
 
 def _own_card(folder: Path) -> str:

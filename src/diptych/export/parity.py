@@ -1,4 +1,4 @@
-"""Whether an exported tower gives the vectors of the original, and how much faster it is."""
+"""Parity checks: whether an exported graph gives the embeddings of the original model, and how fast it is."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diptych.errors import ModelError
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.truncation import TextCutWarning
 
-_BATCH = {"image": 8, "text": 32}
+_BATCH_SIZE = {"image": 8, "text": 32}
+_EXPORTED_BATCH_SIZE = 5  # differs from the above: a graph traced for one batch size fails the check
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far vectors may be off: the least and the mean cosine of old and new, and the largest difference of a number.
+    """How far embeddings may deviate: minimum and mean cosine of old and new, and largest difference of a component.
 
-    In eight bits a single unusual picture may lie further off than the rest, so the mean counts too.
+    In int8 a single unusual image may deviate more than the others, so the mean counts too.
     """
 
     least_cosine: float
@@ -33,13 +35,15 @@ class Tolerance:
 
 
 TOLERANCES = {"fp32": Tolerance(0.9999, 0.99999, 1e-3), "int8": Tolerance(0.9, 0.98, 0.2)}
+"""The default tolerance of each precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """One of `image`, `text` and `captioner` before and after.
+    """The comparison of one exported graph (`image`, `text` or `captioner`) with the original network.
 
-    How near the unit vectors are, over `checked` inputs, and inputs a second.
+    The cosines and the largest absolute difference of a component are those of unit vectors, over `checked` inputs. The
+    rates are inputs per second.
     """
 
     name: str
@@ -51,64 +55,74 @@ class Parity:
     rate_after: float
 
 
-def measure(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> Parity:
-    """Embed pictures or texts by both models, each with its own preprocessing, and compare; then time both in turn."""
-    encode: dict[str, Callable[..., np.ndarray]] = {
+def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> Parity:
+    """Encode images or texts with both models, each with its own preprocessing; compare the embeddings and the speed.
+
+    Raises:
+        ModelError: the embeddings have different dimensions.
+    """
+    encode: dict[str, Callable[..., NDArray[np.float32]]] = {
         "image": lambda model, size: model.encode_images(inputs, batch_size=size),
         "text": lambda model, size: model.encode_texts(inputs, batch_size=size),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TextCutWarning)  # both cut alike
-        # Batches of two sizes, so that a graph which was traced for one size alone is found out.
-        old, new = encode[modality](before, _BATCH[modality]), encode[modality](after, 5)  # (inputs, dim)
+        warnings.simplefilter("ignore", TextCutWarning)  # both models truncate in the same way
+        old = encode[modality](before, _BATCH_SIZE[modality])  # (inputs, dim)
+        new = encode[modality](after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
     if old.shape != new.shape:
-        raise ModelError(f"the exported {modality} tower gives vectors of {new.shape[1]} numbers, not {old.shape[1]}")
-    return of_vectors(modality, old, new, _rates(before, after, modality, inputs[: _BATCH[modality]]))
+        raise ModelError(
+            f"the exported {modality} tower gives embeddings of {new.shape[1]} dimensions instead of {old.shape[1]}"
+        )
+    return parity_of(modality, old, new, _rates(before, after, modality, inputs[: _BATCH_SIZE[modality]]))
 
 
-def of_vectors(name: str, old: np.ndarray, new: np.ndarray, rates: tuple[float, float]) -> Parity:
-    """How near new unit vectors are to the old ones, both (inputs, dim)."""
+def parity_of(name: str, old: NDArray[np.floating], new: NDArray[np.floating], rates: tuple[float, float]) -> Parity:
+    """The parity of unit vectors `old` and `new`, both (inputs, dim), and of two rates in inputs per second."""
     cosines = (old.astype(np.float64) * new).sum(axis=1)
     return Parity(name, len(old), float(cosines.min()), float(cosines.mean()), float(np.abs(old - new).max()), *rates)
 
 
-def refuse_if_off(parity: Parity, tolerance: Tolerance) -> None:
-    """Raise ModelError, with the figures, where an exported tower is outside the tolerance. NaN is outside."""
-    found = f"least cosine {parity.least_cosine:.5f}, mean {parity.mean_cosine:.5f}, "
-    found += f"largest difference {parity.largest_difference:.1e}"
-    good = (
+def check_parity(parity: Parity, tolerance: Tolerance) -> None:
+    """Check that an exported graph is within the tolerance; NaN is not.
+
+    Raises:
+        ModelError: it is not; the message has the numbers and the limits.
+    """
+    if (
         parity.least_cosine >= tolerance.least_cosine
         and parity.mean_cosine >= tolerance.mean_cosine
         and parity.largest_difference <= tolerance.largest_difference
+    ):
+        return
+    raise ModelError(
+        f"the exported {parity.name} graph does not reproduce the model's embeddings: minimum cosine "
+        f"{parity.least_cosine:.5f} (limit {tolerance.least_cosine}), mean cosine {parity.mean_cosine:.5f} (limit "
+        f"{tolerance.mean_cosine}), maximum difference {parity.largest_difference:.1e} (limit "
+        f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images "
+        "(--data), or use fp32"
     )
-    if not good:
-        raise ModelError(
-            f"the exported {parity.name} graph does not give the model's vectors ({found}; allowed are "
-            f"{tolerance.least_cosine}, {tolerance.mean_cosine} and {tolerance.largest_difference}); nothing was "
-            "written. For int8, --data with more of your own pictures calibrates it better; fp32 needs no calibration"
-        )
 
 
-def prepared(encoder: DualEncoder, modality: str, inputs: Sequence[Any]) -> dict[str, Any]:
-    """Images or texts, as `modality` says, preprocessed by the encoder."""
+def preprocess(encoder: DualEncoder, modality: str, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Images or texts, according to `modality`, preprocessed by the encoder."""
     return encoder.preprocess_images(inputs) if modality == "image" else encoder.preprocess_texts(inputs)
 
 
 def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> tuple[float, float]:
-    """Inputs a second of both, alternated, medians; preprocessing is the same for both and left out."""
-    features = prepared(before, modality, inputs)
+    """Inputs per second of both networks; preprocessing, which is the same for both, is not included."""
+    features = preprocess(before, modality, inputs)
     with torch.inference_mode():
-        first, second = in_turn(lambda: before.embed(dict(features)), lambda: after.embed(dict(features)))
+        first, second = alternating_medians(lambda: before.embed(dict(features)), lambda: after.embed(dict(features)))
     return len(inputs) / first, len(inputs) / second
 
 
-def in_turn(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[float, float]:
-    """The median seconds of two jobs that are done in turn."""
+def alternating_medians(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """The median seconds of two functions that are called alternately."""
     spans: tuple[list[float], list[float]] = ([], [])
-    for turn in range(_ROUNDS + 1):  # the first warms up
-        for work, span in zip((one, other), spans, strict=True):
+    for i in range(_ROUNDS + 1):
+        for function, times in zip((first, second), spans, strict=True):
             began = time.perf_counter()
-            work()
-            if turn:
-                span.append(time.perf_counter() - began)
+            function()
+            if i:  # the first round warms up
+                times.append(time.perf_counter() - began)
     return statistics.median(spans[0]), statistics.median(spans[1])

@@ -1,1 +1,1 @@
-"""HTML documents and galleries."""
+"""HTML documents and image galleries."""

@@ -1,4 +1,4 @@
-"""Galleries: sections of image cards, saved as contact sheets or as one HTML page."""
+"""Galleries: sections of image cards, saved as one HTML page or as contact sheets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from diptych.runtime.background import prefetch
 from diptych.runtime.quoting import escaped
 from diptych.search.results import Hit, Results
 
-SHEET, PAGE = (".png", ".jpg", ".jpeg", ".webp"), (".html", ".htm")
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PAGE_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A picture of the index by its `path` there, a heading and some words below it."""
+    """An image by its path in an index, with a heading, a text and a note below it; all but the path may be empty."""
 
     path: str
     heading: str = ""
@@ -35,7 +36,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Cards that belong together; the title may be empty."""
+    """A group of cards with a title, which may be empty."""
 
     title: str
     cards: tuple[Card, ...]
@@ -43,7 +44,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """What stands on a page: a title, a sentence, and the sections."""
+    """The content of a gallery: a title, a sentence below it, and sections."""
 
     title: str
     note: str
@@ -51,32 +52,34 @@ class Gallery:
 
 
 def gallery_of(results: Results) -> Gallery:
-    """The hits of a search, with name, date, size and caption."""
-    cards = tuple(card_of(hit) for hit in results)
+    """A gallery of search hits: one section, with name, caption, date, size and camera on each card."""
+    cards = tuple(_hit_card(hit) for hit in results)
     note = results.counted if cards else results.message
     return Gallery(results.query, note, (Section("", cards),) if cards else ())
 
 
-def card_of(hit: Hit) -> Card:
+def _hit_card(hit: Hit) -> Card:
     copies = f"{len(hit.copies)} more cop{'y' if len(hit.copies) == 1 else 'ies'}" if hit.copies else ""
-    facts = [f"{hit.taken:%Y-%m-%d}" if hit.taken else "", f"{hit.width} × {hit.height}" if hit.width else ""]
-    note = " · ".join(fact for fact in (*facts, hit.camera, copies) if fact)
+    details = [f"{hit.taken:%Y-%m-%d}" if hit.taken else "", f"{hit.width} × {hit.height}" if hit.width else ""]
+    note = " · ".join(detail for detail in (*details, hit.camera, copies) if detail)
     return Card(hit.path, from_text(hit.path).name, (hit.caption or "").split("\n")[0], note)
 
 
 def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240, *, roots: Roots = ANYWHERE) -> list[Path]:
-    """Write a page (`.html`) or contact sheets (`.png`, `.jpg`, `.webp`); returns the files.
+    """Write a gallery as a page (`.html`) or as contact sheets (`.png`, `.jpg`, `.webp`); returns the files written.
 
-    Of several sections each has a sheet of its own: `out-1.png`, `out-2.png`. Pictures outside `roots` are not shown.
+    With several sections, each gets a contact sheet of its own: `out-1.png`, `out-2.png`. `tile_size` is the side of an
+    image in pixels; pages contain images of twice that size. Images outside `roots` are not shown.
 
     Raises:
-        ConfigError: the name ends in something else, or the file cannot be written.
+        ConfigError: the suffix is not supported, or a file cannot be written.
     """
     suffix = out.suffix.lower()
-    if suffix not in (*SHEET, *PAGE):
-        raise ConfigError(f"'{out}' ends in '{suffix}'; valid: {', '.join((*PAGE, *SHEET))}")
+    if suffix not in (*SHEET_SUFFIXES, *PAGE_SUFFIXES):
+        valid = ", ".join((*PAGE_SUFFIXES, *SHEET_SUFFIXES))
+        raise ConfigError(f"'{out}' has the suffix '{suffix}'; valid: {valid}")
     try:
-        if suffix in PAGE:
+        if suffix in PAGE_SUFFIXES:
             write_text(out, html_page(gallery, 2 * tile_size, roots))
             return [out]
         return _save_sheets(gallery, out, tile_size, roots)
@@ -85,7 +88,10 @@ def save_gallery(gallery: Gallery, out: Path, tile_size: int = 240, *, roots: Ro
 
 
 def thumbnails(paths: Sequence[str], size: int, roots: Roots = ANYWHERE) -> list[Image.Image | None]:
-    """Small versions of pictures, decoded in threads; None for one that is gone, broken or outside `roots`."""
+    """Thumbnails with sides of at most `size` pixels, decoded in threads.
+
+    None stands for an image that is missing, cannot be decoded, or is outside `roots`.
+    """
     return list(prefetch(paths, lambda path: _thumbnail(path, size, roots)))
 
 
@@ -100,10 +106,10 @@ def _save_sheets(gallery: Gallery, out: Path, tile_size: int, roots: Roots) -> l
     sections = gallery.sections or (Section("", ()),)
     files: list[Path] = []
     for number, section in enumerate(sections, 1):
-        pictures = thumbnails([card.path for card in section.cards], tile_size, roots)
+        images = thumbnails([card.path for card in section.cards], tile_size, roots)
         tiles = [
-            Tile(picture, card.text or card.note, heading=card.heading, missing="no longer there")
-            for card, picture in zip(section.cards, pictures, strict=True)
+            Tile(image, card.text or card.note, heading=card.heading, missing="not available")
+            for card, image in zip(section.cards, images, strict=True)
         ]
         title = section.title or f"{gallery.title}: {gallery.note}"
         files.append(out.with_stem(f"{out.stem}-{number}") if len(sections) > 1 else out)
@@ -112,30 +118,33 @@ def _save_sheets(gallery: Gallery, out: Path, tile_size: int, roots: Roots) -> l
 
 
 def html_page(gallery: Gallery, size: int = 480, roots: Roots = ANYWHERE) -> str:
-    """The page; pictures have at most `size` pixels a side. One that is gone leaves a field that says so."""
-    sections = "".join(_section(section, size, roots) for section in gallery.sections)
+    """The gallery as an HTML document with embedded images of at most `size` pixels a side.
+
+    A card whose image cannot be read shows `not available` instead.
+    """
+    sections = "".join(_section_html(section, size, roots) for section in gallery.sections)
     return document(gallery.title, gallery.note, sections, CARDS)
 
 
-def _section(section: Section, size: int, roots: Roots) -> str:
-    pictures = thumbnails([card.path for card in section.cards], size, roots)
-    cards = "".join(_card(card, picture) for card, picture in zip(section.cards, pictures, strict=True))
+def _section_html(section: Section, size: int, roots: Roots) -> str:
+    images = thumbnails([card.path for card in section.cards], size, roots)
+    cards = "".join(_card_html(card, image) for card, image in zip(section.cards, images, strict=True))
     title = f"<h2>{escaped(section.title)}</h2>\n" if section.title else ""
     return f"<section>\n{title}<ol>\n{cards}</ol>\n</section>\n"
 
 
-def _card(card: Card, picture: Image.Image | None) -> str:
+def _card_html(card: Card, image: Image.Image | None) -> str:
     alt = escaped(card.text or card.heading)
-    shown = f'<img src="{embedded(picture)}" alt="{alt}">' if picture else "no longer there"
-    words = [(name, text) for name, text in (("text", card.text), ("small", card.note)) if text]
-    below = "".join(f'<div class="{name}">{escaped(text)}</div>' for name, text in words)
+    content = f'<img src="{embedded(image)}" alt="{alt}">' if image else "not available"
+    lines = [(style, text) for style, text in (("text", card.text), ("small", card.note)) if text]
+    below = "".join(f'<div class="{style}">{escaped(text)}</div>' for style, text in lines)
     return (
         f'<li><a href="{escaped(_link(card.path))}" title="{escaped(card.path)}">'
-        f'<figure><div class="mat">{shown}</div>'
+        f'<figure><div class="mat">{content}</div>'
         f'<figcaption><div class="name">{escaped(card.heading)}</div>{below}</figcaption></figure></a></li>\n'
     )
 
 
 def _link(path: str) -> str:
-    """The file's address; of a picture inside a shard, the shard's name with what is in it."""
+    """The file: URL of an image; for an image inside a shard, that of the shard followed by the member's name."""
     return from_text(path).absolute().as_uri()

@@ -1,4 +1,4 @@
-"""An HTML document that needs nothing else: pictures embedded, every text escaped, no script, nothing fetched."""
+"""Self-contained HTML documents: embedded images, escaped text, no scripts, nothing fetched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from PIL import Image
 
 from diptych.runtime.quoting import escaped
 
-# No script runs and nothing is fetched, whatever a file's name or caption holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# Even if a file name or caption contained markup, no script would run and nothing would be fetched.
+_CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #f4f5f8; --card: #fff; --mat: #e8eaef; --ink: #1c202a; --faint: #5d6472;
@@ -25,7 +25,7 @@ h2 { margin: 2.75rem 0 1rem; font-size: 1.2rem; overflow-wrap: anywhere }
 .note { margin: 0 0 2rem; color: var(--faint); overflow-wrap: anywhere }
 """
 
-# The `style` of pages that show pictures as cards, each an `li` with a figure.
+# CSS for `document`, for pages that show images as cards: each card is an `li` with a `figure`.
 CARDS = """
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
   padding: 0; list-style: none }
@@ -42,12 +42,15 @@ figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wr
 
 
 def document(title: str, note: str, body: str, style: str = "") -> str:
-    """A page in light and dark with a title, a sentence below it, and `body`, which is HTML already; `style` is CSS."""
+    """An HTML document, for light and dark mode, with a title, a sentence below it, and a body.
+
+    `title` and `note` are plain text and are escaped here; `body` is HTML, and `style` is CSS added to the default one.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_CONTENT_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escaped(title)}</title>
 <style>{_STYLE}{style.lstrip()}</style>
@@ -62,13 +65,13 @@ def document(title: str, note: str, body: str, style: str = "") -> str:
 """
 
 
-def embedded(picture: Image.Image) -> str:
-    """A picture as the address of an `img`: a JPEG within the document."""
+def embedded(image: Image.Image) -> str:
+    """The image as a data: URL (JPEG), for the `src` of an `img`."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82, optimize=True)
+    image.save(buffer, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def embedded_svg(drawing: bytes) -> str:
-    """An SVG drawing as the address of an `img`, in which no script of it runs."""
+    """The SVG drawing as a data: URL for the `src` of an `img`, where browsers run no script of it."""
     return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()

@@ -1,1 +1,1 @@
-"""Tools for agents: MCP and smolagents."""
+"""Tools for agents, over MCP and for smolagents."""

@@ -1,7 +1,7 @@
-"""What an agent can do with pictures: five tools over one service, each told in words and shown as thumbnails.
+"""Five tools over a picture library; each answers with text, structured data and thumbnails.
 
-File names, captions and other texts that come with pictures stand in JSON quotes, one line for each picture, so that
-none of them reads as a further line of the answer or as something that diptych or the user says.
+File names, captions and other text that comes with pictures is quoted as JSON strings, one line per picture, so that
+none of it can pass for a line of the answer or for a message of diptych or the user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -24,122 +24,162 @@ from diptych.runtime.quoting import printable, to_json
 from diptych.search.results import Hit, Results
 from diptych.serving.service import Service
 
+DEFAULT_COUNT = 5
+MAX_COUNT = 20  # pictures in one answer: a model reads all of them
+
 _ID = re.compile("[0-9a-f]{32}")
-_MOST = 20  # pictures that one answer shows: a model reads every one of them
-_TEXTS = 64  # that one answer matches
-_SKIPPED = 10
-_SIDE = 256  # pixels of a thumbnail's longer side
+_MAX_TEXTS = 64  # that one call matches
+_MAX_SKIPPED = 10  # skipped files that an answer lists
+_THUMBNAIL_SIDE = 256  # pixels of the longer side
+
+
+class HitData(TypedDict):
+    """A search hit as structured data; `caption` is the first caption of the picture, or None."""
+
+    rank: int
+    id: str
+    score: float
+    path: str
+    caption: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An answer in words, the same as data, and the pictures that it speaks of, small, in the order it names them."""
+class ToolResult:
+    """The answer of a tool: text, the same as data that JSON can hold, and thumbnails in the order of the text."""
 
     text: str
     data: dict[str, Any]
-    pictures: tuple[Image.Image, ...] = ()
+    thumbnails: tuple[Image.Image, ...] = ()
 
 
 class Tools:
-    """Five tools. A picture is an id of the index, a path inside the service's roots, or a data: URL."""
+    """The five tools. A picture is the id of a picture in the index, a path inside the service's roots, or a data: URL.
+
+    Each tool raises the errors of the `Service` method that it calls.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def search_pictures(self, query: str, count: int = 5) -> Shown:
-        """The pictures of the library that show what the query says."""
-        return self._found(self.service.search(query, k=_at_most(count)))
+    def search_pictures(self, query: str, count: int = DEFAULT_COUNT) -> ToolResult:
+        """The pictures of the library that match a text, at most `count` (1 to 20).
 
-    def find_similar(self, picture: str, count: int = 5) -> Shown:
-        """The pictures of the library that are most like another."""
+        Raises:
+            ConfigError: the query is empty, or `count` is out of range.
+        """
+        return self._hits(self.service.search(query, k=_checked_count(count)))
+
+    def find_similar(self, picture: str, count: int = DEFAULT_COUNT) -> ToolResult:
+        """The pictures of the library that are most similar to a picture, at most `count` (1 to 20).
+
+        Raises:
+            ConfigError: `count` is out of range.
+            DataError: there is no such picture.
+        """
         if _ID.fullmatch(picture):
-            return self._found(self.service.similar(picture, k=_at_most(count)))
-        return self._found(self.service.search(image=self._picture(picture), k=_at_most(count)))
+            return self._hits(self.service.similar(picture, k=_checked_count(count)))
+        return self._hits(self.service.search(image=self._picture(picture), k=_checked_count(count)))
 
-    def caption_picture(self, picture: str) -> Shown:
-        """What a picture shows, in a sentence, and how sure that is."""
+    def caption_picture(self, picture: str) -> ToolResult:
+        """A caption of the picture and, if there is a matcher, the confidence in [0, 1].
+
+        Raises:
+            DataError: there is no such picture.
+            ModelError: there is no captioner.
+        """
         image = decoded(self._picture(picture))
-        told = self.service.caption([image])[0]
-        sure = "" if told.confidence is None else f", confidence {told.confidence:.0%}"
-        data = {"caption": told.best, "confidence": told.confidence}
-        return Shown(f"caption {to_json(told.best)}{sure}", data, (thumbnail(image, _SIDE),))
+        result = self.service.caption([image])[0]
+        confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
+        data = {"caption": result.best, "confidence": result.confidence}
+        return ToolResult(f"caption {to_json(result.best)}{confidence}", data, (thumbnail(image, _THUMBNAIL_SIDE),))
 
-    def match_picture(self, picture: str, texts: Sequence[str]) -> Shown:
-        """The probability of each text that it describes the picture."""
+    def match_picture(self, picture: str, texts: Sequence[str]) -> ToolResult:
+        """The probability that each text describes the picture, in [0, 1], in the order of the texts.
+
+        Raises:
+            ConfigError: a text is empty, or there are more than 64.
+            DataError: there is no such picture.
+            ModelError: there is no matcher.
+        """
         texts = several_texts(texts)
-        if len(texts) > _TEXTS:
-            raise ConfigError(f"there are {len(texts):,} texts; give at most {_TEXTS} at once")
+        if len(texts) > _MAX_TEXTS:
+            raise ConfigError(f"there are {len(texts):,} texts; pass at most {_MAX_TEXTS} at once")
         image = decoded(self._picture(picture))
-        found = self.service.match(image, texts)
-        matches = [{"text": text, "probability": float(p)} for text, p in zip(texts, found, strict=True)]
-        lines = [f"{each['probability']:.3f} {to_json(each['text'])}" for each in matches]
-        text = "\n".join(["probability of a match, from 0 to 1:", *lines])
-        return Shown(text, {"matches": matches}, (thumbnail(image, _SIDE),))
+        probabilities = [float(probability) for probability in self.service.match(image, texts)]
+        lines = [f"{probability:.3f} {to_json(text)}" for text, probability in zip(texts, probabilities, strict=True)]
+        matches = [{"text": text, "probability": value} for text, value in zip(texts, probabilities, strict=True)]
+        text = "\n".join(["match probability, from 0 to 1:", *lines])
+        return ToolResult(text, {"matches": matches}, (thumbnail(image, _THUMBNAIL_SIDE),))
 
-    def index_folder(self, path: str) -> Shown:
-        """Bring the library up to date with a folder inside the roots."""
+    def index_folder(self, path: str) -> ToolResult:
+        """Index a folder inside the roots, or update the index if the folder is already indexed.
+
+        Raises:
+            DataError: the folder does not exist or is outside the roots.
+            IndexBusy: another process is writing to the index.
+        """
         added = self.service.add(path, wait=0)
         pictures = self.service.status().pictures
         lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {pictures:,}"]
-        skipped = [{"path": each.path, "reason": each.reason} for each in added.skipped[:_SKIPPED]]
-        lines += [f"skipped {to_json(each['path'])}: {each['reason']}" for each in skipped]
-        if (rest := len(added.skipped) - _SKIPPED) > 0:
+        skipped = [{"path": file.path, "reason": file.reason} for file in added.skipped[:_MAX_SKIPPED]]
+        lines += [f"skipped {to_json(file['path'])}: {file['reason']}" for file in skipped]
+        if (rest := len(added.skipped) - _MAX_SKIPPED) > 0:
             lines.append(f"and {rest:,} more were skipped")
-        return Shown("\n".join(lines), {"summary": added.summary(), "pictures": pictures, "skipped": skipped})
+        return ToolResult("\n".join(lines), {"summary": added.summary(), "pictures": pictures, "skipped": skipped})
 
     def _picture(self, name: str) -> ImageLike:
-        """The picture that an agent names.
+        """The picture that an agent named: its bytes, or its path.
 
         Raises:
-            DataError: the path is outside the roots or not there, or there is no such id.
+            DataError: the path is outside the roots or does not exist, the id is unknown, or the URL is not base64.
         """
         if name[:5].lower() == "data:":
             try:
                 return base64.b64decode(name.partition(",")[2], validate=True)
             except (binascii.Error, ValueError) as error:
-                raise DataError(f"the data: URL is not in base64 ({error})") from None
+                raise DataError(f"the data: URL is not valid base64 ({error})") from None
         if not _ID.fullmatch(name):
             return self.service.allowed(name)
         return self.service.picture_bytes(name)
 
-    def _found(self, results: Results) -> Shown:
-        """Hits in words, and a thumbnail of each whose file is still there."""
-        lines, pictures, hits = [_outcome(results)], [], []
+    def _hits(self, results: Results) -> ToolResult:
+        """Hits as an answer, with a thumbnail of each picture that can still be read."""
+        lines, thumbnails, hits = [_outcome(results)], [], []
         for rank, hit in enumerate(results, results.first_rank):
-            line, found = f"{rank}. id {hit.id}, score {hit.score:.3f}, path {to_json(hit.path)}", _hit(hit, rank)
-            line += f", caption {to_json(found['caption'])}" if found["caption"] else ""
+            data = _hit_data(hit, rank)
+            line = f"{rank}. id {hit.id}, score {hit.score:.3f}, path {to_json(hit.path)}"
+            line += f", caption {to_json(data['caption'])}" if data["caption"] else ""
             try:
-                pictures.append(self.service.picture(hit.id, size=_SIDE))
+                thumbnails.append(self.service.picture(hit.id, size=_THUMBNAIL_SIDE))
             except DataError as error:
                 line += f" (not shown: {to_json(str(error))})"
             lines.append(line)
-            hits.append(found)
-        return Shown("\n".join(lines), {"outcome": lines[0], "hits": hits}, tuple(pictures))
+            hits.append(data)
+        return ToolResult("\n".join(lines), {"outcome": lines[0], "hits": hits}, tuple(thumbnails))
 
 
-def jpeg(image: Image.Image) -> bytes:
-    """A thumbnail's bytes."""
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """A thumbnail encoded as JPEG."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
 def _outcome(results: Results) -> str:
-    """What was found, in a sentence, with the query and the nearest picture in quotes."""
-    message, query = results.message, to_json(results.query)
+    """The outcome of a search in a sentence, with the query and the nearest picture quoted."""
+    query = to_json(results.query)
     if results.nothing_found and results.searched and results.nearest is not None:
-        near = to_json(results.nearest.path)
-        return f"nothing found: none of {results.searched:,} shows {query}; the nearest, not near enough: path {near}"
-    return f"{query}: {results.counted}" if results.hits else printable(message)
+        nearest = to_json(results.nearest.path)
+        return f"no matches for {query} among {results.searched:,} pictures; closest, below the cutoff: path {nearest}"
+    return f"{query}: {results.counted}" if results.hits else printable(results.message)
 
 
-def _hit(hit: Hit, rank: int) -> dict[str, Any]:
-    """A hit as data: its caption is the first of several."""
+def _hit_data(hit: Hit, rank: int) -> HitData:
     caption = (hit.caption or "").split("\n")[0]
     return {"rank": rank, "id": hit.id, "score": round(hit.score, 3), "path": hit.path, "caption": caption or None}
 
 
-def _at_most(count: int) -> int:
-    if not 1 <= count <= _MOST:
-        raise ConfigError(f"count is {count}; ask for 1 to {_MOST} pictures")
+def _checked_count(count: int) -> int:
+    if not 1 <= count <= MAX_COUNT:
+        raise ConfigError(f"count is {count}; it must be from 1 to {MAX_COUNT}")
     return count

@@ -1,5 +1,5 @@
-"""The web page: pictures captioned, searched, matched, indexed and compared in a browser.
+"""The web page: caption, search, match, index and compare in a browser (Streamlit).
 
-`diptych app` serves it. Each page is one file here whose parts take a service and show it, so that a page of one's own
-is made of them: see docs/app.md and examples/own_page.py.
+`diptych app` serves it. Each page is one module, made of panels that take a service and render it. A custom page can
+use the same panels: see docs/app.md and examples/own_page.py.
 """

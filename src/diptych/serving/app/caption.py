@@ -1,135 +1,145 @@
-"""Captioning: a picture's caption with its confidence, alternatives, candidates ranked, and a prompt."""
+"""The Caption page: a picture's caption with its confidence, alternatives, ranked candidates, and a prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import streamlit as st
 
 from diptych.runtime.quoting import escaped
-from diptych.serving.app.frame import bar, kept, note, timed, told
-from diptych.serving.app.image_input import Picked, pick_picture, show_empty, show_picture
-from diptych.serving.app.library import lead_to_index
-from diptych.serving.app.match import meaning
-from diptych.serving.app.services import library_paths, missing, service_here
+from diptych.serving.app.image_input import SelectedImage, select_image, show_image, show_placeholder
+from diptych.serving.app.index import offer_indexing
+from diptych.serving.app.layout import error_as_message, page_header, row_html, show_note
+from diptych.serving.app.match import probability_phrase
+from diptych.serving.app.progress import cached_in_session, timed_spinner
+from diptych.serving.app.services import current_service, library_paths, missing_model
 from diptych.serving.results import Alternative, Captioned, GeneratedPrompt
 from diptych.serving.service import How, Service
 
-METHODS = {"beam": "Beam search: the likeliest", "greedy": "Greedy: the fastest", "nucleus": "Sampling: more varied"}
-PROMPTS: dict[How, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
+METHODS = {"beam": "Beam search: most likely", "greedy": "Greedy: fastest", "nucleus": "Sampling: most varied"}
+PROMPT_METHODS: dict[How, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
+
+
+class _Options(NamedTuple):
+    method: str
+    count: int
+    candidates: tuple[str, ...]
 
 
 def caption_page() -> None:
-    st.title("Caption")
-    st.html('<p class="d-lead">What does a picture show? A sentence, how sure it is, and what else it might be.</p>')
-    service = service_here()
+    """The page that captions a picture."""
+    page_header("Caption", "Describe a picture in a sentence, with a confidence and alternatives.")
+    service = current_service()
     chooser, answer = st.columns([2, 3], gap="large")
     with chooser:
-        picked = pick_picture("caption", library_paths(service))
-        lead_to_index(service)
+        selected = select_image("caption", library_paths(service))
+        offer_indexing(service)
     with answer:
-        if picked is None:
-            show_empty(bool(service.index))
+        if selected is None:
+            show_placeholder(bool(service.index))
         else:
-            caption_part(service, picked)
+            caption_panel(service, selected)
 
 
-def caption_part(service: Service, picked: Picked, *, key: str = "caption") -> None:
-    """The picture, the button **Generate caption**, and what it found."""
-    show_picture(picked, key)
+def caption_panel(service: Service, selected: SelectedImage, *, key: str = "caption") -> None:
+    """The picture, the button **Generate caption** with its options, and the results once it was pressed."""
+    show_image(selected, key)
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
             "Generate caption", type="primary", key=f"{key}-go", icon=":material/auto_awesome:", shortcut="Ctrl+Enter"
         )
         with st.popover("Options", icon=":material/tune:", key=f"{key}-options"):
-            method = st.radio(
-                "How", list(METHODS), format_func=METHODS.__getitem__, key=f"{key}-method", persist_state="session"
-            )
-            count = st.slider("Captions", 1, 8, 4, key=f"{key}-count", persist_state="session")
-            candidates = st.text_area(
-                "Captions to choose among, one a line",
-                key=f"{key}-candidates",
-                help="They are ranked by how well they fit the picture.",
-                persist_state="session",
-            )
-    asked = (picked.content, method, count, tuple(filter(None, map(str.strip, candidates.splitlines()))))
+            options = _option_fields(key)
+    requested = f"{key}-requested"
     if pressed:
-        st.session_state[f"{key}-asked"] = asked
-    if st.session_state.get(f"{key}-asked", ("",))[0] == picked.content:
-        with told():
-            show_captions(service, picked, *asked[1:])
-        with told():
-            show_prompt(service, picked, key)
+        st.session_state[requested] = selected.content
+    if st.session_state.get(requested) == selected.content:
+        with error_as_message():
+            show_captions(service, selected, options.method, options.count, options.candidates)
+        with error_as_message():
+            show_prompt(service, selected, key)
+
+
+def _option_fields(key: str) -> _Options:
+    method = st.radio(
+        "Decoding", list(METHODS), format_func=METHODS.__getitem__, key=f"{key}-method", persist_state="session"
+    )
+    count = st.slider("Number of captions", 1, 8, 4, key=f"{key}-count", persist_state="session")
+    candidates = st.text_area(
+        "Your own captions, one per line",
+        key=f"{key}-candidates",
+        help="They are ranked by how well they fit the picture.",
+        persist_state="session",
+    )
+    return _Options(method, count, tuple(filter(None, map(str.strip, candidates.splitlines()))))
 
 
 def show_captions(
-    service: Service, picked: Picked, method: str = "beam", count: int = 3, candidates: Sequence[str] = ()
+    service: Service, selected: SelectedImage, method: str = "beam", count: int = 3, candidates: Sequence[str] = ()
 ) -> None:
-    """The caption with its confidence, what else it might be, and the candidates ranked.
+    """Caption the picture and show the best caption with its confidence, the alternatives, and the ranked candidates.
 
-    Where there is a matcher, captioner and matcher choose together.
+    With a matcher, captions are ordered by captioner and matcher combined.
     """
     if not service.has("captioner"):
-        note(missing(service, "captioner"))
+        show_note(missing_model(service, "captioner"))
         return
     choose = service.has("matcher")
 
-    def written() -> tuple[Captioned, str]:
-        with timed("Writing …") as timing:
-            said = service.caption([picked.image], method=method, count=count, candidates=candidates, choose=choose)
-        return said[0], str(timing)
+    def caption() -> tuple[Captioned, str]:
+        with timed_spinner("Generating captions…") as timing:
+            results = service.caption(
+                [selected.image], method=method, count=count, candidates=candidates, choose=choose
+            )
+        return results[0], str(timing)
 
-    asked = (picked.content, method, count, tuple(candidates))
-    found, timing = kept(f"captions-{_names(service)}", asked, written)
-    st.html(f'<p class="d-caption">{escaped(found.best)}</p>')
-    if found.confidence is not None:
-        words = f"{found.confidence:.0%} · {meaning(found.confidence)}"
-        st.html(_row("Confidence", words, found.confidence))
-    st.caption(f"written in {timing}")
-    if found.alternatives[1:]:
+    token = (selected.content, method, count, tuple(candidates))
+    result, timing = cached_in_session(f"captions-{_model_names(service)}", token, caption)
+    st.html(f'<p class="d-caption">{escaped(result.best)}</p>')
+    if result.confidence is not None:
+        value = f"{result.confidence:.0%} · {probability_phrase(result.confidence)}"
+        st.html(row_html("Confidence", value, result.confidence))
+    st.caption(f"Generated in {timing}")
+    if result.alternatives[1:]:
         st.subheader("Alternatives")
-        st.html("".join(_alternative(each) for each in found.alternatives[1:]))
-        st.caption("in the order of captioner and matcher together" if choose else "in the captioner's order")
-    if found.candidates:
+        st.html("".join(_alternative_html(alternative) for alternative in result.alternatives[1:]))
+        st.caption("Ranked by captioner and matcher combined" if choose else "Ranked by the captioner")
+    if result.candidates:
         st.subheader("Your captions, ranked")
-        st.html("".join(_row(each.text, f"{each.probability:.0%}", each.probability) for each in found.candidates))
+        st.html("".join(row_html(c.text, f"{c.probability:.0%}", c.probability) for c in result.candidates))
 
 
-def show_prompt(service: Service, picked: Picked, key: str = "prompt") -> None:
-    """Prompts that would make a picture like this one."""
+def show_prompt(service: Service, selected: SelectedImage, key: str = "prompt") -> None:
+    """Show a text-to-image prompt for a picture like this one."""
     st.subheader("Prompt")
     if not service.has("prompter"):
-        note(missing(service, "prompter"))
+        show_note(missing_model(service, "prompter"))
         return
     how = st.segmented_control(
-        "How the prompt is made",
-        list(PROMPTS),
-        format_func=PROMPTS.__getitem__,
+        "Prompt method",
+        list(PROMPT_METHODS),
+        format_func=PROMPT_METHODS.__getitem__,
         default="retrieve",
         required=True,
         key=f"{key}-how",
         label_visibility="collapsed",
     )
 
-    def said() -> list[GeneratedPrompt]:
-        with timed("Looking for words …"):
-            return service.prompt([picked.image], how=how, count=1)[0]
+    def prompt() -> list[GeneratedPrompt]:
+        with timed_spinner("Generating a prompt…"):
+            return service.prompt([selected.image], how=how, count=1)[0]
 
-    for prompt in kept(f"prompts-{_names(service)}", (picked.content, how), said):
-        st.code(prompt.text, language=None, wrap_lines=True)
+    for result in cached_in_session(f"prompts-{_model_names(service)}", (selected.content, how), prompt):
+        st.code(result.text, language=None, wrap_lines=True)
 
 
-def _names(service: Service) -> str:
-    """All models of the service, as one key."""
+def _model_names(service: Service) -> str:
+    """The names of all models of the service, as part of a cache key."""
     return " ".join(f"{model.name}" for model in service.models())
 
 
-def _alternative(each: Alternative) -> str:
-    if each.confidence is None:
-        return _row(each.text, f"{each.score:.2f}")
-    return _row(each.text, f"{each.confidence:.0%}", each.confidence)
-
-
-def _row(text: str, figure: str, share: float | None = None) -> str:
-    drawn = "" if share is None else bar(share, figure)
-    return f'<div class="d-row"><b>{escaped(text)}</b><em>{escaped(figure)}</em>{drawn}</div>'
+def _alternative_html(alternative: Alternative) -> str:
+    if alternative.confidence is None:
+        return row_html(alternative.text, f"{alternative.score:.2f}")
+    return row_html(alternative.text, f"{alternative.confidence:.0%}", alternative.confidence)

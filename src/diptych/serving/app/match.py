@@ -1,4 +1,4 @@
-"""Matching: how likely it is that a picture and a text belong together, in numbers and in words."""
+"""The Match page: the probability that a text describes a picture, as a number and in words."""
 
 from __future__ import annotations
 
@@ -6,80 +6,79 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from diptych.runtime.quoting import escaped
-from diptych.serving.app.frame import bar, note, timed, told
-from diptych.serving.app.image_input import Picked, pick_picture, show_empty, show_picture
-from diptych.serving.app.library import lead_to_index
-from diptych.serving.app.services import library_paths, missing, service_here
+from diptych.serving.app.image_input import SelectedImage, select_image, show_image, show_placeholder
+from diptych.serving.app.index import offer_indexing
+from diptych.serving.app.layout import error_as_message, page_header, row_html, show_note
+from diptych.serving.app.progress import timed_spinner
+from diptych.serving.app.services import current_service, library_paths, missing_model
 from diptych.serving.service import Service
 
-_MEANINGS = (  # from which probability on, in words
-    (0.95, "almost certainly yes"),
+_PHRASES = (  # (lowest probability, phrase)
+    (0.95, "almost certain"),
     (0.8, "very likely"),
-    (0.6, "rather yes"),
-    (0.4, "undecided"),
-    (0.2, "rather not"),
-    (0.05, "unlikely"),
+    (0.6, "likely"),
+    (0.4, "uncertain"),
+    (0.2, "unlikely"),
+    (0.05, "very unlikely"),
     (0.0, "almost certainly not"),
 )
 
 
 def match_page() -> None:
-    st.title("Match")
-    st.html('<p class="d-lead">Do a picture and a text belong together? A probability that means what it says.</p>')
-    service = service_here()
+    """The page that compares a picture with texts."""
+    page_header("Match", "How likely is it that a text describes a picture? The probabilities are calibrated.")
+    service = current_service()
     chooser, answer = st.columns([2, 3], gap="large")
     with chooser:
-        picked = pick_picture("match", library_paths(service))
-        lead_to_index(service)
+        selected = select_image("match", library_paths(service))
+        offer_indexing(service)
     with answer:
-        match_part(service, picked)
+        match_panel(service, selected)
 
 
-def match_part(service: Service, picked: Picked | None, *, key: str = "match") -> None:
-    """A field for texts, and the probability that each belongs to the picture that was picked."""
-    if picked is None:
-        show_empty(bool(service.index))
+def match_panel(service: Service, selected: SelectedImage | None, *, key: str = "match") -> None:
+    """The picture, a field for texts, and the probability that each text describes the picture."""
+    if selected is None:
+        show_placeholder(bool(service.index))
         return
-    show_picture(picked, key)
+    show_image(selected, key)
     if texts := text_lines(key):
-        with told():
-            show_match(service, picked, texts)
+        with error_as_message():
+            show_match(service, selected, texts)
 
 
 def text_lines(key: str) -> list[str]:
-    """A field for texts, a line each."""
-    told_texts = st.text_area(
-        "What it may show, a text a line",
+    """A field for texts, one per line; returns them without blanks and repetitions."""
+    value = st.text_area(
+        "Descriptions, one per line",
         key=f"{key}-texts",
         placeholder="a dog on a beach\ntwo people on a bench",
         height=110,
         persist_state="session",
     )
-    return list(dict.fromkeys(line.strip() for line in told_texts.splitlines() if line.strip()))
+    return list(dict.fromkeys(line.strip() for line in value.splitlines() if line.strip()))
 
 
-def show_match(service: Service, picked: Picked, texts: Sequence[str]) -> None:
-    """The probability of each text, or a note that the model has no matcher."""
+def show_match(service: Service, selected: SelectedImage, texts: Sequence[str]) -> None:
+    """Show the probability of each text, or a note if the service has no matcher."""
     if not service.has("matcher"):
-        note(missing(service, "matcher"))
+        show_note(missing_model(service, "matcher"))
         return
-    with timed("Looking closely …") as timing:
-        probabilities = service.match(picked.image, texts)
+    with timed_spinner("Matching…") as timing:
+        probabilities = service.match(selected.image, texts)
     show_probabilities(texts, probabilities)
-    st.caption(f"in {timing}. Of pairs that get 80%, eight in ten match, if half of all pairs do.")
+    st.caption(
+        f"Computed in {timing}. The probabilities assume that half of all pairs match: about eight in ten pairs with "
+        "80% do."
+    )
 
 
 def show_probabilities(texts: Sequence[str], probabilities: Sequence[float]) -> None:
-    """Texts with their probabilities, likeliest first."""
-    ranked = sorted(zip(probabilities, texts, strict=True), reverse=True)
-    for probability, text in ranked:
-        st.html(
-            f'<div class="d-row"><b>{escaped(text)}</b><em>{probability:.0%} · {meaning(probability)}</em>'
-            f"{bar(probability, f'{probability:.0%}')}</div>"
-        )
+    """Show texts with their probabilities, the most likely first."""
+    for probability, text in sorted(zip(probabilities, texts, strict=True), reverse=True):
+        st.html(row_html(text, f"{probability:.0%} · {probability_phrase(probability)}", probability))
 
 
-def meaning(probability: float) -> str:
-    """What a probability of a match says, in words."""
-    return next(words for least, words in _MEANINGS if probability >= least)
+def probability_phrase(probability: float) -> str:
+    """A probability in [0, 1] in words, such as `very likely`."""
+    return next(phrase for lowest, phrase in _PHRASES if probability >= lowest)

@@ -1,10 +1,10 @@
-"""Searching: words, a picture, or both, with filters; results as a grid while one types."""
+"""The Search page: search by text, by picture or by both, with filters; results update while typing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import NamedTuple, get_args
 
 import streamlit as st
 from PIL import Image
@@ -15,33 +15,50 @@ from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters, Shape
 from diptych.search.results import Hit, Results
 from diptych.search.retrieval import Sort
-from diptych.serving.app.frame import pictures, plain, timed, told
 from diptych.serving.app.grid import hit_grid
-from diptych.serving.app.image_input import Picked, forget_picture, pick_picture
-from diptych.serving.app.library import lead_to_index
-from diptych.serving.app.services import library_here, library_name, library_paths, library_pictures, service_here
+from diptych.serving.app.image_input import SelectedImage, clear_image, select_image
+from diptych.serving.app.index import offer_indexing
+from diptych.serving.app.layout import error_as_message, escape_markdown, page_header, picture_count
+from diptych.serving.app.libraries import current_library, library_name
+from diptych.serving.app.progress import timed_spinner
+from diptych.serving.app.services import current_service, library_images, library_paths
 from diptych.serving.app.thumbnails import thumbnail_of
 from diptych.serving.service import Service
 
-_PAGE = 24
-_UP = "<script>document.querySelector('[data-testid=\"stMain\"]')?.scrollTo({top: 0})</script>"
-_SORTS: dict[Sort, str] = {"score": "Best first", "newest": "Newest first", "oldest": "Oldest first"}
+_PAGE_SIZE = 24
+_SCROLL_UP = "<script>document.querySelector('[data-testid=\"stMain\"]')?.scrollTo({top: 0})</script>"
+_SORTS: dict[Sort, str] = {"score": "Relevance", "newest": "Newest first", "oldest": "Oldest first"}
+
+
+class _Options(NamedTuple):
+    filters: Filters
+    sort: Sort
+    keep: float | None
+
+
+class _QueryImage(NamedTuple):
+    """A picture in the query: how to show it, and how to remove it."""
+
+    name: str
+    image: Image.Image | bytes | None
+    remove: Callable[[str], None]
+    key: str
 
 
 def search_page() -> None:
-    st.title("Search")
-    st.html('<p class="d-lead">Say what a picture should show, or show one that it should be like.</p>')
-    service = service_here()
-    if not lead_to_index(service):
-        search_part(service)
+    """The page that searches the library."""
+    page_header("Search", "Search by description, by example picture, or by both.")
+    service = current_service()
+    if not offer_indexing(service):
+        search_panel(service)
 
 
-def search_part(service: Service, *, key: str = "q") -> None:
-    """Fields for words, a picture and filters, and what they find. The words stand in the address as `?key=`."""
-    words, beside = st.columns([6, 2.7], vertical_alignment="bottom", gap="small")
-    picture, filters = beside.columns(2, gap="small", wrap=False)
+def search_panel(service: Service, *, key: str = "q") -> None:
+    """Fields for text, a picture and filters, and the results. The text is kept in the address as `?key=`."""
+    words, buttons = st.columns([6, 2.7], vertical_alignment="bottom", gap="small")
+    picture, filters = buttons.columns(2, gap="small", wrap=False)
     text = words.text_input(
-        "What the pictures should show",
+        "Search for",
         key=key,
         bind="query-params",
         type="search",
@@ -51,41 +68,56 @@ def search_part(service: Service, *, key: str = "q") -> None:
         icon=":material/search:",
     )
     with picture.popover("Picture", icon=":material/image:", width="stretch", key=f"{key}-picture-field"):
-        picked = pick_picture(f"{key}-picture", library_paths(service), label="A picture that they should be like")
+        selected = select_image(f"{key}-picture", library_paths(service), label="Example picture")
     with filters.popover("Filters", icon=":material/tune:", width="stretch", key=f"{key}-filter-field"):
-        chosen = _filters(key)
+        options = _option_fields(key)
     if st.session_state.pop(f"{key}-up", False):
-        st.html(_UP, unsafe_allow_javascript=True)
-    like = _liked(key)
-    look = partial(_look_like, key)
-    _show_asked(key, picked, like)
-    with told():
-        asked = (text or "").strip()
-        if asked or picked or like:
-            show_results(service, text=asked, picked=picked, like=like, key=key, more_like=look, **chosen)
+        st.html(_SCROLL_UP, unsafe_allow_javascript=True)
+    like = _similar_to(key)
+    on_more_like = partial(_search_similar, key)
+    _show_query_images(key, selected, like)
+    with error_as_message():
+        text = (text or "").strip()
+        if text or selected or like:
+            show_results(
+                service,
+                text=text,
+                selected=selected,
+                like=like,
+                key=key,
+                filters=options.filters,
+                sort=options.sort,
+                keep=options.keep,
+                on_more_like=on_more_like,
+            )
         else:
-            _show_library(service, key, look)
+            _show_library(service, key, on_more_like)
 
 
 def show_results(
     service: Service,
     *,
     text: str = "",
-    picked: Picked | None = None,
+    selected: SelectedImage | None = None,
     like: Hit | None = None,
     key: str = "found",
     filters: Filters | None = None,
     sort: Sort = "score",
     keep: float | None = KEEP,
-    more_like: Callable[[Hit], None] | None = None,
+    on_more_like: Callable[[Hit], None] | None = None,
 ) -> Results:
-    """What is found, in words and as a grid; a button shows more of it. `more_like` as in `hit_grid`."""
-    more = f"{key}-count-{hash((text, picked and picked.content, like and like.id, filters, sort, keep))}"
-    count = st.session_state.get(more, _PAGE)
-    with timed("Searching …") as timing:
+    """Search, and show the hits as a grid with a button **Show more**.
+
+    `selected` is an image of the query, `like` a picture of the index to compare with. `filters`, `sort` and `keep` are
+    those of `Service.search`, `on_more_like` that of `hit_grid`.
+    """
+    query = hash((text, selected and selected.content, like and like.id, filters, sort, keep))
+    count_key = f"{key}-count-{query}"
+    count = st.session_state.get(count_key, _PAGE_SIZE)
+    with timed_spinner("Searching…") as timing:
         results = service.search(
             text or None,
-            image=picked.image if picked else None,
+            image=selected.image if selected else None,
             like=like.id if like else None,
             filters=filters,
             k=count,
@@ -93,37 +125,45 @@ def show_results(
             keep=keep,
         )
     _show_outcome(results, f"{timing}")
-    hit_grid(results.hits, key=key, more_like=more_like)
+    hit_grid(results.hits, key=key, on_more_like=on_more_like)
     if results.total > len(results.hits) or results.more:
-        st.button("Show more", key=f"{more}-button", on_click=st.session_state.__setitem__, args=(more, count + _PAGE))
+        show_more = partial(st.session_state.__setitem__, count_key, count + _PAGE_SIZE)
+        st.button("Show more", key=f"{count_key}-button", on_click=show_more)
     return results
 
 
 def _show_outcome(results: Results, timing: str) -> None:
+    """Show the number of hits, or why there are none."""
+    cutoff = escape_markdown(results.cutoff)
     if results.hits:
-        st.caption(f"**{results.counted}** · {timing}", help=plain(results.cutoff))
+        st.caption(f"**{results.counted}** · {timing}", help=cutoff)
         return
-    near = f" The nearest is {plain(from_text(results.nearest.path).name)}." if results.nearest else ""
-    st.info(
-        f"Nothing found among {pictures(results.searched)}.{near} “Show the nearest” in the filters shows what comes "
-        "closest, whether it matches or not."
-        if results.searched
-        else "No picture of the library meets the filters."
-    )
-    st.caption(timing, help=plain(results.cutoff))
+    if results.searched:
+        nearest = results.nearest
+        closest = f" The closest is {escape_markdown(from_text(nearest.path).name)}." if nearest else ""
+        st.info(
+            f"No matches among {picture_count(results.searched)}.{closest} Turn on “Show closest pictures” under "
+            "Filters to see the closest pictures whether or not they match."
+        )
+    else:
+        st.info("No picture in the library meets the filters.")
+    st.caption(timing, help=cutoff)
 
 
-def _filters(key: str) -> dict[str, Any]:
-    """The fields of the filters; gives `filters`, `sort` and `keep` of a search."""
+def _option_fields(key: str) -> _Options:
     shape = st.segmented_control("Shape", get_args(Shape), format_func=str.capitalize, key=f"{key}-shape")
     first, last = st.columns(2)
-    since = first.date_input("Taken since", value=None, key=f"{key}-since")
-    until = last.date_input("until", value=None, key=f"{key}-until")
-    side = st.number_input("Shorter side, pixels at least", 0, None, None, step=100, key=f"{key}-side")
-    camera = st.text_input("Camera", key=f"{key}-camera", placeholder="words of its name")
-    caption = st.text_input("Words of its captions", key=f"{key}-caption")
-    sort = st.selectbox("Order", get_args(Sort), format_func=_SORTS.__getitem__, key=f"{key}-sort")
-    nearest = st.toggle("Show the nearest, whether they match or not", key=f"{key}-nearest")
+    since = first.date_input("Taken from", value=None, key=f"{key}-since")
+    until = last.date_input("to", value=None, key=f"{key}-until")
+    side = st.number_input("Minimum shorter side (pixels)", 0, None, None, step=100, key=f"{key}-side")
+    camera = st.text_input("Camera", key=f"{key}-camera", placeholder="make or model")
+    caption = st.text_input("Words in the caption", key=f"{key}-caption")
+    sort = st.selectbox("Sort by", get_args(Sort), format_func=_SORTS.__getitem__, key=f"{key}-sort")
+    nearest = st.toggle(
+        "Show closest pictures",
+        key=f"{key}-nearest",
+        help="Show the closest pictures, whether or not they match the query.",
+    )
     filters = Filters(
         shape=shape,
         since=since,
@@ -132,41 +172,50 @@ def _filters(key: str) -> dict[str, Any]:
         camera=camera.strip() or None,
         caption=caption.strip() or None,
     )
-    return {"filters": filters, "sort": sort, "keep": None if nearest else KEEP}
+    return _Options(filters, sort, None if nearest else KEEP)
 
 
-def _look_like(key: str, hit: Hit) -> None:
-    st.session_state[f"{key}-like"] = library_here(), hit
-    st.session_state[key] = ""  # the words that found it would pull the rest back to themselves
+def _search_similar(key: str, hit: Hit) -> None:
+    """Search for pictures similar to a hit; the callback of **More like this**."""
+    st.session_state[f"{key}-like"] = current_library(), hit
+    st.session_state[key] = ""  # otherwise the text would pull the results back to those it found before
     st.session_state[f"{key}-up"] = True
 
 
-def _liked(key: str) -> Hit | None:
-    """The picture that others should be like; None once the visitor looks at another library."""
+def _similar_to(key: str) -> Hit | None:
+    """The hit whose similar pictures are searched; None once the visitor switches to another library."""
     library, hit = st.session_state.get(f"{key}-like", (None, None))
-    return hit if library == library_here() else None
+    return hit if library == current_library() else None
 
 
-def _show_asked(key: str, picked: Picked | None, like: Hit | None) -> None:
-    """What is asked beside the words, each with a button that takes it away."""
-    asked: list[tuple[str, Image.Image | bytes | None, Callable[[str], None], str]] = []
-    asked += [(picked.name, picked.image, forget_picture, f"{key}-picture")] if picked else []
-    asked += [(from_text(like.path).name, thumbnail_of(like.path, 240), _forget_like, key)] if like else []
-    for name, image, forget, at in asked:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"asked-{at}"):
-            if image is not None:
-                st.image(image, width=64, alt=printable(name))
-            st.markdown(f"like **{plain(name)}**", width="content")
+def _show_query_images(key: str, selected: SelectedImage | None, like: Hit | None) -> None:
+    """Show the pictures of the query, each with a button that removes it."""
+    images: list[_QueryImage] = []
+    if selected:
+        images.append(_QueryImage(selected.name, selected.image, clear_image, f"{key}-picture"))
+    if like:
+        images.append(_QueryImage(from_text(like.path).name, thumbnail_of(like.path, 240), _clear_similar, key))
+    for item in images:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"query-{item.key}"):
+            if item.image is not None:
+                st.image(item.image, width=64, alt=printable(item.name))
+            st.markdown(f"Similar to **{escape_markdown(item.name)}**", width="content")
             st.button(
-                "Take away", icon=":material/close:", type="tertiary", on_click=forget, args=(at,), key=f"no-{at}"
+                "Remove",
+                icon=":material/close:",
+                type="tertiary",
+                on_click=item.remove,
+                args=(item.key,),
+                key=f"remove-{item.key}",
             )
 
 
-def _forget_like(key: str) -> None:
+def _clear_similar(key: str) -> None:
     st.session_state.pop(f"{key}-like", None)
 
 
-def _show_library(service: Service, key: str, more_like: Callable[[Hit], None]) -> None:
+def _show_library(service: Service, key: str, on_more_like: Callable[[Hit], None]) -> None:
+    """Show the first pictures of the library, before anything is searched."""
     count = len(service.index or ())
-    st.caption(f"**{pictures(count)}** in {plain(library_name(library_here()))}")
-    hit_grid(library_pictures(service), key=f"{key}-library", more_like=more_like, first_rank=None)
+    st.caption(f"**{picture_count(count)}** in {escape_markdown(library_name(current_library()))}")
+    hit_grid(library_images(service), key=f"{key}-library", on_more_like=on_more_like, first_rank=None)

@@ -1,4 +1,4 @@
-"""Serving the page: Streamlit with our settings and limits, on this machine alone unless `host` is another."""
+"""The server of the web page: Streamlit with diptych's settings, host checks and limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diptych.errors import require
 from diptych.images.decode import MAX_BYTES
@@ -16,14 +16,18 @@ from diptych.serving.api.settings import MIB
 from diptych.serving.api.settings import Settings as Limits
 from diptych.serving.app.settings import Settings
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 SCRIPT = Path(__file__).with_name("main.py")
 
-_OVERHEAD = MIB  # of a form around a file
-_VISITORS = 200  # connected at once
-_MESSAGE = 16  # MiB of a message to or from a page
-_SETTINGS = 2  # MiB of what a page's fields hold
-_GONE = 60  # seconds that a visit is kept after its connection has ended
-_GRACE = 5  # seconds that open requests have to end
+_FORM_OVERHEAD = MIB  # bytes of an upload's form besides the file
+_MAX_VISITORS = 200  # open connections
+_MESSAGE_MIB = 16  # largest WebSocket message
+_WIDGET_STATE_MIB = 2  # largest content of a page's fields
+_SESSION_SECONDS = 60  # how long a visit is kept after its connection has closed
+_SHUTDOWN_SECONDS = 5  # for requests that are still open
+_BROWSER_DELAY = 2.0  # seconds before the browser opens
 
 _LIGHT = {
     "primaryColor": "#2158c9",
@@ -51,35 +55,38 @@ def serve(
     hosts: Sequence[str] = (),
     browser: bool = True,
 ) -> None:
-    """Serve the page until the process is interrupted; with `browser`, open it in one.
+    """Serve the page until the process is interrupted.
+
+    `host` is the address to listen on, by default this machine only. `hosts` are further names by which clients may
+    reach the page. `browser` opens the page in a browser.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the server cannot listen on the address.
         MissingExtra: Streamlit is not installed.
     """
     require("streamlit", "app")
     check_free(host, port)
     settings.publish()
     configure(host, port)
-    # The first visitor need not wait for what takes seconds to import.
+    # Importing takes seconds; started here, it is done when the first visitor arrives.
     threading.Thread(target=importlib.import_module, args=("diptych.models.dual_encoder",), daemon=True).start()
     if browser:
-        timer = threading.Timer(2.0, webbrowser.open, [f"http://{_shown(host)}:{port}"])
+        timer = threading.Timer(_BROWSER_DELAY, webbrowser.open, [f"http://{_browser_host(host)}:{port}"])
         timer.daemon = True
         timer.start()
-    sockets: dict[str, Any] = {
+    websockets: dict[str, Any] = {
         "ws": "websockets-sansio",
-        "ws_max_size": _MESSAGE * MIB,
+        "ws_max_size": _MESSAGE_MIB * MIB,
         "ws_per_message_deflate": False,
     }
-    run(page_app(hosts_of(host, hosts)), host=host, port=port, grace=_GRACE, **sockets)
+    run(page_app(hosts_of(host, hosts)), host=host, port=port, grace=_SHUTDOWN_SECONDS, **websockets)
 
 
 def configure(host: str, port: int) -> None:
-    """Have Streamlit take our options, and beside them those of the user's own ~/.streamlit alone.
+    """Give Streamlit the options of the page; otherwise only the user's ~/.streamlit counts.
 
-    A `.streamlit` in the working folder may be a stranger's: its config.toml would change how the page is served, and
-    its secrets.toml environment variables.
+    A `.streamlit` folder in the working directory may come from somebody else: its config.toml would change how the
+    page is served, and its secrets.toml would set environment variables.
     """
     from streamlit import config, file_util
     from streamlit.web import bootstrap
@@ -91,8 +98,8 @@ def configure(host: str, port: int) -> None:
     bootstrap.load_config_options(streamlit_options(host, port))
 
 
-def page_app(hosts: Sequence[str]) -> Any:
-    """The page as an ASGI app, behind the same guard and bounds as the API."""
+def page_app(hosts: Sequence[str]) -> ASGIApp:
+    """The page as an ASGI app, with the host checks and request limits of the API."""
     from streamlit.starlette import App
 
     from diptych.serving.api.access import AccessControl
@@ -100,31 +107,33 @@ def page_app(hosts: Sequence[str]) -> Any:
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.app.uploads import Uploads
 
-    limits = Limits(max_bytes=MAX_BYTES + _OVERHEAD, hosts=tuple(hosts))
+    limits = Limits(max_bytes=MAX_BYTES + _FORM_OVERHEAD, hosts=tuple(hosts))
     requests, memory = CapacityLimiter(limits.queue, "requests"), CapacityLimiter(limits.memory, "bytes")
-    app = RequestLimits(Uploads(App(SCRIPT)), limits, requests, memory, sockets=CapacityLimiter(_VISITORS, "visitors"))
+    sockets = CapacityLimiter(_MAX_VISITORS, "visitors")
+    app = RequestLimits(Uploads(App(SCRIPT)), limits, requests, memory, sockets=sockets)
     return ErrorMiddleware(AccessControl(app, limits, sockets=True))
 
 
-def _shown(host: str) -> str:
+def _browser_host(host: str) -> str:
+    """The host part of the address that the browser opens."""
     return "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
 
 
 def streamlit_options(host: str, port: int) -> dict[str, object]:
-    """Streamlit's settings for the page, by their names in its config.toml."""
+    """Streamlit's options for the page, by their names in config.toml."""
     return {
         "server.address": host,
         "server.port": port,
         "server.headless": True,
-        "server.allowedHosts": [*hosts_of(host)] if is_loopback(host) else ["*"],  # the guard checks all of them
+        "server.allowedHosts": [*hosts_of(host)] if is_loopback(host) else ["*"],  # `AccessControl` checks the host
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
         "server.maxUploadSize": MAX_BYTES // MIB,
-        "server.maxMessageSize": _MESSAGE,
-        "server.maxWidgetStateSize": _SETTINGS,
-        "server.disconnectedSessionTTL": _GONE,
+        "server.maxMessageSize": _MESSAGE_MIB,
+        "server.maxWidgetStateSize": _WIDGET_STATE_MIB,
+        "server.disconnectedSessionTTL": _SESSION_SECONDS,
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "none",

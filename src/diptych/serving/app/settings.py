@@ -1,4 +1,4 @@
-"""What `diptych app` was told, as the page reads it."""
+"""The settings of the web page, passed from `diptych app` to the scripts that Streamlit runs."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-VARIABLE = "DIPTYCH_APP"  # the page runs as a script in threads of the server: its settings come by the environment
+VARIABLE = "DIPTYCH_APP"  # Streamlit runs the page as a script, which reads its settings from the environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Which models serve, which library is shown first, and what visitors may name."""
+    """The models of the page, the default library, and what visitors may index and compare."""
 
     model: str | None = None
-    """The dual encoder; None is the one that made the index, or mini."""
+    """Dual encoder; None uses the model that made the index, or mini."""
     captioner: str | None = None
-    """What captions; None is the model's own. The same holds for the next two."""
+    """Captioner; None uses the dual encoder's own."""
     matcher: str | None = None
+    """Matcher; None uses the dual encoder's own."""
     prompter: str | None = None
+    """Prompter; None uses the dual encoder's own."""
     index: str | None = None
-    """The library or index shown first; None is the sample library."""
+    """Default library or index folder; None uses the sample library."""
     compare: tuple[str, ...] = ()
-    """Models that the page offers for comparison."""
+    """Models offered for comparison."""
     roots: tuple[str, ...] = ()
-    """Folders below which visitors may index; none: they may not."""
+    """Folders whose contents visitors may index; empty disables indexing."""
     follow_links: bool = False
-    """Whether pictures that lie outside the roots and the library, through links or in the index, are read too."""
+    """Also read pictures outside the roots and the library, reached through links or listed in the index."""
     any_model: bool = False
-    """Whether visitors may name any model for comparison, which is then read from the disk or the hub."""
+    """Let visitors compare any model, which is then loaded from disk or the hub."""
     device: str = "auto"
+    """Torch device: auto, cpu, cuda or mps."""
 
     def publish(self) -> None:
-        """Make these the settings of pages that run in this process and those that it starts."""
+        """Make these the current settings of this process and of its child processes."""
         os.environ[VARIABLE] = json.dumps(asdict(self))
 
     @classmethod
     def current(cls) -> Settings:
-        """Those last published; the defaults where none were, as under a plain `streamlit run`."""
-        told: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
-        lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}  # JSON has no tuples
-        return cls(**{**told, **lists})
+        """The settings published last, or the defaults, for example under a plain `streamlit run`."""
+        fields: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
+        tuples = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **tuples})

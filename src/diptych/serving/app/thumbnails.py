@@ -1,4 +1,4 @@
-"""Small pictures for the page, made once for all visitors."""
+"""Thumbnails of the library's pictures, cached for all visitors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from diptych.errors import ImageError
 from diptych.images.decode import decode, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import Roots
-from diptych.serving.app.services import roots_here
+from diptych.serving.app.services import current_roots
 
 
 def thumbnail_of(path: str, size: int = 480) -> bytes | None:
-    """The picture at a path of an index as a JPEG with sides of at most `size`.
+    """A JPEG of the picture at a path of an index, with sides of at most `size` pixels.
 
-    None if it is gone, broken, or outside the folders that may be read.
+    None if the file is missing, cannot be decoded, or is outside the folders that may be read.
     """
-    found, roots = from_text(path), roots_here()
-    if not roots.hold(found):
+    file, roots = from_text(path), current_roots()
+    if not roots.hold(file):
         return None
-    changed = found.stat().st_mtime_ns if found.is_file() else 0
-    return _made(path, size, changed, roots)
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return _thumbnail(path, size, changed, roots)
 
 
 @st.cache_data(max_entries=4_000, show_spinner=False)
-def _made(path: str, size: int, changed: int, _roots: Roots) -> bytes | None:
+def _thumbnail(path: str, size: int, changed: int, _roots: Roots) -> bytes | None:
+    """The thumbnail; `changed` is part of the cache key, so that a file that changes is read again."""
     try:
-        return encoded(thumbnail(decode(read_at(path, _roots), min_side=size), size))
+        return _jpeg(thumbnail(decode(read_at(path, _roots), min_side=size), size))
     except ImageError:
         return None
 
 
-def encoded(image: Image.Image) -> bytes:
-    """A picture as JPEG."""
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()

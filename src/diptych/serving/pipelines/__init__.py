@@ -1,1 +1,1 @@
-"""diptych models as transformers pipelines."""
+"""transformers pipelines over diptych's models."""
