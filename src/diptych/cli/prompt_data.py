@@ -38,11 +38,11 @@ def get(
     from diptych.errors import ConfigError
 
     if name is None:
-        rows = [{"name": key, "what": each.what, "licence": each.licence} for key, each in PUBLISHED.items()]
+        rows = [{"name": key, "what": each.description, "licence": each.licence} for key, each in PUBLISHED.items()]
         print_table("published data sets", rows)
         return
     offered = offer(name, parts=parts)
-    say(offered.published.what)
+    say(offered.published.description)
     say(f"licence: {offered.published.licence}")
     say(f"         {offered.published.terms}")
     files = "1 file" if len(offered.files) == 1 else f"{len(offered.files)} files"
