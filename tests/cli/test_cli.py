@@ -211,7 +211,7 @@ def test_the_val_split_of_data_without_splits_is_what_training_holds_out_by_defa
 def test_a_split_that_is_not_there_ends_with_the_ones_that_are(run: Run, model: Path, scenes: Path) -> None:
     ended = run("eval", "retrieval", model, "--data", scenes)
     assert (ended.code, ended.out) == (1, "")
-    assert "no picture is in split 'test'; the data set has: " in ended.err
+    assert "no image is in split 'test'; the data set has: " in ended.err
     assert "val (" in ended.err
 
 

@@ -737,7 +737,7 @@ def test_an_id_that_no_table_can_hold_is_escaped_and_its_captions_stay_together(
 def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.data.row_table.BLOCK", 1)
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
-    with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
+    with pytest.raises(DataError, match="'a' is in split 'train' and in split 'test'"):
         Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])
 
 
