@@ -92,7 +92,7 @@ def test_inspect_json_is_json_alone_and_names_the_broken_files(run: Run, tmp_pat
     assert (ended.code, report["pictures"], report["bad_pictures"]) == (0, 30, 3)
     found = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
     assert {path.name for path in broken} <= found
-    assert "checking pictures" in ended.err
+    assert "checking images" in ended.err
 
 
 def test_draw_draws_what_is_asked_and_can_be_read(run: Run, tmp_path: Path) -> None:
