@@ -210,7 +210,7 @@ def test_tables_named_by_split_are_one_data_set_and_others_are_not(folder: Path)
         write_csv(folder / f"{split}.csv", ["image", "caption"], [(name, text) for text in CAPTIONS[name]])
     assert seen(read_pairs(folder)) == expected()
     write_csv(folder / "more.csv", ["image", "caption"], [("a.jpg", "x")])
-    with pytest.raises(DataError, match=r"several files .*'more\.csv'.*give the path of one"):
+    with pytest.raises(DataError, match=r"several files .*'more\.csv'.*pass the path of one"):
         read_pairs(folder)
 
 
@@ -633,13 +633,13 @@ def test_an_unknown_format_offers_the_nearest_name(folder: Path):
 
 def test_a_folder_without_captions_says_what_it_holds_and_what_was_looked_for(folder: Path):
     (folder / "notes.docx").touch()
-    with pytest.raises(DataError, match=r"it holds 3 pictures, 1 \.docx.*flickr8k \(captions\.txt\)"):
+    with pytest.raises(DataError, match=r"it contains 3 images, 1 \.docx.*flickr8k \(captions\.txt\)"):
         read_pairs(folder)
 
 
 def test_a_file_that_is_not_recognised_says_how_it_begins(folder: Path):
     (folder / "x.csv").write_text("weight;height\n1;2\n")
-    with pytest.raises(DataError, match="it begins 'weight;height'"):
+    with pytest.raises(DataError, match="it begins with 'weight;height'"):
         read_pairs(folder / "x.csv")
 
 
@@ -650,7 +650,7 @@ def test_a_renamed_file_is_recognised_by_what_it_holds(folder: Path):
 
 def test_a_file_with_a_header_alone_is_refused(folder: Path):
     (folder / "captions.txt").write_text("image,caption\n")
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="contains no images"):
         read_pairs(folder)
 
 
