@@ -586,7 +586,7 @@ def test_a_name_may_not_lead_out_of_the_folder(folder: Path, name: str, file: st
         "x.token": f"{name}#0\tx",
     }
     (folder / file).write_text(line[file])
-    with pytest.raises(DataError, match=r"line \d: '.*' lies outside the folder of pictures"):
+    with pytest.raises(DataError, match=r"line \d: '.*' lies outside the image folder"):
         read_pairs(folder)
 
 
@@ -595,7 +595,7 @@ def test_absolute_paths_are_read_below_the_folder_given_for_images(folder: Path,
     assert len(seen(read_pairs(table))) == 1  # inside the data set's own folder
     (tmp_path / "apart").mkdir()
     table = table.rename(tmp_path / "apart" / "t.csv")
-    with pytest.raises(DataError, match="give `images`"):
+    with pytest.raises(DataError, match="pass `images`"):
         read_pairs(table)
     assert len(seen(read_pairs(table, images=folder))) == 1
 
@@ -770,7 +770,7 @@ def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, kind
 
 def test_an_unclosed_quote_is_told_by_the_line_that_opens_it(folder: Path) -> None:
     (folder / "t.csv").write_text('image,caption,split\na.jpg,"two\nlines",train\nb.jpg,"A dog,val\nc.jpg,A cat,val\n')
-    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is opened and not closed"):
+    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is not closed"):
         read_pairs(folder / "t.csv")
 
 
