@@ -217,7 +217,7 @@ def test_tables_named_by_split_are_one_data_set_and_others_are_not(folder: Path)
 def test_a_table_without_a_caption_column_lists_the_columns_that_it_has(folder: Path):
     path = write_csv(folder / "t.csv", ["image", "weight"], [("a.jpg", "3")])
     with pytest.raises(
-        DataError, match="no column for the caption: it has image, weight; rename one to one of: caption"
+        DataError, match="no caption column: it has image, weight; rename one to one of: caption"
     ):
         read_pairs(path, format="table")
 

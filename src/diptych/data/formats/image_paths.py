@@ -90,7 +90,7 @@ class Pictures:
 
 
 def home_of(folder: Path) -> Path:
-    """The root of a data set whose caption file lies in `folder`: `folder`, or its parent if `folder` is `captions` etc."""
+    """The root of a data set with a caption file in `folder`: the parent of `captions` and the like, else `folder`."""
     return folder.parent if folder.name.lower() in _CAPTION_FOLDERS else folder
 
 
