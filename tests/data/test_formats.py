@@ -425,7 +425,7 @@ def test_text_members_and_names_with_several_dots_are_one_sample(tmp_path: Path)
 def test_a_shard_cut_short_is_an_error_that_names_it(shards: Path):
     data = (shards / "train-000.tar").read_bytes()
     (shards / "train-000.tar").write_bytes(data[:700])
-    with pytest.raises(DataError, match=r"train-000\.tar' is not a whole tar file"):
+    with pytest.raises(DataError, match=r"train-000\.tar' is not a complete tar file"):
         read_pairs(shards)
 
 
@@ -852,7 +852,7 @@ def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, header
         member = tarfile.TarInfo("a.jpg")
         member.size, member.pax_headers = 4, headers
         tar.addfile(member, io.BytesIO(b"0123"))
-    with pytest.raises(DataError, match=r"s\.tar' is not a whole tar file"):
+    with pytest.raises(DataError, match=r"s\.tar' is not a complete tar file"):
         read_pairs(tmp_path / "s.tar")
 
 

@@ -225,7 +225,7 @@ def _member(name: str, length: int = 3, kind: bytes = tarfile.REGTYPE, **headers
 
 @pytest.mark.parametrize("name", ["../../x.jpg", "a/../../x.jpg", "x" * 5_000 + ".jpg"])
 def test_a_name_in_a_shard_that_leads_out_or_is_no_path_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"a\.tar' is not a whole tar file \(the name '"):
+    with pytest.raises(DataError, match=r"a\.tar' is not a complete tar file \(the name '"):
         read_pairs(_shard(tmp_path / "a.tar", _member(name)))
 
 
@@ -240,7 +240,7 @@ def test_links_devices_and_folders_in_a_shard_are_left_out(tmp_path: Path) -> No
 @pytest.mark.parametrize("size", ["9" * 25, "-1", "99999999", "1" * 5_000])
 def test_a_size_that_is_not_there_is_refused(tmp_path: Path, size: str) -> None:
     for mode, name in (("w", "a.tar"), ("w:gz", "a.tgz")):
-        with pytest.raises(DataError, match=rf"{name}' is not a whole tar file"):
+        with pytest.raises(DataError, match=rf"{name}' is not a complete tar file"):
             read_pairs(_shard(tmp_path / name, _member("x.jpg", 3, **{"size": size}), mode=mode))
 
 

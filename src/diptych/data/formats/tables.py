@@ -57,12 +57,12 @@ class Columns:
         image, caption = first(IMAGE_COLUMNS), first(CAPTION_COLUMNS)
         captions = (caption,) if caption else tuple(name for key, name in columns.items() if _is_numbered_caption(key))
         if image is None or not captions:
-            kind, names = ("image", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
+            kind, accepted = ("image", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
             listed = ", ".join(name[:_LISTED_CHARACTERS] for name in islice(columns.values(), _LISTED)) or "none"
             raise DataError(
                 f"{where} has no {kind} column: it has {listed}"
                 f"{f' and {len(columns) - _LISTED:,} more' if len(columns) > _LISTED else ''}; "
-                f"rename one to one of: {', '.join(names)}"
+                f"rename one to one of: {', '.join(accepted)}"
             )
         return cls(image, captions, first(SPLIT_COLUMNS), first(ID_COLUMNS))
 
@@ -127,9 +127,7 @@ def _fetched(record: dict[str, Any], images: list[str]) -> dict[str, Any]:
         value = record[column]
         if value and not value.get("bytes") and "hf://" in (value.get("path") or ""):
             with require("fsspec", extra="train").open(value["path"], "rb") as file:
-                record[column] = {
-                    "bytes": file.read(MAX_BYTES + 1)
-                }  # one byte over the limit, so that decoding reports it
+                record[column] = {"bytes": file.read(MAX_BYTES + 1)}  # one over the limit, so that decoding fails
     return record
 
 
@@ -170,7 +168,7 @@ def _image(record: Mapping[str, Any], columns: Columns, pictures: Pictures, wher
 
 
 def caption_list(value: Any) -> list[str]:
-    """The captions in a cell: a string, a list, a JSON list inside a CSV, or objects with `raw`, `caption` or `text`."""
+    """The captions in a cell: a string, a list, a JSON list in a CSV, or objects with `raw`, `caption` or `text`."""
     captions, pending = [], [value]
     while pending:  # no recursion, since lists may be nested as deep as JSON allows
         value = pending.pop()
@@ -193,9 +191,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     names = column_names(header, f"'{path}'")
     columns = Columns.find(names, f"'{path}'")
     if duplicate := next((name for name in columns.captions if names.count(name) > 1), None):
-        raise DataError(
-            f"'{path}' has several columns '{duplicate}'; rename them to {duplicate}_1, {duplicate}_2 and so on"
-        )
+        raise DataError(f"'{path}' has several columns '{duplicate}'; rename them {duplicate}_1, {duplicate}_2, ...")
     if names == [columns.image, *columns.captions]:
         for number, name, caption in two_fields(path, delimiter):
             if number > 1:
