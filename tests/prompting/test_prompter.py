@@ -140,7 +140,7 @@ def test_prompts_are_read_by_ids_with_their_endings_too(drawn: Path, tmp_path: P
 
 def test_drawn_prompts_refuse_a_folder_with_others(tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("imgId,prompt\nmine,a cat\n")
-    with pytest.raises(DataError, match="did not draw"):
+    with pytest.raises(DataError, match="did not write"):
         draw_prompts(tmp_path, count=2)
     with pytest.raises(ConfigError, match="count is 0"):
         draw_prompts(tmp_path / "new", count=0)
