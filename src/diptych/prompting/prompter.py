@@ -188,7 +188,7 @@ class Prompter:
 
 def _by_image(rows: Sequence[int], prompts: Sequence[Prompt], count: int) -> list[list[Prompt]]:
     """The distinct prompts of each of `count` images, best first."""
-    by_text: list[dict[str, Prompt]] = [{} for _ in range(count)]
+    found: list[dict[str, Prompt]] = [{} for _ in range(count)]
     for row, prompt in zip(rows, prompts, strict=True):
-        by_text[row][prompt.text] = prompt
-    return [sorted(distinct.values(), key=lambda prompt: -prompt.score) for distinct in by_text]
+        found[row][prompt.text] = prompt
+    return [sorted(each.values(), key=lambda prompt: -prompt.score) for each in found]
