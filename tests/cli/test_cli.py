@@ -105,7 +105,7 @@ def test_inspect_json_prints_only_json_and_names_the_broken_files(run: Run, tmp_
     assert (ended.code, report["pictures"], report["bad_pictures"]) == (0, 30, 3)
     names = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
     assert {path.name for path in broken} <= names
-    assert "checking pictures" in ended.err
+    assert "checking images" in ended.err
 
 
 def test_draw_writes_a_readable_data_set_of_the_given_size(run: Run, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_val_split_of_data_without_splits_is_the_part_that_training_holds_ou
 def test_a_missing_split_is_refused_with_the_available_ones(run: Run, model: Path, scenes: Path) -> None:
     ended = run("eval", "retrieval", model, "--data", scenes)
     assert (ended.code, ended.out) == (1, "")
-    assert "no picture is in split 'test'; the data set has: " in ended.err
+    assert "no image is in split 'test'; the data set has: " in ended.err
     assert "val (" in ended.err
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diptych.data.doctor import checks
-from diptych.data.doctor.findings import unscrambled
+from diptych.data.doctor.findings import repair_mojibake
 from diptych.data.doctor.inspect import Report, contact_sheet, inspect, sound
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
@@ -99,7 +99,7 @@ def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeyp
     pairs = Pairs.from_rows(_good(tmp_path, 4))
     first = inspect(pairs)
     decoded: list[object] = []
-    monkeypatch.setattr(checks, "check_picture", lambda *given: decoded.append(given) or ("", "", "", 0))
+    monkeypatch.setattr(checks, "check_image", lambda *given: decoded.append(given) or ("", "", "", 0))
     assert inspect(pairs) == first
     assert len(sound(pairs)[0]) == 4
     assert not decoded
@@ -128,7 +128,7 @@ def test_progress_is_told_of_every_picture(tmp_path: Path) -> None:
             yield item
 
     inspect(Pairs.from_rows(_good(tmp_path, 3)), progress=progress)
-    assert seen == [(3, "checking pictures")] * 3
+    assert seen == [(3, "checking images")] * 3
 
 
 def test_the_figures_of_a_small_set_by_hand(tmp_path: Path) -> None:
@@ -153,10 +153,10 @@ def test_identical_and_near_identical_pictures_are_told_apart_and_by_split(tmp_p
     report = inspect(Pairs.from_rows([*train, *val, *copies]))
     kinds = ("identical_across_splits", "near_identical_across_splits", "identical", "near_identical")
     assert [_details(report, kind) for kind in kinds] == [
-        ["2 pictures: good100.png (train), same_leak.png (val)"],
-        ["2 pictures: good101.png (train), near_leak.jpg (val)"],
-        ["2 pictures: good102.png (train), same.png (train)"],
-        ["2 pictures: good200.png (val), near.jpg (val)"],
+        ["2 images: good100.png (train), same_leak.png (val)"],
+        ["2 images: good101.png (train), near_leak.jpg (val)"],
+        ["2 images: good102.png (train), same.png (train)"],
+        ["2 images: good200.png (val), near.jpg (val)"],
     ]
     assert report.worst == "error"
 
@@ -177,14 +177,14 @@ def test_faulty_text_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["plain", "café", "Ünïcödé “quoted” – naïve", "一只狗", "Ñandú", "Łódź", "£5 à 10°"])
 def test_text_is_suspected_exactly_when_it_was_read_as_another_encoding(text: str) -> None:
-    assert unscrambled(text) is None
+    assert repair_mojibake(text) is None
     read_as_latin = text.encode().decode("latin-1")
-    assert unscrambled(read_as_latin) == (None if text.isascii() else text)
+    assert repair_mojibake(read_as_latin) == (None if text.isascii() else text)
 
 
 def test_captions_of_several_pictures_are_listed_most_shared_first(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("A dog", "cat", "cat"), b=("a  dog", "cat"), c=("a dog", "bird", "bird")))
-    assert _details(report, "shared_captions") == ["3 pictures: a dog", "2 pictures: cat"]
+    assert _details(report, "shared_captions") == ["3 images: a dog", "2 pictures: cat"]
 
 
 def test_picture_files_that_no_caption_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

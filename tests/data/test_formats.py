@@ -210,15 +210,13 @@ def test_tables_named_by_split_are_one_data_set_and_others_are_not(folder: Path)
         write_csv(folder / f"{split}.csv", ["image", "caption"], [(name, text) for text in CAPTIONS[name]])
     assert seen(read_pairs(folder)) == expected()
     write_csv(folder / "more.csv", ["image", "caption"], [("a.jpg", "x")])
-    with pytest.raises(DataError, match=r"several files .*'more\.csv'.*give the path of one"):
+    with pytest.raises(DataError, match=r"several files .*'more\.csv'.*pass the path of one"):
         read_pairs(folder)
 
 
 def test_a_table_without_a_caption_column_lists_the_columns_that_it_has(folder: Path):
     path = write_csv(folder / "t.csv", ["image", "weight"], [("a.jpg", "3")])
-    with pytest.raises(
-        DataError, match="no column for the caption: it has image, weight; rename one to one of: caption"
-    ):
+    with pytest.raises(DataError, match="no caption column: it has image, weight; rename one to one of: caption"):
         read_pairs(path, format="table")
 
 
@@ -425,7 +423,7 @@ def test_text_members_and_names_with_several_dots_are_one_sample(tmp_path: Path)
 def test_a_shard_cut_short_is_an_error_that_names_it(shards: Path):
     data = (shards / "train-000.tar").read_bytes()
     (shards / "train-000.tar").write_bytes(data[:700])
-    with pytest.raises(DataError, match=r"train-000\.tar' is not a whole tar file"):
+    with pytest.raises(DataError, match=r"train-000\.tar' is not a complete tar file"):
         read_pairs(shards)
 
 
@@ -586,7 +584,7 @@ def test_a_name_may_not_lead_out_of_the_folder(folder: Path, name: str, file: st
         "x.token": f"{name}#0\tx",
     }
     (folder / file).write_text(line[file])
-    with pytest.raises(DataError, match=r"line \d: '.*' lies outside the folder of pictures"):
+    with pytest.raises(DataError, match=r"line \d: '.*' lies outside the image folder"):
         read_pairs(folder)
 
 
@@ -595,7 +593,7 @@ def test_absolute_paths_are_read_below_the_folder_given_for_images(folder: Path,
     assert len(seen(read_pairs(table))) == 1  # inside the data set's own folder
     (tmp_path / "apart").mkdir()
     table = table.rename(tmp_path / "apart" / "t.csv")
-    with pytest.raises(DataError, match="give `images`"):
+    with pytest.raises(DataError, match="pass `images`"):
         read_pairs(table)
     assert len(seen(read_pairs(table, images=folder))) == 1
 
@@ -633,13 +631,13 @@ def test_an_unknown_format_offers_the_nearest_name(folder: Path):
 
 def test_a_folder_without_captions_says_what_it_holds_and_what_was_looked_for(folder: Path):
     (folder / "notes.docx").touch()
-    with pytest.raises(DataError, match=r"it holds 3 pictures, 1 \.docx.*flickr8k \(captions\.txt\)"):
+    with pytest.raises(DataError, match=r"it contains 3 images, 1 \.docx.*flickr8k \(captions\.txt\)"):
         read_pairs(folder)
 
 
 def test_a_file_that_is_not_recognised_says_how_it_begins(folder: Path):
     (folder / "x.csv").write_text("weight;height\n1;2\n")
-    with pytest.raises(DataError, match="it begins 'weight;height'"):
+    with pytest.raises(DataError, match="it begins with 'weight;height'"):
         read_pairs(folder / "x.csv")
 
 
@@ -650,7 +648,7 @@ def test_a_renamed_file_is_recognised_by_what_it_holds(folder: Path):
 
 def test_a_file_with_a_header_alone_is_refused(folder: Path):
     (folder / "captions.txt").write_text("image,caption\n")
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="contains no images"):
         read_pairs(folder)
 
 
@@ -737,7 +735,7 @@ def test_an_id_that_no_table_can_hold_is_escaped_and_its_captions_stay_together(
 def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.data.row_table.BLOCK", 1)
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
-    with pytest.raises(DataError, match="'a' stands in split 'train' and in 'test'"):
+    with pytest.raises(DataError, match="'a' is in split 'train' and in split 'test'"):
         Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])
 
 
@@ -770,7 +768,7 @@ def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, kind
 
 def test_an_unclosed_quote_is_told_by_the_line_that_opens_it(folder: Path) -> None:
     (folder / "t.csv").write_text('image,caption,split\na.jpg,"two\nlines",train\nb.jpg,"A dog,val\nc.jpg,A cat,val\n')
-    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is opened and not closed"):
+    with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is not closed"):
         read_pairs(folder / "t.csv")
 
 
@@ -852,7 +850,7 @@ def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, header
         member = tarfile.TarInfo("a.jpg")
         member.size, member.pax_headers = 4, headers
         tar.addfile(member, io.BytesIO(b"0123"))
-    with pytest.raises(DataError, match=r"s\.tar' is not a whole tar file"):
+    with pytest.raises(DataError, match=r"s\.tar' is not a complete tar file"):
         read_pairs(tmp_path / "s.tar")
 
 

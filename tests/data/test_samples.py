@@ -90,7 +90,7 @@ def test_captions_of_another_data_set_are_not_overwritten(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"size": 8}])
 def test_a_draw_of_nothing_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="at least"):
+    with pytest.raises(ConfigError, match="the minimum is"):
         draw_scenes(tmp_path, **wrong)
 
 

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from diptych.data import downloads
-from diptych.data.downloads import RemoteFile, fetch, open_url, read_answer
+from diptych.data.downloads import RemoteFile, fetch, open_url, read_response
 from diptych.errors import DataError
 
 
@@ -58,9 +58,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
 
 
 def test_a_server_that_sends_without_end_is_read_to_the_limit(server: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"/endless' answers with more than 100,000 bytes"):
-        read_answer(f"{server}/endless", 100_000)
-    with pytest.raises(DataError, match="arrived with the checksum"):
+    with pytest.raises(DataError, match=r"/endless' returned more than 100,000 bytes"):
+        read_response(f"{server}/endless", 100_000)
+    with pytest.raises(DataError, match="has the checksum"):
         fetch(RemoteFile(f"{server}/endless", "a.bin", 100_000, "sha256:0"), tmp_path)
     assert not list(tmp_path.iterdir())
 

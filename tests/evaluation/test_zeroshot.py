@@ -178,7 +178,7 @@ def test_classes_are_read_from_a_file_of_names_or_of_labels_and_names(tmp_path: 
     assert read_classes(file) == Classes(("n01", "red fox"), ("tench", "red fox"))
 
 
-@pytest.mark.parametrize(("text", "words"), [("cat\ncat\n", "'cat' stands twice"), ("\n", "there are none")])
+@pytest.mark.parametrize(("text", "words"), [("cat\ncat\n", "'cat' occurs twice"), ("\n", "there are none")])
 def test_duplicate_or_missing_classes_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=words):
@@ -217,7 +217,7 @@ def test_a_label_wins_over_a_name_and_of_equal_names_the_first() -> None:
 
 def test_an_image_of_an_unknown_class_is_refused_with_its_id() -> None:
     pairs = Pairs.from_rows([Row("photo-7", Path("a.png"), ("wolf",))])
-    with pytest.raises(DataError, match="'photo-7' is of class 'wolf'"):
+    with pytest.raises(DataError, match="'photo-7' has the class 'wolf'"):
         Classes(("cat",), ("cat",)).of(pairs)
 
 

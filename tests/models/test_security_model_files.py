@@ -110,7 +110,7 @@ def test_a_prompter_does_not_load_the_text_encoder_that_its_card_names(tmp_path:
     for name in ("somebody/evil", str(tmp_path / "elsewhere"), "../elsewhere", 3):
         card["prompter"]["text_encoder"]["name"] = name
         (folder / "diptych.json").write_text(json.dumps(card))
-        with pytest.raises(ModelError, match=r"names the text encoder .* put its files into '.*text_encoder'"):
+        with pytest.raises(ModelError, match=r"names the text encoder .* copy its files to '.*text_encoder'"):
             _ = load_prompter(folder, "cpu").space
     assert not offline
 

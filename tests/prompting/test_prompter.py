@@ -140,7 +140,7 @@ def test_prompts_are_read_by_ids_with_their_endings_too(drawn: Path, tmp_path: P
 
 def test_drawn_prompts_refuse_a_folder_with_others(tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("imgId,prompt\nmine,a cat\n")
-    with pytest.raises(DataError, match="did not draw"):
+    with pytest.raises(DataError, match="did not write"):
         draw_prompts(tmp_path, count=2)
     with pytest.raises(ConfigError, match="count is 0"):
         draw_prompts(tmp_path / "new", count=0)
@@ -345,7 +345,7 @@ def test_a_text_encoder_that_changed_is_refused(run: Path, tmp_path: Path) -> No
     card = json.loads((tmp_path / "model" / "diptych.json").read_text())
     card["prompter"]["text_encoder"]["identity"] = "0" * 16
     (tmp_path / "model" / "diptych.json").write_text(json.dumps(card))
-    with pytest.raises(ModelError, match="gives other vectors"):
+    with pytest.raises(ModelError, match="gives other embeddings"):
         _ = load_prompter(tmp_path / "model", "cpu").space
 
 
@@ -449,9 +449,9 @@ def test_lists_of_ones_own_come_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "mood.txt").write_text("# moods\ncalm\n\nwild\n", "utf-8-sig")
     assert phrase_lists(tmp_path) == {"mood": ["calm", "wild"]}
     (tmp_path / "none.txt").write_text("# nothing\n")
-    with pytest.raises(DataError, match=r"'none\.txt' in it is empty"):
+    with pytest.raises(DataError, match=r"'none\.txt' is empty"):
         phrase_lists(tmp_path)
-    with pytest.raises(DataError, match=r"holds no \.txt"):
+    with pytest.raises(DataError, match=r"there are no \.txt files"):
         phrase_lists(tmp_path / "absent")
 
 
@@ -463,10 +463,10 @@ def test_prompts_are_read_from_lines_tables_and_data_sets(drawn: Path, scenes: P
     assert read_prompts(drawn) == read_prompts(drawn / "prompts.csv")
     assert len(read_prompts(scenes / "captions.txt")) == 48 * 5
     (tmp_path / "c.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="no column for the prompt: it has a, b"):
+    with pytest.raises(DataError, match="no prompt column: it has a, b"):
         read_prompts(tmp_path / "c.csv")
     (tmp_path / "d.txt").write_text("\n")
-    with pytest.raises(DataError, match="holds no prompt"):
+    with pytest.raises(DataError, match="contains no prompts"):
         read_prompts(tmp_path / "d.txt")
 
 

@@ -97,7 +97,7 @@ def get(
         _print_published()
         return
     offered = offer(name, parts=parts)
-    echo(offered.published.what)
+    echo(offered.published.description)
     echo(f"licence: {offered.published.licence}")
     echo(f"         {offered.published.terms}")
     files = "1 file" if len(offered.files) == 1 else f"{len(offered.files)} files"

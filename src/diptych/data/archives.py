@@ -1,4 +1,4 @@
-"""ZIP archives of strangers, unpacked: nothing lands outside the folder, and no more than the limits allow."""
+"""Unpacking untrusted ZIP archives: nothing is written outside the target folder or beyond the limits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diptych.images.decode import IMAGE_SUFFIXES
 from diptych.runtime.files import MAX_RATIO, RATIO_ALLOWANCE, open_file
 from diptych.runtime.progress import Progress, silent
 
-MAX_BYTES = 64 << 30  # of all files together
-_MAX_DIRECTORY = 16 << 20  # bytes of the list of files: some 200,000 of them
-# DEFLATE needs 32 KiB to unpack and bzip2 8 MB; LZMA what the archive names, up to 4 GiB.
+MAX_BYTES = 64 << 30  # total unpacked size
+_MAX_DIRECTORY = 16 << 20  # bytes of the central directory: about 200,000 files
+# Deflate needs 32 KiB to unpack and bzip2 8 MB; LZMA needs whatever the archive asks for, up to 4 GiB.
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate", zipfile.ZIP_BZIP2: "bzip2"}
-_LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` is added
+_MAX_NAME = 240  # bytes; file systems allow 255, and `.part` is appended
 _BLOCK = 1 << 20
-# What zipfile and its decompressors were seen to raise on damaged archives; ValueError: a name that is not UTF-8.
+# Raised by zipfile and its decompressors on damaged archives; ValueError: a name that is not UTF-8.
 _DAMAGED = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error),
     zlib.error,
@@ -30,14 +30,15 @@ _TEXTS = (".json", ".csv", ".txt", ".jsonl", ".tsv")
 
 
 def unpack(archive: Path, folder: Path, *, progress: Progress = silent, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
-    """Unpack the pictures and text files of a ZIP into `folder`, by their bare names; yields each path.
+    """Unpack the images and text files of a ZIP archive into `folder` under their base names, and yield each path.
 
-    Folders inside the archive, and everything of another kind, are left out, so no name leads anywhere else. A file
-    that is there in its full size is kept.
+    Folder names and files of other types are dropped, so no entry can leave `folder`. A file that already exists in
+    its full size is kept.
 
     Raises:
-        DataError: it is no ZIP or is damaged, two files in it have one name or share bytes, one is packed in another
-            way than those of `_METHODS`, or its files are larger than `max_bytes` or `MAX_RATIO` times its size.
+        DataError: the archive is not a ZIP or is damaged; two entries have the same name or share bytes; an entry uses
+            a compression method other than store, deflate and bzip2; or the unpacked files exceed `max_bytes` or
+            `MAX_RATIO` times the size of the archive.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,8 +47,8 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent, max_byte
             most = min(max_bytes, MAX_RATIO * archive.stat().st_size + RATIO_ALLOWANCE)
             if (size := sum(entry.file_size for entry in entries.values())) > most:
                 raise DataError(
-                    f"'{archive}' holds {size:,} bytes, the limit is {most:,}; unpack it by hand, as with `unzip`, if "
-                    "you trust where it comes from"
+                    f"'{archive}' unpacks to {size:,} bytes, the limit is {most:,}; if you trust its source, unpack it "
+                    "yourself, for example with `unzip`"
                 )
             for name, entry in progress(entries.items(), len(entries), f"unpacking {archive.name}"):
                 target = folder / name
@@ -58,11 +59,11 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent, max_byte
                     part.replace(target)
                 yield target
     except _DAMAGED as error:
-        raise DataError(f"'{archive}' cannot be unpacked ({error}); remove it and fetch it again") from error
+        raise DataError(f"'{archive}' cannot be unpacked ({error}); delete it and download it again") from error
 
 
 class _Bounded(io.BufferedReader):
-    """A file that refuses to be read in pieces larger than a list of files may be: `zipfile` reads the list whole."""
+    """A file that limits the size of one read, because `zipfile` reads the central directory in one piece."""
 
     def __init__(self, file: IO[bytes], archive: Path) -> None:
         super().__init__(file)  # type: ignore[arg-type] # a reader over a reader
@@ -72,7 +73,7 @@ class _Bounded(io.BufferedReader):
         content = super().read(_MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, _MAX_DIRECTORY + 1))
         if len(content) > _MAX_DIRECTORY:
             raise DataError(
-                f"'{self._archive}' has a list of files of more than {_MAX_DIRECTORY:,} bytes; unpack it by hand"
+                f"'{self._archive}' has a central directory of more than {_MAX_DIRECTORY:,} bytes; unpack it yourself"
             )
         return content
 
@@ -83,7 +84,7 @@ def _copy(packed: IO[bytes], sink: IO[bytes]) -> None:
 
 
 def _read(packed: IO[bytes]) -> bytes:
-    """The next bytes; bz2 says that they are damaged by an OSError, as a disk says that it is full."""
+    """The next block. bz2 reports damage as OSError, which would otherwise look like a full disk."""
     try:
         return packed.read(_BLOCK)
     except OSError as error:
@@ -96,23 +97,24 @@ def _entries(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
     end = 0
     for entry in sorted(source.infolist(), key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
-            raise DataError(f"'{archive}' holds files that share bytes ('{entry.filename[:80]}'); fetch it again")
+            raise DataError(f"'{archive}' has overlapping entries ('{entry.filename[:80]}'); download it again")
         end = entry.header_offset + entry.compress_size
     for entry in source.infolist():
         name = PurePosixPath(entry.filename.replace("\\", "/")).name
-        hidden = name.startswith(".") or "__MACOSX" in entry.filename or ":" in name  # on Windows a stream of a file
+        hidden = name.startswith(".") or "__MACOSX" in entry.filename or ":" in name  # a colon names an NTFS stream
         if entry.is_dir() or hidden or Path(name).suffix.lower() not in (*IMAGE_SUFFIXES, *_TEXTS):
             continue
         if entry.compress_type not in _METHODS:
             raise DataError(
-                f"'{archive}' cannot be unpacked ('{name[:80]}' is packed by method {entry.compress_type}, not by "
-                f"{', '.join(_METHODS.values())}); unpack it by hand"
+                f"'{archive}' cannot be unpacked ('{name[:80]}' uses compression method {entry.compress_type}; "
+                f"supported: {', '.join(_METHODS.values())}); unpack it yourself"
             )
-        if name.lower() in names:  # some file systems take A.jpg for a.jpg
-            raise DataError(f"'{archive}' holds two files called '{name}'; unpack it by hand")
-        if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        if name.lower() in names:  # some file systems ignore case
+            raise DataError(f"'{archive}' contains two files called '{name}'; unpack it yourself")
+        if len(name.encode("utf-8", "replace")) > _MAX_NAME:
             raise DataError(
-                f"'{archive}' holds a file called '{name[:40]}...', longer than a name can be; unpack it by hand"
+                f"'{archive}' contains a file name of more than {_MAX_NAME} bytes ('{name[:40]}...'); unpack it "
+                "yourself"
             )
         names.add(name.lower())
         found[name] = entry

@@ -1,4 +1,4 @@
-"""Classes: their names in words, and which one each picture of a data set belongs to."""
+"""Classes: their labels and names, and the class of each image of a data set."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from diptych.runtime.files import read_text
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes in a fixed order: `labels` as a data set writes them, `names` as people say them.
+    """Classes in a fixed order: `labels` as the data set spells them, `names` as they are used in prompts.
 
     Raises:
-        DataError: there are none, or two share a label.
+        DataError: there are no classes, or a label occurs twice.
     """
 
     labels: tuple[str, ...]
@@ -30,42 +30,42 @@ class Classes:
     def __post_init__(self) -> None:
         twice = [label for label, count in Counter(self.labels).items() if count > 1]
         if twice or not self.labels:
-            fault = f"label '{twice[0]}' stands twice" if twice else "there are none"
-            raise DataError(f"the classes cannot be told apart: {fault}; give each class a label of its own")
+            fault = f"label '{twice[0]}' occurs twice" if twice else "there are none"
+            raise DataError(f"invalid classes: {fault}; give each class its own label")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def of(self, pairs: Pairs) -> np.ndarray:
-        """The class of each picture, by its first caption, which must be a label or a name: (pictures,) int64.
+        """The class index of each image, from its first caption, which must be a label or a name: (images,) int64.
 
-        Case, underscores and hyphens make no difference; a label wins over a name.
+        Case, underscores and hyphens are ignored; a label takes precedence over a name.
 
         Raises:
-            DataError: a picture has no caption, or one that is no class; the message names the picture.
+            DataError: an image has no caption, or its caption is not a class; the message names the image.
         """
-        known = {_plain(name): at for at, name in reversed(list(enumerate(self.names)))}
-        known |= {_plain(label): at for at, label in enumerate(self.labels)}
-        found = np.empty(len(pairs), np.int64)
+        known = {_plain(name): index for index, name in reversed(list(enumerate(self.names)))}
+        known |= {_plain(label): index for index, label in enumerate(self.labels)}
+        classes = np.empty(len(pairs), np.int64)
         for row, (image_id, captions) in enumerate(
             zip(pairs.image_ids, pairs.table.column("captions").to_pylist(), strict=True)
         ):
             label = captions[0] if captions else ""
-            if (at := known.get(_plain(label))) is None:
+            if (index := known.get(_plain(label))) is None:
                 some = ", ".join(f"'{name}'" for name in self.labels[:5])
                 raise DataError(
-                    f"picture '{image_id}' is of class '{label}', which is none of the {len(self)} classes ({some}, "
-                    "...); give the classes that the data set has, as a file with a line `label<TAB>name` for each"
+                    f"image '{image_id}' has the class '{label}', which is not one of the {len(self)} classes ({some}, "
+                    "...); pass the classes of the data set as a file with a line `label<TAB>name` for each"
                 )
-            found[row] = at
-        return found
+            classes[row] = index
+        return classes
 
 
 def read_classes(source: str | Path) -> Classes:
-    """Classes by a name of `CLASSES`, or from a text file with a class a line: `name`, or `label<TAB>name`.
+    """Read classes by a name in `CLASSES`, or from a text file with one class a line: `name`, or `label<TAB>name`.
 
     Raises:
-        DataError: there is no such file, it is empty, or a label stands twice.
+        DataError: the file does not exist or is empty, or a label occurs twice.
     """
     if str(source) in CLASSES:
         return CLASSES[str(source)]()
@@ -73,7 +73,7 @@ def read_classes(source: str | Path) -> Classes:
         lines = read_text(source).splitlines()
     except (OSError, DataError) as error:
         raise DataError(
-            f"cannot read classes from '{source}' ({error}); give a text file with a class a line, "
+            f"cannot read classes from '{source}' ({error}); pass a text file with one class a line, "
             f"or one of: {', '.join(CLASSES)}"
         ) from error
     fields = [line.strip().split("\t", 1) for line in lines if line.strip()]
@@ -81,39 +81,39 @@ def read_classes(source: str | Path) -> Classes:
 
 
 def classes_in(pairs: Pairs) -> Classes:
-    """The classes of a data set that names none: its distinct first captions, sorted; `red_fox` reads "red fox".
+    """The classes of a data set without a class list: its distinct first captions, sorted. `red_fox` becomes "red fox".
 
     Raises:
-        DataError: no picture has a caption.
+        DataError: no image has a caption.
     """
     labels = sorted({captions[0] for captions in pairs.table.column("captions").to_pylist() if captions})
     return Classes(tuple(labels), tuple(label.replace("_", " ") for label in labels))
 
 
 def read_class_folders(folder: str | Path) -> Pairs:
-    """A folder that holds one folder of pictures for each class, as ImageNet does: the caption is the folder's name.
+    """Read a folder with one subfolder of images for each class, as in ImageNet: the caption is the subfolder's name.
 
-    Pictures may lie deeper; the class is the uppermost folder. A folder `train`, `val` or `test` around the classes is
-    their split.
+    Images may lie deeper; the class is the topmost folder. A folder `train`, `val` or `test` above the classes is the
+    split.
 
     Raises:
-        DataError: no picture lies in a folder of a class.
+        DataError: no image lies in a class folder.
     """
     folder = Path(folder).absolute()
     pairs = Pairs.from_rows(_rows(folder))
     if not len(pairs):
-        raise DataError(f"'{folder}' holds no folders of pictures; make one folder for each class, named after it")
+        raise DataError(f"'{folder}' has no folders of images; make one folder for each class, named after it")
     return pairs
 
 
 def read_labelled(source: str | Path, format: str | None = None) -> Pairs:
-    """A data set whose first captions are classes: class folders, or any other format that `read_pairs` knows.
+    """Read a data set whose first captions are classes: class folders, or any format of `read_pairs`.
 
-    A folder in which no captions are recognised is taken for class folders; `format="class-folders"` says so.
+    A folder without recognised captions is read as class folders; `format="class-folders"` forces that.
 
     Raises:
-        ConfigError: there is no such format.
-        DataError: nothing there can be read.
+        ConfigError: the format is unknown.
+        DataError: the source cannot be read.
     """
     if format == "class-folders":
         return read_class_folders(source)
@@ -139,22 +139,22 @@ def _plain(text: str) -> str:
 
 
 def _imagenet() -> Classes:
-    """The 1,000 classes of ImageNet with the first of WordNet's words for each, as timm carries them.
+    """The 1,000 classes of ImageNet named by the first WordNet synonym of each, from timm.
 
-    "crane" and "maillot" are each the first word of two classes, which then tie.
+    "crane" and "maillot" each name two classes, whose embeddings then tie.
     """
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
-    every = range(info.num_classes())
+    indices = range(info.num_classes())
     return Classes(
-        tuple(info.index_to_label_name(at) for at in every),
-        tuple(info.index_to_description(at).split(", ")[0] for at in every),
+        tuple(info.index_to_label_name(index) for index in indices),
+        tuple(info.index_to_description(index).split(", ")[0] for index in indices),
     )
 
 
 def _imagenet_clip() -> Classes:
-    """The same classes by the names that CLIP's authors gave them, in which its published figures were measured."""
+    """The same classes under the names curated by CLIP's authors, which its published results use."""
     metadata = require("open_clip.zero_shot_metadata", "open-clip")
     return Classes(_imagenet().labels, tuple(metadata.IMAGENET_CLASSNAMES))
 

@@ -17,11 +17,11 @@ _SHARD = ".tar"
 
 
 def image_at(text: str, roots: Roots = ANYWHERE) -> Picture:
-    """The picture of a row's `path`: a file, or one inside a larger file (`shard.tar/member`), by its real path.
+    """The image stored under `path`, with links resolved: a file, or a member of a container (`shard.tar/member`).
 
     Raises:
-        ImageError: `missing` - the file, or the picture in it, is no longer there; `unreadable` - its file is damaged;
-            `outside` - it lies outside `roots`.
+        ImageError: `missing` - the file or the member no longer exists; `unreadable` - the container is damaged;
+            `outside` - the path lies outside `roots`.
     """
     path = roots.real(from_text(text))
     if path is None:
@@ -35,13 +35,13 @@ def image_at(text: str, roots: Roots = ANYWHERE) -> Picture:
             found = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
             if found is not None:
                 return found
-    raise ImageError("missing", f"'{path}' is no longer there; `diptych index --prune` takes it out of the index")
+    raise ImageError("missing", f"'{path}' no longer exists; `diptych index --prune` removes it from the index")
 
 
 def read_at(text: str, roots: Roots) -> bytes:
-    """The encoded bytes of the picture of a row's `path`; raises as `image_at` and `read_bytes` do.
+    """The encoded bytes of the image stored under `path`. Raises what `image_at` and `read_bytes` raise.
 
-    The path is checked again when its file has been read: a link may have taken its place in between.
+    The path is checked again after the file was read, in case a link replaced it in between.
     """
     data = read_bytes(image_at(text, roots))
     if not roots.hold(from_text(text)):
@@ -50,17 +50,18 @@ def read_at(text: str, roots: Roots) -> bytes:
 
 
 def outside(text: str) -> ImageError:
-    """The error of a picture that may not be read."""
+    """The error for an image outside the folders that may be read."""
     return ImageError(
-        OUTSIDE, f"'{from_text(text)}' lies outside the folders that may be read; add its folder, or follow links"
+        OUTSIDE,
+        f"'{from_text(text)}' lies outside the folders that may be read; index its folder, or use --follow-links",
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _packed(container: Path, size: int, mtime: int) -> dict[str, Picture]:
-    """The pictures of a Parquet file or a compressed shard by their ids; read once, then kept in the cache folder.
+    """The images of a Parquet file or compressed shard by their ids; unpacked once into the cache folder.
 
-    Those that it merely names by paths are none of its own.
+    Images that it only references by path are left out.
     """
     if not container.name.lower().endswith((*SHARD_SUFFIXES, ".parquet")):
         return {}
@@ -68,15 +69,17 @@ def _packed(container: Path, size: int, mtime: int) -> dict[str, Picture]:
         rows = read_pairs(container)
         return {row.image_id: row.image for row in rows if not isinstance(row.image, Path)}
     except DataError as error:
-        raise ImageError("unreadable", f"the pictures of '{container}' cannot be read ({error})") from error
+        raise ImageError("unreadable", f"the images of '{container}' cannot be read ({error})") from error
 
 
 @functools.lru_cache(maxsize=64)
 def tar_members(shard: Path, size: int, mtime: int) -> dict[str, Slice]:
-    """Where the members of an uncompressed tar lie, by name; `size` and `mtime` are those of the file, to tell it anew.
+    """The byte ranges of the members of an uncompressed tar file, by name.
+
+    `size` and `mtime` are those of the file: they make the cached result stale when it changes.
 
     Raises:
-        ImageError: `unreadable` - it is no whole tar file.
+        ImageError: `unreadable` - the file is not a complete tar file.
     """
     try:
         return {member.name.removeprefix("./"): Slice(shard, member.offset, member.size) for member in members(shard)}

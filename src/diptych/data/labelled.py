@@ -1,4 +1,4 @@
-"""Labelled pairs: pictures with texts of which somebody said whether they match."""
+"""Labelled pairs: images and texts with a label that says whether they match."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Labelled:
-    """(pairs,) texts, the row of each one's picture in `pictures`, and whether they match.
+    """The texts, the row of each text's image in `pictures`, and the labels: (pairs,) each.
 
-    `pictures` has a row for each picture, its captions all the texts that were put to it, matching or not.
+    `pictures` has one row per image, whose captions are all of its texts, matching or not.
     """
 
     pictures: Pairs
@@ -37,20 +37,20 @@ class Labelled:
         return len(self.texts)
 
     def of(self, pictures: Pairs) -> Labelled:
-        """The pairs of some of the pictures, such as those of a split."""
+        """The pairs of a subset of the images, such as a split."""
         places = {image_id: row for row, image_id in enumerate(pictures.image_ids)}
         ids = self.pictures.image_ids
-        kept = [at for at, row in enumerate(self.rows) if ids[row] in places]
+        kept = [pair for pair, row in enumerate(self.rows) if ids[row] in places]
         return Labelled(
             pictures,
-            [self.texts[at] for at in kept],
-            np.array([places[ids[self.rows[at]]] for at in kept], np.int64),
+            [self.texts[pair] for pair in kept],
+            np.array([places[ids[self.rows[pair]]] for pair in kept], np.int64),
             self.labels[kept],
         )
 
 
 def is_labelled(source: str | Path) -> bool:
-    """Whether this is a table with a column of labels beside pictures and texts."""
+    """Whether `source` is a table with a label column."""
     path = Path(source)
     if path.suffix.lower() not in _TABLES or not path.is_file():
         return False
@@ -62,32 +62,34 @@ def is_labelled(source: str | Path) -> bool:
 
 
 def read_labelled_pairs(source: str | Path) -> Labelled:
-    """Read a table with the columns image, caption and label: CSV, TSV, JSON lines, JSON or Parquet of paths.
+    """Read a table with the columns image, caption and label, as CSV, TSV, JSON Lines, JSON or Parquet.
 
-    A label is 1, match, true or yes, or 0, no-match, false or no. Pictures are looked for as `read_pairs` does.
+    A label is 1, match, true or yes; or 0, no-match, false or no. Images are resolved as `read_pairs` does.
 
     Raises:
-        DataError: there is no such column, or a label is none of these; the message names file and line.
+        DataError: a column is missing, or a label has another value; the message names the file and line.
     """
     path = Path(source)
     texts, labels, ids = [], [], []
 
-    def noted() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def with_labels() -> Iterator[tuple[str, Mapping[str, Any]]]:
         for where, record in records(path):
             labels.append(_label(record, where))
             yield where, record
 
     def read() -> Iterator[Row]:
-        for row in rows(noted(), Pictures.around(path.absolute().parent, path.absolute().parent), None):
+        for row in rows(with_labels(), Pictures.around(path.absolute().parent, path.absolute().parent), None):
             if len(row.captions) != 1:
-                raise DataError(f"'{path}': a line of picture '{row.image_id}' has {len(row.captions)} texts; give one")
+                raise DataError(
+                    f"'{path}': a line of image '{row.image_id}' has {len(row.captions)} texts; it must have one"
+                )
             texts.append(row.captions[0])
             ids.append(row.image_id)
             yield row
 
     pictures = Pairs.from_rows(read())
     if not len(pictures):
-        raise DataError(f"'{path}' holds no labelled pair; it needs the columns image, caption and label")
+        raise DataError(f"'{path}' contains no labelled pairs; it needs the columns image, caption and label")
     places = {image_id: row for row, image_id in enumerate(pictures.image_ids)}
     return Labelled(pictures, texts, np.array([places[name] for name in ids], np.int64), np.array(labels, bool))
 
@@ -95,10 +97,10 @@ def read_labelled_pairs(source: str | Path) -> Labelled:
 def _label(record: Mapping[str, Any], where: str) -> bool:
     column = _label_column(record)
     if column is None:
-        raise DataError(f"{where} has no label: it has {', '.join(record)}; name one column label")
+        raise DataError(f"{where} has no label column, only {', '.join(record)}; call one column 'label'")
     plain = _plain(clean(record[column]))
     if plain not in LABELS:
-        raise DataError(f"{where}: label '{record[column]}' is none of match, no-match, 1, 0, true, false, yes, no")
+        raise DataError(f"{where}: invalid label '{record[column]}'; use match, no-match, 1, 0, true, false, yes or no")
     return LABELS[plain]
 
 

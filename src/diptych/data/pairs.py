@@ -1,4 +1,4 @@
-"""Pairs: the one form of a data set, one row for each picture, and the splits that never leak a picture."""
+"""Pairs: an image-text data set with one row per image, and splits that keep each image on one side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPLIT_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture and the captions that describe it."""
+    """One image and its captions."""
 
     image_id: str
     image: Picture
@@ -37,19 +37,20 @@ class Row:
 
 
 def canonical_split(name: str) -> str:
-    """The name by which diptych knows a split: `dev`, `valid` and `validation` are `val`, `restval` is `train`."""
+    """The canonical name of a split: `dev`, `valid` and `validation` become `val`, `restval` becomes `train`."""
     return SPLIT_ALIASES.get(name.lower(), name.lower())
 
 
 def split_position(image_id: str) -> float:
-    """Where an id falls in [0, 1): a hash of the id alone, so it never moves when rows are added."""
+    """The position of an id in [0, 1): a hash of the id alone, so it does not change when rows are added."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
 
 
 class Pairs(Sequence[Row]):
-    """A data set of pictures with captions, held as an Arrow table: a row costs its text and a path, never its pixels.
+    """An image-text data set, stored as an Arrow table of captions and image paths; pixels are not held in memory.
 
-    Build one with `read_pairs` or `Pairs.from_rows`. Selecting, splitting and indexing return views of the same table.
+    Build one with `read_pairs` or `Pairs.from_rows`. Selecting and splitting return new `Pairs`; an index returns a
+    `Row`.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -57,29 +58,29 @@ class Pairs(Sequence[Row]):
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], blobs: Callable[[], BinaryIO] | None = None) -> Pairs:
-        """Gather rows; rows that share an id become one row, their captions in order of appearance.
+        """Build a data set from rows. Rows with the same id are merged, their captions in order of appearance.
 
-        A picture that comes as bytes is appended to the file that `blobs` opens, and the row keeps its place there,
-        so that memory stays flat. Without `blobs`, bytes are refused.
+        An image passed as bytes is appended to the file that `blobs` opens, and the row stores its offset there, so
+        memory use stays constant.
 
         Raises:
-            DataError: a picture is bytes and there is no `blobs`, or one id stands in two splits.
+            DataError: an image is bytes and `blobs` is None, or an id occurs in two splits.
         """
-        gathered = TableBuilder()
+        builder = TableBuilder()
         sink: BinaryIO | None = None
         for row in rows:
             image = row.image
-            if isinstance(image, bytes) and row.image_id not in gathered:
+            if isinstance(image, bytes) and row.image_id not in builder:
                 if blobs is None:
-                    raise DataError(f"picture '{row.image_id}' comes as bytes; pass `blobs`, a file to keep them in")
+                    raise DataError(f"image '{row.image_id}' is passed as bytes; pass `blobs`, a file to store it in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            gathered.add(
+            builder.add(
                 row.image_id, image, row.captions, readable_text(canonical_split(row.split)) if row.split else None
             )
         if sink is not None:
             sink.flush()
-        return cls(gathered.table())
+        return cls(builder.table())
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -102,28 +103,29 @@ class Pairs(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
     def values(self, column: str) -> Iterator[Any]:
-        """A column's values in row order, made Python objects some at a time."""
+        """The values of a column in row order, converted to Python objects block by block."""
         for block in self.table.select([column]).to_batches(BLOCK):
             yield from block.column(0).to_pylist()
 
     @property
     def image_ids(self) -> list[str]:
+        """The image ids in row order."""
         return self.table.column("image_id").to_pylist()
 
     def flat_captions(self) -> tuple[list[str], np.ndarray]:
-        """All captions in row order, and for each the index of its picture's row: (captions,) int64."""
+        """All captions in row order, and the row of each caption's image: (captions,) int64."""
         return list(self.captions()), np.repeat(np.arange(len(self)), self.caption_counts())
 
     def captions(self) -> Captions:
-        """All captions in row order, without a Python string for each."""
+        """All captions in row order, as a sequence that creates Python strings on access."""
         return Captions(self._lists().flatten())
 
     def caption_counts(self) -> np.ndarray:
-        """How many captions each picture has: (pictures,) int64."""
+        """The number of captions of each image: (images,) int64."""
         return np.asarray(self._lists().value_lengths().fill_null(0)).astype(np.int64)
 
     def _lists(self) -> pa.ListArray:
-        """The column of captions as one array; what is one already is not copied."""
+        """The caption column as one array; a column with a single chunk is not copied."""
         column = self.table.column("captions")
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -138,35 +140,35 @@ class Pairs(Sequence[Row]):
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Pictures in each named split; those without a split count under `""`."""
+        """The number of images in each split; images without a split are counted under `""`."""
         sizes: dict[str, int] = {}
         for split in self.values("split"):
             sizes[split or ""] = sizes.get(split or "", 0) + 1
         return sizes
 
     def split(self, name: str) -> Pairs:
-        """The pictures of one split (`all` for every picture).
+        """The images of one split; `all` selects every image.
 
         Raises:
-            DataError: no picture stands in it; the message lists the splits that exist.
+            DataError: the split is empty; the message lists the existing splits.
         """
         if name == "all":
             return self
         wanted = canonical_split(name)
         chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
-            there = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
+            existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
             raise DataError(
-                f"no picture is in split '{name}'; the data set has: {there}. Use --split all for every one"
+                f"no image is in split '{name}'; the data set has: {existing}. Use --split all to select all images"
             )
         return chosen
 
     def with_splits(self, val: float = 0.1, test: float = 0.1, of: str | None = None) -> Pairs:
-        """Assign splits by a hash of the image id: `test` and `val` are shares in [0, 1] of the pictures.
+        """Assign splits by a hash of the image id; `test` and `val` are fractions of the images, in [0, 1].
 
-        With `of`, only pictures of that split are assigned anew (`of="train", test=0` holds a validation part out of
-        the training pictures); without it, those that have no split. A picture's place depends on its id alone: adding
-        rows never moves it.
+        With `of`, the images of that split are reassigned (`of="train", test=0` holds out a validation split from the
+        training images); without it, the images that have no split. The result depends on the id alone, so adding rows
+        does not change the split of existing images.
         """
 
         def assign(image_id: str, split: str | None) -> str | None:
@@ -176,28 +178,29 @@ class Pairs(Sequence[Row]):
             return "test" if position < test else "val" if position < test + val else "train"
 
         splits = (assign(*pair) for pair in zip(self.values("image_id"), self.values("split"), strict=True))
-        at = self.table.schema.get_field_index("split")
+        index = self.table.schema.get_field_index("split")
         column = pa.array(splits, pa.string(), size=len(self))
-        return Pairs(self.table.set_column(at, SCHEMA.field("split"), column))
+        return Pairs(self.table.set_column(index, SCHEMA.field("split"), column))
 
     def with_val(self, share: float = 0.1) -> Pairs:
-        """The data set with a validation split: its own, or `share` of the training pictures by the hash of their ids.
+        """The data set with a validation split: its own, or a fraction `share` of the training images.
 
-        Where no picture is in a split, all are training pictures. Training and measuring both take it from here.
+        Without any splits, all images count as training images. Training and evaluation both use this method, so they
+        agree on the held-out images.
         """
         sizes = self.split_sizes
         return self if "val" in sizes else self.with_splits(share, test=0, of="train" if "train" in sizes else None)
 
     def fingerprint(self) -> str:
-        """A hash of the ids and of where the pictures lie (path, size, modification time): keys caches of vectors."""
+        """A hash of ids and image files (path, size, modification time); the key of cached embeddings."""
         digest = hashlib.sha256()
         for name in ("image_id", "path", "offset", "size"):
             for value in self.values(name):
                 digest.update(f"{value}\0".encode("utf-8", "surrogatepass"))
-        for path in pc.unique(self.table.column("path")):  # in order, as Arrow text
+        for path in pc.unique(self.table.column("path")):  # in row order, kept as Arrow strings
             try:
                 stat = Path(path.as_py()).stat()
                 digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
-            except (OSError, ValueError):  # ValueError: a name with a NUL
+            except (OSError, ValueError):  # ValueError: a path that contains NUL
                 digest.update(b"missing\0")
         return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A data set as an Arrow table: its columns, rows on their way into it, and its captions as they lie there."""
+"""The Arrow table behind `Pairs`: its schema, a builder that merges rows by id, and lazy access to the captions."""
 
 from __future__ import annotations
 
@@ -18,75 +18,80 @@ SCHEMA = pa.schema(
         "image_id": pa.string(),
         "path": pa.string(),
         "offset": pa.int64(),
-        "size": pa.int64(),  # -1: the picture is the whole file at `path`
+        "size": pa.int64(),  # -1: the image is the whole file at `path`
         "captions": pa.list_(pa.string()),
-        "split": pa.string(),  # null: the source names none
+        "split": pa.string(),  # null: the source has no splits
     }
 )
-BLOCK = 256  # rows that are read before they become Arrow
+BLOCK = 256  # rows converted to Arrow at a time
 
-_Values = dict[str, Any]  # a row by the names of the schema
+_Values = dict[str, Any]  # a row, by column name
 
 
 class TableBuilder:
-    """Rows on their way into a table, those of one id as one; only the last few hundred are held as Python objects."""
+    """Builds the table row by row and merges rows with the same id; only the last blocks are held as Python objects."""
 
     def __init__(self) -> None:
         self._blocks: list[pa.Table] = []
-        self._rows: list[_Values] = []  # those of the block that is not closed yet
-        self._places: dict[str, int] = {}  # id -> row
-        self._late: dict[int, _Values] = {}  # rows of closed blocks which captions were added to
+        self._rows: list[_Values] = []  # rows not converted yet
+        self._index: dict[str, int] = {}  # id -> row number
+        self._changed: dict[int, _Values] = {}  # converted rows that were changed afterwards
 
     def __contains__(self, image_id: str) -> bool:
-        return readable_text(image_id) in self._places
+        return readable_text(image_id) in self._index
 
     def add(self, image_id: str, image: Picture, captions: Sequence[str], split: str | None) -> None:
+        """Add a row, or its captions to the existing row of that id.
+
+        Raises:
+            DataError: the id already occurs in another split.
+        """
         image_id = readable_text(image_id)
-        if image_id in self._places:
-            row = self._row(self._places[image_id])
+        if image_id in self._index:
+            row = self._row(self._index[image_id])
             if split and row["split"] and split != row["split"]:
                 raise DataError(
-                    f"picture '{image_id}' stands in split '{row['split']}' and in '{split}'; "
-                    "keep each picture in one split"
+                    f"image '{image_id}' is in split '{row['split']}' and in '{split}'; keep each image in one split"
                 )
             row["split"] = row["split"] or split
             row["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
-        # A name that no table can hold becomes that of no file, so that its picture is counted among the missing ones.
+        # A path that is not valid UTF-8 is replaced by one that does not exist; the image is then reported as missing.
         values = (image_id, readable_text(os.fsdecode(path)), offset, size, list(captions), split)
-        self._places[image_id] = len(self._places)
+        self._index[image_id] = len(self._index)
         self._rows.append(dict(zip(SCHEMA.names, values, strict=True)))
-        if len(self._rows) == 2 * BLOCK:  # the later half stays open: captions of one picture stand together
-            self._close(BLOCK)
+        if len(self._rows) == 2 * BLOCK:  # keep the later half: captions of an image are usually adjacent
+            self._convert(BLOCK)
 
-    def _row(self, at: int) -> _Values:
-        """The row to change, whether its block is open or closed."""
-        closed = len(self._blocks) * BLOCK
-        if at >= closed:
-            return self._rows[at - closed]
-        if at not in self._late:
-            self._late[at] = self._blocks[at // BLOCK].slice(at % BLOCK, 1).to_pylist()[0]
-        return self._late[at]
+    def _row(self, number: int) -> _Values:
+        """The values of a row as a mutable dict, whether or not it has been converted to Arrow."""
+        converted = len(self._blocks) * BLOCK
+        if number >= converted:
+            return self._rows[number - converted]
+        if number not in self._changed:
+            self._changed[number] = self._blocks[number // BLOCK].slice(number % BLOCK, 1).to_pylist()[0]
+        return self._changed[number]
 
-    def _close(self, count: int) -> None:
+    def _convert(self, count: int) -> None:
         self._blocks.append(pa.Table.from_pylist(self._rows[:count], schema=SCHEMA))
         del self._rows[:count]
 
     def table(self) -> pa.Table:
-        self._close(len(self._rows))
-        for number in {at // BLOCK for at in self._late}:
-            rows = self._blocks[number].to_pylist()
-            rows = [self._late.get(number * BLOCK + at, row) for at, row in enumerate(rows)]
-            self._blocks[number] = pa.Table.from_pylist(rows, schema=SCHEMA)
+        """The finished table. The builder is empty afterwards."""
+        self._convert(len(self._rows))
+        for block in {number // BLOCK for number in self._changed}:
+            rows = enumerate(self._blocks[block].to_pylist(), block * BLOCK)
+            changed = [self._changed.get(number, row) for number, row in rows]
+            self._blocks[block] = pa.Table.from_pylist(changed, schema=SCHEMA)
         table = pa.concat_tables(self._blocks).combine_chunks()
         self._blocks.clear()
-        pa.default_memory_pool().release_unused()  # or Arrow keeps as much again for rows to come
+        pa.default_memory_pool().release_unused()  # otherwise Arrow keeps as much memory again in reserve
         return table
 
 
 class Captions(Sequence[str]):
-    """All captions of a data set in row order, as Arrow text; one becomes a Python string when it is asked for."""
+    """All captions of a data set in row order, stored as Arrow strings and converted to Python strings on access."""
 
     def __init__(self, texts: pa.StringArray) -> None:
         self.texts = texts
@@ -114,5 +119,5 @@ class Captions(Sequence[str]):
         return self.texts.take(pa.array(indices, pa.int64())).to_pylist()
 
     def lengths(self) -> np.ndarray:
-        """How many characters each has: (captions,) int32."""
+        """The number of characters of each caption: (captions,) int32."""
         return pc.utf8_length(self.texts).to_numpy(zero_copy_only=False)

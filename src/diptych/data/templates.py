@@ -1,4 +1,4 @@
-"""Prompt templates: sentences that make a class name look like the captions that a model was trained on."""
+"""Prompt templates: sentences that turn a class name into text like the captions a model was trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diptych.errors import ConfigError, did_you_mean
 
 # Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), and the notebook
 # "Prompt Engineering for ImageNet" of github.com/openai/CLIP (MIT): the eighty templates of its published ImageNet
-# figures, and the seven that its authors found to do nearly as well together.
+# results, and the seven that together do nearly as well.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "one": ("a photo of a {}.",),
     "seven": (
@@ -106,18 +106,18 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """The templates of that name, each with `{}` where the class name goes.
+    """The templates of a set, each with `{}` in place of the class name.
 
     Raises:
-        ConfigError: there are none of that name.
+        ConfigError: the name is unknown.
     """
     if name not in TEMPLATES:
-        raise ConfigError(f"no templates are called '{name}'; {did_you_mean(name, TEMPLATES)}")
+        raise ConfigError(f"unknown templates '{name}'; {did_you_mean(name, TEMPLATES)}")
     return TEMPLATES[name]
 
 
 def fill(templates: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Every template with every name in it, class after class: (classes * templates,).
+    """Every template filled with every class name, class by class: (classes * templates,).
 
     >>> fill(("a photo of a {}.", "the {}."), ["cat", "dog"])
     ['a photo of a cat.', 'the cat.', 'a photo of a dog.', 'the dog.']

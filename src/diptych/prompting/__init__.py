@@ -1,1 +1,1 @@
-"""Prompts that a picture might have been made with: predicted as a vector, said in words, and scored."""
+"""Image to prompt: predicts the text embedding of an image's prompt, and turns it into words."""

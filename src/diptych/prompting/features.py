@@ -1,4 +1,4 @@
-"""What a prompter sees of a picture: the pooled features of an image tower, and a dual encoder's vector beside them."""
+"""Image features of a prompter: pooled tower features, and the embedding where there is a projection head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.data.pairs import Pairs
+from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.models.architectures import embedding_width, input_size
 from diptych.models.dual_encoder import DualEncoder
@@ -28,10 +28,13 @@ from diptych.runtime.progress import Progress, silent
 
 
 class PictureFeatures:
-    """Pictures to features: an image tower, or both panels' image side of a dual encoder.
+    """Computes image features with an image tower, optionally followed by the projection head of a dual encoder.
 
-    Of a dual encoder with a projection head the features are the tower's and the unit vector, side by side; of a whole
-    CLIP, which has no head of its own, its vector alone.
+    With a projection head, the features are the pooled tower output and the unit embedding, concatenated. A CLIP model
+    without a separate head contributes its embedding alone.
+
+    Attributes:
+        width: the number of features.
     """
 
     def __init__(self, model: SentenceTransformer, tower: list[Module], projection: Sequence[Module] = ()) -> None:
@@ -41,36 +44,39 @@ class PictureFeatures:
 
     @classmethod
     def of_encoder(cls, encoder: DualEncoder) -> PictureFeatures:
+        """The features of a dual encoder's image side."""
         return cls(encoder.model, encoder.tower("image"), encoder.head("image"))
 
     @classmethod
     def of_tower(cls, tower: list[Module], device: str = "auto") -> PictureFeatures:
+        """The features of an image tower alone."""
         model = SentenceTransformer(modules=[*tower], device=str(pick_device(device)))
         return cls(model.to(memory_format=torch.channels_last), tower)
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def image_size(self) -> int | None:
-        """The side in pixels of what the tower sees, or None when its preprocessing does not say."""
+        """The side of the tower's input in pixels, or None if its preprocessing does not define one."""
         return input_size(self.tower[0])
 
     def identity(self) -> str:
-        """A hash of weights and preprocessing."""
+        """A hash of the weights and the preprocessing."""
         return modules_fingerprint([*self.tower, *self.projection])
 
     def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        """Upright RGB pictures as the tower's tensors, on the CPU. Threads may call it.
+        """Convert upright RGB images to the tower's input tensors, on the CPU. Thread-safe.
 
         Raises:
-            ConfigError: one is not a decoded image; a path or URL is not opened.
+            ConfigError: an item is not a decoded image; paths and URLs are not opened.
         """
         return preprocess_images(self.tower[0], images)
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        """(batch, width) float32 on the model's device, with gradient if enabled."""
+        """Features of preprocessed images: (batch, width) float32 on the model's device, with gradients if enabled."""
         features = {k: value.to(self.device) if isinstance(value, Tensor) else value for k, value in inputs.items()}
         for module in self.tower:
             features = module(features)
@@ -83,10 +89,10 @@ class PictureFeatures:
 
     @torch.inference_mode()
     def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> np.ndarray:
-        """Features of upright RGB pictures: (pictures, width) float32."""
+        """Features of upright RGB images: (images, width) float32."""
         images = list(images)
         starts = range(0, len(images), batch_size)
-        parts = [self.forward(self.preprocess(images[at : at + batch_size])).cpu().numpy() for at in starts]
+        parts = [self.forward(self.preprocess(images[start : start + batch_size])).cpu().numpy() for start in starts]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
     def stored(
@@ -94,16 +100,17 @@ class PictureFeatures:
         pairs: Pairs,
         *,
         views: int = 1,
-        view: Callable[[Any, int], Image.Image] | None = None,
+        view: Callable[[Row, int], Image.Image] | None = None,
         name: str = "clean",
         progress: Progress = silent,
     ) -> np.ndarray:
-        """Features of a data set's pictures, kept on disk: (pictures, views, width) float16.
+        """Features of a data set's images, cached on disk: (images, views, width) float16.
 
-        `view(row, number)` makes the other views than the clean first one; `name` says how, for the cache.
+        View 0 is the original image; `view(row, number)` produces the others. `name` identifies the augmentation in the
+        cache key.
 
         Raises:
-            DataError: a picture cannot be decoded; `doctor.sound` leaves those out.
+            DataError: an image cannot be decoded; `doctor.inspect.sound` drops such images.
         """
 
         def prepare(keys: Sequence[int]) -> dict[str, Any]:
@@ -117,19 +124,19 @@ class PictureFeatures:
         folder = cache_dir() / "features" / f"{self.identity()}-{pairs.fingerprint()}-{views}-{name}"
         sink = VectorFile(folder, (len(pairs) * views, self.width), "float16")
         keys = range(len(pairs) * views)
-        flat = write_vectors(sink, keys, prepare, forward, progress=progress, label="picture features, once")
+        flat = write_vectors(sink, keys, prepare, forward, progress=progress, label="computing image features")
         return flat.reshape(len(pairs), views, self.width)
 
 
-def _decoded(row: Any, min_side: int | None) -> Image.Image:
+def _decoded(row: Row, min_side: int | None) -> Image.Image:
     images, good = decode_all([row.image], min_side)
     if not good.all():
-        raise DataError(f"picture '{row.image_id}' cannot be decoded; `diptych data inspect` says why")
+        raise DataError(f"image '{row.image_id}' cannot be decoded; run `diptych data inspect` to see why")
     return images[0]
 
 
 def _width(modules: Sequence[Module]) -> int:
-    """The features that the last of the modules with a width returns."""
+    """The output width of the last module that defines one."""
     for module in reversed(modules):
         if hasattr(module, "out_features"):
             return int(module.out_features)

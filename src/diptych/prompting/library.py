@@ -1,4 +1,4 @@
-"""Prompts to choose from: texts with their vectors in one text encoder's space."""
+"""Prompt libraries: candidate prompts with their text embeddings, and reading prompts from files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from diptych.models.modalities import checked_texts
 from diptych.prompting.text_space import TextSpace
 from diptych.runtime.progress import Progress, silent
 
-_BLOCK = 256  # pictures compared with all prompts at once
+_BLOCK = 256  # images compared with all prompts at a time
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt for a picture; `score` is the cosine of its vector and the one predicted, in [-1, 1]."""
+    """A prompt for an image; `score` is the cosine of its embedding and the predicted one, in [-1, 1]."""
 
     text: str
     score: float
@@ -30,36 +30,39 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptLibrary:
-    """Different prompts, and their unit vectors: (prompts, dim) float32."""
+    """Distinct prompts and their unit embeddings, (prompts, dim) float32."""
 
     texts: list[str]
     vectors: np.ndarray
 
     @classmethod
     def of(cls, texts: Iterable[str], space: TextSpace, progress: Progress = silent) -> PromptLibrary:
-        """Texts, each once, with their vectors from the cache or embedded now.
+        """Build a library from texts: duplicates are removed, and embeddings are cached on disk.
 
         Raises:
-            ConfigError: one is not a string.
-            DataError: there is no text, or all are empty.
+            ConfigError: an item is not a string.
+            DataError: there is no non-empty text.
         """
-        different = list(dict.fromkeys(text for text in checked_texts(texts) if text.strip()))
-        if not different:
-            raise DataError("the prompt library is empty; give at least one prompt to choose from")
-        return cls(different, space.vectors(different, progress=progress, label="embedding the prompt library"))
+        distinct = list(dict.fromkeys(text for text in checked_texts(texts) if text.strip()))
+        if not distinct:
+            raise DataError("the prompt library is empty; pass at least one prompt")
+        return cls(distinct, space.vectors(distinct, progress=progress, label="embedding the prompt library"))
 
     def nearest(self, predicted: np.ndarray, count: int = 1) -> list[list[Prompt]]:
-        """The `count` prompts nearest to each of (pictures, dim) unit vectors, best first; equals by their text."""
+        """The `count` prompts nearest to each of (images, dim) unit vectors, best first; ties are ordered by text.
+
+        Raises:
+            ConfigError: `count` is below 1.
+        """
         if count < 1:
-            raise ConfigError(f"count is {count}; ask for at least 1 prompt")
-        found = []
+            raise ConfigError(f"count is {count}; it must be at least 1")
+        results = []
         for start in range(0, len(predicted), _BLOCK):
             cosines = predicted[start : start + _BLOCK] @ self.vectors.T  # (block, prompts)
             for row in cosines:
                 near = np.argpartition(-row, min(count, len(row)) - 1)[:count]
-                chosen = sorted((Prompt(self.texts[at], float(row[at])) for at in near), key=_best_first)
-                found.append(chosen)
-        return found
+                results.append(sorted((Prompt(self.texts[i], float(row[i])) for i in near), key=_best_first))
+        return results
 
 
 def _best_first(prompt: Prompt) -> tuple[float, str]:
@@ -67,10 +70,10 @@ def _best_first(prompt: Prompt) -> tuple[float, str]:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts in a file: a `.txt` with one a line, a table with a prompt column, or a data set's captions.
+    """Read prompts from a `.txt` file with one a line, a table with a prompt column, or the captions of a data set.
 
     Raises:
-        DataError: there is no such file, or it holds no prompt.
+        DataError: the file does not exist, or contains no prompts.
     """
     path = Path(path)
     if path.suffix.lower() == ".txt" and path.is_file() and not _is_data_set(path):
@@ -82,12 +85,12 @@ def read_prompts(path: str | Path) -> list[str]:
         prompts = read_pairs(path).flat_captions()[0]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise DataError(f"'{path}' holds no prompt; write one a line, or a table with the column prompt")
+        raise DataError(f"'{path}' contains no prompts; write one a line, or a table with a column 'prompt'")
     return prompts
 
 
 def _is_data_set(path: Path) -> bool:
-    """Whether a text file holds captions of pictures, as Flickr8k's `captions.txt` does."""
+    """Whether a text file contains image captions, like Flickr8k's `captions.txt`."""
     with open_text(path) as file:
         head = file.readline().strip().lower()
     return head.startswith(("image,caption", "image\tcaption")) or "#0\t" in head
@@ -97,9 +100,9 @@ def _prompt_column(path: Path) -> list[str]:
     with open_text(path) as file:
         header = file.readline()
     names = [name.lower() for name in column_names(header, f"'{path}'")]
-    if (at := next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)) is None:
+    if (column := next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)) is None:
         raise DataError(
-            f"'{path}' has no column for the prompt: it has {', '.join(names[:50]) or 'none'}; name one 'prompt'"
+            f"'{path}' has no prompt column: it has {', '.join(names[:50]) or 'none'}; rename one to 'prompt'"
         )
     table = csv_fields(path, delimiter_of(header))
-    return [clean(fields[at]) for number, fields in table if number > 1 and len(fields) > at]
+    return [clean(fields[column]) for number, fields in table if number > 1 and len(fields) > column]

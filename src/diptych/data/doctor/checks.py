@@ -1,4 +1,4 @@
-"""One pass over the pictures of a data set: does each decode, and what are its hashes. Kept in the cache folder."""
+"""Image checks: decodes and hashes every image of a data set once, and caches the result."""
 
 from __future__ import annotations
 
@@ -15,48 +15,47 @@ from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
 _FILE = "checks.arrow"
-_VERSION = 1  # raise it when a check or a hash changes, so that older results are not used
-_HASHED_SIDE = 64  # enough for a hash of 9 x 8 greys; even a JPEG at 1/8 is read to its end, so a cut is seen
+_VERSION = 1  # increase when a check or hash changes, to invalidate cached results
+_HASHED_SIDE = 64  # enough for the 9 x 8 hash; a JPEG decoded at 1/8 is still read to its end, so truncation shows
 _COLUMNS = pa.schema(
     {
-        "reason": pa.string(),  # of ImageError; "" for a sound picture
+        "reason": pa.string(),  # `ImageError.reason`; "" for a valid image
         "detail": pa.string(),
-        "content": pa.string(),  # content hash; "" where the bytes could not be read
-        "perceptual": pa.uint64(),  # 0 for a picture that is not sound
+        "content": pa.string(),  # content hash; "" if the file could not be read
+        "perceptual": pa.uint64(),  # perceptual hash; 0 for an invalid image
     }
 )
 
-Check = tuple[str, str, str, int]
+Check = tuple[str, str, str, int]  # a row of `_COLUMNS`
 
 
-def check_pictures(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Progress = silent) -> pa.Table:
-    """Reason, detail, content hash and perceptual hash of every picture, in row order.
+def check_images(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Progress = silent) -> pa.Table:
+    """Reason, detail, content hash and perceptual hash of every image, in row order.
 
-    Each picture is decoded once, in a few threads, and let go at once. The result is kept under the fingerprint of the
-    data set, so that it is made anew only when a file changed; it is not kept if some file could not be read, for that
-    may pass.
+    Images are decoded in a few threads and not kept in memory. The result is cached under the fingerprint of the data
+    set, except when a file could not be read, since that may be temporary.
     """
     entry = cache_dir() / "checks" / f"{pairs.fingerprint()}-{max_pixels}-{_VERSION}"
-    kept = entry / _FILE
-    if kept.exists():
-        with pa.OSFile(str(kept)) as file:
+    cached = entry / _FILE
+    if cached.exists():
+        with pa.OSFile(str(cached)) as file:
             return pa.ipc.open_file(file).read_all()
 
-    def check(picture: Picture) -> Check:
-        return check_picture(picture, max_pixels)
+    def check(image: Picture) -> Check:
+        return check_image(image, max_pixels)
 
-    results = progress(prefetch((row.image for row in pairs), check), len(pairs), "checking pictures")
+    results = progress(prefetch((row.image for row in pairs), check), len(pairs), "checking images")
     columns: dict[str, list] = {name: [] for name in _COLUMNS.names}
     for result in results:
         for name, value in zip(_COLUMNS.names, result, strict=True):
             columns[name].append(value)
     table = pa.table(columns, schema=_COLUMNS)
     if "unreadable" not in columns["reason"]:
-        _keep(table, entry)
+        _store(table, entry)
     return table
 
 
-def _keep(table: pa.Table, entry: Path) -> None:
+def _store(table: pa.Table, entry: Path) -> None:
     with (
         new_folder(entry) as folder,
         pa.OSFile(str(folder / _FILE), "wb") as sink,
@@ -65,13 +64,13 @@ def _keep(table: pa.Table, entry: Path) -> None:
         writer.write_table(table)
 
 
-def check_picture(picture: Picture, max_pixels: int = MAX_PIXELS) -> Check:
-    """Read and decode one picture: reason ("" if it is sound), detail, content hash, perceptual hash."""
+def check_image(image: Picture, max_pixels: int = MAX_PIXELS) -> Check:
+    """Read and decode one image: reason ("" if it is valid), detail, content hash, perceptual hash."""
     content = ""
     try:
-        data = read_bytes(picture)
+        data = read_bytes(image)
         content = content_hash(data)
-        image = decode(data, max_pixels=max_pixels, min_side=_HASHED_SIDE)
+        decoded = decode(data, max_pixels=max_pixels, min_side=_HASHED_SIDE)
     except ImageError as error:
         return error.reason, str(error), content, 0
-    return "", "", content, perceptual_hash(image)
+    return "", "", content, perceptual_hash(decoded)

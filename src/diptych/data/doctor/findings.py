@@ -1,4 +1,4 @@
-"""The doctor's searches: each takes a data set, or the checks of its pictures, and returns examples by kind."""
+"""The doctor's checks: each function takes a data set or its image checks, and returns examples by kind of fault."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from diptych.images.near_duplicates import DISTANCE, distinctive, near_groups
 Found = dict[str, list[Example]]
 
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
-_BLOCK = 1024  # rows that are Python objects at once
-_SHOWN = 6  # members of a group, or pictures of a caption, that a detail names
+_BLOCK = 1024  # rows converted to Python objects at a time
+_SHOWN = 6  # ids listed for a group of duplicates or a shared caption
 
 
-def broken_pictures(pairs: Pairs, checks: pa.Table) -> Found:
-    """Pictures that cannot be used, by the reason of `ImageError`."""
+def broken_images(pairs: Pairs, checks: pa.Table) -> Found:
+    """Images that cannot be decoded, by `ImageError.reason`."""
     found: Found = defaultdict(list)
     for index, (reason, detail) in enumerate(_columns(checks, "reason", "detail")):
         if reason:
@@ -36,7 +36,7 @@ def broken_pictures(pairs: Pairs, checks: pa.Table) -> Found:
 
 
 def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
-    """Which pictures decode and have a caption that is not empty."""
+    """For each row, whether its image decodes and has a non-empty caption."""
     captions = pairs.values("captions")
     return [
         not reason and any(caption.strip() for caption in row)
@@ -45,7 +45,7 @@ def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
 
 
 def missing_captions(pairs: Pairs) -> Found:
-    """Empty captions, and pictures without any that is not."""
+    """Empty captions, and images without a non-empty caption."""
     found: Found = {"empty_captions": [], "without_captions": []}
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
         written = sum(1 for caption in captions if caption.strip())
@@ -56,7 +56,7 @@ def missing_captions(pairs: Pairs) -> Found:
 
 
 def caption_faults(pairs: Pairs) -> Found:
-    """Missing captions, lost characters, mojibake, and captions of several pictures."""
+    """Missing captions, replacement characters, mojibake, and captions shared by several images."""
     found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
@@ -64,19 +64,19 @@ def caption_faults(pairs: Pairs) -> Found:
         for caption in written:
             if "\ufffd" in caption:
                 found["lost_characters"].append(Example(image_id, caption))
-            if meant := unscrambled(caption):
-                found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {meant}?)"))
+            if repaired := repair_mojibake(caption):
+                found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
         for plain in {" ".join(caption.casefold().split()) for caption in written}:
             owners[plain].append(image_id)
     shared = sorted(((plain, ids) for plain, ids in owners.items() if len(ids) > 1), key=lambda pair: -len(pair[1]))
-    found["shared_captions"] = [Example(_listed(ids), f"{len(ids)} pictures: {plain}") for plain, ids in shared]
+    found["shared_captions"] = [Example(_listed(ids), f"{len(ids)} images: {plain}") for plain, ids in shared]
     return found
 
 
-def unscrambled(caption: str) -> str | None:
-    """The caption as it was meant, if it has UTF-8 read as Windows-1252 or Latin-1 ("cafÃ©"); None if it has not."""
-    meant = re.sub(r"[^\x00-\x7f]+", lambda run: _as_utf8(run[0]), caption)
-    return meant if meant != caption else None
+def repair_mojibake(caption: str) -> str | None:
+    """The repaired caption, if it contains UTF-8 decoded as Windows-1252 or Latin-1 ("cafÃ©"); otherwise None."""
+    repaired = re.sub(r"[^\x00-\x7f]+", lambda run: _as_utf8(run[0]), caption)
+    return repaired if repaired != caption else None
 
 
 def _as_utf8(run: str) -> str:
@@ -89,10 +89,10 @@ def _as_utf8(run: str) -> str:
 
 
 def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
-    """Groups of identical (same bytes) and near-identical pictures, by whether they straddle splits.
+    """Groups of identical (same bytes) and near-identical images, within one split and across splits.
 
-    Near-identical groups are looked for among pictures of different bytes, by perceptual hash, and joined by chains.
-    Pictures so plain that their hashes say little are left out of that.
+    Near-identical images have perceptual hashes that differ in at most `distance` bits; groups are the connected
+    components of that relation. Images with uninformative hashes, such as plain colours, are ignored.
     """
     splits = pairs.table.column("split").to_pylist()
     same: dict[str, list[int]] = defaultdict(list)
@@ -117,23 +117,23 @@ def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Ite
     found: Found = {kind: [], f"{kind}_across_splits": []}
     ids = pairs.table.column("image_id")
     for group in groups:
-        straddles = len({splits[index] for index in group}) > 1
+        crosses = len({splits[index] for index in group}) > 1
         named = [f"{ids[index].as_py()} ({splits[index] or 'no split'})" for index in group]
-        found[f"{kind}_across_splits" if straddles else kind].append(
-            Example(ids[group[0]].as_py(), f"{len(group)} pictures: {_listed(named)}")
+        found[f"{kind}_across_splits" if crosses else kind].append(
+            Example(ids[group[0]].as_py(), f"{len(group)} images: {_listed(named)}")
         )
     return found
 
 
 def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
-    """Picture files in a folder that are the picture of no row."""
+    """Image files in a folder that belong to no row."""
     named = set(pairs.values("path"))
     files = map(readable_text, map(str, walk_pictures(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
     return {"uncaptioned_files": [Example(file, "no caption") for file in files if file not in named]}
 
 
 def wrong_lines(caption_files: Iterable[str | Path]) -> Found:
-    """Lines of caption files in text form that are not UTF-8."""
+    """Lines of text caption files that are not valid UTF-8."""
     files = [path for path in map(Path, caption_files) if path.is_file() and path.suffix.lower() in _TEXT_FILES]
     return {
         "wrong_encoding": [
@@ -143,7 +143,7 @@ def wrong_lines(caption_files: Iterable[str | Path]) -> Found:
 
 
 def merged(*parts: Found) -> Found:
-    """All examples of each kind."""
+    """The examples of all parts, concatenated by kind."""
     whole: Found = defaultdict(list)
     for part in parts:
         for kind, examples in part.items():

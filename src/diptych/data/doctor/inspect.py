@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and where: a report for people, and the sound part of it for training."""
+"""Data set inspection: a report of all faults, the usable subset for training, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from diptych.data.doctor.checks import check_pictures
+from diptych.data.doctor.checks import check_images
 from diptych.data.doctor.findings import (
-    broken_pictures,
+    broken_images,
     caption_faults,
     copies,
     merged,
@@ -45,15 +45,15 @@ def inspect(
     examples: int = _EXAMPLES,
     progress: Progress = silent,
 ) -> Report:
-    """Examine a data set in one pass over its pictures: broken ones, faulty captions, copies and leaks across splits.
+    """Inspect a data set: broken images, faulty captions, duplicates, and leaks across splits.
 
-    Picture files that no caption names are looked for in `folder`; lines that are not UTF-8, in `caption_files`.
-    Pictures whose perceptual hashes differ in at most `distance` bits are near-identical. Of each kind of finding the
-    first `examples` are reported.
+    `folder` is searched for image files without a caption, and `caption_files` for lines that are not UTF-8. Images
+    whose perceptual hashes differ in at most `distance` bits are near-identical. The report keeps the first `examples`
+    examples of each kind of finding.
     """
-    checks = check_pictures(pairs, max_pixels=max_pixels, progress=progress)
+    checks = check_images(pairs, max_pixels=max_pixels, progress=progress)
     found = merged(
-        broken_pictures(pairs, checks),
+        broken_images(pairs, checks),
         caption_faults(pairs),
         copies(pairs, checks, distance),
         wrong_lines(caption_files),
@@ -70,19 +70,19 @@ def sound(
     examples: int = _EXAMPLES,
     progress: Progress = silent,
 ) -> tuple[Pairs, Report]:
-    """The part of a data set that can be trained on: pictures that decode, with captions that are not empty.
+    """The usable subset of a data set: images that decode, with their non-empty captions.
 
-    The report counts what was left out, by reason; its figures are those of the data set as it was given.
+    The report counts what was dropped, by reason; its statistics describe the original data set.
 
     Raises:
-        DataError: nothing is left, or more than `max_bad_share` of the pictures cannot be used.
+        DataError: no image is usable, or more than a fraction `max_bad_share` of the images is unusable.
     """
-    checks = check_pictures(pairs, max_pixels=max_pixels, progress=progress)
-    found = merged(broken_pictures(pairs, checks), missing_captions(pairs))
+    checks = check_images(pairs, max_pixels=max_pixels, progress=progress)
+    found = merged(broken_images(pairs, checks), missing_captions(pairs))
     usable = usable_rows(pairs, checks)
     report = describe_pairs(pairs, usable, found, examples)
     if report.bad_pictures > max_bad_share * len(pairs) or not any(usable):
-        raise DataError(_refusal(report, max_bad_share))
+        raise DataError(_too_many_bad(report, max_bad_share))
     return _without_empty_captions(pairs).where(usable), report
 
 
@@ -91,36 +91,39 @@ def _without_empty_captions(pairs: Pairs) -> Pairs:
     if pc.all(pc.not_equal(pc.utf8_trim_whitespace(column.flatten()), "")).as_py():
         return pairs
     captions = [[caption for caption in row if caption.strip()] for row in column.to_pylist()]
-    at = pairs.table.schema.get_field_index("captions")
-    field = pairs.table.schema.field(at)
-    return Pairs(pairs.table.set_column(at, field, pa.array(captions, field.type)))
+    index = pairs.table.schema.get_field_index("captions")
+    field = pairs.table.schema.field(index)
+    return Pairs(pairs.table.set_column(index, field, pa.array(captions, field.type)))
 
 
-def _refusal(report: Report, max_bad_share: float) -> str:
+def _too_many_bad(report: Report, max_bad_share: float) -> str:
     files = [example.file for finding in report.findings for example in finding.examples]
-    among = f"; among them {', '.join(files[:3])}" if files else ""
-    step = "run `diptych data inspect PATH` to see them all"
+    examples = f", for example {', '.join(files[:3])}" if files else ""
+    step = "run `diptych data inspect PATH` to list them"
     if report.bad_pictures < report.pictures:
-        step += f", mend or remove them, or raise max_bad_share (now {max_bad_share:g})"
-    bad = f"{report.bad_pictures:,} of {report.pictures:,} pictures cannot be used"
-    return f"{bad} ({report.summary()}){among}; {step}"
+        step += f", fix or remove them, or increase max_bad_share (now {max_bad_share:g})"
+    bad = f"{report.bad_pictures:,} of {report.pictures:,} images cannot be used"
+    return f"{bad} ({report.summary()}){examples}; {step}"
 
 
 def contact_sheet(pairs: Pairs, n: int = 24, seed: int = 0, *, title: str = "", tile_size: int = 200) -> Image.Image:
-    """A grid of `n` pictures, chosen by a hash of `seed` and id, with a caption each; broken ones are grey fields."""
-    chosen = heapq.nsmallest(n, enumerate(pairs.image_ids), key=lambda item: _draw(seed, item[1]))
+    """A grid of `n` images with one caption each, sampled by a hash of `seed` and id.
+
+    Images that cannot be decoded are shown as grey tiles.
+    """
+    chosen = heapq.nsmallest(n, enumerate(pairs.image_ids), key=lambda item: _sampling_key(seed, item[1]))
     tiles = [_tile(pairs[index], tile_size) for index, _ in chosen]
-    return image_grid(tiles, title=title or f"{len(tiles)} of {len(pairs):,} pictures", tile_size=tile_size)
+    return image_grid(tiles, title=title or f"{len(tiles)} of {len(pairs):,} images", tile_size=tile_size)
 
 
-def _draw(seed: int, image_id: str) -> bytes:
+def _sampling_key(seed: int, image_id: str) -> bytes:
     return hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _tile(row: Row, tile_size: int) -> Tile:
     text = next((caption for caption in row.captions if caption.strip()), "(no caption)")
     try:
-        picture = thumbnail(decode(row.image, min_side=tile_size), tile_size)
+        image = thumbnail(decode(row.image, min_side=tile_size), tile_size)
     except ImageError as error:
         return Tile(None, text, row.image_id, missing=error.reason.replace("_", " "))
-    return Tile(picture, text, row.image_id)
+    return Tile(image, text, row.image_id)

@@ -1,4 +1,4 @@
-"""What the doctor reports: figures, and findings with examples and a next step."""
+"""The doctor's report: statistics of a data set, and findings with examples and a next step."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from diptych.data.pairs import Pairs
 
 Severity = Literal["error", "warning", "info"]
 
-_FETCH = "Fetch the files again, or leave them: training drops these pictures."
-_SHRINK = "Shrink the pictures, or leave them: training drops them."
-_ONE_SPLIT = "Measurements are too good when a picture is in two splits: keep each in one."
+_FETCH = "Download the files again, or leave them: training drops these images."
+_SHRINK = "Resize the images, or leave them: training drops them."
+_ONE_SPLIT = "An image in two splits makes metrics too optimistic: keep each image in one split."
 
-# kind -> severity, what is wrong, next step; the first seven are the reasons of `ImageError`.
+# kind -> severity, description, next step; the first seven kinds are the values of `ImageError.reason`.
 KINDS: dict[str, tuple[Severity, str, str]] = {
-    "missing": ("error", "pictures are named but not there", "Put the files where the captions say, or give `images`."),
-    "empty": ("error", "picture files have no bytes", _FETCH),
-    "truncated": ("error", "pictures are cut short", _FETCH),
-    "undecodable": ("error", "files are not pictures that can be decoded", _FETCH),
-    "too_many_pixels": ("error", "pictures have too many pixels", _SHRINK),
-    "too_many_bytes": ("error", "picture files are too large", _SHRINK),
-    "unreadable": ("error", "pictures cannot be read", "Check the paths and permissions of the files."),
-    "identical_across_splits": ("error", "groups of identical pictures straddle splits", _ONE_SPLIT),
+    "missing": ("error", "image files do not exist", "Check the image folder, or pass `images`."),
+    "empty": ("error", "image files are empty", _FETCH),
+    "truncated": ("error", "image files are truncated", _FETCH),
+    "undecodable": ("error", "files cannot be decoded as images", _FETCH),
+    "too_many_pixels": ("error", "images have too many pixels", _SHRINK),
+    "too_many_bytes": ("error", "image files are too large", _SHRINK),
+    "unreadable": ("error", "image files cannot be read", "Check the paths and permissions of the files."),
+    "identical_across_splits": ("error", "groups of identical images span several splits", _ONE_SPLIT),
     "near_identical_across_splits": (
         "warning",
-        "groups of near-identical pictures straddle splits",
-        f"Look at them. {_ONE_SPLIT}",
+        "groups of near-identical images span several splits",
+        f"Review them. {_ONE_SPLIT}",
     ),
-    "empty_captions": ("warning", "captions are empty", "Write or remove them; training drops them."),
-    "without_captions": ("warning", "pictures have no caption", "Caption or remove them; training drops them."),
+    "empty_captions": ("warning", "captions are empty", "Fill in or remove them; training drops them."),
+    "without_captions": (
+        "warning",
+        "images have no caption",
+        "Caption or remove them; training drops them.",
+    ),
     "lost_characters": (
         "warning",
-        "captions contain U+FFFD, which stands for a lost character",
+        "captions contain U+FFFD, the replacement for an undecodable character",
         "Export the captions again, as UTF-8.",
     ),
     "wrong_encoding": (
@@ -45,35 +49,35 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     ),
     "suspected_mojibake": (
         "warning",
-        "captions look like UTF-8 that was read as another encoding",
+        "captions look like UTF-8 that was decoded as another encoding",
         "Export the captions again, as UTF-8.",
     ),
     "uncaptioned_files": (
         "info",
-        "picture files are named by no caption",
-        "Caption them, or leave them: they are not part of the data set.",
+        "image files have no caption",
+        "Add captions, or leave them: they are not part of the data set.",
     ),
     "identical": (
         "info",
-        "groups of identical pictures lie in one split",
-        "Remove the copies: each is a false negative of the others.",
+        "groups of identical images within one split",
+        "Remove the duplicates: they act as false negatives for each other.",
     ),
     "near_identical": (
         "info",
-        "groups of near-identical pictures lie in one split",
-        "Look at them; copies are false negatives of each other.",
+        "groups of near-identical images within one split",
+        "Review them; duplicates act as false negatives for each other.",
     ),
     "shared_captions": (
         "info",
-        "captions describe several pictures",
-        "Write captions that tell pictures apart: a shared one has several right answers.",
+        "captions are shared by several images",
+        "Write distinguishing captions: a shared caption has several correct images.",
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Where something was found: a file or picture, and what exactly."""
+    """One occurrence of a finding: the file or image id, and a detail."""
 
     file: str
     detail: str
@@ -81,7 +85,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of fault: how often it occurs, the first few places, and what to do about it."""
+    """One kind of fault: the number of occurrences, and the first few as examples."""
 
     kind: str
     count: int
@@ -89,20 +93,23 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
+        """The severity of this kind of finding."""
         return KINDS[self.kind][0]
 
     @property
     def what(self) -> str:
+        """A description of the fault."""
         return KINDS[self.kind][1]
 
     @property
     def next_step(self) -> str:
+        """What to do about it."""
         return KINDS[self.kind][2]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The least, middle and greatest of some numbers; all 0 where there are none."""
+    """Minimum, median and maximum of a sample; all 0 for an empty one."""
 
     min: float
     median: float
@@ -111,9 +118,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures of a data set as it was given, and the findings, in the order of `KINDS`.
+    """Statistics of a data set, and its findings in the order of `KINDS`.
 
-    `bad_pictures` cannot be used: they do not decode, or have no caption.
+    `bad_pictures` is the number of images that cannot be decoded or have no caption.
     """
 
     pictures: int
@@ -126,13 +133,13 @@ class Report:
 
     @property
     def worst(self) -> Severity | None:
-        """The gravest severity among the findings; None without any."""
+        """The highest severity among the findings; None without findings."""
         found = {finding.severity for finding in self.findings}
         ranks: tuple[Severity, ...] = ("error", "warning", "info")
         return next((severity for severity in ranks if severity in found), None)
 
     def count(self, kind: str) -> int:
-        """How often a kind was found; 0 if it was not."""
+        """The number of findings of a kind."""
         return sum(finding.count for finding in self.findings if finding.kind == kind)
 
     def summary(self) -> str:
@@ -140,17 +147,17 @@ class Report:
         return ", ".join(f"{finding.kind} {finding.count:,}" for finding in self.findings) or "nothing"
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
-        told = asdict(self)
-        for entry, finding in zip(told["findings"], self.findings, strict=True):
+        """The report as a JSON-serialisable dict."""
+        report = asdict(self)
+        for entry, finding in zip(report["findings"], self.findings, strict=True):
             entry |= {"severity": finding.severity, "what": finding.what, "next_step": finding.next_step}
-        return told
+        return report
 
 
 def describe_pairs(
     pairs: Pairs, usable: Sequence[bool], found: Mapping[str, Sequence[Example]], examples: int
 ) -> Report:
-    """The report of a data set: its figures, and of each kind of `found` the number and the first `examples`."""
+    """Build the report: statistics, and for each kind in `found` its count and the first `examples` examples."""
     findings = tuple(
         Finding(kind, len(found[kind]), tuple(found[kind][:examples])) for kind in KINDS if found.get(kind)
     )
@@ -161,7 +168,7 @@ def describe_pairs(
 
 
 def _spread(numbers: np.ndarray) -> Spread:
-    """Of (n,) integers."""
+    """Minimum, median and maximum of (n,) integers."""
     if not len(numbers):
         return Spread(0, 0, 0)
     middle = np.sort(numbers)[(len(numbers) - 1) // 2 : len(numbers) // 2 + 1]  # one, or two

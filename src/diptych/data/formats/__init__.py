@@ -1,1 +1,1 @@
-"""Readers of data sets, one file for each family of formats."""
+"""Data set readers, one module per family of formats."""

@@ -1,4 +1,4 @@
-"""The two JSON forms of COCO captions: Karpathy's splits and COCO's own annotations."""
+"""COCO captions as JSON: Karpathy's split files and the original annotation files."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from diptych.errors import DataError
 
 
 def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """`dataset_coco.json`, `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
+    """Read `dataset_coco.json` or `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
     for where, image in _entries(path, "images"):
         name, folder = clean(_value(image, "filename", where)), clean(image.get("filepath"))
         sentences = image.get("sentences") or []
         if not isinstance(sentences, list):
-            raise DataError(f"{where} has no list 'sentences'; is it a caption file of this format?")
-        found = pictures.find(f"{folder}/{name}" if folder else name, where)
-        yield Row(name, found, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
+            raise DataError(f"{where} has no list 'sentences'; is this a caption file of this format?")
+        image_path = pictures.find(f"{folder}/{name}" if folder else name, where)
+        yield Row(name, image_path, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
 
 
-def _sentence(told: Any) -> str:
-    """A caption as Karpathy's files have it: as it was written, else its tokens."""
-    if not isinstance(told, dict):
-        return clean(told)
-    tokens = told.get("tokens")
-    return clean(told.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
+def _sentence(sentence: Any) -> str:
+    """A caption in Karpathy's format: the raw text, or else its tokens joined."""
+    if not isinstance(sentence, dict):
+        return clean(sentence)
+    tokens = sentence.get("tokens")
+    return clean(sentence.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
 
 
 def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """`captions_train2014.json`: images and, apart from them, annotations; the file's name says the split."""
+    """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
     captions: dict[Any, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
         captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
     for where, image in _entries(path, "images"):
         name = clean(_value(image, "file_name", where))
-        described = tuple(map(clean, captions.get(_id(image, "id", where), ())))
-        yield Row(name, pictures.find(name, where), described, split_of(path, pictures.base))
+        texts = tuple(map(clean, captions.get(_id(image, "id", where), ())))
+        yield Row(name, pictures.find(name, where), texts, split_of(path, pictures.base))
 
 
 def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for at, entry in entries(path, key):
+    for index, entry in entries(path, key):
         if not isinstance(entry, dict):
-            raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
-        yield f"'{path}', {key}[{at}]", entry
+            raise DataError(f"'{path}' has no list of objects '{key}'; is this a caption file of this format?")
+        yield f"'{path}', {key}[{index}]", entry
 
 
 def _id(entry: dict[str, Any], key: str, where: str) -> int | float | str:
     value = _value(entry, key, where)
-    return value if isinstance(value, int | float) else clean(value)  # a list would be no key
+    return value if isinstance(value, int | float) else clean(value)  # a list is not hashable
 
 
 def _value(entry: dict[str, Any], key: str, where: str) -> Any:
     if key not in entry:
-        raise DataError(f"{where} has no '{key}', only: {', '.join(sorted(entry))}; is it a file of captions?")
+        raise DataError(f"{where} has no '{key}', only: {', '.join(sorted(entry))}; is this a caption file?")
     return entry[key]

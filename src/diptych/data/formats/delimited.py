@@ -1,4 +1,4 @@
-"""Lines with delimiters: the records of CSV and TSV files, and files of two columns as people really write them."""
+"""Delimited text: strict CSV and TSV records, and a lenient reader for files with two columns."""
 
 from __future__ import annotations
 
@@ -14,111 +14,113 @@ from diptych.runtime.files import MAX_COLUMNS, MAX_RECORD
 
 
 def delimiter_of(header: str) -> str:
-    """The delimiter of a table, by its header line."""
+    """The delimiter of a table: the most frequent candidate in its header line."""
     return max("\t,;|", key=header.count)
 
 
 def column_names(header: str, where: str = "the table") -> list[str]:
-    """The names in a table's header line, quoted or not.
+    """The column names in a header line, quoted or not.
 
     Raises:
-        DataError: it is no header, or has more than `MAX_COLUMNS` columns.
+        DataError: the line is not a header, or has more than `MAX_COLUMNS` columns.
     """
     try:
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter_of(header)), [])]
     except csv.Error as error:
-        raise DataError(f"the first line of {where} is no header of a table ({error})") from error
+        raise DataError(f"the first line of {where} is not a table header ({error})") from error
     if len(names) > MAX_COLUMNS:
-        raise DataError(f"{where} has {len(names):,} columns, the limit is {MAX_COLUMNS:,}; keep those that are used")
+        raise DataError(f"{where} has {len(names):,} columns, the limit is {MAX_COLUMNS:,}; remove the unused ones")
     return names
 
 
 def csv_fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each record, with the number of its first line.
+    """The fields of each record, with its first line number.
 
-    A quote that is never closed would take the records after it into one field without a word: a record of several
-    lines with an odd number of quotes is refused.
+    The `csv` module silently reads the records after an unclosed quote into one field; here, a record of several lines
+    with an odd number of quotes is refused.
+
+    Raises:
+        DataError: a quote is not closed, or a record is longer than `MAX_RECORD`.
     """
-    lines: list[str] = []  # of the record that is being read
+    lines: list[str] = []  # of the current record
     with open_text(path, newline="") as file:
-        reader = csv.reader(_noted(file, lines, path), delimiter=delimiter)
+        reader = csv.reader(_recorded(file, lines, path), delimiter=delimiter)
         while True:
             first = reader.line_num + 1
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise DataError(f"'{path}', line {first}: {error}; is a quote not closed?") from error
+                raise DataError(f"'{path}', line {first}: {error}; is a closing quote missing?") from error
             if fields is None:
                 return
             if len(lines) > 1 and sum(line.count('"') for line in lines) % 2:
-                raise DataError(f"'{path}', line {first}: a quote is opened and not closed; close it, or double it")
+                raise DataError(f"'{path}', line {first}: a quote is not closed; close or double it")
             lines.clear()
             yield first, fields
 
 
-def _noted(file: Iterable[str], lines: list[str], path: Path) -> Iterator[str]:
-    """The lines of a file, each also added to `lines`, which the record's reader empties after each record."""
+def _recorded(file: Iterable[str], lines: list[str], path: Path) -> Iterator[str]:
+    """Yield the lines of a file and append each to `lines`, which the caller clears after each record."""
     size = 0
     for number, line in enumerate(file, 1):
         size = size + len(line) if lines else len(line)
         if size > MAX_RECORD:
             raise DataError(
                 f"'{path}', line {number - len(lines)}: the record has more than {MAX_RECORD:,} characters; "
-                "is a quote not closed?"
+                "is a closing quote missing?"
             )
         lines.append(line)
         yield line
 
 
 def two_fields(path: Path, delimiter: str = ",") -> Iterator[tuple[int, str, str]]:
-    """The lines of a file of two columns: line number, first field, and *everything* after the first delimiter.
+    """Read a file with two columns: line number, first field, and *everything* after the first delimiter.
 
-    Found in the wild, and all read here: captions with commas, quoted as CSV wants or not at all; quoted captions that
-    go on over several lines; a caption that opens a quote and never closes it, which would make `csv` swallow the
-    lines after it. A quoted field ends where its closing quote ends a line; if that does not come within 50 lines,
-    the quote is text.
+    Accepts captions with commas, quoted or not; quoted captions that span several lines; and captions with a quote
+    that is never closed, which would make `csv` consume the following lines. A quoted field ends at a closing quote at
+    the end of a line; if there is none within 50 lines, the opening quote is literal.
 
     Raises:
         DataError: a line is longer than `MAX_RECORD`.
     """
-    mark = re.escape(delimiter)
-    record = re.compile(rf'("(?:[^"]|"")*+"|[^{mark}]*)(?:{mark}(.*))?', re.DOTALL)
-    number = held = 0
+    escaped = re.escape(delimiter)
+    record = re.compile(rf'("(?:[^"]|"")*+"|[^{escaped}]*)(?:{escaped}(.*))?', re.DOTALL)
+    number = buffered = 0
     with open_text(path) as file:
         lines: deque[str] = deque()
         while True:
-            while (
-                len(lines) < _QUOTED_LINES and (held <= _QUOTED_CHARACTERS or not lines) and (more := file.readline())
-            ):
-                lines.append(more.rstrip("\n"))
-                held += len(lines[-1])
+            while len(lines) < _QUOTED_LINES and (buffered <= _QUOTED_CHARACTERS or not lines):
+                if not (following_line := file.readline()):
+                    break
+                lines.append(following_line.rstrip("\n"))
+                buffered += len(lines[-1])
             if not lines:
                 return
-            line, taken = lines.popleft(), 1
-            held -= len(line)
+            line, consumed = lines.popleft(), 1
+            buffered -= len(line)
             if line.strip():
-                found = record.fullmatch(line)
-                name, text = (found[1], found[2] or "") if found else (line, "")
+                match = record.fullmatch(line)
+                name, text = (match[1], match[2] or "") if match else (line, "")
                 if text.startswith('"') and not _is_quoted(text):
-                    following = _continued(text, lines)
+                    following = _continuation_lines(text, lines)
                     for _ in range(following):
                         text += "\n" + lines.popleft()
-                    held, taken = sum(map(len, lines)), following + 1
+                    buffered, consumed = sum(map(len, lines)), following + 1
                 yield number + 1, _unquoted(name), _unquoted(text)
-            number += taken
+            number += consumed
 
 
 _QUOTED_LINES = 50
-_QUOTED_CHARACTERS = 131_072  # of a quoted field that goes on over lines, as in the `csv` module
+_QUOTED_CHARACTERS = 131_072  # maximum length of a quoted field, as in the `csv` module
 
 
-def _continued(text: str, following: Iterable[str]) -> int:
-    """Over how many of the lines `following` a field goes on whose quote is open; 0 where it does not close in them."""
+def _continuation_lines(text: str, following: Iterable[str]) -> int:
+    """The number of `following` lines that belong to the quoted field `text`; 0 if its quote is not closed in them."""
     size = len(text)
     for number, line in enumerate((text[1:], *following)):
         size += len(line)
         rest = line.replace('""', "")
-        if size > _QUOTED_CHARACTERS or '"' in rest[:-1]:  # the quote is closed before the field ends
+        if size > _QUOTED_CHARACTERS or '"' in rest[:-1]:  # the quote is closed within the line
             return 0
         if rest.endswith('"'):
             return number

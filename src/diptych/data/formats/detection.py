@@ -1,4 +1,4 @@
-"""What a path or a name is: which format, which files."""
+"""Format detection: the format and the files of a data set, from a path or a hub name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from diptych.images.walk import is_hidden, is_image_file
 from diptych.runtime.files import check_regular
 
 _HEAD_CHARACTERS = 65536
-_MOST_CAPTION_FILES = 100  # more files of one kind in a folder belong to its pictures, one each: none is looked into
+_MAX_CAPTION_FILES = 100  # more files of one type are taken for sidecars, one per image, and not opened
 _HUB_NAME = re.compile(r"[\w-]+/[\w-][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set found: its format, its files, and the folder that was given, if one was."""
+    """A detected data set: its format, its files, and its folder if the source is a folder."""
 
     format: str
     paths: tuple[Path, ...]
@@ -34,15 +34,15 @@ class Source:
 
 
 def detect(source: str | Path, format: str | None = None) -> Source:
-    """What `source` is, without reading more than the beginnings of files.
+    """Detect the format and files of `source`, reading at most the beginning of each file.
 
-    In a folder, the files of each format are looked for in the order of `FORMATS`, first in the folder itself, then in
-    the folders in it; last come pictures with `.txt` sidecars. A file is known by its name and its beginning. A name
-    like `user/name` that does not exist here, or `hf://user/name`, is a data set of the Hugging Face hub.
+    In a folder, each format is tried in the order of `FORMATS`, first in the folder itself, then in its subfolders;
+    images with `.txt` sidecars come last. A file is identified by its name and its beginning. A name like `user/name`
+    that is not a local path, or `hf://user/name`, is a data set on the Hugging Face hub.
 
     Raises:
-        ConfigError: there is no format of that name.
-        DataError: nothing is there or nothing is recognised; the message says what was seen and what was looked for.
+        ConfigError: `format` is unknown.
+        DataError: the path does not exist, or no format matches; the message lists the files seen and the names tried.
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"unknown format '{format}': {did_you_mean(format, FORMATS)}")
@@ -55,14 +55,14 @@ def detect(source: str | Path, format: str | None = None) -> Source:
     if path.is_dir():
         return _in_folder(path.absolute(), [format] if format else list(FORMATS))
     paths = [path] if path.exists() else expand(str(path))
-    missing = [str(each) for each in paths if not each.is_file()]
+    missing = [str(file) for file in paths if not file.is_file()]
     if missing and Path(missing[0]).exists():
         check_regular(missing[0])
     if missing or not paths:
         if _HUB_NAME.fullmatch(text) and not _formats_of([Path(text.lower())], look_inside=False):
             return Source("hub", (path,))
-        raise DataError(f"there is no file or folder '{missing[0] if missing else text}'; check the path")
-    return Source(format or _of_file(paths[0]), tuple(each.absolute() for each in paths))
+        raise DataError(f"no file or folder '{missing[0] if missing else text}'; check the path")
+    return Source(format or _of_file(paths[0]), tuple(file.absolute() for file in paths))
 
 
 def _in_folder(folder: Path, names: list[str]) -> Source:
@@ -70,39 +70,39 @@ def _in_folder(folder: Path, names: list[str]) -> Source:
     for name in names:
         for level in levels:
             if files := _files_of(name, [path for path in level if path.is_file()]):
-                _refuse_several(name, files, folder)
+                _check_single(name, files, folder)
                 return Source(name, tuple(files), folder)
     if "sidecars" in names and any(path.with_suffix(".txt").is_file() for path in islice(walk_pictures(folder), 1000)):
         return Source("sidecars", (folder,), folder)
     kinds = Counter(_kind(path) for level in levels for path in level)
-    kinds["pictures"] = sum(1 for _ in walk_pictures(folder))
+    kinds["images"] = sum(1 for _ in walk_pictures(folder))
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count) or "nothing"
-    raise DataError(f"no captions were recognised in '{folder}': it holds {seen}. {_looked_for(names)}")
+    raise DataError(f"no captions were recognised in '{folder}': it contains {seen}. {_supported(names)}")
 
 
 def _kind(path: Path) -> str:
-    if not path.is_file():  # a pipe, a socket, a device, or a link to nothing
+    if not path.is_file():  # a pipe, socket, device or broken link
         return f"'{path.name}' that is not a regular file"
-    return path.suffix.lower() or "without suffix"
+    return path.suffix.lower() or "without a suffix"
 
 
-def _refuse_several(name: str, files: list[Path], folder: Path) -> None:
-    """One data set may be `train.csv` and `val.csv`; of `a.csv` and `b.csv` the owner must say which."""
+def _check_single(name: str, files: list[Path], folder: Path) -> None:
+    """Refuse several files of one format, unless they are splits of one data set such as `train.csv` and `val.csv`."""
     splits = {split_of(file, folder) for file in files} - {None}
     if len(files) > 1 and not FORMATS[name].many and len(splits) < len(files):
         listed = ", ".join(f"'{file.relative_to(folder)}'" for file in files)
-        raise DataError(f"'{folder}' holds several files of format '{name}': {listed}; give the path of one")
+        raise DataError(f"'{folder}' contains several files of format '{name}': {listed}; pass the path of one")
 
 
 def _of_file(path: Path) -> str:
     if names := _formats_of([path]):
         return names[0]
     head = _head(path)
-    for name, each in FORMATS.items():  # renamed by its owner: known by its beginning alone
-        if each.holds and path.suffix.lower() in {Path(file).suffix for file in each.files} and each.holds(head):
+    for name, entry in FORMATS.items():  # a file with another name: identified by its beginning alone
+        if entry.holds and path.suffix.lower() in {Path(file).suffix for file in entry.files} and entry.holds(head):
             return name
     begins = head[:80].split("\n")[0]
-    raise DataError(f"the format of '{path}' was not recognised; it begins '{begins}'. {_looked_for(FORMATS)}")
+    raise DataError(f"the format of '{path}' was not recognised; it begins with '{begins}'. {_supported(FORMATS)}")
 
 
 def _formats_of(files: list[Path], look_inside: bool = True) -> list[str]:
@@ -110,24 +110,24 @@ def _formats_of(files: list[Path], look_inside: bool = True) -> list[str]:
 
 
 def _files_of(name: str, files: list[Path], look_inside: bool = True) -> list[Path]:
-    """Those of `files` that are of a format, by the first of its patterns that finds any."""
+    """The files of one format: those that match its first pattern with any match."""
     for pattern in FORMATS[name].files:
-        found = [path for path in files if fnmatch(path.name.lower(), pattern)]
+        matches = [path for path in files if fnmatch(path.name.lower(), pattern)]
         if (holds := FORMATS[name].holds) and look_inside:
-            found = [path for path in found if holds(_head(path))] if len(found) <= _MOST_CAPTION_FILES else []
-        if found:
-            return found
+            matches = [path for path in matches if holds(_head(path))] if len(matches) <= _MAX_CAPTION_FILES else []
+        if matches:
+            return matches
     return []
 
 
-def _looked_for(names: Iterable[str]) -> str:
+def _supported(names: Iterable[str]) -> str:
     files = {name: ", ".join(FORMATS[name].files) for name in names if name != "hub"}
-    known = "; ".join(f"{name} ({patterns or 'a.jpg with a.txt'})" for name, patterns in files.items())
-    return f"Looked for: {known}. Name a format, or give the path of the caption file"
+    known = "; ".join(f"{name} ({patterns or 'a.jpg and a.txt'})" for name, patterns in files.items())
+    return f"Supported: {known}. Specify a format, or pass the path of the caption file"
 
 
 def _listing(folder: Path) -> list[list[Path]]:
-    """The files of a folder that are not pictures, and those of the folders in it."""
+    """The non-image files of a folder, and those of its subfolders."""
     levels: list[list[Path]] = [[], []]
     folders = [(folder, levels[0])]
     for parent, level in folders:

@@ -1,4 +1,4 @@
-"""Flickr8k and Flickr30k as published: captions.txt, token files, results.csv, and the lists of splits beside them."""
+"""Flickr8k and Flickr30k: captions.txt, token files and results.csv, with the split lists next to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.errors import DataError
 
 
 def read_captions(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """Kaggle's Flickr8k: a header `image,caption`, then one caption a line, quoted or not."""
+    """Read Kaggle's Flickr8k: a header `image,caption`, then one caption a line, quoted or not."""
     split = _split_lists(path, pictures)
     for number, name, caption in two_fields(path):
         if number > 1 or (name, clean(caption)) != ("image", "caption"):
@@ -23,7 +23,7 @@ def read_captions(path: Path, pictures: Pictures) -> Iterator[Row]:
 
 
 def read_token(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """Flickr's own form: `name.jpg#0<TAB>caption`."""
+    """Read the original token files: one `name.jpg#0<TAB>caption` a line."""
     split = _split_lists(path, pictures)
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -33,37 +33,37 @@ def read_token(path: Path, pictures: Pictures) -> Iterator[Row]:
             key, tab, caption = line.partition("\t")
             name = key.rpartition("#")[0].strip()
             if not tab or not name:
-                raise DataError(f"{where} is not 'name.jpg#0<TAB>caption': '{line[:60].strip()}'; mend or remove it")
+                raise DataError(f"{where} is not 'name.jpg#0<TAB>caption': '{line[:60].strip()}'; fix or remove it")
             yield Row(name, pictures.find(name, where), (clean(caption),), split(name))
 
 
-# One row of the published results.csv lacks its second delimiter: "2199200615.jpg| 4   A dog runs across the grass ."
+# One line of the published results.csv lacks its second delimiter: "2199200615.jpg| 4   A dog runs across the grass ."
 _RESULT = re.compile(r"(?P<name>[^|]+)\|\s*\d+\s*(?:\||\s)(?P<caption>.*)", re.DOTALL)
 
 
 def read_results(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """Kaggle's Flickr30k: a header `image_name| comment_number| comment`, then one caption a line."""
+    """Read Kaggle's Flickr30k: a header `image_name| comment_number| comment`, then one caption a line."""
     split = _split_lists(path, pictures)
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip() or (number == 1 and line.startswith("image_name")):
                 continue
             where = f"'{path}', line {number}"
-            if not (found := _RESULT.fullmatch(line)):
-                raise DataError(f"{where} is not 'name.jpg| 0| caption': '{line[:60].strip()}'; mend or remove it")
-            name = found["name"].strip()
-            yield Row(name, pictures.find(name, where), (clean(found["caption"]),), split(name))
+            if not (match := _RESULT.fullmatch(line)):
+                raise DataError(f"{where} is not 'name.jpg| 0| caption': '{line[:60].strip()}'; fix or remove it")
+            name = match["name"].strip()
+            yield Row(name, pictures.find(name, where), (clean(match["caption"]),), split(name))
 
 
 def _split_lists(captions: Path, pictures: Pictures) -> Callable[[str], str | None]:
-    """The split of a picture, by the lists beside a caption file: `Flickr_8k.trainImages.txt` and the like.
+    """A function from image name to split, from lists such as `Flickr_8k.trainImages.txt` next to the caption file.
 
-    Without lists, the one that the caption file's own name says, if any.
+    Without lists, every image has the split named by the caption file, if any.
     """
     lists: dict[str, str] = {}
     for path in sorted(captions.absolute().parent.glob("*Images.txt")):
-        if named := re.search(r"(train|dev|val|test)Images\.txt$", path.name):
+        if match := re.search(r"(train|dev|val|test)Images\.txt$", path.name):
             with open_text(path) as file:
-                lists.update({line.strip(): named[1] for line in file if line.strip()})
+                lists.update({line.strip(): match[1] for line in file if line.strip()})
     fallback = None if lists else split_of(captions, pictures.base)
     return lambda name: lists.get(name, fallback)

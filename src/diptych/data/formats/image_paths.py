@@ -1,4 +1,4 @@
-"""Where the pictures of a data set lie, and how a name in a caption file becomes the path of one."""
+"""Image paths: resolves the image names in a caption file to files in the image folders of a data set."""
 
 from __future__ import annotations
 
@@ -10,74 +10,73 @@ from diptych.errors import DataError
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.walk import image_paths
 
-# The folder names of the published data sets and the usual ones; compared without regard to case, in this order.
+# Image folder names of published data sets and common ones, in order of preference; case is ignored.
 PICTURE_FOLDERS = (
     *("images", "flicker8k_dataset", "flickr8k_dataset", "flickr30k_images", "flickr30k-images"),
     *("image", "imgs", "pictures", "photos"),
 )
 _CAPTION_FOLDERS = ("annotations", "captions", "flickr8k_text", "metadata", "text")
 _SEARCH_DEPTH = 3
-_REMEMBERED = 1024  # names whose paths are known: the captions of a picture mostly stand together
+_CACHED_PATHS = 1024  # cache size; the captions of an image are usually adjacent
 
 
 class Pictures:
-    """Resolves the names that a caption file gives to pictures.
+    """Resolves the image names in a caption file to paths.
 
-    A caption file is often a stranger's, so the names in it never lead out of the folders searched: `../x.jpg` and
-    absolute paths are refused unless what they mean lies inside. A table of one's own with absolute paths is read by
-    giving `images`, a folder that holds them all. Links inside the folders are followed: a data set to train on is
-    often made of them. An index checks where each picture really lies, and reads nothing else from outside `roots`.
+    Caption files are untrusted, so a name must not lead out of the image folders: `../x.jpg` and absolute paths are
+    refused unless they point inside. Links inside the folders are followed, since training sets often consist of links;
+    an index additionally checks the real path of each image. `roots` are the folders that captions may be read from.
     """
 
     def __init__(self, *folders: str | Path, roots: Roots = ANYWHERE) -> None:
         self.roots = roots
         self.folders = tuple(dict.fromkeys(os.path.abspath(folder) for folder in folders))  # noqa: PTH100
-        self._found: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
         self._index: dict[str, Path | None] | None = None
 
     @property
     def base(self) -> Path:
-        """The data set's own folder."""
+        """The root folder of the data set."""
         return Path(self.folders[-1])
 
     @classmethod
     def around(cls, beside: Path, folder: Path | None = None, roots: Roots = ANYWHERE) -> Pictures:
-        """The picture folders in the folder `beside` of a caption file, and those of `folder`, the data set's own.
+        """Search the folder `beside` of a caption file, the root `folder` of the data set, and their image folders.
 
-        Without one it is `beside`, or of a folder called `captions` or the like the folder above, if it is in `roots`.
+        `folder` defaults to `home_of(beside)` if that lies in `roots`.
         """
         beside = beside.absolute()
         if folder is None and roots.hold(home := home_of(beside)):
             folder = home
         bases = [beside] if folder is None else [beside, folder]
-        return cls(*(found for base in bases for found in [*_named_folders(base), base]), roots=roots)
+        return cls(*(path for base in bases for path in [*_image_folders(base), base]), roots=roots)
 
     def find(self, name: str, where: str) -> Path:
-        """The path of the picture that `where` (a file and line) calls `name`; it may not exist.
+        """The path of the image called `name`; `where` (a file and line) is used in error messages.
 
-        Tried in turn: the name in each folder; a picture of that name, then of that name without a suffix, anywhere
-        in the folders if there is just one.
+        Tries the name relative to each folder, then a unique file with that name, or that name without its suffix,
+        anywhere in the folders. The path returned may not exist.
 
         Raises:
             DataError: the name is empty or leads out of the folders.
         """
-        if (found := self._found.get(name)) is None:
-            found = self._found[name] = self._find(name.strip().replace("\\", "/"), where)
-            if len(self._found) > _REMEMBERED:
-                del self._found[next(iter(self._found))]
-        return found
+        if (path := self._paths.get(name)) is None:
+            path = self._paths[name] = self._find(name.strip().replace("\\", "/"), where)
+            if len(self._paths) > _CACHED_PATHS:
+                del self._paths[next(iter(self._paths))]
+        return path
 
     def _find(self, name: str, where: str) -> Path:
         if not name:
-            raise DataError(f"{where}: no picture is named; add its file name or remove the line")
+            raise DataError(f"{where}: the image name is empty; add a file name or remove the line")
         inside = [path for folder in self.folders if (path := _within(folder, name))]
         if not inside:
             raise DataError(
-                f"{where}: '{name}' lies outside the folder of pictures '{self.folders[0]}'; "
-                "if that is meant, give `images`, a folder that holds all the pictures"
+                f"{where}: '{name}' lies outside the image folder '{self.folders[0]}'; "
+                "if this is intended, pass `images`, a folder that contains all images"
             )
         for path in inside:
-            if os.path.isfile(path):  # noqa: PTH113 (a Path costs three times as much, a million times)
+            if os.path.isfile(path):  # noqa: PTH113 (a Path takes three times as long)
                 return Path(path)
         return self._by_name(name) or Path(inside[0])
 
@@ -86,12 +85,12 @@ class Pictures:
             self._index = {}
             for path in dict.fromkeys(path for folder in self.folders for path in walk_pictures(Path(folder))):
                 for key in {path.name.lower(), path.stem.lower()}:
-                    self._index[key] = None if key in self._index else path  # two of one name: neither
+                    self._index[key] = None if key in self._index else path  # ambiguous names are not used
         return self._index.get(name.rsplit("/", 1)[-1].lower())
 
 
 def home_of(folder: Path) -> Path:
-    """The folder of the data set whose file of captions lies in `folder`: the one above `captions` or the like."""
+    """The root of a data set with a caption file in `folder`: the parent of `captions` and the like, else `folder`."""
     return folder.parent if folder.name.lower() in _CAPTION_FOLDERS else folder
 
 
@@ -100,13 +99,13 @@ def walk_pictures(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
     return image_paths(folder, depth)
 
 
-def _named_folders(base: Path) -> list[Path]:
+def _image_folders(base: Path) -> list[Path]:
     if not base.is_dir():
         return []
-    there = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}
-    return [there[name] for name in PICTURE_FOLDERS if name in there]
+    folders = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}
+    return [folders[name] for name in PICTURE_FOLDERS if name in folders]
 
 
 def _within(folder: str, name: str) -> str | None:
-    path = os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 (an absolute name wins)
+    path = os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 (an absolute name replaces the folder)
     return path if path.startswith(folder.rstrip(os.sep) + os.sep) else None

@@ -1,10 +1,10 @@
-"""JSON of any size, value by value: what is in memory at once is one entry of a list or an object."""
+"""Incremental JSON parsing: reads a large file entry by entry, with one entry in memory at a time."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,107 +13,108 @@ from diptych.errors import DataError
 from diptych.runtime.files import MAX_RECORD
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_STEP = 1 << 16  # characters that are read at once
+_STEP = 1 << 16  # characters read at a time
 
 
 def parse(text: str | bytes, where: str) -> Any:
-    """A JSON text as a value.
+    """Parse a JSON text; `where` is used in error messages.
 
     Raises:
-        DataError: it is not JSON, nested too deeply, or holds a number of thousands of digits.
+        DataError: the text is not valid JSON, is nested too deeply, or contains a number with thousands of digits.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON ({error}); mend or remove it") from error
+        raise DataError(f"{where} is not valid JSON ({error}); fix or remove it") from error
 
 
 def entries(path: Path, key: str | None = None) -> Iterator[tuple[int | str, Any]]:
-    """The entries of a JSON file: of a list with their places, of an object with their names.
+    """The entries of a JSON file: (index, value) for a list, (name, value) for an object.
 
-    With `key`, those of the list that the object has under this key; what else the object has is passed over.
+    With `key`, the entries of the list stored under that key of the top-level object; other keys are skipped.
 
     Raises:
-        DataError: it is not JSON, an entry has more than `MAX_RECORD` characters, or there is no list under `key`.
+        DataError: the file is not valid JSON, an entry has more than `MAX_RECORD` characters, or `key` is not a list.
     """
     with open_text(path) as file:
         text = _Text(path, file.read)
         if key is None:
             yield from _entries(text)
         else:
-            yield from _listed(text, path, key)
+            yield from _entries_under(text, path, key)
         if text.next():
-            raise text.invalid("something follows its end")
+            raise text.invalid("extra data after the end")
 
 
 def is_object(path: Path) -> bool:
-    """Whether a JSON file holds an object, by its first character."""
+    """Whether the top-level value of a JSON file is an object, judged by its first character."""
     with open_text(path) as file:
         return _Text(path, file.read).next() == "{"
 
 
 class _Text:
-    """A text that is read as far as the next value needs."""
+    """A JSON text that is read only as far as the next value requires."""
 
-    def __init__(self, path: Path, read: Any) -> None:
+    def __init__(self, path: Path, read: Callable[[int], str]) -> None:
         self._path, self._read = path, read
-        self._held, self._at, self._passed, self._ended = "", 0, 0, False
+        self._buffer, self._position, self._consumed, self._ended = "", 0, 0, False
         self._decode = json.JSONDecoder().raw_decode
 
     def next(self) -> str:
-        """The next character that is no space, or "" at the end."""
+        """The next character that is not whitespace, or "" at the end."""
         while True:
-            if (found := _SPACE.match(self._held, self._at)) is not None:
-                self._at = found.end()
-            if self._at < len(self._held):
-                return self._held[self._at]
+            if (match := _SPACE.match(self._buffer, self._position)) is not None:
+                self._position = match.end()
+            if self._position < len(self._buffer):
+                return self._buffer[self._position]
             if not self._more():
                 return ""
 
     def take(self, expected: str) -> str:
-        """Pass the next character, which must be one of those expected."""
-        if not (found := self.next()) or found not in expected:
+        """Consume and return the next character, which must be one of `expected`."""
+        if not (character := self.next()) or character not in expected:
             raise self.invalid(f"expected {' or '.join(expected)}")
-        self._at += 1
-        return found
+        self._position += 1
+        return character
 
     def value(self) -> Any:
-        """Pass the next value, and return it."""
+        """Consume and return the next value."""
         self.next()
         while True:
             try:
-                value, end = self._decode(self._held, self._at)
-                length = end - self._at
-                if end + 2 < len(self._held) or not self._more():  # a number may go on after its point or `e+`
-                    self._at += length
+                value, end = self._decode(self._buffer, self._position)
+                length = end - self._position
+                if end + 2 < len(self._buffer) or not self._more():  # a number may continue after its point or `e+`
+                    self._position += length
                     return value
             except RecursionError as error:
                 raise self.invalid(str(error)) from error
             except ValueError as error:
-                if len(self._held) - self._at > MAX_RECORD:
+                if len(self._buffer) - self._position > MAX_RECORD:
                     raise self.invalid(f"or an entry has more than {MAX_RECORD:,} characters: {error}") from error
                 if not isinstance(error, json.JSONDecodeError) or not self._more():
                     raise self.invalid(str(error)) from error
 
     def invalid(self, reason: str) -> DataError:
+        """The error for invalid JSON at the current position."""
         return DataError(
-            f"'{self._path}' is not valid JSON after {self._passed + self._at:,} characters ({reason}); "
-            "mend it, or fetch it again"
+            f"'{self._path}' is not valid JSON after {self._consumed + self._position:,} characters ({reason}); "
+            "fix it, or download it again"
         )
 
     def _more(self) -> bool:
-        """Read as much again as is held, so that a value of any length is decoded a few times at most."""
-        self._passed += self._at
-        self._held = self._held[self._at :]
-        self._at = 0
-        more = "" if self._ended else self._read(max(_STEP, len(self._held)))
+        """Double the buffer, so that a long value is decoded only a few times; False at the end of the file."""
+        self._consumed += self._position
+        self._buffer = self._buffer[self._position :]
+        self._position = 0
+        more = "" if self._ended else self._read(max(_STEP, len(self._buffer)))
         self._ended = not more
-        self._held += more
+        self._buffer += more
         return bool(more)
 
 
 def _entries(text: _Text) -> Iterator[tuple[int | str, Any]]:
-    """The entries of the list or the object that follows."""
+    """The entries of the list or object at the current position."""
     if text.next() not in ("[", "{"):
         raise text.invalid("expected a list or an object")
     is_list = text.take("[{") == "["
@@ -134,7 +135,8 @@ def _name(text: _Text) -> str:
     return name
 
 
-def _listed(text: _Text, path: Path, key: str) -> Iterator[tuple[int | str, Any]]:
+def _entries_under(text: _Text, path: Path, key: str) -> Iterator[tuple[int | str, Any]]:
+    """The entries of the list under `key` of the object at the current position."""
     seen = False
     if text.next() == "{":
         text.take("{")
@@ -156,4 +158,4 @@ def _listed(text: _Text, path: Path, key: str) -> Iterator[tuple[int | str, Any]
             text.take("}")
             if seen:
                 return
-    raise DataError(f"'{path}' has no list of objects '{key}'; is it a caption file of this format?")
+    raise DataError(f"'{path}' has no list of objects '{key}'; is this a caption file of this format?")

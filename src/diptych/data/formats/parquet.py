@@ -1,8 +1,8 @@
-"""The rows of Parquet files, whose few bytes may stand for any number of values of any size.
+"""Parquet reader for untrusted files, with bounded memory use.
 
-Arrow takes memory for what a file declares: a page unpacks to what its header says, each row of a batch gets its own
-copy of a dictionary's value, a list has as many entries as a run length names. So the headers of the pages are read
-here before Arrow reads the pages, and values stay in their dictionary until their size is known.
+Arrow allocates whatever a file declares: the unpacked size in a page header, a copy of a dictionary value for each row,
+as many list entries as a run length states. Therefore page headers are checked here before Arrow reads the pages, and
+columns stay dictionary-encoded until their decoded size is known.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from diptych.errors import DataError
 from diptych.runtime.files import MAX_COLUMNS, MAX_RATIO, Ratio, open_file
 
 _MAX_FOOTER = 16 << 20  # bytes; a file of 10,000 row groups has 12 MiB
-_MAX_DEPTH = 32  # of nested columns: Arrow descends into them by recursion, without a limit
-_PAGE_ALLOWANCE = 16 << 20  # bytes above MAX_RATIO times a packed page; writers make pages of 1 MiB
+_MAX_DEPTH = 32  # of nested columns; Arrow recurses into them without a limit
+_PAGE_ALLOWANCE = 16 << 20  # bytes allowed beyond MAX_RATIO times the compressed page; writers use pages of 1 MiB
 _MAX_PAGE_HEADER = 1 << 20
-_SPARE = 1_000_000  # rows above one for each byte of the file, and values of lists above _MAX_LIST for each row
+_SPARE = 1_000_000  # allowance: rows beyond one per byte of the file, and list values beyond _MAX_LIST per row
 _MAX_LIST = 1_000
 _BATCH_BYTES = 32 << 20
-_BATCH_ROWS = (64, 2_048)  # the least, since pictures are large, and the most
-_DELTA_BYTE_ARRAY = 7  # an encoding in which a value of a few bits repeats the one before it
+_BATCH_ROWS = (64, 2_048)  # minimum and maximum; rows with embedded images are large
+_DELTA_BYTE_ARRAY = 7  # Parquet's code of an encoding in which a few bits can repeat the previous value
 
 
 def parquet_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file with their numbers, and of them the columns that `select` chooses by their names.
+    """Iterate over (row number, row) of a Parquet file; `select` chooses columns from the list of column names.
 
     Raises:
-        DataError: it is not Parquet, or breaks a limit; the message names the file.
+        DataError: the file is not valid Parquet, or exceeds a limit; the message names the file.
     """
     try:
         with open_file(path) as file:
@@ -43,22 +43,26 @@ def parquet_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterato
                 _check_rows(path, table, size)
                 wanted = select(table.schema_arrow.names)
                 yield from enumerate(_rows(path, file, table, wanted, Ratio(path, size)))
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: invalid UTF-8
+        raise DataError(f"'{path}' is not readable Parquet ({error}); download it again") from error
 
 
 def row_count(path: Path) -> int:
-    """How many rows a Parquet file has. Raises as `parquet_rows`."""
+    """The number of rows of a Parquet file.
+
+    Raises:
+        DataError: the file is not valid Parquet, or exceeds a limit.
+    """
     try:
         with open_file(path) as file:
             size = _check_footer(path, file)
         with closing(pq.ParquetFile(path)) as table:
             return _check_rows(path, table, size)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"'{path}' is not readable Parquet ({error}); fetch it again") from error
+        raise DataError(f"'{path}' is not readable Parquet ({error}); download it again") from error
 
 
-_NEXT = "fetch it again, or write it anew with pyarrow if you trust where it comes from"
+_NEXT = "download it again, or rewrite it with pyarrow if you trust its source"
 
 
 def _check_rows(path: Path, table: pq.ParquetFile, size: int) -> int:
@@ -70,13 +74,14 @@ def _check_rows(path: Path, table: pq.ParquetFile, size: int) -> int:
 def _rows(
     path: Path, file: BinaryIO, table: pq.ParquetFile, wanted: set[str], ratio: Ratio
 ) -> Iterator[dict[str, Any]]:
-    columns = [table.schema.column(at) for at in range(table.metadata.num_columns)]
-    leaves = [at for at, each in enumerate(columns) if any(f"{each.path}.".startswith(f"{name}.") for name in wanted)]
+    columns = [table.schema.column(leaf) for leaf in range(table.metadata.num_columns)]
+    names = tuple(f"{name}." for name in wanted)
+    leaves = [leaf for leaf, column in enumerate(columns) if f"{column.path}.".startswith(names)]
     ordered = [name for name in table.schema_arrow.names if name in wanted]
     if not ordered:
         yield from ({} for _ in range(table.metadata.num_rows))
         return
-    texts = [columns[at].path for at in leaves if columns[at].physical_type == "BYTE_ARRAY"]
+    texts = [columns[leaf].path for leaf in leaves if columns[leaf].physical_type == "BYTE_ARRAY"]
     with closing(pq.ParquetFile(path, read_dictionary=texts)) as packed:
         for group in range(table.num_row_groups):
             for leaf in leaves:
@@ -89,12 +94,12 @@ def _rows(
 
 
 def _check_footer(path: Path, file: BinaryIO) -> int:
-    """The file's size; refuses a footer that is too large, or columns that are too many or nested too deeply."""
+    """Check the size of the footer, and the number and nesting of columns; returns the size of the file."""
     size = file.seek(0, 2)
     file.seek(max(0, size - 8))
     tail = file.read(8)
     if size < 12 or tail[4:] != b"PAR1":
-        raise DataError(f"'{path}' is not readable Parquet (it does not end with PAR1); fetch it again")
+        raise DataError(f"'{path}' is not readable Parquet (it does not end with PAR1); download it again")
     length = int.from_bytes(tail[:4], "little")
     if length > min(size - 12, _MAX_FOOTER):
         raise DataError(f"'{path}' has a footer of {length:,} bytes, the limit is {_MAX_FOOTER:,}; {_NEXT}")
@@ -114,30 +119,30 @@ def _check_footer(path: Path, file: BinaryIO) -> int:
 
 
 def _depth(children: list[int]) -> int:
-    """How deep a schema is nested, given in preorder by the number of each one's children."""
+    """The nesting depth of a schema, given as the number of children of each node in preorder."""
     deepest = 0
-    open_: list[int] = []  # the children still to come of each group that is open
+    remaining: list[int] = []  # children not yet visited, for each ancestor
     for count in children:
-        while open_ and not open_[-1]:
-            open_.pop()
-        if open_:
-            open_[-1] -= 1
-        open_.append(count)
-        deepest = max(deepest, len(open_))
+        while remaining and not remaining[-1]:
+            remaining.pop()
+        if remaining:
+            remaining[-1] -= 1
+        remaining.append(count)
+        deepest = max(deepest, len(remaining))
     return deepest
 
 
 def _check_pages(path: Path, file: BinaryIO, table: pq.ParquetFile, group: int, leaf: int) -> None:
-    """Refuse a column of a row group with a page that unpacks to too much, or lists of too many values."""
+    """Check the page headers of one column chunk: unpacked page sizes, and the number of list values."""
     chunk, rows = table.metadata.row_group(group).column(leaf), table.metadata.row_group(group).num_rows
     is_list = table.schema.column(leaf).max_repetition_level > 0
     name = f"'{path}', column '{chunk.path_in_schema}'"
-    at = chunk.data_page_offset
-    if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < at:
-        at = chunk.dictionary_page_offset
-    end, values = at + chunk.total_compressed_size, 0
-    while at < end and values < chunk.num_values:
-        header, length = _page_header(path, file, at)
+    offset = chunk.data_page_offset
+    if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < offset:
+        offset = chunk.dictionary_page_offset
+    end, values = offset + chunk.total_compressed_size, 0
+    while offset < end and values < chunk.num_values:
+        header, length = _page_header(path, file, offset)
         packed, unpacked = header.get(3, 0), header.get(2, 0)
         if packed < 0 or unpacked < 0 or unpacked > MAX_RATIO * packed + _PAGE_ALLOWANCE:
             raise DataError(f"{name}: a page of {packed:,} bytes unpacks to {unpacked:,}; {_NEXT}")
@@ -145,35 +150,38 @@ def _check_pages(path: Path, file: BinaryIO, table: pq.ParquetFile, group: int, 
         count = page.get(1, 0)
         values += max(0, count)
         if is_list and (page.get(2 if 5 in header else 4) == _DELTA_BYTE_ARRAY):
-            raise DataError(f"{name}: lists in the encoding DELTA_BYTE_ARRAY are not read; {_NEXT}")
+            raise DataError(f"{name}: lists in the encoding DELTA_BYTE_ARRAY are not supported; {_NEXT}")
         if is_list and values > _MAX_LIST * rows + _SPARE:
-            raise DataError(f"{name}: {values:,} values in {rows:,} rows, the limit is {_MAX_LIST:,} a row; {_NEXT}")
-        at += length + packed
+            raise DataError(f"{name}: {values:,} values in {rows:,} rows, the limit is {_MAX_LIST:,} per row; {_NEXT}")
+        offset += length + packed
 
 
-def _page_header(path: Path, file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
+def _page_header(path: Path, file: BinaryIO, offset: int) -> tuple[dict[int, Any], int]:
+    """The page header at `offset` as field number -> value, and its length in bytes."""
     window = 1 << 10
     while True:
-        file.seek(at)
+        file.seek(offset)
         content = file.read(window)
         thrift = _Thrift(content)
         try:
-            return thrift.struct(), thrift.at
+            return thrift.struct(), thrift.position
         except _TruncatedError:
             if len(content) < window or window >= _MAX_PAGE_HEADER:
-                raise DataError(f"'{path}' is not readable Parquet (no page at byte {at:,}); fetch it again") from None
+                raise DataError(
+                    f"'{path}' is not readable Parquet (no page at byte {offset:,}); download it again"
+                ) from None
             window *= 4
 
 
 def _batch_rows(table: pq.ParquetFile, group: int, leaves: list[int]) -> int:
-    found = table.metadata.row_group(group)
-    size = sum(found.column(leaf).total_uncompressed_size for leaf in leaves)
+    metadata = table.metadata.row_group(group)
+    size = sum(metadata.column(leaf).total_uncompressed_size for leaf in leaves)
     least, most = _BATCH_ROWS
-    return max(least, min(most, _BATCH_BYTES * found.num_rows // max(size, 1)))
+    return max(least, min(most, _BATCH_BYTES * metadata.num_rows // max(size, 1)))
 
 
 def _small(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """A batch in parts of at most `_BATCH_BYTES` decoded bytes, or of one row."""
+    """Split a batch into parts of at most `_BATCH_BYTES` decoded bytes, or of one row."""
     if batch.num_rows < 2 or _decoded_bytes(batch) <= _BATCH_BYTES:
         yield batch
         return
@@ -187,7 +195,7 @@ def _decoded_bytes(batch: pa.RecordBatch) -> int:
 
 
 def _bytes(array: pa.Array) -> int:
-    """How many bytes the values of an array have when each has its own."""
+    """The size of an array in bytes after dictionary decoding."""
     kind = array.type
     if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
         lengths = pc.take(pc.binary_length(array.dictionary), array.indices)
@@ -211,73 +219,74 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Columns without dictionaries, which become Python objects faster; nested ones stay as they are."""
-    arrays = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in batch.columns]
+    """Decode top-level dictionary columns, which convert to Python objects faster."""
+    arrays = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 class _TruncatedError(ValueError):
-    """A header ends within a value."""
+    """The buffer ends within a value."""
 
 
 class _Thrift:
-    """Reads Thrift's compact protocol, in which Parquet's headers are written.
+    """A reader of Thrift's compact protocol, the encoding of Parquet's headers.
 
     https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
     """
 
     def __init__(self, content: bytes) -> None:
-        self._content, self.at = content, 0
+        self._content, self.position = content, 0
 
     def struct(self) -> dict[int, Any]:
-        """Integers and structs by their field's number; other values are passed over."""
+        """Read a struct: integers and structs by field number; other values are skipped."""
         return {field: self._value(kind) for field, kind in self.fields()}
 
     def fields(self) -> Iterator[tuple[int, int]]:
-        """The number and the type of each field of a struct; the caller passes its value."""
+        """Number and type of each field of a struct. The caller must read or skip each value before advancing."""
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._zigzag()
             yield number, head & 15
 
     def list_length(self) -> int:
-        """Pass the head of a list of structs."""
+        """Read the header of a list and return its length."""
         head = self._byte()
         return self._varint() if head >> 4 == 15 else head >> 4
 
     def skip(self, kind: int) -> None:
+        """Skip a value of the given type."""
         self._value(kind)
 
     def _value(self, kind: int, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
             raise ValueError("a header is nested too deeply")
-        if kind in (1, 2):  # true and false, which the type itself says
+        if kind in (1, 2):  # true and false; the type is the value
             return kind == 1
         if kind == 3:
             return self._byte()
         if kind in (4, 5, 6):
             return self._zigzag()
         if kind == 7:
-            return self._pass(8)
+            return self._advance(8)
         if kind == 8:
-            return self._pass(self._varint())
+            return self._advance(self._varint())
         if kind in (9, 10):
             head = self._byte()
             for _ in range(self._varint() if head >> 4 == 15 else head >> 4):
                 self._byte() if head & 15 in (1, 2) else self._value(head & 15, depth + 1)
             return None
         if kind == 12:
-            return {field: self._value(each, depth + 1) for field, each in self.fields()}
-        raise ValueError(f"a header has a value of type {kind}")  # maps, which Parquet does not use
+            return {field: self._value(field_kind, depth + 1) for field, field_kind in self.fields()}
+        raise ValueError(f"a header has a value of type {kind}")  # maps are not used by Parquet
 
-    def _pass(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self._content):
+    def _advance(self, size: int) -> None:
+        self.position += size
+        if self.position > len(self._content):
             raise _TruncatedError("a header ends within a value")
 
     def _byte(self) -> int:
-        self._pass(1)
-        return self._content[self.at - 1]
+        self._advance(1)
+        return self._content[self.position - 1]
 
     def _varint(self) -> int:
         value = shift = 0

@@ -1,4 +1,4 @@
-"""FORMATS: every format of data set that diptych reads. A new one is a function and a line here."""
+"""`FORMATS`: the registry of data set formats. A new format needs a reader function and an entry here."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Reader = Callable[[Path, Pictures], Iterator[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a format is read and recognised."""
+    """A data set format: its reader, and how it is detected."""
 
     read: Reader  # yields the rows of one file
-    files: tuple[str, ...] = ()  # its file names in a data set's folder, the surest first
-    holds: Callable[[str], bool] | None = None  # whether a file with this beginning is one; None: the name says it
-    many: bool = False  # whether one data set is commonly spread over several files
-    has_pictures: bool = False  # whether the files hold the pictures themselves
+    files: tuple[str, ...] = ()  # glob patterns of its file names, most specific first
+    holds: Callable[[str], bool] | None = None  # tests the beginning of a file; None: the name is sufficient
+    many: bool = False  # whether a data set may consist of several files
+    has_images: bool = False  # whether the files embed the images
 
 
 def _is_karpathy(head: str) -> bool:
@@ -52,8 +52,8 @@ def _is_table(head: str) -> bool:
     return True
 
 
-# In the order in which they are looked for in a folder: what knows most (splits, all captions) comes first, and of
-# Flickr8k's two files the one in which no caption can be mistaken.
+# Detection order within a folder: formats with the most information (splits, all captions) first. Of Flickr8k's two
+# files, the token file comes first because it is unambiguous.
 FORMATS: dict[str, Format] = {
     "karpathy": Format(read_karpathy, ("dataset*.json", "*.json"), _is_karpathy),
     "coco": Format(read_coco, ("captions_*.json", "*.json"), _is_coco, many=True),
@@ -61,10 +61,10 @@ FORMATS: dict[str, Format] = {
     "flickr8k": Format(read_captions, ("captions.txt",), lambda head: head.startswith("image,caption")),
     "flickr30k": Format(read_results, ("results.csv",), lambda head: head.startswith("image_name|")),
     "imagefolder": Format(read_imagefolder, ("metadata.jsonl", "metadata.csv", "metadata.parquet"), many=True),
-    "webdataset": Format(read_shard, tuple(f"*{suffix}" for suffix in SHARD_SUFFIXES), many=True, has_pictures=True),
-    "parquet": Format(read_parquet, ("*.parquet",), many=True, has_pictures=True),
+    "webdataset": Format(read_shard, tuple(f"*{suffix}" for suffix in SHARD_SUFFIXES), many=True, has_images=True),
+    "parquet": Format(read_parquet, ("*.parquet",), many=True, has_images=True),
     "table": Format(read_table, ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.txt"), _is_table),
     "sidecars": Format(read_sidecars),
-    "hub": Format(read_hub, has_pictures=True),
+    "hub": Format(read_hub, has_images=True),
 }
-READERS: dict[str, Reader] = {name: each.read for name, each in FORMATS.items()}
+READERS: dict[str, Reader] = {name: entry.read for name, entry in FORMATS.items()}

@@ -1,4 +1,4 @@
-"""Samples made of files that share a stem: WebDataset shards (tar) and folders of pictures with .txt sidecars."""
+"""Samples of files with the same stem: WebDataset shards (tar), and image folders with .txt sidecars."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CAPTION_PARTS = ("txt", "caption", "json")  # in order of preference
 
 
 def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
-    """One WebDataset shard: neighbouring members that share a key (the name up to its first dot) are one sample.
+    """Read a WebDataset shard: adjacent members with the same key (the name up to its first dot) form a sample.
 
-    The pictures of an uncompressed tar stay where they lie; those of a compressed one come as bytes. The id of a
-    picture is `shard/key`, since keys are often numbered anew in each shard.
+    Images in an uncompressed tar are referenced by offset; images in a compressed tar are yielded as bytes. The image
+    id is `shard/key`, since keys often repeat between shards.
     """
     packed = path.name.lower().endswith("gz")
     shard = path.name.split(".tar")[0].removesuffix(".tgz")
@@ -54,13 +54,13 @@ def _sample_rows(image_id: str, sample: Iterator[Member], path: Path, packed: bo
     for member in sample:
         part = member.name.rsplit(".", 1)[-1].lower()
         if is_image_file(member.name) and image is None:
-            # One byte over the limit of a packed one: decoding it says so.
+            # For a compressed tar, read one byte over the limit, so that decoding fails.
             image = member.read(MAX_BYTES + 1) if packed else Slice(path.absolute(), member.offset, member.size)
         elif part in _CAPTION_PARTS:
             if member.size > MAX_RECORD:
                 raise DataError(
                     f"'{path}': the text '{member.name}' has {member.size:,} bytes, the limit is {MAX_RECORD:,}; "
-                    "take it out of the shard"
+                    "remove it from the shard"
                 )
             texts[part] = member.read(MAX_RECORD)
     if image is not None:
@@ -79,49 +79,49 @@ def _sample_captions(texts: dict[str, bytes], where: str) -> tuple[str, ...]:
             columns = Columns.find([*record, "image"], where) if isinstance(record, dict) else None
         except (ValueError, RecursionError, DataError):
             continue  # metadata without a caption
-        return tuple(each for name in columns.captions for each in caption_list(record[name])) if columns else ()
+        return tuple(text for name in columns.captions for text in caption_list(record[name])) if columns else ()
     return ()
 
 
 def expand(pattern: str) -> list[Path]:
-    """The files that a pattern names: `{000..003}` and `{a,b}` each make one name a value, `*` and `?` match files.
+    """Expand a pattern to paths: braces `{000..003}` and `{a,b}` as in a shell, and the wildcards `*`, `?` and `[...]`.
 
     Raises:
-        DataError: it names more than `MAX_PATTERN_FILES` files, or has more than a few braces.
+        DataError: the pattern expands to more than `MAX_PATTERN_FILES` paths, or has too many braces.
     """
-    if pattern.count("{") > _MOST_BRACES:
-        raise DataError(f"'{pattern[:80]}' has more than {_MOST_BRACES} braces; use `*`, or give the folder")
+    if pattern.count("{") > _MAX_BRACES:
+        raise DataError(f"'{pattern[:80]}' has more than {_MAX_BRACES} braces; use `*`, or pass the folder")
     has_wildcards = re.search(r"[*?\[]", pattern) is not None
-    most = _MOST_SEARCHES if has_wildcards else MAX_PATTERN_FILES
-    names = list(islice(_expanded(pattern), most + 1))
-    if len(names) > most:
-        raise DataError(f"'{pattern[:80]}' names more than {most:,} files; use a smaller range, or give the folder")
+    limit = _MAX_SEARCHES if has_wildcards else MAX_PATTERN_FILES
+    names = list(islice(_expanded(pattern), limit + 1))
+    if len(names) > limit:
+        raise DataError(f"'{pattern[:80]}' names more than {limit:,} files; use a smaller range, or pass the folder")
     if has_wildcards:
-        return [Path(path) for name in names for path in sorted(glob.glob(name))]  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        return [Path(path) for name in names for path in sorted(glob.glob(name))]  # noqa: PTH207 (Path.glob does not accept absolute patterns)
     return [Path(name) for name in names]
 
 
-_MOST_BRACES = 8
-_MOST_SEARCHES = 1_000  # names with wildcards: each lists a folder
+_MAX_BRACES = 8
+_MAX_SEARCHES = 1_000  # wildcard patterns; each lists a folder
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """The names that the braces make, one by one: a range may have any length."""
-    if not (found := re.search(r"\{([^{}]*)\}", pattern)):
+    """Expand braces lazily, since a range may be arbitrarily long."""
+    if not (match := re.search(r"\{([^{}]*)\}", pattern)):
         yield pattern
         return
     values: Iterator[str]
-    if bounds := re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", found[1]):
+    if bounds := re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", match[1]):
         width = len(bounds[1]) if bounds[1].startswith("0") else 0
         values = (f"{value:0{width}d}" for value in range(int(bounds[1]), int(bounds[2]) + 1))
     else:
-        values = iter(found[1].split(","))
+        values = iter(match[1].split(","))
     for value in values:
-        yield from _expanded(pattern[: found.start()] + value + pattern[found.end() :])
+        yield from _expanded(pattern[: match.start()] + value + pattern[match.end() :])
 
 
 def read_sidecars(folder: Path, pictures: Pictures) -> Iterator[Row]:
-    """A folder of pictures, each with its caption in a `.txt` of the same stem; one line is one caption."""
+    """Read a folder of images with captions in `.txt` files of the same stem, one caption a line."""
     folder = folder.absolute()
     for path in walk_pictures(folder):
         sidecar = path.with_suffix(".txt")
@@ -136,7 +136,5 @@ def _lines(file: Iterable[str], sidecar: Path) -> Iterator[str]:
     size = 0
     for line in file:
         if (size := size + len(line)) > MAX_RECORD:
-            raise DataError(
-                f"'{sidecar}' has more than {MAX_RECORD:,} characters; it is read as captions: move it away"
-            )
+            raise DataError(f"'{sidecar}' has more than {MAX_RECORD:,} characters, too many for captions; move it away")
         yield line

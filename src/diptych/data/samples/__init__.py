@@ -1,1 +1,1 @@
-"""Sample data: photographs that packages carry, and drawn scenes."""
+"""Sample data: photographs from installed packages, and synthetic scenes."""

@@ -1,4 +1,4 @@
-"""Draws an imagined scene: shapes as stickers, with a white rim and a soft shadow, on a painted backdrop."""
+"""Scene rendering: shapes with a white outline and a soft shadow on a painted backdrop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from diptych.data.samples.scenes import COLOURS, RADII, Scene, Thing
 
 Colour = tuple[int, int, int]
-Part = tuple[float, np.ndarray]  # tone and outline (points, 2); tone 0 is a hole, 1 the colour itself, 2 white
+Part = tuple[float, np.ndarray]  # tone and polygon (points, 2); tone 0 is a hole, 1 the colour itself, 2 white
 
-SCALE = 4  # drawn at four times the size and reduced, which smooths the edges
+SCALE = 4  # supersampling factor, for anti-aliased edges
 PALE: dict[str, Colour] = {
     "cream": (252, 243, 219),
     "mint": (196, 235, 214),
@@ -24,49 +24,49 @@ PALE: dict[str, Colour] = {
 
 
 def render(scene: Scene, size: int = 128) -> Image.Image:
-    """The scene as an RGB picture of `size` x `size` pixels; the same scene and size give the same pixels."""
+    """Render a scene as an RGB image of `size` x `size` pixels; the result is deterministic."""
     side = size * SCALE
-    picture = paint_backdrop(scene, side)
+    image = paint_backdrop(scene, side)
     for thing in scene.things:
-        _stick(picture, thing)
-    small = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)  # (size, size, 3)
+        _paste(image, thing)
+    small = np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32)  # (size, size, 3)
     grain = np.random.default_rng(list(scene.key.encode())).normal(0, 2.0, (size, size, 1))
     return Image.fromarray(np.clip(small + grain, 0, 255).astype(np.uint8))
 
 
-def _stick(picture: Image.Image, thing: Thing) -> None:
-    """Paste one thing as a sticker, working in the box around it only."""
-    side = picture.width
+def _paste(image: Image.Image, thing: Thing) -> None:
+    """Draw one thing into the image, with its outline and shadow."""
+    side = image.width
     radius = RADII[thing.size] * side
     half = int(radius * 1.5)
     box = (2 * half, 2 * half)
-    mask, inked = Image.new("L", box), Image.new("RGB", box)
-    cut, ink = ImageDraw.Draw(mask), ImageDraw.Draw(inked)
+    mask, drawn = Image.new("L", box), Image.new("RGB", box)
+    mask_brush, brush = ImageDraw.Draw(mask), ImageDraw.Draw(drawn)
     for tone, outline in PARTS[thing.shape]:
-        points = [(x, y) for x, y in (_turn(outline, thing.tilt) * radius + half).tolist()]
-        cut.polygon(points, fill=255 if tone else 0)
-        ink.polygon(points, fill=_toned(COLOURS[thing.colour], tone))
+        points = [(x, y) for x, y in (_rotate(outline, thing.tilt) * radius + half).tolist()]
+        mask_brush.polygon(points, fill=255 if tone else 0)
+        brush.polygon(points, fill=_toned(COLOURS[thing.colour], tone))
     rim = mask.filter(ImageFilter.BoxBlur(side * 0.011)).point(lambda value: 255 if value > 12 else 0)
     shadow = ImageChops.offset(rim, 0, side // 90).filter(ImageFilter.BoxBlur(side * 0.014))
     corner = (round(thing.x * side) - half, round(thing.y * side) - half)
-    picture.paste((20, 24, 40), corner, shadow.point(lambda value: value * 0.34))
-    picture.paste((255, 255, 255), corner, rim)
-    picture.paste(inked, corner, mask)
+    image.paste((20, 24, 40), corner, shadow.point(lambda value: value * 0.34))
+    image.paste((255, 255, 255), corner, rim)
+    image.paste(drawn, corner, mask)
 
 
-def _turn(points: np.ndarray, degrees: float) -> np.ndarray:
+def _rotate(points: np.ndarray, degrees: float) -> np.ndarray:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return points @ np.array([[cos, sin], [-sin, cos]])
 
 
 def _toned(colour: Colour, tone: float) -> Colour:
-    """Towards black below tone 1, towards white above it."""
+    """Blend a colour towards black for tones below 1, towards white for tones above 1."""
     other, share = (0, 1 - tone) if tone < 1 else (255, tone - 1)
     red, green, blue = (round(value + (other - value) * share) for value in colour)
     return red, green, blue
 
 
-# Shapes live in [-1, 1] x [-1, 1], y downwards.
+# Shapes are polygons in [-1, 1] x [-1, 1], y downwards.
 
 
 def _points(*values: float) -> np.ndarray:
@@ -144,18 +144,18 @@ PARTS: dict[str, list[Part]] = {
 
 
 def paint_backdrop(scene: Scene, side: int) -> Image.Image:
-    """The scene's backdrop as an RGB picture of `side` x `side` pixels."""
+    """The backdrop of a scene as an RGB image of `side` x `side` pixels."""
     rng = random.Random(f"backdrop {scene.key}")
     if scene.backdrop in LANDSCAPES:
         return _landscape(scene.backdrop, side, rng)
     colour, pattern = scene.backdrop.split()
     pale = PALE[colour]
-    picture = _fade(_toned(pale, 1.35), _toned(pale, 0.93), side)
-    brush, step = ImageDraw.Draw(picture), side / rng.uniform(6.5, 9.5)
+    image = _gradient(_toned(pale, 1.35), _toned(pale, 0.93), side)
+    brush, step = ImageDraw.Draw(image), side / rng.uniform(6.5, 9.5)
     if pattern == "stripes":
         lean = rng.choice((-side, 0, side))
-        for k in range(-int(side / step) - 1, 2 * int(side / step) + 2, 2):
-            left = k * step
+        for band_index in range(-int(side / step) - 1, 2 * int(side / step) + 2, 2):
+            left = band_index * step
             band = [(left, 0), (left + step, 0), (left + step + lean, side), (left + lean, side)]
             brush.polygon(band, fill=_toned(pale, 0.88))
     elif pattern == "dots":
@@ -163,16 +163,16 @@ def paint_backdrop(scene: Scene, side: int) -> Image.Image:
             for column in range(int(side / step) + 2):
                 x, y, r = (column + row % 2 / 2) * step, row * step, step * 0.2
                 brush.ellipse((x - r, y - r, x + r, y + r), fill=_toned(pale, 0.82))
-    return picture
+    return image
 
 
-def _fade(top: Colour, bottom: Colour, side: int) -> Image.Image:
+def _gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
     down = np.linspace(0, 1, side)[:, None, None]  # (side, 1, 1)
     column = np.array(top) * (1 - down) + np.array(bottom) * down
     return Image.fromarray(np.broadcast_to(column, (side, side, 3)).astype(np.uint8))
 
 
-# Sky at the top, sky at the horizon, ground far, ground near.
+# Sky at the top, sky at the horizon, distant ground, near ground.
 LANDSCAPES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
     "hills": ((136, 200, 245), (226, 243, 252), (150, 204, 110), (104, 172, 84)),
     "sea": ((150, 208, 248), (240, 248, 252), (74, 150, 206), (44, 116, 182)),
@@ -185,8 +185,8 @@ LANDSCAPES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
 
 def _landscape(name: str, side: int, rng: random.Random) -> Image.Image:
     sky, horizon, far, near = LANDSCAPES[name]
-    picture = _fade(sky, horizon, side)
-    brush = ImageDraw.Draw(picture)
+    image = _gradient(sky, horizon, side)
+    brush = ImageDraw.Draw(image)
     if name == "night":
         for _ in range(46):
             x, y, r = rng.uniform(0, side), rng.uniform(0, side * 0.7), side * rng.choice((0.003, 0.005, 0.008))
@@ -196,4 +196,4 @@ def _landscape(name: str, side: int, rng: random.Random) -> Image.Image:
         level, phase, bend = level + rng.uniform(-0.03, 0.03), rng.uniform(0, 6.28), waves * rng.uniform(0.8, 1.25)
         ridge = [(x, side * (level + height * math.sin(phase + bend * 6.28 * x / side))) for x in range(0, side + 4, 4)]
         brush.polygon([*ridge, (side, side), (0, side)], fill=ground)
-    return picture
+    return image

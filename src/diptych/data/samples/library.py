@@ -1,6 +1,6 @@
-"""Sample data that needs no download: the sample library of photographs, and scenes drawn by diptych itself.
+"""Sample data without a download: photographs from installed packages, and synthetic scenes.
 
-Both come in the layout of Flickr8k: pictures in `images/`, their captions in `captions.txt`.
+Both use the layout of Flickr8k: images in `images/`, captions in `captions.txt`.
 """
 
 from __future__ import annotations
@@ -21,51 +21,52 @@ from diptych.runtime.progress import Progress, silent
 
 __all__ = ["QUERIES", "draw_scenes", "photographs"]
 
-_RECIPE = 1  # raise it when the drawing changes, so that older pictures are drawn again
+_RECIPE = 1  # increase when the rendering changes, so that older images are drawn again
 _HEADER = ["image", "caption"]
 
 
 def draw_scenes(out: Path, count: int = 600, size: int = 128, seed: int = 0, *, progress: Progress = silent) -> Path:
     """Draw `count` scenes of `size` x `size` pixels into `out/images`, with five captions each in `out/captions.txt`.
 
-    Scene i depends on `seed` and i alone, whatever `count` is. Pictures that are there already are kept, so a killed
-    draw goes on where it stopped; the captions are written last. Returns `out`, for `read_pairs`.
+    Scene i depends only on `seed` and i, not on `count`. Existing images are kept, so an interrupted run can be
+    resumed; the captions are written last. Returns `out`, for `read_pairs`.
 
     Raises:
         ConfigError: `count` or `size` is too small.
-        DataError: `out` holds the captions of another data set.
+        DataError: `out` contains the captions of another data set.
     """
     if count < 1 or size < 16:
-        raise ConfigError(f"count is {count} and size {size}; draw at least 1 scene, of at least 16 pixels")
+        raise ConfigError(f"count is {count} and size is {size}; the minimum is 1 scene of 16 pixels")
     out = Path(out)
-    told = out / "captions.txt"
-    _refuse_to_overwrite(told)
+    captions_file = out / "captions.txt"
+    _check_overwrite(captions_file)
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(_HEADER)
     for index in progress(range(count), count, "drawing scenes"):
         scene, name = imagine(seed, index), f"scene-{seed}-{index:05}.jpg"
-        mark = f"diptych scene {_RECIPE} {seed} {index} {size}".encode()
+        comment = f"diptych scene {_RECIPE} {seed} {index} {size}".encode()
         path = out / "images" / name
-        if _mark_of(path) != mark:
+        if _comment_of(path) != comment:
             encoded = io.BytesIO()
-            render(scene, size).save(encoded, "JPEG", quality=92, subsampling=0, comment=mark)
+            render(scene, size).save(encoded, "JPEG", quality=92, subsampling=0, comment=comment)
             write_bytes(path, encoded.getvalue())
         writer.writerows((name, caption) for caption in captions(scene))
-    write_bytes(told, lines.getvalue().encode())
+    write_bytes(captions_file, lines.getvalue().encode())
     return out
 
 
-def _refuse_to_overwrite(told: Path) -> None:
-    if told.exists():
-        with TextFile(told, "utf-8", "replace") as file:
+def _check_overwrite(path: Path) -> None:
+    """Refuse to overwrite captions that `draw_scenes` did not write."""
+    if path.exists():
+        with TextFile(path, "utf-8", "replace") as file:
             if not (file.readline().strip() == ",".join(_HEADER) and file.readline().startswith("scene-")):
-                raise DataError(f"'{told}' holds captions that diptych did not draw; choose another folder")
+                raise DataError(f"'{path}' contains captions that diptych did not write; choose another folder")
 
 
-def _mark_of(path: Path) -> bytes | None:
-    """The comment by which a drawn picture says what it is; None if there is no such picture."""
+def _comment_of(path: Path) -> bytes | None:
+    """The JPEG comment, which identifies the scene; None if the image does not exist or has no comment."""
     try:
         with Image.open(path) as image:
             return image.info.get("comment")

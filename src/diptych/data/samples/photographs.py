@@ -1,4 +1,4 @@
-"""The sample library: fifteen photographs that scikit-image and scikit-learn carry, one natural query for each."""
+"""The sample library: fifteen photographs from scikit-image and scikit-learn, with one natural query each."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SKLEARN = "sklearn", "datasets/images"
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A photograph of the sample library: what somebody would type to find it, and on what terms it may be used."""
+    """A photograph of the sample library: a query that should find it, its source file, and its licence."""
 
     query: str
-    home: tuple[str, str]  # the package that carries it, and the folder in it
+    home: tuple[str, str]  # package, and folder in the package
     file: str
     licence: str
 
 
-# Only what lies in the packages' wheels: scikit-image fetches its other pictures from the network. The queries were
-# written down before any model was tried on them; a benchmark that counts right answers is worth nothing otherwise.
+# Only files in the wheels: scikit-image downloads its other images. The queries were fixed before any model was tried
+# on them, so that benchmarks that count correct answers remain meaningful.
 PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut.png": Photograph(
         "a woman in an orange space suit", _SKIMAGE, "astronaut.png", "public domain, NASA: Eileen Collins"
@@ -65,42 +65,42 @@ QUERIES: dict[str, str] = {name: photograph.query for name, photograph in PHOTOG
 
 
 def photographs(out: str | Path) -> Pairs:
-    """Copy the sample library into `out/images`, its queries into `out/captions.txt`, the terms into `out/LICENCES.md`.
+    """Copy the sample library to `out/images`, with `out/captions.txt` and `out/LICENCES.md`.
 
-    Returns its 15 pairs in the order of `PHOTOGRAPHS`, each photograph with its query as its one caption. Files that
-    are there already are left as they are, so that vectors kept for them stay good.
+    Returns 15 pairs in the order of `PHOTOGRAPHS`; the caption of each photograph is its query. Unchanged files are
+    not rewritten, so cached embeddings stay valid.
 
     Raises:
         MissingExtra: scikit-image or scikit-learn is not installed (the extra `samples`).
-        DataError: `out` holds the captions of another data set, or a package no longer carries one of the photographs.
+        DataError: `out` contains another data set, or an installed package lacks one of the photographs.
     """
     out = Path(out)
-    told = _captions()
-    captions = out / "captions.txt"
-    if captions.exists() and read_file(captions) != told.encode():
-        raise DataError(f"'{captions}' holds other captions than the sample library's; choose another folder")
-    is_ours = captions.exists()
+    captions = _captions()
+    captions_file = out / "captions.txt"
+    if captions_file.exists() and read_file(captions_file) != captions.encode():
+        raise DataError(f"'{captions_file}' belongs to another data set; choose another folder")
+    is_ours = captions_file.exists()
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name, photograph in PHOTOGRAPHS.items():
         source, target = _source(photograph), out / "images" / name
         if target.exists() and not is_ours and not filecmp.cmp(source, target, shallow=False):
-            raise DataError(f"'{target}' is another picture than the sample library's; choose another folder")
+            raise DataError(f"'{target}' is not an image of the sample library; choose another folder")
         if not target.exists() or not filecmp.cmp(source, target, shallow=False):
             write_bytes(target, source.read_bytes())
     write_text(out / "LICENCES.md", _licences())
-    write_text(captions, told)
+    write_text(captions_file, captions)
     return read_pairs(out)
 
 
 def _source(photograph: Photograph) -> Path:
     package, folder = photograph.home
-    found = importlib.util.find_spec(package)  # found, not imported: importing scikit-learn takes seconds
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package)  # without importing it: importing scikit-learn takes seconds
+    if spec is None or spec.origin is None:
         require(package, "samples")
-        raise DataError(f"the package '{package}' has no folder of its own; install it again")
-    path = Path(found.origin).parent / folder / photograph.file
+        raise DataError(f"the folder of the package '{package}' was not found; reinstall it")
+    path = Path(spec.origin).parent / folder / photograph.file
     if not path.is_file():
-        raise DataError(f"'{path}' is gone: this version of '{package}' no longer carries it; install another version")
+        raise DataError(f"'{path}' does not exist; this version of '{package}' lacks it, install another one")
     return path
 
 
@@ -114,5 +114,5 @@ def _captions() -> str:
 
 def _licences() -> str:
     lines = [f"| images/{name} | {photograph.licence} |" for name, photograph in PHOTOGRAPHS.items()]
-    head = "Photographs that scikit-image and scikit-learn carry, and what these packages say of their terms.\n"
+    head = "Photographs from scikit-image and scikit-learn, with the licence terms stated by these packages.\n"
     return "\n".join((head, "| file | terms |", "| --- | --- |", *lines, ""))

@@ -1,4 +1,4 @@
-"""Scenes that the project imagines: a few coloured things on a backdrop, and true captions for them."""
+"""Synthetic scenes: a few coloured shapes on a backdrop, and captions generated from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BACKDROPS: dict[str, str] = {
     "sunset": "at sunset",
 }
 
-# Centres of the things by how many there are; the picture spans [0, 1] in both directions, y downwards.
+# Centres of the things by their number, in image coordinates [0, 1], y downwards.
 LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
     2: (
         ((0.27, 0.50), (0.73, 0.50)),
@@ -58,7 +58,7 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One coloured shape: its centre (x, y) in [0, 1], y downwards, and its tilt in degrees."""
+    """One coloured shape: its centre (x, y) in [0, 1], y downwards, and its rotation in degrees."""
 
     shape: str
     colour: str
@@ -70,7 +70,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Things on a backdrop; `key` seeds what is left to chance when it is drawn and described."""
+    """Things on a backdrop; `key` seeds the random choices of rendering and captions."""
 
     key: str
     backdrop: str
@@ -78,9 +78,9 @@ class Scene:
 
 
 def imagine(seed: int, index: int) -> Scene:
-    """Scene number `index` of the set that `seed` names; it depends on nothing else.
+    """Generate scene number `index` of the series `seed`; the result is deterministic.
 
-    Within a scene no two things share a shape or a colour, so "the red one" is always one thing.
+    All things in a scene have different shapes and colours, so "the red one" is unambiguous.
     """
     key = f"{seed}:{index}"
     rng = random.Random(f"scene {key}")
@@ -96,22 +96,22 @@ def imagine(seed: int, index: int) -> Scene:
 
 
 def captions(scene: Scene, count: int = 5) -> tuple[str, ...]:
-    """`count` (at most 5) captions of different build and detail, all true of the scene, no two alike.
+    """Generate `count` (at most 5) distinct, correct captions of a scene, from different templates.
 
-    Each names at least two things by colour and shape.
+    Each caption names at least two things by colour and shape.
     """
     rng = random.Random(f"captions {scene.key}")
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for template in rng.sample(TEMPLATES, len(TEMPLATES)):
         text = template(scene, rng)
-        found[text[0].upper() + text[1:]] = None
-        if len(found) == count:
+        texts[text[0].upper() + text[1:]] = None
+        if len(texts) == count:
             break
-    return tuple(found)
+    return tuple(texts)
 
 
 def relation(first: Thing, second: Thing) -> str:
-    """Where `first` stands as seen from `second`: along the axis on which they lie farther apart."""
+    """The position of `first` relative to `second`, along the axis on which they are farther apart."""
     across, down = second.x - first.x, second.y - first.y
     if abs(across) > abs(down):
         return "to the left of" if across > 0 else "to the right of"
@@ -119,7 +119,7 @@ def relation(first: Thing, second: Thing) -> str:
 
 
 def place(thing: Thing) -> str:
-    """Where in the picture a thing stands, in words."""
+    """The position of a thing in the image, in words."""
     column = "left" if thing.x < 0.4 else "right" if thing.x > 0.6 else ""
     row = "top" if thing.y < 0.4 else "bottom" if thing.y > 0.6 else ""
     if row and column:

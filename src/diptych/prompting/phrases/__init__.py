@@ -1,1 +1,1 @@
-"""Editable lists of phrases, and composing prompts from them."""
+"""Phrase lists, and prompt composition from them."""

@@ -97,9 +97,7 @@ def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) ->
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.api.prometheus import ServerMetrics
 
-    security = TransportSecuritySettings(
-        enable_dns_rebinding_protection=False
-    )  # `AccessControl` checks host and origin
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # AccessControl does
     settings = replace(settings, max_bytes=min(settings.max_bytes, _MAX_BODY))
     app = server.streamable_http_app(
         stateless_http=True, max_request_body_size=settings.max_bytes, transport_security=security
