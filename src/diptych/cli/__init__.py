@@ -46,7 +46,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Serve": {
         "app": ("app:app", "Open a web page to search, caption, match, index and compare."),
         "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
-        "mcp": ("mcp:mcp", "Serve search, captions, matching and indexing as MCP tools for agents."),
+        "mcp": ("mcp:mcp", "Serve search, captions, matching and indexing to agents over MCP."),
     },
     "Share": {
         "export": ("export:app", "Export models to ONNX, OpenVINO and Inference Endpoints."),
@@ -84,6 +84,9 @@ program = App(
     error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,  # `main` reports it
 )
+options = Group("Options", sort_key=len(COMMANDS))
+for flag in ("--help", "--version"):
+    program[flag].group = options
 for group_order, (group_name, commands) in enumerate(COMMANDS.items()):
     group = Group(group_name, sort_key=group_order)
     for order, (name, (place, purpose)) in enumerate(commands.items()):

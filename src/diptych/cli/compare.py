@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, Format, Output, Quiet, Split, Templates
+from diptych.cli.options import Count, Device, Format, Output, Quiet, Split, Templates
 from diptych.cli.show import echo, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def compare(
     class_split: str = "all",
     classes: str | None = None,
     prompts: Templates = "eighty",
-    max_images: int = 1000,
+    max_images: Count = 1000,
     output: Output = Path("comparison"),
     resamples: int = 2000,
     seed: int = 0,

@@ -8,7 +8,19 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
-from diptych.cli.options import Device, Flag, Format, Json, K, OptionalOutput, Output, Quiet, Split
+from diptych.cli.options import (
+    Count,
+    Device,
+    Flag,
+    Format,
+    Json,
+    K,
+    OptionalImageFile,
+    OptionalOutput,
+    Output,
+    Quiet,
+    Split,
+)
 from diptych.cli.show import (
     confirm,
     echo,
@@ -25,17 +37,14 @@ from diptych.cli.show import (
 
 app = App(name="data")
 
-Count = Annotated[int, Parameter(validator=validators.Number(gte=1), help="Number of images to draw.")]
+Drawn = Annotated[int, Parameter(validator=validators.Number(gte=1), help="Number of images to draw.")]
 Size = Annotated[int, Parameter(help="Width and height of each image in pixels.")]
 Seed = Annotated[int, Parameter(help="Random seed. Another seed draws other images.")]
-ImageFile = Annotated[
-    Path | None, Parameter(validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp")))
-]
 
 
 @app.command
 def inspect(
-    path: str, *, format: Format = None, sheet: ImageFile = None, as_json: Json = False, quiet: Quiet = False
+    path: str, *, format: Format = None, sheet: OptionalImageFile = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
     """Check a data set for broken images, empty captions, duplicates across splits and other problems.
 
@@ -68,7 +77,7 @@ def get(
     name: str | None = None,
     *,
     output: OptionalOutput = None,
-    parts: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
+    parts: Count = 1,
     accept_licence: Flag = False,
     quiet: Quiet = False,
 ) -> None:
@@ -121,7 +130,7 @@ def _print_published() -> None:
 
 
 @app.command
-def draw(output: Output, *, count: Count = 600, size: Size = 128, seed: Seed = 0) -> None:
+def draw(output: Output, *, count: Drawn = 600, size: Size = 128, seed: Seed = 0) -> None:
     """Draw a captioned data set of coloured shapes, to try diptych without data of your own.
 
     Parameters
@@ -136,7 +145,7 @@ def draw(output: Output, *, count: Count = 600, size: Size = 128, seed: Seed = 0
 
 
 @app.command
-def make_prompts(output: Output, *, count: Count = 400, size: Size = 128, seed: Seed = 0, quiet: Quiet = False) -> None:
+def make_prompts(output: Output, *, count: Drawn = 400, size: Size = 128, seed: Seed = 0, quiet: Quiet = False) -> None:
     """Draw a small data set of images with the prompts that describe them, to try prompters.
 
     Parameters

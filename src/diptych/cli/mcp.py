@@ -36,7 +36,7 @@ def mcp(
     without_key: Flag = False,
     device: Device = "auto",
 ) -> None:
-    """Serve search, captions, matching and indexing as MCP tools for agents.
+    """Serve search, captions, matching and indexing to agents over MCP.
 
     With stdio, the program that runs the agent starts this command and talks to it. With http, the server listens at
     /mcp.

@@ -8,16 +8,17 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 OUTPUT_NAMES = ("--output", "-o")
+_IMAGE_FILE = validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp"))
 
 Output = Annotated[Path, Parameter(OUTPUT_NAMES)]
 OptionalOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES)]
-OptionalImageOutput = Annotated[
-    Path | None,
-    Parameter(OUTPUT_NAMES, validator=validators.Path(dir_okay=False, ext=("png", "jpg", "jpeg", "webp"))),
-]
+OptionalImageOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=_IMAGE_FILE)]
+OptionalImageFile = Annotated[Path | None, Parameter(validator=_IMAGE_FILE)]
 
 K = Annotated[int, Parameter("-k", validator=validators.Number(gte=1))]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 OptionalCount = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 
 Flag = Annotated[bool, Parameter(negative="")]
 Several = Annotated[tuple[str, ...], Parameter(negative="")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from diptych.cli.options import (
+    Count,
     Device,
     Flag,
     Index,
@@ -19,6 +20,7 @@ from diptych.cli.options import (
     Quiet,
     Several,
     SeveralPaths,
+    Share,
 )
 from diptych.cli.show import (
     echo,
@@ -50,9 +52,9 @@ def search(
     unwanted_like: Annotated[tuple[str, ...], Parameter("--not-like", negative="")] = (),
     filters: Annotated[Filters, Parameter(name="*")] = Filters(),  # noqa: B008 - frozen
     k: K = 20,
-    page: int = 1,
+    page: Count = 1,
     sort: Sort = "score",
-    cutoff: float = KEEP,
+    cutoff: Share = KEEP,
     nearest: Flag = False,
     fold: bool = True,
     rerank: int = 0,

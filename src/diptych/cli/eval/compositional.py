@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, Flag, Format, Json, Quiet, Split
+from diptych.cli.options import Count, Device, Flag, Format, Json, Quiet, Split
 from diptych.cli.show import echo, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def compositional(
     images: Path | None = None,
     matcher: Flag = False,
     split: Split = "test",
-    max_checks: int = 1000,
+    max_checks: Count = 1000,
     format: Format = None,
     device: Device = "auto",
     as_json: Json = False,
