@@ -14,12 +14,12 @@ from torch import nn
 
 from diptych.errors import ConfigError
 from diptych.training.caption.config import CaptionRecipe
+from diptych.training.checkpoint import load_weights, save_weights
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.run_settings import RunSettings
 from diptych.training.settings import make, to_yaml
-from diptych.training.trainer import load_weights, save_weights
 
 RECIPES = (ContrastiveRecipe, MatchRecipe, CaptionRecipe, PromptRecipe)
 

@@ -268,7 +268,7 @@ def test_a_recipe_is_not_overwritten_before_its_checkpoint_is_accepted(
 
 
 def test_damaged_best_weights_raise_an_error_that_names_the_next_step(tmp_path: Path) -> None:
-    from diptych.training.trainer import read_weights
+    from diptych.training.checkpoint import read_weights
 
     for content in (b"", b"garbage", b"\xff" * 100):
         (tmp_path / "best.safetensors").write_bytes(content)

@@ -20,12 +20,13 @@ from diptych.runtime.atomic import is_temporary, remove_leftovers, replaced_fold
 from diptych.runtime.locks import held
 from diptych.runtime.progress import Progress, silent
 from diptych.training.caption.config import CaptionRecipe
+from diptych.training.checkpoint import BEST, CHECKPOINT, read_checkpoint
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.run_settings import RunSettings
 from diptych.training.settings import to_yaml
-from diptych.training.trainer import BEST, CHECKPOINT, LOG, Outcome, Task, Trainer, read_checkpoint
+from diptych.training.trainer import LOG, Outcome, Task, Trainer
 
 if TYPE_CHECKING:
     from diptych.data.doctor.inspect import Report

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,26 +19,16 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from diptych.errors import ConfigError, require
 from diptych.runtime.atomic import new_file, storing
 from diptych.runtime.progress import Progress, silent
+from diptych.training.checkpoint import CHECKPOINT, COUNTERS, DAMAGED, read_checkpoint
 from diptych.training.run_settings import RunSettings
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-BEST = "best.safetensors"
-_COUNTERS = ("step", "best_epoch", "best", "history", "losses", "elapsed", "log_size")  # saved in a checkpoint
 _LOG_STEPS = 10
-
-# The exceptions of torch on files that are damaged or not a checkpoint.
-_DAMAGED = (
-    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError),
-    pickle.UnpicklingError,
-)
 
 
 class ParameterGroup(TypedDict):
@@ -245,7 +234,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": cuda,
-            "numbers": json.dumps({name: getattr(self, name) for name in _COUNTERS}),
+            "numbers": json.dumps({name: getattr(self, name) for name in COUNTERS}),
         }
         with new_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
@@ -264,7 +253,7 @@ class Trainer:
             torch.set_rng_state(saved["random"])
             if saved["random_cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(saved["random_cuda"])
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ConfigError(other_recipe.format(error)) from error
         _assign(state, saved["state"])
         _assign(self.average, saved["average"])
@@ -290,71 +279,6 @@ def freeze_batch_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
-
-
-def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of `Trainer`; only tensors and plain values are unpickled.
-
-    Args:
-        path: the file.
-        mapped: memory-map the tensors, which is enough to validate the file.
-
-    Raises:
-        ConfigError: the file is damaged or not a checkpoint of diptych.
-    """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        _check_checkpoint(saved)
-    except _DAMAGED as error:
-        raise ConfigError(
-            f"'{path}' is not a checkpoint of diptych, or is damaged ({type(error).__name__}); restore a copy, "
-            "or start again in another folder with out"
-        ) from error
-    return saved
-
-
-def _check_checkpoint(saved: Any) -> None:
-    if not isinstance(saved, dict):
-        raise TypeError("not a mapping")
-    counters = json.loads(saved["numbers"])
-    if set(counters) != set(_COUNTERS) or not {"random", "random_cuda"} <= set(saved):
-        raise ValueError("other keys")
-    if any(type(counters[name]) is not int or counters[name] < 0 for name in ("step", "log_size")):
-        raise ValueError("invalid counters")
-    if not all(isinstance(saved[name], dict) for name in ("state", "average", "optimizer")):
-        raise ValueError("invalid state")
-    if not all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values()):
-        raise ValueError("invalid weights")
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights of a module as safetensors, atomically."""
-    with new_file(path) as temporary:
-        save_model(module, str(temporary))
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load weights that `save_weights` wrote.
-
-    Raises:
-        ConfigError: the file is missing or damaged.
-    """
-    read_weights(path)
-    load_model(module, path)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights in a safetensors file of a run, by name.
-
-    Raises:
-        ConfigError: the file is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (*_DAMAGED, SafetensorError) as error:
-        raise ConfigError(
-            f"'{path}' is missing or damaged; remove the folder '{path.parent}' and resume to train that part again"
-        ) from error
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

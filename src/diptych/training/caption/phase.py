@@ -16,8 +16,9 @@ from diptych.data.pairs import Pairs
 from diptych.evaluation.metrics.cider import CiderD
 from diptych.runtime.background import prefetch
 from diptych.training.caption.config import CaptionRecipe
+from diptych.training.checkpoint import BEST, load_weights, save_weights
 from diptych.training.run import Run
-from diptych.training.trainer import BEST, Outcome, Task, load_weights, save_weights
+from diptych.training.trainer import Outcome, Task
 
 CaptionBatch: TypeAlias = tuple[int, NDArray[np.int64], list[str]]
 """(epoch, rows, captions): a batch by its image rows, and the captions of each image one after another."""

@@ -28,9 +28,10 @@ from diptych.runtime.atomic import write_text
 from diptych.runtime.device import computes_in_bfloat16
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.phase import CaptionBatch, CaptionSampler, CiderScorer, TrainingPhase, run_phase
+from diptych.training.checkpoint import BEST, read_weights
 from diptych.training.encoded_images import EncodedImages, encode_images, state_shapes
 from diptych.training.run import Run, TrainingData
-from diptych.training.trainer import BEST, Outcome, read_weights
+from diptych.training.trainer import Outcome
 
 WORDS_PHASE, REWARD_PHASE = "words", "reward"
 _PENALTIES, _REPEATS = (0.0, 0.5, 1.0, 1.5), (2, 3)  # length penalties and n-gram sizes tried after training

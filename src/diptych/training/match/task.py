@@ -20,12 +20,13 @@ from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates
 from diptych.runtime.background import prefetch
 from diptych.training.batches import PairBatch
+from diptych.training.checkpoint import BEST, save_weights
 from diptych.training.encoded_images import state_shapes
 from diptych.training.match.config import MatchRecipe
 from diptych.training.match.data import EncodedPairs, HardNegativeSampler
 from diptych.training.match.validation import MatchValidator
 from diptych.training.objectives import matching_loss
-from diptych.training.trainer import BEST, Task, save_weights
+from diptych.training.trainer import Task
 
 
 @dataclass

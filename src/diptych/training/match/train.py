@@ -110,8 +110,8 @@ def _train_heads(
     import torch
 
     from diptych.matching.heads import CosineHead
+    from diptych.training.checkpoint import BEST, load_weights
     from diptych.training.match.task import match_task, new_head
-    from diptych.training.trainer import BEST, load_weights
 
     recipe = run.recipe
     outcomes = {}

@@ -25,9 +25,10 @@ from diptych.prompting.text_space import load_text_space
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress
 from diptych.training.batches import PairBatch, PairSampler, load_view
+from diptych.training.checkpoint import BEST, load_weights, save_weights
 from diptych.training.objectives import cosine_loss, info_nce
 from diptych.training.prompt.config import PromptRecipe
-from diptych.training.trainer import BEST, ParameterGroup, Task, freeze_batch_norm, load_weights, save_weights
+from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
 _SAMPLED = 1024  # images from which the statistics of a live tower's features are computed
 _BATCH = 32
