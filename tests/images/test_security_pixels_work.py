@@ -156,7 +156,7 @@ def test_every_dual_encoder_takes_a_strip_without_making_a_large_picture(
 
 def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
     from diptych.captioning.transformers_captioner import ChatCaptionModel, TransformersCaptionModel
-    from diptych.matching.blip import _BlipEncoder
+    from diptych.matching.blip import BlipEncoder
 
     seen: list[tuple[int, int]] = []
 
@@ -164,7 +164,7 @@ def test_captioners_and_blip_hand_their_processors_no_strip() -> None:
         seen.extend(image.size for image in images)
         return {"pixel_values": None}
 
-    whole, chat, blip = (kind.__new__(kind) for kind in (TransformersCaptionModel, ChatCaptionModel, _BlipEncoder))
+    whole, chat, blip = (kind.__new__(kind) for kind in (TransformersCaptionModel, ChatCaptionModel, BlipEncoder))
     whole.image_processor, blip.processor = processor, SimpleNamespace(image_processor=processor)
     pictures = [Image.new("RGB", (4_000, 1)), Image.new("RGB", (1_000, 100))]
     whole.prepare(pictures)
