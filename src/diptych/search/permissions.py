@@ -18,7 +18,8 @@ from diptych.images.decode import content_hash
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.models.checkpoints import bundled_models
 from diptych.runtime.cache import cache_dir
-from diptych.search.store import Store, write_json
+from diptych.search.metadata import write_json
+from diptych.search.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +18,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.errors import DataError, ModelError, require
-from diptych.runtime.atomic import is_temporary, storing, write_text
+from diptych.runtime.atomic import is_temporary, storing
 from diptych.search.lock import HOLDER, LOCK, writing
+from diptych.search.metadata import FORMAT, METADATA_FILE, first_line, read_metadata, write_json
 
 ANN_ROWS = 50_000  # smaller tables are searched exactly
 HIDDEN = ".diptych"  # the index of a library, inside it
 SKIPPED = "skipped."  # prefix of the list of skipped files
-_FORMAT = 1
-_METADATA, _TABLE = "index.json", "pictures"
-_METADATA_BYTES = 65_536
-_LONGEST_NAME = 4_096
+_TABLE = "pictures"
 _is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
 _SMALL_FILES = 32  # with more files than this the table is compacted
 _ROWS_PER_FILE = 4_096  # in larger tables, or a million rows would be rewritten every 32 batches
@@ -106,7 +102,7 @@ class Store:
             DataError: there is none, it is damaged, it contains links, or a newer diptych made it.
         """
         folder = Path(folder)
-        metadata = _read_metadata(folder)
+        metadata = read_metadata(folder)
         _refuse_links(folder)
         return cls(folder, metadata)
 
@@ -119,9 +115,9 @@ class Store:
             ModelError: another model made the index that is there.
         """
         folder = Path(folder)
-        if not (folder / _METADATA).exists():
+        if not (folder / METADATA_FILE).exists():
             ours = (
-                _METADATA,
+                METADATA_FILE,
                 LOCK,
                 HOLDER,
                 SKIPPED,
@@ -133,8 +129,8 @@ class Store:
             _refuse_links(folder)
             with storing(folder, "it is started again"):
                 _make_table(folder, model_identity.dim)
-            metadata = {"format": _FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
-            write_json(folder / _METADATA, metadata)  # last: an index with metadata is complete
+            metadata = {"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
+            write_json(folder / METADATA_FILE, metadata)  # last: an index with metadata is complete
         store = cls.open(folder)
         store.identity.check(model_identity, folder)
         if not cls.is_whole(folder):  # somebody removed only the table
@@ -144,7 +140,7 @@ class Store:
     @staticmethod
     def is_one(folder: Path) -> bool:
         """Whether a folder is an index."""
-        return (folder / _METADATA).is_file()
+        return (folder / METADATA_FILE).is_file()
 
     @staticmethod
     def is_whole(folder: Path) -> bool:
@@ -163,7 +159,7 @@ class Store:
             columns = {field.name: field.type for field in table.schema}
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(
-                f"'{self.folder}' cannot be opened ({_first_line(error)}); index the pictures again"
+                f"'{self.folder}' cannot be opened ({first_line(error)}); index the pictures again"
             ) from error
         if columns != {field.name: field.type for field in schema(self.identity.dim)}:
             raise DataError(
@@ -223,14 +219,14 @@ class Store:
     def settle(self) -> None:
         """Finish a run of additions: build the ANN index if the table is large enough, and compact its files."""
         rows = len(self)
-        if rows >= ANN_ROWS and rows >= (_read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
+        if rows >= ANN_ROWS and rows >= (read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
             self.build_ann()
         self.compact_if_scattered()
 
     @property
     def partitions(self) -> int:
         """The number of partitions of the ANN index; 0 without one."""
-        return _read_metadata(self.folder).get("ann_partitions") or 0
+        return read_metadata(self.folder).get("ann_partitions") or 0
 
     @property
     def _unindexed(self) -> int:
@@ -250,7 +246,7 @@ class Store:
         config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
         write_json(
-            self.folder / _METADATA, {**_read_metadata(self.folder), "ann_rows": rows, "ann_partitions": partitions}
+            self.folder / METADATA_FILE, {**read_metadata(self.folder), "ann_rows": rows, "ann_partitions": partitions}
         )
 
 
@@ -283,79 +279,6 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of an index, with every value checked, since an index may come from somebody else.
-
-    Raises:
-        DataError: there is none, it is damaged, or a newer diptych made it.
-    """
-    file = folder / _METADATA
-    try:
-        if not file.is_file():  # a pipe would wait for a writer
-            raise FileNotFoundError
-        with file.open("rb") as opened:
-            text = opened.read(_METADATA_BYTES + 1)
-        if len(text) > _METADATA_BYTES:
-            raise DataError(
-                f"'{file}' has more than {_METADATA_BYTES:,} bytes, more than any index has; index the pictures again"
-            )
-        metadata = json.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"'{file}' cannot be read ({_first_line(error)}); index the pictures again") from error
-    format = metadata.get("format") if isinstance(metadata, dict) else None
-    if isinstance(format, int) and format > _FORMAT:
-        raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {_FORMAT}: update it")
-    if not isinstance(metadata, dict):
-        raise DataError(f"'{file}' is not an index's metadata: it is not a JSON object; index the pictures again")
-    if wrong := _wrong(metadata, _METADATA_VALUES):
-        raise DataError(f"'{file}' is not an index's metadata: its '{wrong}' is not valid; index the pictures again")
-    if wrong := _wrong(metadata["model"], _MODEL_VALUES):
-        raise DataError(
-            f"'{file}' does not name the model that made the index: '{wrong}' is not valid; index the pictures again"
-        )
-    metadata["model"] = {name: metadata["model"].get(name) for name in _MODEL_VALUES}
-    return metadata
-
-
-def _wrong(values: dict[str, Any], checks: dict[str, Callable[[Any], bool]]) -> str | None:
-    """The first name whose value fails its check."""
-    return next((name for name, check in checks.items() if not check(values.get(name))), None)
-
-
-def _count(least: int, most: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and least <= value <= most
-
-
-def _is_name(value: Any) -> bool:
-    """Whether a value can be a path or name: a string without NUL that a file system can hold."""
-    if not isinstance(value, str) or "\0" in value or not 0 < len(value) <= _LONGEST_NAME:
-        return False
-    try:
-        value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # surrogates that stand for no byte, which JSON can contain
-        return False
-    return True
-
-
-# Checks of the metadata's values. The hash becomes part of file names in the cache folder, so its form is strict.
-_METADATA_VALUES: dict[str, Callable[[Any], bool]] = {
-    "format": _count(_FORMAT, _FORMAT),
-    "model": lambda value: isinstance(value, dict),
-    "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
-    "root": lambda value: value is None or _is_name(value),
-    "ann_rows": lambda value: value is None or _count(0, 2**40)(value),
-    "ann_partitions": lambda value: value is None or _count(0, 2**40)(value),
-}
-_MODEL_VALUES: dict[str, Callable[[Any], bool]] = {
-    "name": _is_name,
-    "hash": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,128}", value))),
-    "dim": _count(1, 2**16),
-    "image_size": lambda value: value is None or _count(1, 2**16)(value),
-}
-
-
 def _refuse_links(folder: Path) -> None:
     """Refuse an index that contains links: writing through them, even a lock, would overwrite files elsewhere.
 
@@ -380,12 +303,3 @@ def _refuse_links(folder: Path) -> None:
 def _connect(folder: Path) -> Any:
     os.environ.setdefault("LANCEDB_LOG", "error")  # read once, at import; hides warnings about empty clusters
     return require("lancedb", extra="search").connect(str(folder), read_consistency_interval=timedelta(0))
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
