@@ -112,7 +112,7 @@ def mean_of(shares: dict[str, float], data: TrainingData, out: Path, name: str) 
     }
     model.model.load_state_dict(mean)
     images = picture_vectors(model, data.val, cache=False)
-    scores = RetrievalEvaluator(data.val)(images, model.encode_texts(data.val.flat_captions()[0])).as_dict()
+    scores = RetrievalEvaluator(data.val)(images, model.encode_texts(data.val.flat_captions()[0])).to_dict()
     model.save(out / name, {"training": {"mean of weights": shares}, "validation": scores})
     print(f"{name}: validation rsum {scores['rsum']:.1f}", flush=True)
     return model
@@ -274,7 +274,7 @@ class PhaseTraining:
             with torch.inference_mode():
                 stored = torch.from_numpy(self.stored.val[:, 0].astype(np.float32))
                 images = F.normalize(run(self.model.head("image"), {"sentence_embedding": stored}), dim=-1).numpy()
-        return self.evaluator(images, self.model.encode_texts(val.flat_captions()[0])).as_dict()
+        return self.evaluator(images, self.model.encode_texts(val.flat_captions()[0])).to_dict()
 
     def save(self, scores: dict[str, float]) -> None:
         self.model.logit_scale = float(self.scale().detach())
