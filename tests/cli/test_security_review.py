@@ -23,17 +23,17 @@ from diptych.models.checkpoints import BUNDLED, CARD
 from diptych.models.modalities import preprocess_texts
 from diptych.models.safety import refuse_config
 from diptych.models.truncation import warn_of_cut_texts
-from diptych.prompting.storage import load_prompter
+from diptych.prompting.prompter import load_prompter
 from diptych.serving.agents.tools import Tools
-from diptych.serving.api.access import Guard
+from diptych.serving.api.access import AccessControl
 from diptych.serving.api.error_responses import RequestRefused
-from diptych.serving.api.request_body import read
-from diptych.serving.api.requests import EmbedAsked
+from diptych.serving.api.request_body import read_request
+from diptych.serving.api.requests import EmbedRequest
 from diptych.serving.api.settings import Settings
-from diptych.serving.results import Ranked
+from diptych.serving.results import RankedCandidate
 from diptych.serving.service import Service
 from diptych.training.match.config import MatchRecipe
-from diptych.training.run import LOCK, MARKER, OWNER, owned_run
+from diptych.training.run import LOCK, MARKER, OWNER, start_run
 from tests.model_directories import make_clip
 
 
@@ -46,7 +46,7 @@ def _passed(content_type: str) -> bool:
     headers = [(b"host", b"localhost"), (b"content-type", content_type.encode())]
     scope = {"type": "http", "headers": headers, "path": "/v1/embed", "server": ("127.0.0.1", 80), "client": None}
     try:
-        asyncio.run(Guard(app, Settings())(scope, None, None))
+        asyncio.run(AccessControl(app, Settings())(scope, None, None))
     except RequestRefused as refused:
         return refused.status != 415
     return True
@@ -76,7 +76,7 @@ def test_a_fault_does_not_repeat_a_name_of_megabytes() -> None:
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     began = time.perf_counter()
     with pytest.raises(RequestRefused) as refused:
-        asyncio.run(read(Request(scope, receive), EmbedAsked, Settings()))
+        asyncio.run(read_request(Request(scope, receive), EmbedRequest, Settings()))
     assert len(str(refused.value)) < 1_000
     assert time.perf_counter() - began < 5
 
@@ -166,7 +166,7 @@ def test_a_link_beside_a_picture_is_not_written_through(tmp_path: Path) -> None:
     library.mkdir()
     (library / "a.txt").symlink_to(outside)
     sink = Sidecars()
-    sink.write([CaptionResult(str(library / "a.jpg"), texts=(Ranked("a dog", 0.5, 0.5),))])
+    sink.write([CaptionResult(str(library / "a.jpg"), texts=(RankedCandidate("a dog", 0.5, 0.5),))])
     assert sink.done(str(library / "a.jpg"))
     assert not outside.exists()
 
@@ -179,6 +179,6 @@ def test_a_run_writes_through_no_link_of_its_folder(tmp_path: Path, name: str) -
     out.mkdir()
     (out / name).symlink_to(precious)
     recipe = MatchRecipe(data="nowhere", out=str(out))
-    with pytest.raises(ConfigError), owned_run(recipe, resume=True) as run:
+    with pytest.raises(ConfigError), start_run(recipe, resume=True) as run:
         run.record()
     assert precious.read_text() == "precious"

@@ -124,7 +124,8 @@ def _print_published() -> None:
     from diptych.data.hub_datasets import PUBLISHED
 
     rows = [
-        {"name": name, "description": dataset.description, "licence": dataset.licence} for name, dataset in PUBLISHED.items()
+        {"name": name, "description": dataset.description, "licence": dataset.licence}
+        for name, dataset in PUBLISHED.items()
     ]
     print_table("published data sets", rows)
 
