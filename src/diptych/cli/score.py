@@ -52,7 +52,7 @@ def score(
 
 
 def _write(
-    output: Path, paths: Sequence[Path], tables: Sequence[MatchTable], scores: Sequence[NDArray[np.float32]]
+    output: Path, paths: Sequence[Path], tables: Sequence[MatchTable], scores: Sequence[NDArray[np.float64]]
 ) -> None:
     from diptych.runtime.atomic import new_text
 
@@ -66,7 +66,7 @@ def _write(
             )
 
 
-def _row(scores: NDArray[np.float32]) -> dict[str, str]:
+def _row(scores: NDArray[np.float64]) -> dict[str, str]:
     """Mean with its 95% interval, median, and the tenth percentile of the rows that have a score."""
     from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 

@@ -42,19 +42,19 @@ def smolagents_tools(service: Service) -> list[Any]:
     """
     tools = Tools(service)
 
-    def search_pictures(query: str, count: int | None = None) -> dict:
+    def search_pictures(query: str, count: int | None = None) -> ToolOutput:
         return _output(tools.search_pictures(query, count or DEFAULT_COUNT))
 
-    def find_similar(picture: str, count: int | None = None) -> dict:
+    def find_similar(picture: str, count: int | None = None) -> ToolOutput:
         return _output(tools.find_similar(picture, count or DEFAULT_COUNT))
 
-    def caption_picture(picture: str) -> dict:
+    def caption_picture(picture: str) -> ToolOutput:
         return _output(tools.caption_picture(picture))
 
-    def match_picture(picture: str, texts: list[str]) -> dict:
+    def match_picture(picture: str, texts: list[str]) -> ToolOutput:
         return _output(tools.match_picture(picture, texts))
 
-    def index_folder(path: str) -> dict:
+    def index_folder(path: str) -> ToolOutput:
         return _output(tools.index_folder(path))
 
     return [
@@ -77,7 +77,7 @@ def _output(result: ToolResult) -> ToolOutput:
     return {"text": result.text, "data": result.data, "pictures": list(result.thumbnails)}
 
 
-def _tool(function: Callable[..., dict], purpose: str, **inputs: dict[str, Any]) -> Any:
+def _tool(function: Callable[..., ToolOutput], purpose: str, **inputs: dict[str, Any]) -> Any:
     """An instance of `smolagents.Tool` with the name and parameters of a function."""
     base: Any = require("smolagents", extra="agents").Tool
     name = function.__name__

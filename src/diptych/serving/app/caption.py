@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import streamlit as st
 
@@ -15,14 +15,19 @@ from diptych.serving.app.match import probability_phrase
 from diptych.serving.app.progress import cached_in_session, timed_spinner
 from diptych.serving.app.services import current_service, library_paths, missing_model
 from diptych.serving.results import Alternative, Captioned, GeneratedPrompt
-from diptych.serving.service import How, Service
+from diptych.serving.service import How, Method, Service
 
-METHODS = {"beam": "Beam search: most likely", "greedy": "Greedy: fastest", "nucleus": "Sampling: most varied"}
+METHODS: dict[Method, str] = {
+    "beam": "Beam search: most likely",
+    "greedy": "Greedy: fastest",
+    "nucleus": "Sampling: most varied",
+}
 PROMPT_METHODS: dict[How, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
 
 
-class _Options(NamedTuple):
-    method: str
+@dataclass(frozen=True)
+class _Options:
+    method: Method
     count: int
     candidates: tuple[str, ...]
 
@@ -76,7 +81,7 @@ def _option_fields(key: str) -> _Options:
 
 
 def show_captions(
-    service: Service, selected: SelectedImage, method: str = "beam", count: int = 3, candidates: Sequence[str] = ()
+    service: Service, selected: SelectedImage, method: Method = "beam", count: int = 3, candidates: Sequence[str] = ()
 ) -> None:
     """Caption the picture and show the best caption with its confidence, the alternatives, and the ranked candidates.
 
