@@ -148,8 +148,13 @@ def test_the_first_of_two_images_with_the_same_sidecar_file_keeps_it(run: Run, p
     assert (photos / "0.txt").read_text() == written
 
 
-def test_a_sidecar_file_that_cannot_be_written_is_named(run: Run, photos: Path, saved: Path) -> None:
-    (photos / ".0.txt.tmp").mkdir()
+def test_a_sidecar_file_that_cannot_be_written_is_named(
+    run: Run, photos: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("diptych.captioning.sinks.write_text", refuse)
     ended = run("caption", photos, "--model", saved, "--sidecar")
     assert ended.code == 1
     assert "0.txt'" in ended.err

@@ -393,6 +393,7 @@ def test_shared_options_have_the_same_names_and_no_other_in_every_command() -> N
         (["data", "audit", "d", "--worst", "5"], ["data", "audit", "d", "-k", "5"]),
         (["data", "draw", "d", "--count", "5"], ["data", "draw", "d", "--count", "5"]),
         (["search", "--k", "3", "--", "--out"], ["search", "-k", "3", "--", "--out"]),
+        (["search", "--image", "x.png", "-0"], ["search", "--image", "x.png", "--null"]),
     ],
 )
 def test_old_flags_are_read_as_their_current_spelling(old: list[str], new: list[str]) -> None:

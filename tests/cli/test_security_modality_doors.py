@@ -273,7 +273,8 @@ def test_agents_tools_take_words(house: House) -> None:
         told: Any = asyncio.run(server.call_tool("search_pictures", {"query": text}))
         assert not told.is_error
     expected = house.probabilities(house.service.picture(named))
-    lines = [f"{probability:.3f} {text}" for probability, text in zip(expected, house.trap.texts, strict=True)]
+    pairs = zip(expected, house.trap.texts, strict=True)
+    lines = [f"{probability:.3f} {json.dumps(text, ensure_ascii=False)}" for probability, text in pairs]
     asked = {"picture": named, "texts": house.trap.texts}
     assert tools["match_picture"](**asked)["text"].splitlines()[1:] == lines
     matched: Any = asyncio.run(server.call_tool("match_picture", asked))

@@ -24,6 +24,9 @@ RENAMED: dict[str, dict[str, str]] = {
     "serve": {"--batch": "--batch-size"},
 }
 
+# `-0` reads as a number, which an option with several values before it would take for one of them.
+_NULL = {"-0": "--null"}
+
 
 def current_spelling(words: Sequence[str]) -> list[str]:
     """The words of a command line with every renamed flag in its current spelling.
@@ -33,7 +36,12 @@ def current_spelling(words: Sequence[str]) -> list[str]:
 
     A value never begins with a hyphen, so no value is mistaken for a flag; what follows `--` is left as it is.
     """
-    renamed = _EVERYWHERE | RENAMED.get(words[0], {}) | RENAMED.get(" ".join(words[:2]), {})
+    renamed = (
+        (_NULL if words[0] in ("search", "dedupe") else {})
+        | _EVERYWHERE
+        | RENAMED.get(words[0], {})
+        | RENAMED.get(" ".join(words[:2]), {})
+    )
     end = words.index("--") if "--" in words else len(words)
     return [part for word in words[:end] for part in _renamed(word, renamed)] + [*words[end:]]
 
