@@ -61,7 +61,18 @@ def wait_until_ready(url: str, process: subprocess.Popen, log: Path) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen]]:
     folder = tmp_path_factory.mktemp("server")
-    limits = ("--queue", str(QUEUE), "--max-bytes", "1000000", "--max-pixels", "1000000", "--body-seconds", "2")
+    limits = (
+        "--queue",
+        str(QUEUE),
+        "--per-client",
+        str(QUEUE),
+        "--max-bytes",
+        "1000000",
+        "--max-pixels",
+        "1000000",
+        "--body-seconds",
+        "2",
+    )
     with serving(*limits, "--root", str(folder), folder=folder) as served:
         yield served
 
