@@ -214,7 +214,7 @@ def test_clip_scores_reject_invalid_embeddings() -> None:
         clip_score(np.array([[1.0, 0], [np.nan, 0]]), unit)
     with pytest.raises(ValueError, match="must be equal"):
         clip_score(unit, unit[:1])
-    with pytest.raises(ValueError, match="give every picture one"):
+    with pytest.raises(ValueError, match="every image must have one"):
         ref_clip_score(unit, unit, unit, [0, 0])
     with pytest.raises(ValueError, match="not empty"):
         clip_score(np.empty((0, 2)), np.empty((0, 2)))
