@@ -100,9 +100,7 @@ def _source(photograph: Photograph) -> Path:
         raise DataError(f"the folder of the package '{package}' was not found; reinstall it")
     path = Path(spec.origin).parent / folder / photograph.file
     if not path.is_file():
-        raise DataError(
-            f"'{path}' does not exist; this version of '{package}' lacks it, install another one"
-        )
+        raise DataError(f"'{path}' does not exist; this version of '{package}' lacks it, install another one")
     return path
 
 
