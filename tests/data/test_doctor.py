@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong with a data set, and leaves out what cannot be used."""
+"""The data doctor: finding faults in a data set, and dropping unusable images."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def _good(folder: Path, count: int, split: str | None = None, first: int = 100) 
 
 
 def _pairs(folder: Path, **captions: tuple[str, ...]) -> Pairs:
-    """A sound picture for each keyword, with these captions."""
+    """A valid image for each keyword, with these captions."""
     rows = _good(folder, len(captions))
-    return Pairs.from_rows(Row(name, row.image, told) for row, (name, told) in zip(rows, captions.items(), strict=True))
+    return Pairs.from_rows(
+        Row(name, row.image, texts) for row, (name, texts) in zip(rows, captions.items(), strict=True)
+    )
 
 
 def _details(report: Report, kind: str) -> list[str]:
-    return [example.detail for found in report.findings if found.kind == kind for example in found.examples]
+    return [example.detail for finding in report.findings if finding.kind == kind for example in finding.examples]
 
 
 def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp_path: Path) -> None:
@@ -47,8 +49,8 @@ def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp
     rows = [Row(path.name, path, ("a caption",)) for path in broken]
     kept, report = sound(Pairs.from_rows([*rows[:6], *good, *rows[6:]]), max_bad_share=0.9, examples=100)
     assert kept.image_ids == [row.image_id for row in good]
-    found = {Path(e.file): finding.kind for finding in report.findings for e in finding.examples}
-    assert found == broken
+    reasons = {Path(e.file): finding.kind for finding in report.findings for e in finding.examples}
+    assert reasons == broken
     assert (report.pictures, report.bad_pictures) == (17, 12)
     assert report.count("truncated") == 3
     assert all(example.detail for finding in report.findings for example in finding.examples)
@@ -71,7 +73,7 @@ def test_empty_captions_are_dropped_and_pictures_left_without_any(tmp_path: Path
     assert (report.pictures, report.bad_pictures, report.captions) == (4, 2, 6)
 
 
-def test_a_sound_data_set_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_sound_data_set_is_returned_unchanged(tmp_path: Path) -> None:
     pairs = Pairs.from_rows(_good(tmp_path, 3, "train"))
     kept, report = sound(pairs)
     assert list(kept) == list(pairs)
@@ -90,7 +92,7 @@ def test_too_many_bad_pictures_are_refused_with_reasons_files_and_a_next_step(tm
 
 
 @pytest.mark.parametrize("rows", [[], [Row("gone.jpg", Path("gone.jpg"), ("x",))]])
-def test_a_data_set_of_which_nothing_is_left_is_refused(rows: list[Row]) -> None:
+def test_a_data_set_without_usable_images_is_refused(rows: list[Row]) -> None:
     with pytest.raises(DataError, match="cannot be used"):
         sound(Pairs.from_rows(rows), max_bad_share=1.0)
 
@@ -108,7 +110,7 @@ def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeyp
     assert len(decoded) == 4
 
 
-def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+def test_checks_are_not_cached_while_a_file_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "late.png"
     path.mkdir()
     pairs = Pairs.from_rows([*_good(tmp_path, 3), Row("late.png", path, ("late",))])
@@ -119,7 +121,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     assert inspect(pairs).bad_pictures == 0
 
 
-def test_progress_is_told_of_every_picture(tmp_path: Path) -> None:
+def test_progress_counts_every_image(tmp_path: Path) -> None:
     seen = []
 
     def progress(items, total, label):  # type: ignore[no-untyped-def]
@@ -131,7 +133,7 @@ def test_progress_is_told_of_every_picture(tmp_path: Path) -> None:
     assert seen == [(3, "checking images")] * 3
 
 
-def test_the_figures_of_a_small_set_by_hand(tmp_path: Path) -> None:
+def test_statistics_of_a_small_set_match_a_hand_count(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("one two three", "one"), b=("one two",), c=("a b c d e f", "x", "y z")))
     assert (report.pictures, report.captions, report.splits) == (3, 6, {"": 3})
     assert (report.captions_per_picture.min, report.captions_per_picture.median) == (1, 2)
@@ -139,7 +141,7 @@ def test_the_figures_of_a_small_set_by_hand(tmp_path: Path) -> None:
     assert (report.caption_words.median, report.caption_words.max) == (2, 6)
 
 
-def test_identical_and_near_identical_pictures_are_told_apart_and_by_split(tmp_path: Path) -> None:
+def test_identical_and_near_identical_images_are_grouped_by_kind_and_split(tmp_path: Path) -> None:
     train, val = _good(tmp_path, 3, "train"), _good(tmp_path, 2, "val", first=200)
     copies = []
     for name, split, data in [
@@ -184,7 +186,7 @@ def test_text_is_suspected_exactly_when_it_was_read_as_another_encoding(text: st
 
 def test_captions_of_several_pictures_are_listed_most_shared_first(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("A dog", "cat", "cat"), b=("a  dog", "cat"), c=("a dog", "bird", "bird")))
-    assert _details(report, "shared_captions") == ["3 images: a dog", "2 pictures: cat"]
+    assert _details(report, "shared_captions") == ["3 images: a dog", "2 images: cat"]
 
 
 def test_picture_files_that_no_caption_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,11 +207,11 @@ def test_lines_that_are_not_utf8_are_found(tmp_path: Path) -> None:
     assert _details(report, "wrong_encoding") == ["line 2"]
 
 
-def test_a_report_goes_through_json(tmp_path: Path) -> None:
+def test_a_report_is_json_serialisable(tmp_path: Path) -> None:
     rows = [*_good(tmp_path, 2), *(Row(f"gone{k}", tmp_path / f"gone{k}.jpg", ("x",)) for k in range(5))]
-    told = json.loads(json.dumps(inspect(Pairs.from_rows(rows), examples=3).as_dict()))
-    missing = next(finding for finding in told["findings"] if finding["kind"] == "missing")
-    assert (told["pictures"], told["bad_pictures"]) == (7, 5)
+    report = json.loads(json.dumps(inspect(Pairs.from_rows(rows), examples=3).as_dict()))
+    missing = next(finding for finding in report["findings"] if finding["kind"] == "missing")
+    assert (report["pictures"], report["bad_pictures"]) == (7, 5)
     assert (missing["count"], missing["severity"], len(missing["examples"])) == (5, "error", 3)
     assert missing["examples"][0]["file"] == str(tmp_path / "gone0.jpg")
     assert missing["next_step"].endswith(".")

@@ -1,4 +1,4 @@
-"""Fetching over HTTP from a real server on this machine: cuts, restarts, wrong bytes, hostile names and archives."""
+"""Downloads from a local HTTP server: interruptions, resumption, wrong content, hostile names and archives."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def server() -> Iterator[Server]:
     running.server_close()
 
 
-def test_a_file_arrives_whole_and_is_not_fetched_twice(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_completely_and_only_once(server: Server, tmp_path: Path) -> None:
     path = fetch(server.remote("big.bin"), tmp_path)
     assert path.read_bytes() == CONTENT
     assert fetch(server.remote("big.bin"), tmp_path) == path
@@ -103,27 +103,27 @@ def test_a_file_arrives_whole_and_is_not_fetched_twice(server: Server, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["big.bin"]
 
 
-def test_a_cut_connection_is_gone_on_with_where_it_was_cut(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_transfer_is_resumed_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.cuts["big.bin"] = [1_000_000, 70_000]
     path = fetch(server.remote("big.bin"), tmp_path, wait=0.01)
     assert path.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000000-", "bytes=1070000-"]
 
 
-def test_a_later_run_goes_on_with_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
+def test_a_later_run_resumes_a_partial_download(server: Server, tmp_path: Path) -> None:
     (tmp_path / "big.bin.part").write_bytes(CONTENT[:500_000])
     assert fetch(server.remote("big.bin"), tmp_path).read_bytes() == CONTENT
     assert server.ranges == ["bytes=500000-"]
 
 
-def test_a_server_that_knows_no_ranges_sends_the_file_from_its_beginning(server: Server, tmp_path: Path) -> None:
+def test_without_range_support_the_file_is_sent_from_the_beginning(server: Server, tmp_path: Path) -> None:
     server.knows_ranges = False
     server.cuts["big.bin"] = [1_000_000]
     assert fetch(server.remote("big.bin"), tmp_path, wait=0.01).read_bytes() == CONTENT
     assert len(server.ranges) == 2
 
 
-def test_a_connection_that_is_always_cut_ends_with_what_to_do(server: Server, tmp_path: Path) -> None:
+def test_a_connection_that_always_breaks_ends_with_a_next_step(server: Server, tmp_path: Path) -> None:
     server.cuts["big.bin"] = [1000, *[0] * 20]
     with pytest.raises(DataError, match=r"after 1,000 of 2,304,000 bytes, 5 times in a row.*run the command again"):
         fetch(server.remote("big.bin"), tmp_path, wait=0.001)
@@ -132,9 +132,9 @@ def test_a_connection_that_is_always_cut_ends_with_what_to_do(server: Server, tm
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    told = server.remote("big.bin", CONTENT[:-1] + b"x")
+    remote = server.remote("big.bin", CONTENT[:-1] + b"x")
     with pytest.raises(DataError, match=r"has the checksum sha256:.*and was deleted"):
-        fetch(told, tmp_path)
+        fetch(remote, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -150,24 +150,24 @@ def test_a_file_of_another_content_is_replaced(server: Server, tmp_path: Path) -
     assert fetch(server.remote("big.bin"), tmp_path).read_bytes() == CONTENT
 
 
-def test_more_bytes_than_were_told_are_not_kept(server: Server, tmp_path: Path) -> None:
+def test_bytes_beyond_the_announced_size_are_not_kept(server: Server, tmp_path: Path) -> None:
     short = CONTENT[:300]
     assert fetch(server.remote("big.bin", short), tmp_path).read_bytes() == short
 
 
-def test_an_empty_file_is_fetched(server: Server, tmp_path: Path) -> None:
+def test_an_empty_file_is_downloaded(server: Server, tmp_path: Path) -> None:
     server.files["empty.txt"] = b""
     assert fetch(server.remote("empty.txt"), tmp_path).read_bytes() == b""
 
 
-def test_gits_checksum_is_known_too(server: Server, tmp_path: Path) -> None:
+def test_git_checksums_are_supported(server: Server, tmp_path: Path) -> None:
     server.files["small.txt"] = b"hello\n"
-    told = server.remote("small.txt", kind="git")
-    assert told.checksum == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # `echo hello | git hash-object --stdin`
-    assert checksum(fetch(told, tmp_path), "git:") == told.checksum
+    remote = server.remote("small.txt", kind="git")
+    assert remote.checksum == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # `echo hello | git hash-object --stdin`
+    assert checksum(fetch(remote, tmp_path), "git:") == remote.checksum
 
 
-def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
+def test_a_busy_server_is_retried_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
     server.refusals["big.bin"] = [503, 429]
     assert fetch(server.remote("big.bin"), tmp_path, wait=0.001).read_bytes() == CONTENT
     gone = RemoteFile(f"{server.url}/gone.bin", "gone.bin", 5, "sha256:0")
@@ -204,7 +204,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return sink.getvalue()
 
 
-def test_an_archive_unpacks_pictures_by_their_bare_names_alone(tmp_path: Path) -> None:
+def test_an_archive_unpacks_only_images_and_under_their_base_names(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(
         zipped({"../../evil.png": picture(1), "in/b.png": picture(2), "run.py": b"x", "__MACOSX/._b.png": b"x"})
     )
@@ -235,7 +235,7 @@ def test_an_archive_that_is_too_large_damaged_or_ambiguous_is_refused(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_damage_is_told_whatever_the_compression(tmp_path: Path, kind: int) -> None:
+def test_damage_is_reported_for_every_compression_method(tmp_path: Path, kind: int) -> None:
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w", kind) as packed:
         packed.writestr("a.json", os.urandom(300))
@@ -246,7 +246,7 @@ def test_damage_is_told_whatever_the_compression(tmp_path: Path, kind: int) -> N
         list(unpack(archive, tmp_path / "out"))
 
 
-def test_names_that_no_file_system_takes_or_tells_apart_are_refused(tmp_path: Path) -> None:
+def test_names_that_are_too_long_or_differ_only_in_case_are_refused(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
     archive.write_bytes(zipped({"ü.png": picture(1)}).replace("ü.png".encode(), b"\xff\xfe.png"))
     with pytest.raises(DataError, match=r"cannot be unpacked .*utf-8"):
@@ -292,7 +292,7 @@ def diffusiondb_part(numbers: range) -> bytes:
     return zipped({**pictures, "part-000001.json": json.dumps(prompts).encode()})
 
 
-def test_diffusiondb_becomes_pictures_and_prompts_that_are_read(server: Server, tmp_path: Path) -> None:
+def test_diffusiondb_is_prepared_as_images_with_prompts(server: Server, tmp_path: Path) -> None:
     parts = {
         "images/part-000001.zip": diffusiondb_part(range(3)),
         "images/part-000002.zip": diffusiondb_part(range(3, 5)),
@@ -310,14 +310,14 @@ def test_diffusiondb_becomes_pictures_and_prompts_that_are_read(server: Server, 
 
 
 @pytest.mark.parametrize("answer", ["[1]", "5", '[{"type": "file"}]', '[{"type": "file", "path": "x", "oid": null}]'])
-def test_a_server_that_is_no_hub_is_told(server: Server, answer: str) -> None:
+def test_a_server_that_is_not_a_hub_is_an_error(server: Server, answer: str) -> None:
     publish(server, "diffusiondb", {"images/part-000001.zip": b""})
     server.files["api/datasets/poloclub/diffusiondb/tree/main/images"] = answer.encode()
     with pytest.raises(DataError, match="does not respond like the hub"):
         offer("diffusiondb", endpoint=server.url)
 
 
-def test_fewer_parts_fetched_after_more_lose_nothing(server: Server, tmp_path: Path) -> None:
+def test_downloading_fewer_parts_later_loses_nothing(server: Server, tmp_path: Path) -> None:
     parts = {f"images/part-{n:06}.zip": diffusiondb_part(range(3 * n, 3 * n + 3)) for n in (1, 2)}
     publish(server, "diffusiondb", parts)
     for count in (2, 1):
@@ -336,7 +336,7 @@ def test_malformed_prompt_files_are_refused_by_name(server: Server, tmp_path: Pa
         get(offer("diffusiondb", endpoint=server.url), tmp_path)
 
 
-def test_flickr30k_becomes_pictures_with_five_captions_and_their_splits(server: Server, tmp_path: Path) -> None:
+def test_flickr30k_is_prepared_with_five_captions_and_splits(server: Server, tmp_path: Path) -> None:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("raw", "sentids", "split", "filename", "img_id"))
@@ -356,7 +356,9 @@ def test_flickr30k_becomes_pictures_with_five_captions_and_their_splits(server: 
 
 
 @pytest.mark.parametrize(("name", "captions"), [("flickr8k", None), ("coco-captions", "answer")])
-def test_sets_in_parquet_are_read_as_they_come(server: Server, tmp_path: Path, name: str, captions: str | None) -> None:
+def test_parquet_data_sets_are_read_without_preparation(
+    server: Server, tmp_path: Path, name: str, captions: str | None
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -386,13 +388,13 @@ def test_an_unreachable_hub_and_an_unknown_name_are_errors() -> None:
         offer("flickr9k")
 
 
-def test_every_published_set_tells_its_licence_and_where_its_terms_stand() -> None:
-    for each in PUBLISHED.values():
-        assert each.licence
-        assert each.terms.startswith("https://")
+def test_every_published_data_set_has_a_licence_and_a_url_of_its_terms() -> None:
+    for dataset in PUBLISHED.values():
+        assert dataset.licence
+        assert dataset.terms.startswith("https://")
 
 
-def test_the_command_shows_size_and_licence_and_fetches_nothing_without_agreement(
+def test_the_command_shows_size_and_licence_and_downloads_nothing_without_consent(
     server: Server, tmp_path: Path
 ) -> None:
     publish(server, "diffusiondb", {"images/part-000001.zip": diffusiondb_part(range(2))})
@@ -404,11 +406,11 @@ def test_the_command_shows_size_and_licence_and_fetches_nothing_without_agreemen
             [*command, *flags], capture_output=True, text=True, env=settings, timeout=120, stdin=subprocess.DEVNULL
         )
 
-    asked = run()
-    assert asked.returncode == 1
-    assert "CC0 1.0" in asked.stdout
-    assert "1 file, 0.0 MB" in asked.stdout
-    assert "--accept-licence" in asked.stderr
+    refused = run()
+    assert refused.returncode == 1
+    assert "CC0 1.0" in refused.stdout
+    assert "1 file, 0.0 MB" in refused.stdout
+    assert "--accept-licence" in refused.stderr
     assert not (tmp_path / "db").exists()
     agreed = run("--accept-licence")
     assert agreed.returncode == 0, agreed.stderr

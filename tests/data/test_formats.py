@@ -1,4 +1,4 @@
-"""Every format reads to the same pairs; the files found in the wild, with their faults, read too."""
+"""Reading data sets: every format gives the same pairs, and common faults in real files are tolerated."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def expected(splits: dict[str, str | None] | None = SPLITS):
 
 
 def flat() -> list[tuple[str, int, str]]:
-    return [(name, at, caption) for name, captions in CAPTIONS.items() for at, caption in enumerate(captions)]
+    return [(name, i, caption) for name, captions in CAPTIONS.items() for i, caption in enumerate(captions)]
 
 
 def write_csv(path: Path, header: list[str], lines, **options) -> Path:
@@ -98,7 +98,7 @@ def test_kaggles_flickr8k_reads_with_the_split_lists_beside_it(folder: Path):
 
 
 def test_the_token_file_reads_the_same_and_is_preferred(folder: Path):
-    lines = [f"{name}#{at}\t{text}\r\n" for name, at, text in flat()]
+    lines = [f"{name}#{i}\t{text}\r\n" for name, i, text in flat()]
     (folder / "Flickr8k.token.txt").write_text("".join(lines), encoding="utf-8", newline="")
     write_csv(folder / "captions.txt", ["image", "caption"], [])
     write_split_lists(folder)
@@ -106,7 +106,7 @@ def test_the_token_file_reads_the_same_and_is_preferred(folder: Path):
     assert seen(read_pairs(folder)) == expected()
 
 
-def test_a_picture_in_no_split_list_has_no_split(folder: Path):
+def test_an_image_outside_the_split_lists_has_no_split(folder: Path):
     (folder / "captions.txt").write_text("image,caption\na.jpg,x\nb.jpg,y\n")
     (folder / "Flickr_8k.trainImages.txt").write_text("a.jpg\n")
     assert [row.split for row in read_pairs(folder)] == ["train", None]
@@ -140,7 +140,7 @@ def test_flickr30k_reads_with_its_broken_row(folder: Path):
     ]
 
 
-def test_a_line_that_is_no_caption_is_named_by_file_and_number(folder: Path):
+def test_an_invalid_line_is_reported_with_file_and_line_number(folder: Path):
     (folder / "x.token").write_text("a.jpg#0\tfine\nbroken\n")
     with pytest.raises(DataError, match=r"x\.token', line 2 is not"):
         read_pairs(folder)
@@ -157,7 +157,7 @@ def test_a_line_that_is_no_caption_is_named_by_file_and_number(folder: Path):
         ("pairs.csv", ["img_path", "text", "Split"], ";"),
     ],
 )
-def test_tables_with_named_columns_read(folder: Path, name: str, header: list[str], delimiter: str):
+def test_tables_with_named_columns_are_read(folder: Path, name: str, header: list[str], delimiter: str):
     lines = [(name, text, SPLITS[name]) for name, _, text in flat()]
     write_csv(folder / name, header, lines, delimiter=delimiter)
     assert detect(folder).format == "table"
@@ -173,7 +173,7 @@ def test_ids_without_a_suffix_find_their_picture_wherever_it_lies(folder: Path):
     assert seen(pairs) == expected(splits=None)
 
 
-def test_an_id_that_fits_two_pictures_finds_neither(folder: Path):
+def test_an_id_that_matches_two_images_resolves_to_neither(folder: Path):
     (folder / "other").mkdir()
     (folder / "other" / "a.png").write_bytes(b"")
     write_csv(folder / "prompts.csv", ["imgId", "prompt"], [("a", "x")])
@@ -190,14 +190,14 @@ def test_unquoted_commas_in_the_last_of_three_columns_stay(folder: Path):
     assert read_pairs(folder)[0].captions == ("one, two, three",)
 
 
-def test_numbered_caption_columns_and_lists_of_captions_give_them_all(folder: Path):
+def test_numbered_caption_columns_and_caption_lists_are_all_read(folder: Path):
     write_csv(folder / "t.csv", ["image", "caption_0", "caption_1", "n"], [("a.jpg", "x", "y", 1)])
     assert read_pairs(folder)[0].captions == ("x", "y")
     write_csv(folder / "t.csv", ["image", "raw", "n"], [("a.jpg", '["x", "y"]', 1), ("b.jpg", "[1] x", 1)])
     assert [row.captions for row in read_pairs(folder)] == [("x", "y"), ("[1] x",)]
 
 
-def test_a_json_list_and_json_lines_read(folder: Path):
+def test_json_lists_and_json_lines_are_read(folder: Path):
     entries = [{"image": f"images/{name}", "caption": list(CAPTIONS[name]), "split": SPLITS[name]} for name in COLOURS]
     (folder / "list.json").write_text(json.dumps(entries))
     assert seen(read_pairs(folder)) == seen(read_pairs(folder / "list.json")) == expected()
@@ -205,7 +205,7 @@ def test_a_json_list_and_json_lines_read(folder: Path):
     assert seen(read_pairs(folder / "lines.jsonl")) == expected()
 
 
-def test_tables_named_by_split_are_one_data_set_and_others_are_not(folder: Path):
+def test_tables_named_by_split_form_one_data_set_and_others_do_not(folder: Path):
     for name, split in SPLITS.items():
         write_csv(folder / f"{split}.csv", ["image", "caption"], [(name, text) for text in CAPTIONS[name]])
     assert seen(read_pairs(folder)) == expected()
@@ -317,7 +317,7 @@ def test_cocos_annotations_read_with_the_split_of_their_file_name(folder: Path):
     assert seen(single) == {COLOURS["a.jpg"]: wanted[COLOURS["a.jpg"]]}
 
 
-def test_annotations_that_are_not_captions_say_so(folder: Path):
+def test_annotations_without_captions_are_an_error(folder: Path):
     path = folder / "instances.json"
     path.write_text(json.dumps({"images": [], "annotations": [{"image_id": 1, "bbox": []}]}))
     with pytest.raises(DataError, match=r"annotations\[0\] has no 'caption', only: bbox, image_id"):
@@ -365,10 +365,10 @@ def test_sidecars_read_one_caption_a_line(tmp_path: Path):
 
 def write_shard(path: Path, chosen: list[str], mode: str = "w") -> Path:
     with tarfile.open(path, mode) as tar:
-        for at, name in enumerate(chosen):
+        for i, name in enumerate(chosen):
             parts = {"jpg": picture(name), "json": json.dumps({"url": "x", "caption": list(CAPTIONS[name])}).encode()}
             for suffix, data in parts.items():
-                member = tarfile.TarInfo(f"./{at:05d}.{suffix}")
+                member = tarfile.TarInfo(f"./{i:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return path
@@ -420,7 +420,7 @@ def test_text_members_and_names_with_several_dots_are_one_sample(tmp_path: Path)
     assert (row.image_id, row.captions) == ("x/a.b/k", ("red",))
 
 
-def test_a_shard_cut_short_is_an_error_that_names_it(shards: Path):
+def test_a_truncated_shard_is_an_error_that_names_it(shards: Path):
     data = (shards / "train-000.tar").read_bytes()
     (shards / "train-000.tar").write_bytes(data[:700])
     with pytest.raises(DataError, match=r"train-000\.tar' is not a complete tar file"):
@@ -466,13 +466,13 @@ def test_the_cache_may_move(table: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert seen(read_pairs(table)) == expected(splits=None)
 
 
-def test_a_changed_file_is_read_anew(table: Path):
+def test_a_changed_file_is_read_again(table: Path):
     read_pairs(table)
     pq.write_table(pa.Table.from_pylist([{"image": picture("a.jpg"), "captions": ["new"]}]), table)
     assert [row.captions for row in read_pairs(table)] == [("new",)]
 
 
-def test_a_read_that_fails_leaves_nothing_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_read_leaves_nothing_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
     def fails(path, pictures):
         yield from FORMATS["parquet"].read(path, pictures)
         raise KeyboardInterrupt
@@ -563,7 +563,7 @@ def test_pictures_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
     assert opened == [remote]
 
 
-def test_names_of_the_hub_are_told_from_missing_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hub_names_are_distinguished_from_missing_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert detect("hf://user/name").paths == detect("user/name").paths == (Path("user/name"),)
     assert detect("hf://datasets/user/name@v1").paths == (Path("user/name@v1"),)
@@ -629,24 +629,24 @@ def test_an_unknown_format_offers_the_nearest_name(folder: Path):
         read_pairs(folder, format="kaparthy")
 
 
-def test_a_folder_without_captions_says_what_it_holds_and_what_was_looked_for(folder: Path):
+def test_the_error_for_a_folder_without_captions_lists_its_files_and_the_formats(folder: Path):
     (folder / "notes.docx").touch()
     with pytest.raises(DataError, match=r"it contains 3 images, 1 \.docx.*flickr8k \(captions\.txt\)"):
         read_pairs(folder)
 
 
-def test_a_file_that_is_not_recognised_says_how_it_begins(folder: Path):
+def test_the_error_for_an_unknown_format_quotes_the_beginning_of_the_file(folder: Path):
     (folder / "x.csv").write_text("weight;height\n1;2\n")
     with pytest.raises(DataError, match="it begins with 'weight;height'"):
         read_pairs(folder / "x.csv")
 
 
-def test_a_renamed_file_is_recognised_by_what_it_holds(folder: Path):
+def test_a_renamed_file_is_recognised_by_its_content(folder: Path):
     (folder / "mine.txt").write_text("a.jpg#0\tx\n")
     assert detect(folder / "mine.txt").format == "flickr8k-token"
 
 
-def test_a_file_with_a_header_alone_is_refused(folder: Path):
+def test_a_file_with_only_a_header_is_refused(folder: Path):
     (folder / "captions.txt").write_text("image,caption\n")
     with pytest.raises(DataError, match="contains no images"):
         read_pairs(folder)
@@ -672,7 +672,7 @@ def test_a_split_is_a_whole_word_of_a_file_name_or_a_folder_inside_the_data_set(
         ({"LOCALAPPDATA": "/local"}, "win32", "/local/diptych"),
     ],
 )
-def test_the_cache_lies_where_the_platform_keeps_caches(variables, platform, wanted, monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_folder_follows_the_platform_convention(variables, platform, wanted, monkeypatch: pytest.MonkeyPatch):
     for name in ("DIPTYCH_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/me", **variables}.items():
@@ -686,7 +686,7 @@ def test_the_cache_lies_where_the_platform_keeps_caches(variables, platform, wan
     st.lists(st.tuples(st.integers(0, 20), st.sampled_from("abc"), st.sampled_from([None, "train"])), max_size=60),
     st.integers(1, 5),
 )
-def test_captions_of_one_picture_come_together_however_far_apart_they_stand(rows, block):
+def test_captions_of_one_image_are_merged_however_far_apart(rows, block):
     together: dict[int, list[str]] = {}
     splits: dict[int, str | None] = {}
     for number, caption, split in rows:
@@ -725,17 +725,17 @@ def test_a_file_whose_name_is_not_utf8_is_left_out_counted_and_named(folder: Pat
 
 
 @pytest.mark.parametrize("name", [chr(0xDCFF), chr(0xD800), chr(0xD800) + chr(0xDCFF)])
-def test_an_id_that_no_table_can_hold_is_escaped_and_its_captions_stay_together(name: str) -> None:
+def test_an_id_with_invalid_characters_is_escaped_and_its_captions_are_merged(name: str) -> None:
     shard = Slice(Path("shard.tar"), 1, 2)
     pairs = Pairs.from_rows([Row(name, shard, (caption,), "\ud800") for caption in ("x", "y")])
     assert [(row.image, row.captions) for row in pairs] == [(shard, ("x", "y"))]
     assert pairs[0].image_id.startswith("\\x")
 
 
-def test_a_picture_in_two_splits_is_refused_however_far_apart_they_stand(monkeypatch: pytest.MonkeyPatch):
+def test_an_image_in_two_splits_is_refused_however_far_apart_its_rows(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.data.row_table.BLOCK", 1)
     rows = [Row(name, Path(name), ("x",), split) for name, split in (("a", "train"), ("b", None), ("c", None))]
-    with pytest.raises(DataError, match="'a' is in split 'train' and in split 'test'"):
+    with pytest.raises(DataError, match="'a' is in split 'train' and in 'test'"):
         Pairs.from_rows([*rows, Row("a", Path("a"), ("y",), "test")])
 
 
@@ -759,14 +759,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, kind: str) -> None:
+def test_a_nonsensical_file_is_refused_with_a_clear_message(folder: Path, kind: str) -> None:
     name, content = HOSTILE[kind]
     (folder / name).write_text(content)
     with pytest.raises(DataError):
         read_pairs(folder / name)
 
 
-def test_an_unclosed_quote_is_told_by_the_line_that_opens_it(folder: Path) -> None:
+def test_an_unclosed_quote_is_reported_at_the_line_that_opens_it(folder: Path) -> None:
     (folder / "t.csv").write_text('image,caption,split\na.jpg,"two\nlines",train\nb.jpg,"A dog,val\nc.jpg,A cat,val\n')
     with pytest.raises(DataError, match=r"t\.csv', line 4: a quote is not closed"):
         read_pairs(folder / "t.csv")
@@ -822,7 +822,7 @@ def test_odd_but_clear_files_are_read(folder: Path, kind: str) -> None:
     assert (first.captions, first.split) == (captions, split)
 
 
-def test_a_gap_among_the_pictures_of_a_table_is_one_missing_picture(folder: Path) -> None:
+def test_an_empty_image_cell_is_one_missing_image(folder: Path) -> None:
     pq.write_table(pa.table({"image": [picture("a.jpg"), None], "caption": ["x", "y"]}), folder / "p.parquet")
     kept, report = sound(read_pairs(folder / "p.parquet"), max_bad_share=0.5)
     assert [row.captions for row in kept] == [("x",)]
@@ -837,7 +837,7 @@ def test_parquet_whose_text_is_not_utf8_is_refused_by_name(folder: Path) -> None
         read_pairs(folder / "p.parquet")
 
 
-def test_a_name_with_a_nul_is_one_unreadable_picture(folder: Path) -> None:
+def test_a_name_with_a_nul_is_one_unreadable_image(folder: Path) -> None:
     table = [{"image": name, "caption": "x"} for name in ("a\0.jpg", "b.jpg", "c.jpg")]
     (folder / "t.json").write_text(json.dumps(table))
     kept, report = sound(read_pairs(folder), max_bad_share=0.5)
@@ -854,7 +854,7 @@ def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, header
         read_pairs(tmp_path / "s.tar")
 
 
-def test_metadata_with_a_number_of_thousands_of_digits_is_no_caption(tmp_path: Path) -> None:
+def test_metadata_with_a_number_of_thousands_of_digits_has_no_caption(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name, content in (("a.jpg", picture("a.jpg")), ("a.json", b'{"caption": %s}' % (b"1" * 5000))):
             member = tarfile.TarInfo(name)

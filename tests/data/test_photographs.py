@@ -34,13 +34,13 @@ def test_the_folder_reads_as_a_data_set(tmp_path: Path) -> None:
     assert (again.image_ids, again.fingerprint()) == (written.image_ids, written.fingerprint())
 
 
-def test_the_terms_of_every_photograph_lie_beside_it(tmp_path: Path) -> None:
+def test_the_licence_of_every_photograph_is_written(tmp_path: Path) -> None:
     pairs = samples.photographs(tmp_path)
-    told = (tmp_path / "LICENCES.md").read_text(encoding="utf-8")
-    assert all(f"| images/{name} | " in told for name in pairs.image_ids)
+    licences = (tmp_path / "LICENCES.md").read_text(encoding="utf-8")
+    assert all(f"| images/{name} | " in licences for name in pairs.image_ids)
 
 
-def test_writing_twice_leaves_the_files_as_they_are_and_mends_a_damaged_one(tmp_path: Path) -> None:
+def test_writing_twice_keeps_intact_files_and_replaces_damaged_ones(tmp_path: Path) -> None:
     first = samples.photographs(tmp_path).fingerprint()
     assert samples.photographs(tmp_path).fingerprint() == first
     damaged = tmp_path / "images" / "cat.png"

@@ -1,4 +1,4 @@
-"""Drawn scenes: the same ones every time, with captions that are true."""
+"""Synthetic scenes: deterministic rendering and correct captions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_drawn_set_reads_as_pairs_with_five_captions_each(tmp_path: Path) -> N
     assert {decode(row.image).size for row in pairs} == {(32, 32)}
 
 
-def test_a_picture_does_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
     few = _contents(draw_scenes(tmp_path / "few", count=3, size=32) / "images")
     many = _contents(draw_scenes(tmp_path / "many", count=5, size=32) / "images")
     assert len(few) == 3
@@ -47,7 +47,7 @@ def test_another_seed_draws_other_scenes_under_other_names(tmp_path: Path) -> No
     assert not set(first.values()) & set(second.values())
 
 
-def test_a_second_draw_keeps_sound_pictures_and_mends_others(tmp_path: Path) -> None:
+def test_drawing_again_keeps_intact_images_and_replaces_others(tmp_path: Path) -> None:
     out = draw_scenes(tmp_path, count=3, size=32)
     fresh = _contents(out)
     first, second, third = sorted((out / "images").iterdir())
@@ -59,12 +59,12 @@ def test_a_second_draw_keeps_sound_pictures_and_mends_others(tmp_path: Path) -> 
     assert first.stat().st_mtime == 1
 
 
-def test_a_draw_of_another_size_replaces_the_pictures(tmp_path: Path) -> None:
+def test_drawing_in_another_size_replaces_the_images(tmp_path: Path) -> None:
     draw_scenes(tmp_path, count=2, size=32)
     assert {decode(row.image).size for row in read_pairs(draw_scenes(tmp_path, count=2, size=48))} == {(48, 48)}
 
 
-def test_a_killed_draw_leaves_whole_pictures_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_draw_leaves_complete_images_and_resumes(tmp_path: Path) -> None:
     code = (
         f"from diptych.data.samples.library import draw_scenes; draw_scenes({str(tmp_path)!r}, count=100000, size=32)"
     )
@@ -89,12 +89,12 @@ def test_captions_of_another_data_set_are_not_overwritten(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"size": 8}])
-def test_a_draw_of_nothing_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_a_count_or_size_that_is_too_small_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="the minimum is"):
         draw_scenes(tmp_path, **wrong)
 
 
-def test_every_shape_and_backdrop_is_drawn_in_its_own_way() -> None:
+def test_every_shape_and_backdrop_looks_different() -> None:
     assert PARTS.keys() == set(SHAPES)
     shapes = [render(Scene("x", "cream plain", (Thing(s, "red", "large", 0.5, 0.5),)), 32) for s in SHAPES]
     backdrops = [render(Scene("x", backdrop, ()), 32) for backdrop in BACKDROPS]
@@ -117,9 +117,9 @@ def test_things_of_a_scene_differ_in_shape_and_colour_and_lie_inside() -> None:
 
 def test_captions_of_a_scene_differ_and_name_two_things_or_more() -> None:
     for scene in SCENES:
-        told = captions(scene)
-        assert len({caption.casefold() for caption in told}) == 5
-        for caption in told:
+        texts = captions(scene)
+        assert len({caption.casefold() for caption in texts}) == 5
+        for caption in texts:
             assert sum(f"{thing.colour} {thing.shape}" in caption for thing in scene.things) >= 2
 
 
@@ -167,5 +167,5 @@ def _stands(first: Thing, side: str, second: Thing) -> bool:
 
 
 def test_few_captions_describe_two_scenes() -> None:
-    told = [caption for index in range(100) for caption in captions(imagine(0, index))]
-    assert len(set(told)) > 0.98 * len(told)
+    texts = [caption for index in range(100) for caption in captions(imagine(0, index))]
+    assert len(set(texts)) > 0.98 * len(texts)

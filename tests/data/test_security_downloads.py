@@ -1,4 +1,4 @@
-"""Servers that send without end, a byte now and then, or elsewhere: a download is bounded by what it announced."""
+"""Hostile servers: endless or slow responses and redirects; a download is limited to its announced size."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server() -> Iterator[str]:
     serving.server_close()
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_left(
+def test_a_server_that_sends_too_slowly_is_abandoned(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "_PERIOD", 0.2)
@@ -57,7 +57,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
         fetch(file, tmp_path)
 
 
-def test_a_server_that_sends_without_end_is_read_to_the_limit(server: str, tmp_path: Path) -> None:
+def test_an_endless_response_is_read_up_to_the_limit(server: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"/endless' returned more than 100,000 bytes"):
         read_response(f"{server}/endless", 100_000)
     with pytest.raises(DataError, match="has the checksum"):
@@ -89,6 +89,6 @@ def test_a_redirect_from_the_internet_into_a_private_network_is_refused(old: str
 
 def test_a_redirect_to_another_public_host_is_followed() -> None:
     request = urllib.request.Request("https://1.1.1.1/x")
-    found = downloads._Redirects().redirect_request(request, None, 302, "", {}, "https://8.8.8.8/y")
-    assert found is not None
-    assert found.full_url == "https://8.8.8.8/y"
+    redirected = downloads._Redirects().redirect_request(request, None, 302, "", {}, "https://8.8.8.8/y")
+    assert redirected is not None
+    assert redirected.full_url == "https://8.8.8.8/y"

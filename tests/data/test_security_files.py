@@ -1,4 +1,4 @@
-"""Archives and data files that are made to cost much: each is refused by name, before it costs it."""
+"""Files built to exhaust memory or disk: each is refused by name before it does harm."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
     """What reading each hostile file answers, and the MiB that it took."""
-    paths = [str(each(tmp_path_factory.mktemp("hostile"))) for each, _ in HOSTILE.values()]
+    paths = [str(make(tmp_path_factory.mktemp("hostile"))) for make, _ in HOSTILE.values()]
     environment = {**os.environ, "DIPTYCH_CACHE": str(tmp_path_factory.mktemp("cache"))}
     command = [sys.executable, "-c", _READ]
     done = subprocess.run(
@@ -129,7 +129,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, fl
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_file_made_to_cost_much_is_refused_by_what_it_breaks(
+def test_a_resource_exhausting_file_is_refused_with_the_limit_it_exceeds(
     answers: dict[str, tuple[str, float]], name: str
 ) -> None:
     answer, peak = answers[name]
@@ -224,27 +224,27 @@ def _member(name: str, length: int = 3, kind: bytes = tarfile.REGTYPE, **headers
 
 
 @pytest.mark.parametrize("name", ["../../x.jpg", "a/../../x.jpg", "x" * 5_000 + ".jpg"])
-def test_a_name_in_a_shard_that_leads_out_or_is_no_path_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_unsafe_member_name_in_a_shard_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"a\.tar' is not a complete tar file \(the name '"):
         read_pairs(_shard(tmp_path / "a.tar", _member(name)))
 
 
-def test_links_devices_and_folders_in_a_shard_are_left_out(tmp_path: Path) -> None:
+def test_links_devices_and_folders_in_a_shard_are_skipped(tmp_path: Path) -> None:
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
-    odd = [_member(f"{at}.jpg", 0, kind) for at, kind in enumerate(kinds)]
+    odd = [_member(f"{i}.jpg", 0, kind) for i, kind in enumerate(kinds)]
     for mode, name in (("w", "a.tar"), ("w:gz", "b.tgz")):
         pairs = read_pairs(_shard(tmp_path / name, *odd, _member("x.jpg"), mode=mode))
         assert [row.image_id for row in pairs] == [f"{name[0]}/x"]
 
 
 @pytest.mark.parametrize("size", ["9" * 25, "-1", "99999999", "1" * 5_000])
-def test_a_size_that_is_not_there_is_refused(tmp_path: Path, size: str) -> None:
+def test_a_member_larger_than_its_shard_is_refused(tmp_path: Path, size: str) -> None:
     for mode, name in (("w", "a.tar"), ("w:gz", "a.tgz")):
         with pytest.raises(DataError, match=rf"{name}' is not a complete tar file"):
             read_pairs(_shard(tmp_path / name, _member("x.jpg", 3, **{"size": size}), mode=mode))
 
 
-def test_a_text_in_a_shard_is_as_long_as_a_line_at_most(tmp_path: Path) -> None:
+def test_texts_in_a_shard_are_limited_to_the_record_size(tmp_path: Path) -> None:
     shard = _shard(tmp_path / "a.tar", _member("x.jpg"), _member("x.txt", MAX_RECORD))
     assert len(read_pairs(shard)[0].captions[0]) == MAX_RECORD
     with pytest.raises(DataError, match=r"a\.tar': the text 'x\.txt' has 1,048,577 bytes, the limit is 1,048,576"):
@@ -268,14 +268,14 @@ def _zip(path: Path, *names: str, content: bytes = b"", method: int = zipfile.ZI
     return path
 
 
-def test_an_archive_unpacks_to_a_hundred_times_its_size_at_most(tmp_path: Path) -> None:
-    path = _zip(tmp_path / "a.zip", *(f"{at}.jpg" for at in range(3)), content=bytes(RATIO_ALLOWANCE // 2))
+def test_an_archive_unpacks_to_at_most_a_hundred_times_its_size(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "a.zip", *(f"{i}.jpg" for i in range(3)), content=bytes(RATIO_ALLOWANCE // 2))
     with pytest.raises(DataError, match=r"a\.zip' unpacks to 100,663,296 bytes, the limit is \d+.* unpack it yourself"):
         list(unpack(path, tmp_path / "out"))
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_files_of_an_archive_that_share_bytes_are_refused(tmp_path: Path) -> None:
+def test_overlapping_entries_of_an_archive_are_refused(tmp_path: Path) -> None:
     content = bytearray(_zip(tmp_path / "a.zip", "a.jpg", "b.jpg", content=os.urandom(500)).read_bytes())
     second = content.rindex(b"PK\1\2")
     content[second + 42 : second + 46] = struct.pack("<I", 0)  # its bytes begin where those of the first do
@@ -290,7 +290,7 @@ def test_an_archive_packed_by_lzma_is_refused(tmp_path: Path) -> None:
         list(unpack(path, tmp_path / "out"))
 
 
-def test_a_list_of_files_of_more_than_16_mib_is_refused(tmp_path: Path) -> None:
+def test_a_central_directory_of_more_than_16_mib_is_refused(tmp_path: Path) -> None:
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, 17 << 20, 0, 0)
     (tmp_path / "a.zip").write_bytes(bytes(17 << 20) + end)
     with pytest.raises(DataError, match=r"a\.zip' has a central directory of more than 16,777,216 bytes"):
@@ -299,8 +299,8 @@ def test_a_list_of_files_of_more_than_16_mib_is_refused(tmp_path: Path) -> None:
 
 def test_a_packed_shard_of_any_size_is_streamed(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.tgz", "wb", 1) as file, tarfile.open(fileobj=file, mode="w") as tar:
-        for at in range(8):
+        for i in range(8):
             content = os.urandom(1 << 20)
-            member = _member(f"{at}.jpg", len(content))
+            member = _member(f"{i}.jpg", len(content))
             tar.addfile(member, io.BytesIO(content))
     assert len(read_pairs(tmp_path / "a.tgz")) == 8

@@ -1,4 +1,4 @@
-"""Damaged files of every format: empty, garbage, cut short, or with bytes changed; a typed error, or rows."""
+"""Damaged files of every format (empty, garbage, truncated, corrupted) give rows or a typed error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from diptych.data.labelled import is_labelled, read_labelled_pairs
 from diptych.errors import ConfigError, DataError
 from diptych.training.settings import read_yaml
 
-ROWS = [{"image": f"{at}.jpg", "caption": f'A "dog", {at}', "label": "1"} for at in range(4)]
+ROWS = [{"image": f"{i}.jpg", "caption": f'A "dog", {i}', "label": "1"} for i in range(4)]
 COCO = {
-    "images": [{"id": at, "file_name": f"{at}.jpg"} for at in range(3)],
-    "annotations": [{"image_id": at, "caption": f"A dog {at}"} for at in range(3)],
+    "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
+    "annotations": [{"image_id": i, "caption": f"A dog {i}"} for i in range(3)],
 }
-KARPATHY = {"images": [{"filename": f"{at}.jpg", "split": "val", "sentences": [{"raw": "A dog"}]} for at in range(3)]}
+KARPATHY = {"images": [{"filename": f"{i}.jpg", "split": "val", "sentences": [{"raw": "A dog"}]} for i in range(3)]}
 
 
 def _tar(mode: str) -> bytes:
@@ -74,8 +74,8 @@ def _labelled(path: Path) -> object:
 
 
 def _captions(path: Path) -> object:
-    found = read_caption_file(path)
-    return one_each(found, [*found, "COCO_1.jpg"], path)
+    captions = read_caption_file(path)
+    return one_each(captions, [*captions, "COCO_1.jpg"], path)
 
 
 FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
@@ -133,13 +133,13 @@ def test_a_damaged_file_is_a_typed_error_that_names_it_or_is_read(tmp_path: Path
     def damaged(changes: list) -> None:
         changed = bytearray(content)
         for kind, where, value in changes:
-            at = int(where * len(changed))
+            offset = int(where * len(changed))
             if kind == "cut":
-                del changed[at:]
+                del changed[offset:]
             elif kind == "set":
-                changed[at : at + 1] = bytes([value])
+                changed[offset : offset + 1] = bytes([value])
             else:
-                changed[at:at] = value
+                changed[offset:offset] = value
         _is_read_or_refused(path, bytes(changed), read)
 
     damaged()
@@ -194,11 +194,11 @@ def test_odd_ids_and_captions_are_read_or_refused_by_name(tmp_path: Path, name: 
     _is_read_or_refused(tmp_path / name, forms[name].encode(), FILES[name][1])
 
 
-def test_a_digit_string_as_an_id_costs_no_time(tmp_path: Path) -> None:
+def test_a_long_digit_string_as_an_id_is_read_quickly(tmp_path: Path) -> None:
     name = "1" * 200_000
     (tmp_path / "r.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
-    found = read_caption_file(tmp_path / "r.jsonl")
-    assert one_each(found, [name, name + "!"], "r.jsonl") == {name: "x"}
+    captions = read_caption_file(tmp_path / "r.jsonl")
+    assert one_each(captions, [name, name + "!"], "r.jsonl") == {name: "x"}
 
 
 _JSON = st.recursive(
@@ -212,17 +212,17 @@ _JSON = st.recursive(
 @given(
     st.one_of(st.lists(_JSON, max_size=5), st.dictionaries(st.text(max_size=5), _JSON, max_size=5)), st.integers(1, 7)
 )
-def test_json_read_in_pieces_is_what_json_reads_at_once(
+def test_incremental_json_parsing_equals_json_loads(
     tmp_path_factory: pytest.TempPathFactory, value: list | dict, step: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "pieces.json"
     path.write_text(json.dumps(value, ensure_ascii=False, indent=step % 2), "utf-8", errors="replace")
-    told = json.loads(path.read_text("utf-8"))
+    expected = json.loads(path.read_text("utf-8"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diptych.data.formats.json_values._STEP", step)
-        found = list(entries(path))
-        listed = {"first": told, "images": [told, 12.5], "last": told}
-        path.write_text(json.dumps(listed), "utf-8")
+        parsed = list(entries(path))
+        nested = {"first": expected, "images": [expected, 12.5], "last": expected}
+        path.write_text(json.dumps(nested), "utf-8")
         inside = [entry for _, entry in entries(path, "images")]
-    assert found == (list(told.items()) if isinstance(told, dict) else list(enumerate(told)))
-    assert inside == [told, 12.5]
+    assert parsed == (list(expected.items()) if isinstance(expected, dict) else list(enumerate(expected)))
+    assert inside == [expected, 12.5]

@@ -1,4 +1,4 @@
-"""Recipes, patterns and Parquet of strangers: typed errors, and what must still be read."""
+"""Untrusted recipes, patterns and Parquet files: typed errors, and valid input that must still be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diptych.training.settings import read_yaml
         ("{1..99999999999999999999}.tar", ["1..99999999999999999999.tar"]),
     ],
 )
-def test_a_pattern_names_what_it_always_named(pattern: str, names: list[str]) -> None:
+def test_patterns_expand_to_the_expected_names(pattern: str, names: list[str]) -> None:
     assert [str(path) for path in expand(pattern)] == names
 
 
@@ -52,7 +52,7 @@ def test_a_recipe_with_aliases_or_odd_values_is_refused_by_name(tmp_path: Path, 
         read_yaml(tmp_path / "r.yaml")
 
 
-def test_bytes_that_are_not_utf8_are_read_in_time(tmp_path: Path) -> None:
+def test_invalid_utf8_is_decoded_in_linear_time(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image,caption\n" + (b"a.jpg," + b"\xff" * 100_000 + b"\x81\n") * 20)
     captions = read_pairs(tmp_path / "a.csv")[0].captions
     assert captions == ("ÿ" * 100_000 + "\x81",) * 20
@@ -72,7 +72,7 @@ def test_a_parquet_file_that_nests_columns_deeply_is_refused(tmp_path: Path) -> 
         read_pairs(tmp_path / "a.parquet")
 
 
-def test_a_parquet_page_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_page_with_a_false_size_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": ["a.jpg"], "caption": ["x"]}), tmp_path / "a.parquet", compression="zstd")
     content = (tmp_path / "a.parquet").read_bytes()
     head = content[4:8]  # type 2 (dictionary), then the unpacked size as a zigzag number of one byte
@@ -87,18 +87,18 @@ def test_a_parquet_page_that_lies_about_its_size_is_refused(tmp_path: Path) -> N
 def shapes() -> pa.Table:
     """Rows as data sets have them: structs of bytes, lists of captions, categories, gaps and repeated values."""
     count = 500
-    pictures = [None if at % 50 == 7 else {"bytes": b"%d" % at * 300, "path": f"{at}.jpg"} for at in range(count)]
+    pictures = [None if i % 50 == 7 else {"bytes": b"%d" % i * 300, "path": f"{i}.jpg"} for i in range(count)]
     return pa.table(
         {
             "image": pictures,
-            "captions": [[f"A dog {at}.", "A dog."][: at % 3] for at in range(count)],
+            "captions": [[f"A dog {i}.", "A dog."][: i % 3] for i in range(count)],
             "split": pa.array(["train", "test"] * 250).dictionary_encode(),
-            "key": [f"{at}" for at in range(count)],
+            "key": [f"{i}" for i in range(count)],
         }
     )
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dictionary": False}, {"data_page_version": "2.0", "row_group_size": 37}])
-def test_parquet_rows_are_what_pyarrow_reads(tmp_path: Path, shapes: pa.Table, options: dict) -> None:
+def test_parquet_rows_equal_those_of_pyarrow(tmp_path: Path, shapes: pa.Table, options: dict) -> None:
     pq.write_table(shapes, tmp_path / "a.parquet", compression="zstd", data_page_size=2_000, **options)
     assert [row for _, row in records(tmp_path / "a.parquet")] == shapes.to_pylist()

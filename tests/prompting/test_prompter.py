@@ -1,4 +1,4 @@
-"""Prompters: the head that is trained, where it is kept, and the three ways of saying a prompt."""
+"""Prompters: training, saving and loading, and the three methods of producing prompts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from diptych.training.prompt.train import train_prompter
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 drawn pictures with a prompt each."""
+    """48 synthetic images with one prompt each."""
     return draw_prompts(tmp_path_factory.mktemp("prompts"), count=48, size=48)
 
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
-    """A tiny text encoder of random weights in the sentence-transformers format."""
+    """A tiny, randomly initialised text encoder in the sentence-transformers format."""
     from sentence_transformers import SentenceTransformer
 
     from diptych.models.towers import text_tower
@@ -57,18 +57,18 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def dual_folder(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
-    """A tiny dual encoder of random weights."""
+    """A tiny, randomly initialised dual encoder."""
     size = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     captions = diptych.read_pairs(drawn).flat_captions()[0]
-    told: dict[str, Any] = {"image_size": 32, "dim": 16, "projection": "mlp", "pretrained": False, "device": "cpu"}
+    options: dict[str, Any] = {"image_size": 32, "dim": 16, "projection": "mlp", "pretrained": False, "device": "cpu"}
     folder = tmp_path_factory.mktemp("dual")
-    diptych.build("timm/test_resnet", "distilbert", text_arguments=size, captions=captions, **told).save(folder)
+    diptych.build("timm/test_resnet", "distilbert", text_arguments=size, captions=captions, **options).save(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def settings(drawn: Path, encoder_folder: Path) -> dict[str, Any]:
-    """A recipe that trains on the drawn pictures in a second."""
+    """Recipe settings that train on the synthetic images in a second."""
     return {
         "data": str(drawn),
         "image_tower": "timm/test_resnet",
@@ -102,8 +102,8 @@ def images(drawn: Path) -> list[Image.Image]:
     return [decode(row.image) for row in list(diptych.read_pairs(drawn))[:3]]
 
 
-class Sayings:
-    """A captioner that says the same of every picture."""
+class FixedCaptioner:
+    """A captioner that returns the same captions for every image."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
@@ -112,7 +112,7 @@ class Sayings:
         return [[Prompt(text, 0.0) for text in self.texts[:count]] for _ in images]
 
 
-# the set that is drawn, and reading it
+# synthetic prompts
 
 
 def test_drawn_prompts_hold_commas_quotes_and_newlines_and_are_read_back(drawn: Path) -> None:
@@ -126,7 +126,7 @@ def test_drawn_prompts_hold_commas_quotes_and_newlines_and_are_read_back(drawn: 
     assert all("," in text for text in texts[1::4])
 
 
-def test_prompts_are_read_by_ids_with_their_endings_too(drawn: Path, tmp_path: Path) -> None:
+def test_ids_may_include_the_file_suffix(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "images", tmp_path / "images")
     lines = (drawn / "prompts.csv").read_text().replace("\nscene", "\r\nscene")
     rows = list(csv.reader(lines.splitlines(keepends=True)))
@@ -138,7 +138,7 @@ def test_prompts_are_read_by_ids_with_their_endings_too(drawn: Path, tmp_path: P
     ]
 
 
-def test_drawn_prompts_refuse_a_folder_with_others(tmp_path: Path) -> None:
+def test_drawn_prompts_do_not_overwrite_others(tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("imgId,prompt\nmine,a cat\n")
     with pytest.raises(DataError, match="did not write"):
         draw_prompts(tmp_path, count=2)
@@ -149,7 +149,7 @@ def test_drawn_prompts_refuse_a_folder_with_others(tmp_path: Path) -> None:
 # the text encoder's space
 
 
-def test_texts_from_the_cache_have_the_vectors_of_the_encoder(encoder_folder: Path) -> None:
+def test_cached_embeddings_equal_those_of_the_encoder(encoder_folder: Path) -> None:
     space = load_text_space(str(encoder_folder), "cpu")
     texts = ["a red star", "a blue fish above a tree", "a red star"]
     cached = space.vectors(texts)
@@ -158,7 +158,7 @@ def test_texts_from_the_cache_have_the_vectors_of_the_encoder(encoder_folder: Pa
     np.testing.assert_array_equal(space.vectors(texts), cached)
 
 
-def test_phrases_are_embedded_once_for_a_content_and_an_encoder(
+def test_phrases_are_embedded_once_per_content_and_encoder(
     encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = load_text_space(str(encoder_folder), "cpu")
@@ -169,7 +169,7 @@ def test_phrases_are_embedded_once_for_a_content_and_an_encoder(
         space.vectors(["oil painting", "at noon"])
 
 
-def test_a_bert_without_sentence_transformers_files_is_pooled_by_its_mean(encoder_folder: Path, tmp_path: Path) -> None:
+def test_a_bert_without_sentence_transformers_files_gets_mean_pooling(encoder_folder: Path, tmp_path: Path) -> None:
     for file in (*encoder_folder.glob("*.safetensors"), encoder_folder / "config.json", *encoder_folder.glob("tok*")):
         shutil.copy(file, tmp_path)
     bare = load_text_space(str(tmp_path), "cpu")
@@ -184,17 +184,17 @@ def test_the_default_space_is_minilm() -> None:
     assert cat @ kitten > cat @ car + 0.2
 
 
-def test_an_encoder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a model"):
         load_text_space(str(tmp_path), "cpu")
     with pytest.raises(ModelError, match="no tower is called 'pypi/minilm'"):
         load_text_space("pypi/minilm", "cpu")
 
 
-# what a picture is to the prompter
+# image features
 
 
-def test_of_a_dual_encoder_the_features_are_the_towers_beside_the_unit_vector(
+def test_features_of_a_dual_encoder_are_tower_features_and_the_embedding(
     dual_folder: Path, images: list[Image.Image]
 ) -> None:
     encoder = diptych.load(dual_folder, "cpu")
@@ -206,7 +206,7 @@ def test_of_a_dual_encoder_the_features_are_the_towers_beside_the_unit_vector(
     np.testing.assert_allclose(features[:, alone.width :], encoder.encode_images(images), atol=1e-5)
 
 
-def test_stored_features_are_those_of_the_pictures(prompter: Prompter, drawn: Path, images: list[Image.Image]) -> None:
+def test_stored_features_equal_those_of_the_images(prompter: Prompter, drawn: Path, images: list[Image.Image]) -> None:
     stored = prompter.pictures.stored(diptych.read_pairs(drawn))
     assert stored.shape == (48, 1, prompter.pictures.width)
     np.testing.assert_allclose(stored[:3, 0], prompter.pictures.encode(images), atol=5e-3)
@@ -239,14 +239,14 @@ def test_the_head_standardises_features_and_gives_unit_vectors() -> None:
     np.testing.assert_allclose(head.mean, features.mean(0), rtol=1e-5)
 
 
-def test_training_comes_nearer_to_the_prompts_than_it_began(run: Path) -> None:
+def test_training_increases_the_cosine_with_the_prompts(run: Path) -> None:
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     cosines = [line["cosine"] for line in log if "cosine" in line]
     assert cosines[-1] > cosines[0] + 5
     assert max(cosines) > 50
 
 
-def test_a_prompter_is_loaded_as_it_was_saved_and_may_be_moved(
+def test_a_saved_prompter_loads_unchanged_and_can_be_moved(
     run: Path, prompter: Prompter, images: list[Image.Image], tmp_path: Path
 ) -> None:
     shutil.copytree(run / "model", tmp_path / "moved")
@@ -257,7 +257,7 @@ def test_a_prompter_is_loaded_as_it_was_saved_and_may_be_moved(
     assert {file.suffix for file in (run / "model").rglob("*") if file.is_file()} <= {".json", ".safetensors"}
 
 
-def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     settings: dict[str, Any], run: Path, tmp_path: Path, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diptych.training.trainer import Trainer
@@ -281,9 +281,9 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_image_tower_learns_too_when_asked(settings: dict[str, Any], tmp_path: Path) -> None:
-    told = {**settings, "train_tower": True, "epochs": 2, "augment": "light", "target": "each", "contrast": 0.2}
-    result = train_prompter(PromptRecipe(**told, out=str(tmp_path / "run"), library=0))
+def test_train_tower_also_trains_the_image_tower(settings: dict[str, Any], tmp_path: Path) -> None:
+    options = {**settings, "train_tower": True, "epochs": 2, "augment": "light", "target": "each", "contrast": 0.2}
+    result = train_prompter(PromptRecipe(**options, out=str(tmp_path / "run"), library=0))
     trained = load_prompter(result.model, "cpu")
     fresh = PictureFeatures.of_tower(_tower(settings), "cpu")
     assert trained.pictures.identity() != fresh.identity()
@@ -297,16 +297,16 @@ def _tower(settings: dict[str, Any]) -> list:
     return image_tower(settings["image_tower"], pretrained=False, image_size=32)
 
 
-def test_augmented_views_are_stored_beside_the_clean_one(settings: dict[str, Any], tmp_path: Path) -> None:
-    told = {**settings, "augment": "light", "views": 2, "epochs": 1}
-    assert train_prompter(PromptRecipe(**told, out=str(tmp_path / "run"))).outcome.steps > 0
+def test_training_on_stored_augmented_views_runs(settings: dict[str, Any], tmp_path: Path) -> None:
+    options = {**settings, "augment": "light", "views": 2, "epochs": 1}
+    assert train_prompter(PromptRecipe(**options, out=str(tmp_path / "run"))).outcome.steps > 0
 
 
-def test_a_prompter_on_a_dual_encoder_leaves_it_a_dual_encoder(
+def test_a_prompter_trained_on_a_dual_encoder_leaves_its_embeddings_unchanged(
     settings: dict[str, Any], dual_folder: Path, tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    told = {**settings, "model": str(dual_folder), "epochs": 1, "library": 5}
-    result = train_prompter(PromptRecipe(**told, out=str(tmp_path / "run")))
+    options = {**settings, "model": str(dual_folder), "epochs": 1, "library": 5}
+    result = train_prompter(PromptRecipe(**options, out=str(tmp_path / "run")))
     again = diptych.load(result.model, "cpu")
     np.testing.assert_allclose(
         again.encode_images(images), diptych.load(dual_folder, "cpu").encode_images(images), atol=1e-5
@@ -325,13 +325,13 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], tmp_path: 
             train_prompter(PromptRecipe(**{**settings, **wrong, "out": str(tmp_path / "run")}))
 
 
-def test_a_tower_that_cannot_be_fetched_names_the_one_in_the_box(settings: dict[str, Any], tmp_path: Path) -> None:
-    told = {**settings, "image_tower": "timm/resnet-of-nobody", "pretrained": True}
+def test_the_error_for_an_unavailable_tower_names_the_bundled_one(settings: dict[str, Any], tmp_path: Path) -> None:
+    options = {**settings, "image_tower": "timm/resnet-of-nobody", "pretrained": True}
     with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set model to mini"):
-        train_prompter(PromptRecipe(**told, out=str(tmp_path / "run")))
+        train_prompter(PromptRecipe(**options, out=str(tmp_path / "run")))
 
 
-def test_what_is_no_prompter_is_refused_with_the_next_step(run: Path, dual_folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_prompter_is_refused_with_the_next_step(run: Path, dual_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no prompter; train one on it: diptych train prompt --model"):
         load_prompter(dual_folder, "cpu")
     shutil.copytree(run / "model", tmp_path / "cut")
@@ -340,7 +340,7 @@ def test_what_is_no_prompter_is_refused_with_the_next_step(run: Path, dual_folde
         load_prompter(tmp_path / "cut", "cpu")
 
 
-def test_a_text_encoder_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_changed_text_encoder_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "model")
     card = json.loads((tmp_path / "model" / "diptych.json").read_text())
     card["prompter"]["text_encoder"]["identity"] = "0" * 16
@@ -349,7 +349,7 @@ def test_a_text_encoder_that_changed_is_refused(run: Path, tmp_path: Path) -> No
         _ = load_prompter(tmp_path / "model", "cpu").space
 
 
-def test_half_precision_changes_the_vectors_little(
+def test_half_precision_changes_the_embeddings_little(
     prompter: Prompter, images: list[Image.Image], tmp_path: Path
 ) -> None:
     save_prompter(prompter, tmp_path, half=True)
@@ -357,29 +357,29 @@ def test_half_precision_changes_the_vectors_little(
     assert cosines.min() > 0.9999
 
 
-# saying
+# prompts
 
 
 def test_retrieving_finds_the_nearest_prompts_of_the_library(prompter: Prompter, images: list[Image.Image]) -> None:
-    said = prompter.say(images, count=4)
+    results = prompter.say(images, count=4)
     predicted = prompter.predict(images)
-    for row, prompts in enumerate(said):
+    for row, prompts in enumerate(results):
         cosines = prompter.library.vectors @ predicted[row]
         order = np.argsort(-cosines)[:4]
-        assert [prompt.text for prompt in prompts] == [prompter.library.texts[at] for at in order]
+        assert [prompt.text for prompt in prompts] == [prompter.library.texts[index] for index in order]
         np.testing.assert_allclose([prompt.score for prompt in prompts], cosines[order], atol=1e-5)
 
 
-def test_a_library_of_ones_own_is_taken(prompter: Prompter, images: list[Image.Image]) -> None:
-    said = prompter.say(images, library=["a red star", "a blue boat", "a red star"], count=9)
-    assert [sorted(prompt.text for prompt in prompts) for prompts in said] == [["a blue boat", "a red star"]] * 3
+def test_a_custom_library_replaces_the_stored_one(prompter: Prompter, images: list[Image.Image]) -> None:
+    results = prompter.say(images, library=["a red star", "a blue boat", "a red star"], count=9)
+    assert [sorted(prompt.text for prompt in prompts) for prompts in results] == [["a blue boat", "a red star"]] * 3
 
 
-def test_a_composed_prompt_begins_with_the_caption_and_never_falls_behind_it(
+def test_a_composed_prompt_starts_with_the_caption_and_scores_at_least_as_high(
     prompter: Prompter, images: list[Image.Image]
 ) -> None:
-    alone = prompter.say(images, how="generate", captioner=Sayings("a red star"))
-    composed = prompter.say(images, how="compose", captioner=Sayings("a red star"))
+    alone = prompter.say(images, how="generate", captioner=FixedCaptioner("a red star"))
+    composed = prompter.say(images, how="compose", captioner=FixedCaptioner("a red star"))
     for before, after in zip(alone, composed, strict=True):
         assert after[0].text.startswith("a red star")
         assert after[0].score >= before[0].score - 1e-6
@@ -387,23 +387,23 @@ def test_a_composed_prompt_begins_with_the_caption_and_never_falls_behind_it(
         np.testing.assert_allclose(vector @ prompter.predict(images)[composed.index(after)], after[0].score, atol=1e-4)
 
 
-def test_composing_takes_the_phrase_that_gains_most_at_most_one_of_a_list(encoder_folder: Path) -> None:
+def test_composition_equals_an_exhaustive_greedy_search(encoder_folder: Path) -> None:
     space = load_text_space(str(encoder_folder), "cpu")
     lists = {"subject": ["a star", "a boat"], "light": ["at night", "at sunset"], "medium": ["a print"]}
     wanted = space.encode(["a boat, at sunset, a print"])
-    said = compose(wanted, [""], space, lists)[0]
-    assert said.text == _greedily(wanted[0], space, lists)
-    assert sum(phrase in said.text for phrase in lists["light"]) <= 1
+    results = compose(wanted, [""], space, lists)[0]
+    assert results.text == _greedily(wanted[0], space, lists)
+    assert sum(phrase in results.text for phrase in lists["light"]) <= 1
 
 
 def _greedily(wanted: np.ndarray, space: TextSpace, lists: dict[str, list[str]]) -> str:
-    """The slow twin: every phrase of every list that is left is tried in the prompt."""
+    """The slow reference: tries every phrase of every unused list in the prompt."""
     text = max(lists["subject"], key=lambda phrase: float(space.encode([phrase])[0] @ wanted))
     left, score = {name: phrases for name, phrases in lists.items() if name != "subject"}, 0.0
     score = float(space.encode([text])[0] @ wanted)
     while left:
         tries = {(name, f"{text}, {phrase}") for name, phrases in left.items() for phrase in phrases}
-        name, best = max(tries, key=lambda each: float(space.encode([each[1]])[0] @ wanted))
+        name, best = max(tries, key=lambda pair: float(space.encode([pair[1]])[0] @ wanted))
         gained = float(space.encode([best])[0] @ wanted)
         if gained <= score + 1e-4:
             break
@@ -412,21 +412,23 @@ def _greedily(wanted: np.ndarray, space: TextSpace, lists: dict[str, list[str]])
     return text
 
 
-def test_generated_prompts_are_in_order_of_their_nearness(prompter: Prompter, images: list[Image.Image]) -> None:
-    said = prompter.say(images, how="generate", count=3, captioner=Sayings("a star", "a blue boat", "a tree at night"))
-    for prompts in said:
+def test_generated_prompts_are_ordered_by_score(prompter: Prompter, images: list[Image.Image]) -> None:
+    results = prompter.say(
+        images, how="generate", count=3, captioner=FixedCaptioner("a star", "a blue boat", "a tree at night")
+    )
+    for prompts in results:
         assert len(prompts) == 3
         assert [p.score for p in prompts] == sorted((p.score for p in prompts), reverse=True)
 
 
-def test_saying_without_a_captioner_composes_but_cannot_generate(prompter: Prompter, images: list[Image.Image]) -> None:
+def test_without_a_captioner_compose_works_and_generate_fails(prompter: Prompter, images: list[Image.Image]) -> None:
     subjects = phrase_lists()["subject"]
     assert any(prompter.say(images[:1], how="compose")[0][0].text.startswith(subject) for subject in subjects)
     with pytest.raises(ModelError, match="has no captioner"):
         prompter.say(images, how="generate")
 
 
-def test_wishes_that_mean_nothing_are_refused(prompter: Prompter, images: list[Image.Image]) -> None:
+def test_invalid_options_are_refused(prompter: Prompter, images: list[Image.Image]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'compose'"):
         prompter.say(images, how="composed")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="count is 0"):
@@ -436,7 +438,7 @@ def test_wishes_that_mean_nothing_are_refused(prompter: Prompter, images: list[I
     assert prompter.say([]) == []
 
 
-def test_the_shipped_lists_hold_different_phrases() -> None:
+def test_the_built_in_lists_contain_distinct_phrases() -> None:
     lists = phrase_lists()
     assert tuple(lists) == LISTS
     for phrases in lists.values():
@@ -445,7 +447,7 @@ def test_the_shipped_lists_hold_different_phrases() -> None:
         assert all(phrase == phrase.strip() and "," not in phrase for phrase in phrases)
 
 
-def test_lists_of_ones_own_come_from_a_folder(tmp_path: Path) -> None:
+def test_custom_phrase_lists_are_read_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "mood.txt").write_text("# moods\ncalm\n\nwild\n", "utf-8-sig")
     assert phrase_lists(tmp_path) == {"mood": ["calm", "wild"]}
     (tmp_path / "none.txt").write_text("# nothing\n")
@@ -470,10 +472,10 @@ def test_prompts_are_read_from_lines_tables_and_data_sets(drawn: Path, scenes: P
         read_prompts(tmp_path / "d.txt")
 
 
-# measuring
+# evaluation
 
 
-def test_the_report_has_the_prompter_beside_what_needs_none(prompter: Prompter, scenes: Path) -> None:
+def test_the_report_compares_the_prompter_with_the_baselines(prompter: Prompter, scenes: Path) -> None:
     pairs = diptych.read_pairs(scenes).with_splits(val=0.3, test=0)
     report, _ = evaluate_prompter(prompter, pairs.split("val"), pairs.split("train"))
     assert {"prompter", "what it says", MEAN, NEIGHBOUR, OTHERS} <= report.scores.keys()
@@ -482,15 +484,15 @@ def test_the_report_has_the_prompter_beside_what_needs_none(prompter: Prompter, 
     assert report.cosines.mean() == pytest.approx(report.scores["prompter"].mean)
 
 
-def test_the_nearest_picture_is_found_by_cosine() -> None:
+def test_the_nearest_image_is_found_by_cosine() -> None:
     known = np.array([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]])
     assert nearest_rows(np.array([[9.0, 1.0], [0.1, 0.8], [2.0, 1.9]]), known).tolist() == [0, 1, 2]
 
 
-# the one in the box
+# the bundled prompter
 
 
-def test_minis_prompter_is_small_and_sees_what_photographs_show(tmp_path: Path) -> None:
+def test_minis_prompter_is_small_and_recognises_photographs(tmp_path: Path) -> None:
     from diptych.data.samples.library import photographs
     from diptych.models.checkpoints import BUNDLED
 
@@ -499,9 +501,9 @@ def test_minis_prompter_is_small_and_sees_what_photographs_show(tmp_path: Path) 
     assert not mini.has_library  # the captions that it was trained on are not the project's to give away
     pairs = photographs(tmp_path)
     known = {row.captions[0]: decode(row.image) for row in pairs}
-    asked = ["a cat", "a red motorcycle", "a man with a camera on a tripod"]
-    said = mini.say([known[text] for text in asked], library=list(known))
-    assert [prompts[0].text for prompts in said] == asked
+    queries = ["a cat", "a red motorcycle", "a man with a camera on a tripod"]
+    results = mini.say([known[text] for text in queries], library=list(known))
+    assert [prompts[0].text for prompts in results] == queries
 
 
 # the command line
@@ -513,7 +515,7 @@ def run_command(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_commands_train_measure_and_say(
+def test_the_commands_train_evaluate_and_prompt(
     settings: dict[str, Any], tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command("data", "make-prompts", tmp_path / "set", "--count", 24, "--size", 32) == 0
@@ -523,9 +525,9 @@ def test_the_commands_train_measure_and_say(
     out = tmp_path / "run"
     assert run_command("train", "prompt", "--data", drawn, "--out", out, "--no-pretrained", *flags) == 0
     results, histogram = tmp_path / "test_results.csv", tmp_path / "cosines.png"
-    told = ["--data", drawn, "--split", "val", "--results", results, "--histogram", histogram, "--device", "cpu"]
+    options = ["--data", drawn, "--split", "val", "--results", results, "--histogram", histogram, "--device", "cpu"]
     capsys.readouterr()
-    assert run_command("eval", "prompt", out, *told) == 0
+    assert run_command("eval", "prompt", out, *options) == 0
     shown = capsys.readouterr().out
     assert "mean embedding" in shown
     assert "cannot be compared" in shown
@@ -536,8 +538,8 @@ def test_the_commands_train_measure_and_say(
     (drawn / "images" / "broken.png").write_bytes(b"x")
     strange = drawn / "images" / os.fsdecode(b"\xff.png")
     shutil.copy(next((drawn / "images").glob("scene-*.png")), strange)
-    told = ["--model", out, "--out", tmp_path / "prompts.csv", "--device", "cpu", "--count", 2]
-    assert run_command("prompt", drawn / "images", *told) == 0
+    options = ["--model", out, "--out", tmp_path / "prompts.csv", "--device", "cpu", "--count", 2]
+    assert run_command("prompt", drawn / "images", *options) == 0
     (drawn / "images" / "broken.png").unlink()
     strange.unlink()
     assert "1 left out" in capsys.readouterr().out
@@ -546,7 +548,7 @@ def test_the_commands_train_measure_and_say(
     assert run_command("prompt", next((drawn / "images").iterdir()), "--model", out, "--how", "compose") == 0
 
 
-def test_generators_are_compared_by_how_well_they_keep_to_their_prompts(
+def test_score_compares_several_image_generators(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = list(diptych.read_pairs(scenes))[:8]
@@ -555,7 +557,7 @@ def test_generators_are_compared_by_how_well_they_keep_to_their_prompts(
             writer = csv.writer(file)
             writer.writerow(("image", "prompt"))
             writer.writerows(
-                (f"images/{row.image_id}", rows[(at + shift) % 8].captions[0]) for at, row in enumerate(rows)
+                (f"images/{row.image_id}", rows[(index + shift) % 8].captions[0]) for index, row in enumerate(rows)
             )
             writer.writerow(("images/none.jpg", "a red star"))
     shutil.copytree(scenes / "images", tmp_path / "images")
@@ -569,13 +571,13 @@ def test_generators_are_compared_by_how_well_they_keep_to_their_prompts(
     assert "CLIPScore by mini" in capsys.readouterr().out
 
 
-def test_commands_without_what_they_need_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_with_missing_inputs_fail_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("score") == 1
     assert run_command("prompt", tmp_path / "nothing.jpg") == 1
     assert run_command("prompt", tmp_path) == 1
-    told = capsys.readouterr().err
-    assert "no table is given" in told
-    assert "check the path" in told
-    assert "contains no images" in told
+    errors = capsys.readouterr().err
+    assert "no table is given" in errors
+    assert "check the path" in errors
+    assert "contains no images" in errors
     assert run_command("data", "get") == 0
     assert "diffusiondb" in capsys.readouterr().out

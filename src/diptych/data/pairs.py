@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
 from diptych.errors import DataError
@@ -112,7 +113,7 @@ class Pairs(Sequence[Row]):
         """The image ids in row order."""
         return self.table.column("image_id").to_pylist()
 
-    def flat_captions(self) -> tuple[list[str], np.ndarray]:
+    def flat_captions(self) -> tuple[list[str], NDArray[np.int64]]:
         """All captions in row order, and the row of each caption's image: (captions,) int64."""
         return list(self.captions()), np.repeat(np.arange(len(self)), self.caption_counts())
 
@@ -120,7 +121,7 @@ class Pairs(Sequence[Row]):
         """All captions in row order, as a sequence that creates Python strings on access."""
         return Captions(self._lists().flatten())
 
-    def caption_counts(self) -> np.ndarray:
+    def caption_counts(self) -> NDArray[np.int64]:
         """The number of captions of each image: (images,) int64."""
         return np.asarray(self._lists().value_lengths().fill_null(0)).astype(np.int64)
 

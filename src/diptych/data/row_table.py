@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import TypedDict, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from diptych.errors import DataError
 from diptych.images.decode import Picture, Slice, readable_text
@@ -25,7 +26,16 @@ SCHEMA = pa.schema(
 )
 BLOCK = 256  # rows converted to Arrow at a time
 
-_Values = dict[str, Any]  # a row, by column name
+
+class _Values(TypedDict):
+    """A row, by column name."""
+
+    image_id: str
+    path: str
+    offset: int
+    size: int
+    captions: list[str]
+    split: str | None
 
 
 class TableBuilder:
@@ -48,19 +58,26 @@ class TableBuilder:
         """
         image_id = readable_text(image_id)
         if image_id in self._index:
-            row = self._row(self._index[image_id])
-            if split and row["split"] and split != row["split"]:
+            known = self._row(self._index[image_id])
+            if split and known["split"] and split != known["split"]:
                 raise DataError(
-                    f"image '{image_id}' is in split '{row['split']}' and in '{split}'; keep each image in one split"
+                    f"image '{image_id}' is in split '{known['split']}' and in '{split}'; keep each image in one split"
                 )
-            row["split"] = row["split"] or split
-            row["captions"].extend(captions)
+            known["split"] = known["split"] or split
+            known["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
         # A path that is not valid UTF-8 is replaced by one that does not exist; the image is then reported as missing.
-        values = (image_id, readable_text(os.fsdecode(path)), offset, size, list(captions), split)
+        row = _Values(
+            image_id=image_id,
+            path=readable_text(os.fsdecode(path)),
+            offset=offset,
+            size=size,
+            captions=list(captions),
+            split=split,
+        )
         self._index[image_id] = len(self._index)
-        self._rows.append(dict(zip(SCHEMA.names, values, strict=True)))
+        self._rows.append(row)
         if len(self._rows) == 2 * BLOCK:  # keep the later half: captions of an image are usually adjacent
             self._convert(BLOCK)
 
@@ -114,10 +131,10 @@ class Captions(Sequence[str]):
         for start in range(0, len(self), BLOCK):
             yield from self.texts.slice(start, BLOCK).to_pylist()
 
-    def take(self, indices: np.ndarray) -> list[str]:
+    def take(self, indices: NDArray[np.integer]) -> list[str]:
         """The captions at `indices`, in that order."""
         return self.texts.take(pa.array(indices, pa.int64())).to_pylist()
 
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int32]:
         """The number of characters of each caption: (captions,) int32."""
         return pc.utf8_length(self.texts).to_numpy(zero_copy_only=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
@@ -88,7 +89,7 @@ class PictureFeatures:
         return torch.cat([pooled, functional.normalize(features[EMBEDDING].float(), dim=-1)], dim=1)
 
     @torch.inference_mode()
-    def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> np.ndarray:
+    def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> NDArray[np.float32]:
         """Features of upright RGB images: (images, width) float32."""
         images = list(images)
         starts = range(0, len(images), batch_size)
@@ -103,7 +104,7 @@ class PictureFeatures:
         view: Callable[[Row, int], Image.Image] | None = None,
         name: str = "clean",
         progress: Progress = silent,
-    ) -> np.ndarray:
+    ) -> NDArray[np.float16]:
         """Features of a data set's images, cached on disk: (images, views, width) float16.
 
         View 0 is the original image; `view(row, number)` produces the others. `name` identifies the augmentation in the

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of
 from diptych.data.formats.encoding import clean, open_text
@@ -33,7 +34,7 @@ class PromptLibrary:
     """Distinct prompts and their unit embeddings, (prompts, dim) float32."""
 
     texts: list[str]
-    vectors: np.ndarray
+    vectors: NDArray[np.float32]
 
     @classmethod
     def of(cls, texts: Iterable[str], space: TextSpace, progress: Progress = silent) -> PromptLibrary:
@@ -48,7 +49,7 @@ class PromptLibrary:
             raise DataError("the prompt library is empty; pass at least one prompt")
         return cls(distinct, space.vectors(distinct, progress=progress, label="embedding the prompt library"))
 
-    def nearest(self, predicted: np.ndarray, count: int = 1) -> list[list[Prompt]]:
+    def nearest(self, predicted: NDArray[np.floating], count: int = 1) -> list[list[Prompt]]:
         """The `count` prompts nearest to each of (images, dim) unit vectors, best first; ties are ordered by text.
 
         Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from diptych.errors import ModelError
@@ -39,7 +40,7 @@ class TextSpace:
         modules: list[Any] = list(model)
         self.identity = modules_fingerprint(modules)
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> NDArray[np.float32]:
         """Unit embeddings of texts: (texts, dim) float32. Texts beyond the encoder's maximum length are truncated.
 
         Raises:
@@ -51,7 +52,9 @@ class TextSpace:
         )
         return embeddings.reshape(len(inputs), self.dim)
 
-    def vectors(self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding") -> np.ndarray:
+    def vectors(
+        self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding"
+    ) -> NDArray[np.float32]:
         """Like `encode`, but cached on disk by encoder and texts; an interrupted call is resumed.
 
         Duplicate texts are embedded once.

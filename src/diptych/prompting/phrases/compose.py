@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.formats.encoding import open_text
 from diptych.errors import ConfigError, DataError
@@ -50,7 +51,7 @@ def _is_phrase(line: str) -> bool:
 
 
 def compose(
-    predicted: np.ndarray,
+    predicted: NDArray[np.float32],
     beginnings: Sequence[str],
     space: TextSpace,
     lists: Mapping[str, Sequence[str]] | None = None,
