@@ -319,7 +319,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], tmp_path: 
         ({"data": ""}, "no data set"),
         ({"augment": "light"}, "computed once"),
         ({"batch_size": 1}, "batch_size"),
-        ({"train_tower": True, "model": "mini"}, "stays as it is"),
+        ({"train_tower": True, "model": "mini"}, "set only one of them"),
     ):
         with pytest.raises(ConfigError, match=words):
             train_prompter(PromptRecipe(**{**settings, **wrong, "out": str(tmp_path / "run")}))
