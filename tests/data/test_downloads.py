@@ -183,7 +183,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(server: Server, tmp_path
 
 def test_only_web_addresses_are_opened(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    with pytest.raises(DataError, match="no http or https address"):
+    with pytest.raises(DataError, match="is not an HTTP or HTTPS URL"):
         fetch(RemoteFile((tmp_path / "secret").as_uri(), "x", 1, "sha256:0"), tmp_path / "out")
 
 
