@@ -29,6 +29,7 @@ from diptych.matching.storage import save_matchers
 from diptych.models import dual_encoder as dual
 from diptych.models.dual_encoder import DualEncoder
 from diptych.runtime.progress import silent
+from diptych.runtime.quoting import to_json
 from diptych.serving.agents.mcp_server import make_server
 from diptych.serving.agents.smolagents_tools import smolagents_tools
 from diptych.serving.api.app import make_app
@@ -273,8 +274,7 @@ def test_agents_tools_take_words(house: House) -> None:
         told: Any = asyncio.run(server.call_tool("search_pictures", {"query": text}))
         assert not told.is_error
     expected = house.probabilities(house.service.picture(named))
-    pairs = zip(expected, house.trap.texts, strict=True)
-    lines = [f"{probability:.3f} {json.dumps(text, ensure_ascii=False)}" for probability, text in pairs]
+    lines = [f"{probability:.3f} {to_json(text)}" for probability, text in zip(expected, house.trap.texts, strict=True)]
     asked = {"picture": named, "texts": house.trap.texts}
     assert tools["match_picture"](**asked)["text"].splitlines()[1:] == lines
     matched: Any = asyncio.run(server.call_tool("match_picture", asked))
