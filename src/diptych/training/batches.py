@@ -128,8 +128,9 @@ class StoredFeatures:
     positions: NDArray[np.integer[Any]] | None = None  # (captions,) the position of each in `train`; None: in order
 
     def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Tensor:
-        indices = rows if self.of_images else captions
-        indices = indices if self.positions is None else self.positions[indices]
+        indices: NDArray[np.integer[Any]] = rows if self.of_images else captions
+        if self.positions is not None:
+            indices = self.positions[indices]
         return torch.from_numpy(self.train[indices, epoch % self.train.shape[1]].astype(np.float32))
 
     def embed(self, inputs: Tensor) -> Tensor:
