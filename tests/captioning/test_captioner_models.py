@@ -252,7 +252,7 @@ def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders
 
 @pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
 def test_logits_are_those_that_transformers_gives_row_by_row(folders, name: str) -> None:
-    writer = load_captioner(folders[name], "cpu").writer
+    writer = load_captioner(folders[name], "cpu").model
     pixels = writer.prepare(pictures(2))["pixel_values"]
     tokens = torch.tensor([[writer.start, *rest] for rest in ((6, 7), (8, 9), (6, 9), (7, 8))])
     argument = "input_ids" if name == "blip" else "decoder_input_ids"
