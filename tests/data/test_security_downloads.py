@@ -53,7 +53,7 @@ def test_a_server_that_sends_too_slowly_is_abandoned(
 ) -> None:
     monkeypatch.setattr(downloads, "_PERIOD", 0.2)
     file = RemoteFile(f"{server}/slow", "a.bin", 1 << 30, "sha256:0")
-    with pytest.raises(DataError, match=r"less than 1,000 bytes per second; run the command again to resume"):
+    with pytest.raises(DataError, match=r"/slow': the server sends less than 1,000 bytes per second"):
         fetch(file, tmp_path)
 
 

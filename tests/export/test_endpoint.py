@@ -99,7 +99,7 @@ def test_the_directory_has_what_an_endpoint_expects(directory: Path) -> None:
     assert (directory / "requirements.txt").read_text() == f"diptych[search]=={diptych.__version__}\n"
     card = (directory / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
-    assert "## Limits" in card  # the model's own card goes on below
+    assert "## Limitations" in card  # the model's own card goes on below
     assert diptych.load(directory, "cpu").identity() == diptych.load("mini", "cpu").identity()
 
 

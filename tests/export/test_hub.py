@@ -92,7 +92,7 @@ def test_the_card_of_a_run_has_every_section(hub: Hub, run: Path) -> None:
     assert metadata["license"] == "cc-by-4.0"
     assert metadata["library_name"] == "sentence-transformers"
     assert {"diptych", "dual-encoder"} <= set(metadata["tags"])
-    for heading in ("## Use", "## Data", "## Recipe", "## Measured", "## Limits", "## Licence"):
+    for heading in ("## Use", "## Data", "## Recipe", "## Evaluation", "## Limitations", "## Licence"):
         assert body.count(f"{heading}\n") == 1, heading
     assert 'diptych.load("somebody/tiny")' in body
     assert "image_tower: timm/test_resnet" in body
@@ -204,6 +204,6 @@ def test_a_complete_card_is_not_changed() -> None:
 
     card = full_card(BUNDLED / "mini", "somebody/mini")
     own = (BUNDLED / "mini" / "README.md").read_text()
-    assert card.count("## Limits") == own.count("## Limits") == 1
-    assert "## Measured" not in card  # its own says "How good"
+    assert card.count("## Limitations") == own.count("## Limitations") == 1
+    assert card.count("## Evaluation") == 1
     assert split_metadata(own)[1].strip() in card

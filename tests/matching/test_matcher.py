@@ -376,7 +376,7 @@ def test_a_search_puts_its_first_hits_in_the_order_of_the_matcher(trained: Path,
     assert found[0] == pytest.approx(expected[0], abs=2e-3)
     with pytest.raises(ConfigError, match="one text"):
         index.search(Query.of(["a star", "a circle"]), rerank=10)
-    with pytest.raises(ConfigError, match="score alone"):
+    with pytest.raises(ConfigError, match="needs sort 'score'"):
         index.search("a star", rerank=10, sort="newest")
 
 

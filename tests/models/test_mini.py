@@ -45,7 +45,7 @@ def test_the_shipped_model_is_small_and_in_half_precision():
 
 def test_its_card_says_what_it_learnt_from_and_under_which_terms():
     card = (MINI / "README.md").read_text("utf-8")
-    for needed in ("license: apache-2.0", "Flickr8k", "ImageNet", "MiniLM", "Limits", "research"):
+    for needed in ("license: apache-2.0", "Flickr8k", "ImageNet", "MiniLM", "Limitations", "research"):
         assert needed in card
 
 

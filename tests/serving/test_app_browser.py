@@ -142,7 +142,7 @@ def test_a_picture_is_uploaded_and_captioned(visit: Callable[..., Page], photos:
     page.get_by_role("button", name="Generate caption").click()
     expect(page.locator(".d-caption")).to_have_text("a cat")
     expect(page.locator(".d-row").first).to_contain_text(re.compile(r"Confidence\s*\d+% · "))
-    expect(page.get_by_text("Alternatives")).to_be_visible()
+    expect(page.get_by_text("Alternatives", exact=True)).to_be_visible()
 
 
 def test_a_picture_is_chosen_and_captioned_without_a_mouse(visit: Callable[..., Page]) -> None:

@@ -53,8 +53,8 @@ _HEADINGS = {  # section of a complete card -> headings of an existing card that
     "Use": ("use", "usage", "how to use"),
     "Data": ("data", "training data", "what it is made of"),
     "Recipe": ("recipe", "training", "what it is made of"),
-    "Measured": ("measured", "how good", "evaluation", "results"),
-    "Limits": ("limits", "limitations", "bias, risks, and limitations"),
+    "Evaluation": ("evaluation", "results", "measured", "how good"),
+    "Limitations": ("limitations", "limits", "bias, risks, and limitations"),
     "Licence": ("licence", "license", "terms"),
 }
 
@@ -158,8 +158,8 @@ def _sections(folder: Path, repo: str, licence: str) -> dict[str, str]:
         "Use": _use_section(kinds, repo),
         "Data": _data_section(metadata),
         "Recipe": _recipe_section(metadata),
-        "Measured": _measured_section(metadata),
-        "Limits": "\n".join([*(_LIMITS[kind] for kind in kinds), _COMMON_LIMITS]),
+        "Evaluation": _measured_section(metadata),
+        "Limitations": "\n".join([*(_LIMITS[kind] for kind in kinds), _COMMON_LIMITS]),
         "Licence": f"{code_span(licence)}. The terms of the training data apply as well.",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal  # noqa: F401 - hints of inherited fields are resolved in this module
 
 from diptych.training.run_settings import RunSettings
 
