@@ -43,7 +43,7 @@ NOT_RUN: dict[str, str] = {
     "streamlit run": "serves until it is ended; test_app.py runs a page of one's own",
     "diptych data get diffusiondb": "fetches a data set from the hub",
     "diptych hub push": "sends a model to the hub; test_hub.py does, to one of its own",
-    "diptych export onnx mini --out mini-int8": "takes a minute; test_export.py does it to a tiny model",
+    "diptych export onnx mini --output mini-int8": "takes a minute; test_export.py does it to a tiny model",
     "diptych export openvino": "as above",
 }
 

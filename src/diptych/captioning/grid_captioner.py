@@ -159,7 +159,7 @@ def load_grid_model(name: str | Path, device: str = "auto") -> GridCaptionModel:
     if not has_captioner(path):
         raise ModelError(
             f"'{name}' has no captioner; train one on it: "
-            f"diptych train caption --model {name} --data PATH --out runs/caption"
+            f"diptych train caption --model {name} --data PATH --output runs/caption"
         )
     section = read_metadata(path)["captioner"]
     encoder = dual_encoder.load(name, device)

@@ -102,12 +102,12 @@ class Sidecars:
             try:
                 write_text(target, "".join(f"{text.text}\n" for text in result.texts))
             except OSError as error:
-                raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --out") from error
+                raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --output") from error
 
     def _sidecar(self, path: str) -> Path:
         image = from_text(path)
         if not image.parent.is_dir():
-            raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --out")
+            raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --output")
         return image.with_suffix(".txt")
 
 

@@ -113,7 +113,7 @@ def _chosen_head(name: str | Path, head: str | None) -> str:
     if not available:
         raise ModelError(
             f"'{name}' is a dual encoder without a matcher; train one on it: "
-            f"diptych train match --model {name} --data PATH --out runs/match"
+            f"diptych train match --model {name} --data PATH --output runs/match"
         )
     chosen = head or max(available, key=lambda name: [*HEADS].index(name) if name in HEADS else -1)
     if chosen not in available:

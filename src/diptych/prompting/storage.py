@@ -121,7 +121,7 @@ def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
     if _KEY not in card:
         raise ModelError(
             f"'{name}' has no prompter; train one on it: "
-            f"diptych train prompt --model {name} --data PATH --out runs/prompt"
+            f"diptych train prompt --model {name} --data PATH --output runs/prompt"
         )
     refuse_unsafe(path)
     told = card[_KEY]

@@ -195,7 +195,7 @@ class _StoredImages:
     def features(self, inputs: Tensor) -> Tensor:
         return inputs.to(self.device)
 
-    def validation(self) -> NDArray[np.float32]:
+    def validation(self) -> NDArray[np.floating[Any]]:
         return self.val
 
 
