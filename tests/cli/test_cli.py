@@ -518,4 +518,4 @@ def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
     assert probabilities == sorted(probabilities)
     page = (tmp_path / "a.html").read_text()
     assert page.count("<img ") == 5
-    assert "least likely describe" in page
+    assert "Captions to review" in page

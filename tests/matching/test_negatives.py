@@ -110,5 +110,5 @@ def test_a_table_of_captions_is_not_taken_for_labelled_pairs(tmp_path: Path) -> 
 
 def test_a_label_that_is_neither_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image,caption,label\na.jpg,a dog,1\nb.jpg,a cat,maybe\n")
-    with pytest.raises(DataError, match=r"line 3: invalid invalid label 'maybe'"):
+    with pytest.raises(DataError, match=r"line 3: invalid label 'maybe'"):
         read_labelled_pairs(tmp_path / "pairs.csv")
