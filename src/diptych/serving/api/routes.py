@@ -173,7 +173,8 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     async def add(request: Request) -> AddResponse:
         """Bring the index up to date with a folder inside the server's roots. Responds when that is done."""
         body = await read_request(request, AddRequest, settings)
-        return AddResponse(**(await operations.add(body.path, body.prune)).to_dict())
+        added = await operations.add(body.path, body.prune)
+        return AddResponse(**{**added.to_dict(), "skipped": tuple(added.skipped)})
 
     @post(router, "/index/remove", RemoveRequest)
     async def remove(request: Request) -> RemoveResponse:
