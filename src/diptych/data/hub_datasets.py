@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from diptych.data.archives import unpack
@@ -136,7 +137,7 @@ def _next_page(link: str | None, base: str) -> str | None:
     return match[1] if match and match[1].startswith(f"{base}/") else None
 
 
-def _remote(base: str, published: Published, entry: dict) -> RemoteFile:
+def _remote(base: str, published: Published, entry: dict[str, Any]) -> RemoteFile:
     large = entry.get("lfs")
     checksum = f"sha256:{large['oid']}" if large else f"git:{entry['oid']}"
     url = f"{base}/datasets/{published.repository}/resolve/main/{quote(entry['path'])}"

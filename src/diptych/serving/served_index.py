@@ -16,8 +16,9 @@ from diptych.errors import DataError, DiptychError, IndexMissing, ModelError
 from diptych.images.decode import decode, thumbnail
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
-from diptych.search.index import HIDDEN, Added, Index, IndexBusy, ModelIdentity, Store, index_folder
+from diptych.search.index import Added, Index, IndexBusy, ModelIdentity, Store, index_folder
 from diptych.search.permissions import allow, canonical_name, library_roots
+from diptych.search.store import HIDDEN
 from diptych.serving.loaded_models import LoadedModels
 from diptych.serving.results import AddProgress, IndexStatus
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,7 +46,7 @@ def check_images(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Progre
         return check_image(image, max_pixels)
 
     results = progress(prefetch((row.image for row in pairs), check), len(pairs), "checking images")
-    columns: dict[str, list] = {name: [] for name in _COLUMNS.names}
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS.names}
     for result in results:
         for name, value in zip(_COLUMNS.names, result, strict=True):
             columns[name].append(value)
