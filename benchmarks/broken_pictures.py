@@ -30,13 +30,13 @@ from diptych.data.pairs import Pairs
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.train import train
 
-WAYS = [way for way in BROKEN if way not in ("truncated gif", "text")]  # ten
+PROMPT_METHODS = [way for way in BROKEN if way not in ("truncated gif", "text")]  # ten
 
 
 def broken(pairs: Pairs, share: float) -> dict[str, str]:
     """Break this share of the pictures; returns the way of each file."""
-    chosen = random.Random(0).sample(pairs, max(len(WAYS), round(share * len(pairs))))
-    ways = {str(row.image): WAYS[index % len(WAYS)] for index, row in enumerate(chosen)}
+    chosen = random.Random(0).sample(pairs, max(len(PROMPT_METHODS), round(share * len(pairs))))
+    ways = {str(row.image): PROMPT_METHODS[index % len(PROMPT_METHODS)] for index, row in enumerate(chosen)}
     for file, way in ways.items():
         break_file(Path(file), way)
     return ways
@@ -92,15 +92,15 @@ def main() -> None:
         Counter(way for file, way in ways.items() if found.get(file) == BROKEN[way][1]),
     )
     print(f"{'way':<16}{'files':>7}{'reported':>10}  as")
-    for way in WAYS:
+    for way in PROMPT_METHODS:
         print(f"{way:<16}{files[way]:>7}{right[way]:>10}  {BROKEN[way][1]}")
     print(f"{'all':<16}{files.total():>7}{right.total():>10}  and {len(found.keys() - ways.keys())} others")
     sizes = result.sizes
     print(
         f"trained to the end: {result.outcome.steps} steps in {seconds:.0f} s on {sizes['train']:,} pictures, "
-        f"{sizes['val']:,} for validation; left out {result.left_out.bad_pictures}: {result.left_out.summary()}"
+        f"{sizes['val']:,} for validation; left out {result.left_out.bad_images}: {result.left_out.summary()}"
     )
-    if right != files or found.keys() != ways.keys() or result.left_out.bad_pictures != len(ways):
+    if right != files or found.keys() != ways.keys() or result.left_out.bad_images != len(ways):
         sys.exit("not each was reported as what it is")
 
 

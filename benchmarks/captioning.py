@@ -110,7 +110,7 @@ def main() -> None:
     twin = in_transformers(captioner.model.decoder)
     with tempfile.TemporaryDirectory() as folder:
         photos = [decode(row.image, min_side=captioner.image_size) for row in photographs(Path(folder))]
-    images = [photos[at % len(photos)] for at in range(arguments.pictures)]
+    images = [photos[at % len(photos)] for at in range(arguments.images)]
     print(
         f"{arguments.model}, {arguments.threads} threads, {len(images)} captions a round, medians of {arguments.rounds}"
     )

@@ -41,8 +41,8 @@ def vit_b_32() -> tuple[Prepare, Callable[[Any], Any], int]:
     network = CLIPVisionModelWithProjection(CLIPVisionConfig(patch_size=32, image_size=224)).eval()
     processor = CLIPImageProcessor(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224})
 
-    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        return processor(list(pictures), return_tensors="pt")["pixel_values"]
+    def prepare(images: Sequence[Image.Image]) -> torch.Tensor:
+        return processor(list(images), return_tensors="pt")["pixel_values"]
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         return network(pixel_values=pixels).image_embeds
@@ -68,8 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = [row.image for row in photographs(Path(folder))]
         decoding = [seconds(lambda: [decode(file, min_side=224) for file in files])[0] for _ in range(5)]
-        pictures = [decode(file) for file in files]
-    batch = [pictures[at % len(pictures)] for at in range(arguments.batch)]
+        images = [decode(file) for file in files]
+    batch = [images[at % len(images)] for at in range(arguments.batch)]
 
     models = {arguments.model: ours(arguments.model), "ViT-B/32 (random weights)": vit_b_32()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}

@@ -27,7 +27,7 @@ from diptych.images.decode import decode
 from diptych.models.dual_encoder import DualEncoder, load
 
 FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
-ANY = Tolerance(least_cosine=-1, mean_cosine=-1, largest_difference=2)  # here parity is told, whatever it is
+ANY = Tolerance(min_cosine=-1, mean_cosine=-1, largest_difference=2)  # here parity is told, whatever it is
 BATCH = {"image": 16, "text": 32}
 
 
@@ -84,7 +84,7 @@ def table(title: str, source: str | Path, data: Pairs, folder: Path, rounds: int
         for name, export in exports.items():
             tower = export.graphs[at]
             megabytes = sum(file.stat().st_size for file in export.out.glob(f"{modality}_*/graph.*")) / 1e6
-            figures = f"{tower.least_cosine:>11.5f}{tower.mean_cosine:>10.5f}{tower.largest_difference:>10.1e}"
+            figures = f"{tower.min_cosine:>11.5f}{tower.mean_cosine:>10.5f}{tower.largest_difference:>10.1e}"
             ratio = f"{found[name] / found['torch']:.2f} times"
             print(f"{name:<16}{modality:<7}{megabytes:>7.1f}{figures}{found[name]:>10.1f}{ratio:>12}")
 

@@ -69,10 +69,10 @@ def large_record(folder: Path, kind: bytes, mebibytes: int = 1 << 10) -> Path:
     return folder / "a.tgz"
 
 
-def zeros(folder: Path, pictures: int = 64) -> Path:
+def zeros(folder: Path, images: int = 64) -> Path:
     """A packed tar of pictures of 32 MiB of zeros each."""
     with gzip.open(folder / "a.tgz", "wb", 6) as file:
-        for at in range(pictures):
+        for at in range(images):
             file.write(tar_header(f"{at}.jpg", tarfile.REGTYPE, 32 << 20))
             for _ in range(32):
                 file.write(bytes(1 << 20))
@@ -105,9 +105,9 @@ def shard(folder: Path, name: str, count: int, size: int = 20_000) -> Path:
 def repeated(folder: Path, rows: int, size: int) -> Path:
     """A Parquet file whose rows all have one picture and one caption, each in a dictionary."""
     indices = pa.array([0] * rows, pa.int32())
-    picture = pa.DictionaryArray.from_arrays(indices, pa.array([b"x" * size]))
+    image = pa.DictionaryArray.from_arrays(indices, pa.array([b"x" * size]))
     caption = pa.DictionaryArray.from_arrays(indices, pa.array(["A dog."]))
-    table = pa.table({"image": picture, "caption": caption})
+    table = pa.table({"image": image, "caption": caption})
     pq.write_table(table, folder / "a.parquet", compression="zstd", store_schema=False)
     return folder / "a.parquet"
 
@@ -137,11 +137,11 @@ def text(folder: Path, name: str, content: str) -> Path:
     return folder / name
 
 
-def coco(folder: Path, pictures: int) -> Path:
+def coco(folder: Path, images: int) -> Path:
     told = {
-        "images": [{"id": at, "file_name": f"{at:012}.jpg"} for at in range(pictures)],
+        "images": [{"id": at, "file_name": f"{at:012}.jpg"} for at in range(images)],
         "annotations": [
-            {"image_id": at // 5, "id": at, "caption": f"A dog {at} on a lawn."} for at in range(5 * pictures)
+            {"image_id": at // 5, "id": at, "caption": f"A dog {at} on a lawn."} for at in range(5 * images)
         ],
     }
     return text(folder, "captions_val2014.json", json.dumps(told))

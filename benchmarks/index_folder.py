@@ -24,33 +24,33 @@ _REPEATS = 5
 _QUERIES = ("a dog runs on the beach", "two children play football", "a man climbs a rock", "a red car", "snow")
 
 
-def first_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
+def first_run(index: Path, images: Path, model: str) -> dict[str, float]:
     from diptych.search.index import Index
 
     library = Index(index, model)
     _ = library.model
-    added = library.add(pictures)
-    return {"pictures": added.pictures, "skipped": len(added.skipped), "a second": added.pictures_per_second}
+    added = library.add(images)
+    return {"pictures": added.images, "skipped": len(added.skipped), "a second": added.images_per_second}
 
 
-def start(index: Path, pictures: Path, model: str) -> dict[str, float]:
+def start(index: Path, images: Path, model: str) -> dict[str, float]:
     from diptych.search.index import Index
 
     return {"rows": len(Index(index))}
 
 
-def second_run(index: Path, pictures: Path, model: str) -> dict[str, float]:
+def second_run(index: Path, images: Path, model: str) -> dict[str, float]:
     from diptych.search.index import Index
 
     library = Index(index)
     rows = len(library)  # what `start` does
     began = time.perf_counter()
-    added = library.add(pictures)
+    added = library.add(images)
     assert added.unchanged == rows, added.summary()
     return {"seconds": time.perf_counter() - began}
 
 
-def queries(index: Path, pictures: Path, model: str) -> dict[str, float]:
+def queries(index: Path, images: Path, model: str) -> dict[str, float]:
     """Text to answer, warm: the model's forward pass and the search."""
     from diptych.search.index import Index
     from diptych.search.vector_search import nearest_rows
@@ -74,9 +74,9 @@ STEPS: dict[str, Callable[[Path, Path, str], dict[str, float]]] = {
 }
 
 
-def apart(step: str, index: Path, pictures: Path, model: str) -> dict[str, float]:
+def apart(step: str, index: Path, images: Path, model: str) -> dict[str, float]:
     """One step in a process of its own, with its wall time and peak memory."""
-    command = [sys.executable, __file__, "--step", step, "--index", str(index), "--data", str(pictures)]
+    command = [sys.executable, __file__, "--step", step, "--index", str(index), "--data", str(images)]
     began = time.perf_counter()
     done = subprocess.run([*command, "--model", model], capture_output=True, text=True)
     wall = time.perf_counter() - began
@@ -85,16 +85,16 @@ def apart(step: str, index: Path, pictures: Path, model: str) -> dict[str, float
     return {**json.loads(done.stdout.splitlines()[-1]), "wall": wall}
 
 
-def measure(pictures: Path, model: str, folder: Path) -> None:
+def measure(images: Path, model: str, folder: Path) -> None:
     index = folder / "index"
-    first = apart("first", index, pictures, model)
+    first = apart("first", index, images, model)
     disk = sum(file.stat().st_size for file in index.rglob("*") if file.is_file()) / 2**20
     print(f"{first['pictures']:,.0f} pictures, {first['skipped']:.0f} skipped; model {model}; {os.cpu_count()} cores\n")
     starts, seconds = [], []
     for _ in range(_REPEATS):
-        starts.append(apart("start", index, pictures, model))
-        seconds.append(apart("second", index, pictures, model))
-    asked = apart("queries", index, pictures, model)
+        starts.append(apart("start", index, images, model))
+        seconds.append(apart("second", index, images, model))
+    asked = apart("queries", index, images, model)
     start_wall = statistics.median(each["wall"] for each in starts)
     second_wall = statistics.median(each["wall"] for each in seconds)
     rows = [
@@ -124,8 +124,8 @@ def main() -> None:
         print(json.dumps({**found, "peak MB": peak}))
         return
     with tempfile.TemporaryDirectory(prefix="diptych-index-") as folder:
-        pictures = arguments.data / "images" if (arguments.data / "images").is_dir() else arguments.data
-        measure(pictures.resolve(), arguments.model, Path(folder))
+        images = arguments.data / "images" if (arguments.data / "images").is_dir() else arguments.data
+        measure(images.resolve(), arguments.model, Path(folder))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["diptych.models.dual_encoder", "diptych.search.index", "timm"])
     acknowledged = context.Value("q", 0)
-    library = Library(folder / "library", arguments.pictures, arguments.data, arguments.seed)
+    library = Library(folder / "library", arguments.images, arguments.data, arguments.seed)
     model = arguments.model or tiny_model(folder / "model")
     from diptych.search.index import Index
 
@@ -134,7 +134,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
         killed += process.exitcode != 0
         lost += max(0, acknowledged.value - len(index))
         print(f"kill {killed}: {len(index):,} rows, acknowledged {acknowledged.value:,}", flush=True)
-        library.change(max(1, arguments.pictures // 200))
+        library.change(max(1, arguments.images // 200))
     added = index.add(library.folder, prune=True)
     found, there = vectors(index), {str(path) for path in library.files()}
     fresh = Index(folder / "fresh", model)

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.images.paths import path_id
-from diptych.search.store import ModelIdentity, Store, schema, vector_column
+from diptych.search.store import ModelIdentity, Store, embedding_column, schema
 from diptych.search.vector_search import nearest_rows
 
 DIM, BLOCK, K = 512, 50_000, 10
@@ -69,7 +69,7 @@ def block(vectors: np.ndarray, start: int) -> pa.Table:
     }
     form = schema(DIM)
     nulls = {field.name: pa.nulls(len(paths), field.type) for field in form if field.nullable}
-    table = pa.table({**nulls, **columns, "vector": vector_column(vectors)})
+    table = pa.table({**nulls, **columns, "vector": embedding_column(vectors)})
     return table.select(form.names).cast(form)
 
 
@@ -124,7 +124,7 @@ def run(folder: Path, rows: int, count: int) -> None:
     for start in range(0, rows, BLOCK):
         stored[start : start + BLOCK] = clusters.draw(min(BLOCK, rows - start), rng)
     print(f"{rows:,} x {DIM}; {os.cpu_count()} cores", flush=True)
-    store = Store.open(folder) if Store.is_one(folder) else built(folder, stored)
+    store = Store.open(folder) if Store.is_index(folder) else built(folder, stored)
     disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     print(f"{disk:,.0f} MB on disk", flush=True)
     queries = clusters.draw(count, np.random.default_rng(2))

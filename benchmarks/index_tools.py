@@ -169,7 +169,7 @@ def network(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "diptych", *export], check=True, stdout=sys.stderr)
 
 
-def tools(home: Path, pictures: Path) -> list[Tool]:
+def tools(home: Path, images: Path) -> list[Tool]:
     rclip, retrieval = (
         installed(home, "rclip", "rclip"),
         installed(home, "clip-retrieval", "clip-retrieval", "setuptools<81"),
@@ -181,7 +181,7 @@ def tools(home: Path, pictures: Path) -> list[Tool]:
         run = [sys.executable, "-m", "diptych"]
         return Tool(
             name,
-            lambda folder: [[*run, "index", str(pictures), "--index", str(folder / "index"), "--model", str(model)]],
+            lambda folder: [[*run, "index", str(images), "--index", str(folder / "index"), "--model", str(model)]],
             lambda folder: [*run, "search", QUERY, "--index", str(folder / "index"), "--nearest", "--paths"],
             lambda folder, port: [
                 *[*run, "serve", "--index", str(folder / "index"), "--model", str(model), "--port", str(port)],
@@ -204,7 +204,7 @@ def tools(home: Path, pictures: Path) -> list[Tool]:
         (folder / "indices.json").write_text(json.dumps({"pictures": str(folder / "index")}))
         embed = [
             "inference",
-            f"--input_dataset={pictures}",
+            f"--input_dataset={images}",
             f"--output_folder={folder / 'out'}",
             f"--clip_model={clip}",
         ]
@@ -222,7 +222,7 @@ def tools(home: Path, pictures: Path) -> list[Tool]:
             None,
             lambda folder: [*data(folder).glob("*.sqlite*"), *data(folder).glob("*.db*")],
             lambda folder: {"RCLIP_DATADIR": str(data(folder))},
-            lambda folder: pictures,
+            lambda folder: images,
         ),
         Tool(
             "clip-retrieval (torch)",
@@ -303,15 +303,15 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the network and the environments here, and use them again")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="diptych-tools-") as folder:
-        home, pictures = arguments.home or Path(folder), Path(folder) / "pictures"
-        pictures.mkdir()
+        home, images = arguments.home or Path(folder), Path(folder) / "pictures"
+        images.mkdir()
         source = arguments.data / "images" if (arguments.data / "images").is_dir() else arguments.data
-        for path in sorted(source.glob("*.jpg"))[: arguments.pictures]:
-            shutil.copy(path, pictures)
+        for path in sorted(source.glob("*.jpg"))[: arguments.images]:
+            shutil.copy(path, images)
         if not (home / "network").exists():
             network(home / "making")
             (home / "making").rename(home / "network")
-        found = tools(home, pictures)
+        found = tools(home, images)
         rounds: dict[str, list[dict[str, float]]] = {tool.name: [] for tool in found}
         for turn in range(arguments.rounds):
             for number, tool in enumerate(found):
@@ -319,7 +319,7 @@ def main() -> None:
                 rounds[tool.name].append(measure(tool, run))
                 print(tool.name, rounds[tool.name][-1], file=sys.stderr, flush=True)
                 shutil.rmtree(run)
-        count = len(list(pictures.iterdir()))
+        count = len(list(images.iterdir()))
     print(f"{count:,} pictures, {NETWORK} with random weights; {os.cpu_count()} cores, {arguments.rounds} rounds\n")
     report(rounds, count)
 

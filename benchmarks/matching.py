@@ -68,7 +68,7 @@ def measure(data: str, model: str, head: str, split: str, threads: int) -> dict[
     pairs = read_pairs(data).split(split)
     captions, owner = pairs.flat_captions()
     matcher = load_matcher(model, head, "cpu")
-    images, texts = matcher.encode_pictures(pairs), matcher.encode_texts(captions)
+    images, texts = matcher.encode_dataset(pairs), matcher.encode_texts(captions)
     judged = make_labelled_pairs(pairs, images.vectors.numpy(), texts.vectors.numpy())
     report = MatchEvaluator(judged)(matcher.probabilities(images, texts, judged.rows, judged.texts))
 

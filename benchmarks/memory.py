@@ -149,17 +149,17 @@ def main() -> None:
     print("MiB           ", *(f"{name:>10}" for name in ("pictures", "captions", "vectors", "held", "resident")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sets = {count: folder / str(count) for count in sorted(arguments.pictures)}
+        sets = {count: folder / str(count) for count in sorted(arguments.images)}
         for count, data in sets.items():
             write_subset(pairs, count, data)
         in_own_process(build_model, max(sets.items())[1], folder / "model")
         for job in (train_stored, train_live, evaluate):
             for data in sets.values():
                 peaks = np.median([peak_of(job, data, folder) for _ in range(arguments.repeats)], axis=0)
-                pictures, captions = len(read_pairs(data)), len(read_pairs(data).flat_captions()[0])
+                images, captions = len(read_pairs(data)), len(read_pairs(data).flat_captions()[0])
                 # a picture's vectors lie in a file, a caption's in memory
                 vectors = captions * DIM * 4 / 2**20 if job is evaluate else 0.0
-                numbers = (pictures, captions, vectors, *(peaks - vectors))
+                numbers = (images, captions, vectors, *(peaks - vectors))
                 print(f"{job.__name__:<14}", *(f"{number:>10,.0f}" for number in numbers), flush=True)
 
 

@@ -28,15 +28,15 @@ from diptych.evaluation.metrics.captions import score_captions
 from diptych.evaluation.metrics.similarity import similarity_metrics
 from diptych.evaluation.prompts import PromptBaselines, PromptEvaluator, nearest_rows
 from diptych.prompting.library import PromptLibrary
-from diptych.prompting.many_images import prompt_pictures
+from diptych.prompting.many_images import prompt_images
 from diptych.prompting.prompter import Prompter, load_prompter
 
 
 def said_by(prompter: Prompter, pairs: Pairs, **wishes: object) -> tuple[list[str], float]:
     """The best prompt of each picture, and the seconds for 1,000."""
-    pictures = [row.image for row in pairs]
+    images = [row.image for row in pairs]
     began = time.perf_counter()
-    said = [found[0].text for _, found in prompt_pictures(prompter, pictures, **wishes)]
+    said = [found[0].text for _, found in prompt_images(prompter, images, **wishes)]
     return said, 1000 * (time.perf_counter() - began) / len(pairs)
 
 
@@ -70,13 +70,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = read_pairs(arguments.data)
-    train, pairs = data.split("train"), data.split(arguments.split)[: arguments.pictures]
+    train, pairs = data.split("train"), data.split(arguments.split)[: arguments.images]
     prompter = load_prompter(arguments.model, "cpu")
 
     evaluator = PromptEvaluator(pairs, prompter.space.vectors(pairs.flat_captions()[0]))
     known, owner = train.flat_captions()
     library = PromptLibrary.of(known, prompter.space)
-    features, train_features = (prompter.pictures.stored(part)[:, 0] for part in (pairs, train))
+    features, train_features = (prompter.image_features.stored(part)[:, 0] for part in (pairs, train))
     scores = evaluator(
         {"prompter": prompter.predict_features(features)},
         baselines=PromptBaselines(prompter.space.vectors(known), owner, features, train_features),

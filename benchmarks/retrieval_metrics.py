@@ -108,21 +108,21 @@ def main() -> None:
 
     print(f"{'method':<10}{'pictures':>10}{'captions':>10}{'seconds':>10}{'peak MiB':>10}{'rsum':>9}")
 
-    def report(function: Callable[..., float], pictures: int) -> tuple[float, float]:
+    def report(function: Callable[..., float], images: int) -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder, f"{name}.npy") for name in ("images", "texts", "index")]
-            for file, array in zip(files, embeddings(pictures, arguments.captions_each, arguments.dim), strict=True):
+            for file, array in zip(files, embeddings(images, arguments.captions_each, arguments.dim), strict=True):
                 np.save(file, array)
             seconds, peak, rsum = medians(function, files, arguments.repeats)
-        captions = pictures * arguments.captions_each
+        captions = images * arguments.captions_each
         print(
-            f"{function.__name__:<10}{pictures:>10,}{captions:>10,}{seconds:>10.2f}{peak:>10.0f}{rsum:>9.2f}",
+            f"{function.__name__:<10}{images:>10,}{captions:>10,}{seconds:>10.2f}{peak:>10.0f}{rsum:>9.2f}",
             flush=True,
         )
         return seconds, peak
 
-    sorted_seconds, sorted_peak = report(argsorted, arguments.pictures)
-    seconds, peak = report(blocked, arguments.pictures)
+    sorted_seconds, sorted_peak = report(argsorted, arguments.images)
+    seconds, peak = report(blocked, arguments.images)
     print(f"blocked is {sorted_seconds / seconds:.1f} times as fast, in 1/{sorted_peak / peak:.0f} of the memory")
     if arguments.large_pictures:
         report(blocked, arguments.large_pictures)

@@ -20,7 +20,7 @@ from _concepts import CONCEPTS, words
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
 from diptych.models.dual_encoder import load
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.search.query import compose
 
 LEAST, PICTURES = 8, 5
@@ -62,7 +62,7 @@ def main() -> None:
     if arguments.split == "val":
         pairs = pairs.split("train").with_splits(val=0.0833, test=0, of="train")
     pairs = pairs.split(arguments.split)
-    vectors, shows = np.asarray(picture_vectors(model, pairs)), shown(pairs)
+    vectors, shows = np.asarray(dataset_image_embeddings(model, pairs)), shown(pairs)
     texts = dict(zip(CONCEPTS, model.encode_texts(list(CONCEPTS)), strict=True))
     generator = np.random.default_rng(0)
 

@@ -24,11 +24,11 @@ from _concepts import CONCEPTS, far_queries, words
 
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
-from diptych.models.checkpoints import CARD, model_directory
+from diptych.models.checkpoints import METADATA, model_directory
 from diptych.models.dual_encoder import DualEncoder, load
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.search.cutoff import KEEP, METADATA_KEY, Cutoff, cutoff_features, fit_cutoff
-from diptych.search.vocabulary import vocabulary_vectors
+from diptych.search.vocabulary import vocabulary_embeddings
 
 LEAST_PICTURES, CAPTIONS, NEAREST, LEAST_ALONE = 3, 5, 10, 10
 
@@ -43,7 +43,10 @@ class QueryFeatures:
 
 
 def ask_all(model: DualEncoder, pairs: Pairs) -> list[QueryFeatures]:
-    vectors, background = np.asarray(picture_vectors(model, pairs)), vocabulary_vectors(lambda: model, model.identity())
+    vectors, background = (
+        np.asarray(dataset_image_embeddings(model, pairs)),
+        vocabulary_embeddings(lambda: model, model.fingerprint()),
+    )
     generator = np.random.default_rng(0)
 
     def ask(kind: str, library: str, query: np.ndarray, rows: np.ndarray) -> QueryFeatures:
@@ -139,7 +142,7 @@ def main() -> None:
     print("fitted:", json.dumps(cutoff.to_dict()))
     print("of the rival alone:", json.dumps([round(each, 3) for each in rival.evidence_of_present]))
     if arguments.write:
-        card = model_directory(arguments.model) / CARD
+        card = model_directory(arguments.model) / METADATA
         content = json.loads(card.read_text("utf-8")) | {METADATA_KEY: cutoff.to_dict()}
         card.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     scales = {

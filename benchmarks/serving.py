@@ -74,20 +74,20 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _form(picture: bytes) -> dict[str, Any]:
+def _form(image: bytes) -> dict[str, Any]:
     """A form with one picture, as bytes that can be sent many times."""
     head = b'Content-Disposition: form-data; name="images"; filename="picture.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    content = b"--edge\r\n" + head + picture + b"\r\n--edge--\r\n"
+    content = b"--edge\r\n" + head + image + b"\r\n--edge--\r\n"
     return {"content": content, "headers": {"Content-Type": "multipart/form-data; boundary=edge"}}
 
 
-async def ask(url: str, pictures: list[bytes], clients: int, seconds: float) -> Load:
+async def ask(url: str, images: list[bytes], clients: int, seconds: float) -> Load:
     """So many clients for so long."""
     load, began = Load(), time.perf_counter()
     limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
     async with httpx2.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
         # made once: the clients share the cores with the server, and should take little of them
-        requests = [client.build_request("POST", f"{url}/v1/embed", **_form(picture)) for picture in pictures]
+        requests = [client.build_request("POST", f"{url}/v1/embed", **_form(image)) for image in images]
 
         async def one(first: int) -> None:
             at = first
@@ -106,14 +106,14 @@ async def ask(url: str, pictures: list[bytes], clients: int, seconds: float) -> 
     return load
 
 
-def throughput(pictures: list[bytes], seconds: float, rounds: int, model: str) -> None:
+def throughput(images: list[bytes], seconds: float, rounds: int, model: str) -> None:
     """1 client and 16, alternated."""
     with serving("--model", model) as (url, _):
-        asyncio.run(ask(url, pictures, _MANY, seconds / 2))  # warm up
+        asyncio.run(ask(url, images, _MANY, seconds / 2))  # warm up
         loads: dict[int, list[Load]] = {_FEW: [], _MANY: []}
         for _ in range(rounds):
             for clients, measured in loads.items():
-                measured.append(asyncio.run(ask(url, pictures, clients, seconds)))
+                measured.append(asyncio.run(ask(url, images, clients, seconds)))
         figures = httpx2.get(f"{url}/metrics", trust_env=False).text
     print(f"{'clients':>8}{'requests/s':>12}{'p50 ms':>9}{'p95 ms':>9}{'answered':>10}{'lost':>6}")
     rates = {}
@@ -133,14 +133,14 @@ def _figure(figures: str, name: str) -> float:
     return float(line.split()[-1])
 
 
-def overload(pictures: list[bytes], seconds: float, model: str) -> None:
+def overload(images: list[bytes], seconds: float, model: str) -> None:
     """100 clients at a queue of 8."""
     with serving("--model", model, "--queue", "8") as (url, process):
-        asyncio.run(ask(url, pictures, _TOO_MANY, seconds))
+        asyncio.run(ask(url, images, _TOO_MANY, seconds))
         memory = [process.memory_info().rss / 2**20]
         answers: Counter = Counter()
         for _ in range(3):
-            answers += asyncio.run(ask(url, pictures, _TOO_MANY, seconds)).answers
+            answers += asyncio.run(ask(url, images, _TOO_MANY, seconds)).answers
             memory.append(process.memory_info().rss / 2**20)
     told = ", ".join(f"{status}: {count:,}" for status, count in sorted(answers.items(), key=str))
     print(f"\n{_TOO_MANY} clients at a queue of 8: {told}")
@@ -157,11 +157,11 @@ def main() -> None:
     files = sorted(arguments.data.rglob("*.jpg"))[:_PICTURES]
     if not files:
         sys.exit(f"'{arguments.data}' holds no .jpg; name a folder of photographs")
-    pictures = [file.read_bytes() for file in files]
-    size = sum(map(len, pictures)) / len(pictures) / 1_000
-    print(f"{len(pictures)} JPEGs of {size:.0f} kB, {os.cpu_count()} cores shared with the clients\n")
-    throughput(pictures, arguments.seconds, arguments.rounds, arguments.model)
-    overload(pictures, arguments.seconds, arguments.model)
+    images = [file.read_bytes() for file in files]
+    size = sum(map(len, images)) / len(images) / 1_000
+    print(f"{len(images)} JPEGs of {size:.0f} kB, {os.cpu_count()} cores shared with the clients\n")
+    throughput(images, arguments.seconds, arguments.rounds, arguments.model)
+    overload(images, arguments.seconds, arguments.model)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ def main(model: str = "mini") -> None:
     from diptych.search.index import Index
     from diptych.search.query import Query
 
-    pictures = OUT / "library" / "images"
+    images = OUT / "library" / "images"
     photographs(OUT / "library")
-    shutil.rmtree(pictures / ".diptych", ignore_errors=True)
-    index = Index(pictures, model)
-    added = index.add(pictures, progress=progress)
+    shutil.rmtree(images / ".diptych", ignore_errors=True)
+    index = Index(images, model)
+    added = index.add(images, progress=progress)
     print(f"indexed {added.new} photographs with '{model}'\n")
 
     rows, tiles = [], []
@@ -50,7 +50,7 @@ def main(model: str = "mini") -> None:
     right = sum(tile.highlight for tile in tiles)
     print(f"{right} of {len(tiles)} queries found the photograph that was meant first (framed in green)\n")
 
-    view = mirrored_middle(decode(pictures / "temple.jpg"))
+    view = mirrored_middle(decode(images / "temple.jpg"))
     view.save(OUT / "query.png")
     nearest = index.search(Query.of(image=[OUT / "query.png"]), k=1)
     print(f"picture to picture: the middle of the temple, mirrored, found {Path(nearest.hits[0].path).name}")
@@ -63,10 +63,10 @@ def main(model: str = "mini") -> None:
     print("and with your own captions: .venv/bin/diptych train contrastive --data YOUR_FOLDER")
 
 
-def mirrored_middle(picture: Image.Image) -> Image.Image:
+def mirrored_middle(image: Image.Image) -> Image.Image:
     """The middle half of a picture, mirrored: what somebody else's photograph of the same thing might show."""
-    width, height = picture.size
-    return ImageOps.mirror(picture.crop((width // 4, height // 4, 3 * width // 4, 3 * height // 4)))
+    width, height = image.size
+    return ImageOps.mirror(image.crop((width // 4, height // 4, 3 * width // 4, 3 * height // 4)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import streamlit as st
 
 from diptych.serving.app.grid import hit_grid
 from diptych.serving.app.image_input import select_image, show_image
-from diptych.serving.app.layout import error_as_message, page_setup, picture_count
+from diptych.serving.app.layout import error_as_message, image_count, page_setup
 from diptych.serving.app.progress import timed_spinner
 from diptych.serving.app.services import current_service, library_paths
 
@@ -27,5 +27,5 @@ if selected is not None:
         show_image(selected, "query")
         with timed_spinner("Searching…") as timing:
             results = service.search(image=selected.image, k=6)
-        st.caption(f"{len(results.hits)} closest of {picture_count(results.searched)} · {timing}")
+        st.caption(f"{len(results.hits)} closest of {image_count(results.searched)} · {timing}")
         hit_grid(results.hits, key="similar")

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
+def make_image(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
     """A small picture full of detail, another for each seed."""
     noise = Image.frombytes("RGB", (6, 5), random.Random(seed).randbytes(6 * 5 * 3))
     return noise.resize(size, Image.Resampling.NEAREST)
@@ -20,7 +20,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
 
 def encoded(format: str, seed: int = 0) -> bytes:
     file = io.BytesIO()
-    picture(seed).save(file, format)
+    make_image(seed).save(file, format)
     return file.getvalue()
 
 

@@ -17,7 +17,7 @@ from diptych.search.rows import to_table
 def index_of(folder: Path, rows: Sequence[dict[str, Any]], model: DualEncoder | None = None) -> Index:
     """An index in `folder` of these rows; a row needs a `path` and a `vector`, all else has a usual value."""
     dim = model.dim if model else len(rows[0]["vector"])
-    store = Store.create(folder, ModelIdentity("(by hand)", model.identity() if model else None, dim))
+    store = Store.create(folder, ModelIdentity("(by hand)", model.fingerprint() if model else None, dim))
     whole = [_whole(row) for row in rows]
     store.add(to_table(whole, dim))
     return Index(folder, model) if model else Index(folder)

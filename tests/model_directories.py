@@ -140,16 +140,16 @@ def make_grid_captioner(folder: Path) -> Path:
 
 
 def make_prompter(folder: Path) -> Path:
-    from diptych.prompting.features import PictureFeatures
+    from diptych.prompting.features import ImageFeatures
     from diptych.prompting.prompter import Prompter, PromptHead
     from diptych.prompting.storage import save_prompter
     from diptych.prompting.text_space import load_text_space
 
     space = load_text_space(str(make_text_encoder(Path(mkdtemp()) / "text")), "cpu")
-    pictures = PictureFeatures.of_tower(list(_encoder().tower("image")), "cpu")
-    settings = {"width": pictures.width, "dim": space.dim, "hidden": 8}
+    images = ImageFeatures.of_tower(list(_encoder().tower("image")), "cpu")
+    settings = {"width": images.width, "dim": space.dim, "hidden": 8}
     head = PromptHead(**settings)
-    save_prompter(Prompter(pictures, head, name="p", settings=settings, space=lambda: space), folder)
+    save_prompter(Prompter(images, head, name="p", settings=settings, space=lambda: space), folder)
     return folder
 
 

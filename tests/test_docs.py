@@ -73,9 +73,9 @@ def place(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     ids = read_pairs(scenes).image_ids
     (tmp_path / "flickr8k" / "Flickr_8k.trainImages.txt").write_text("\n".join(ids[:32]))
     (tmp_path / "flickr8k" / "Flickr_8k.devImages.txt").write_text("\n".join(ids[32:]))
-    for number, picture in enumerate(sorted((scenes / "images").iterdir())[:6]):
+    for number, image in enumerate(sorted((scenes / "images").iterdir())[:6]):
         (tmp_path / "animals" / ("cat", "dog")[number % 2]).mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, tmp_path / "animals" / ("cat", "dog")[number % 2])
+        shutil.copy(image, tmp_path / "animals" / ("cat", "dog")[number % 2])
     (tmp_path / "names.txt").write_text("cat\ndog\nhorse\n")
     shutil.copy(next((scenes / "images").iterdir()), tmp_path / "photos" / "images" / "photo.jpg")
     shutil.copy(next((scenes / "images").iterdir()), tmp_path / "query.jpg")

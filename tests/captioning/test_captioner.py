@@ -37,14 +37,14 @@ class Table:
 
     def __init__(self, logits: Tensor, width: int) -> None:
         self.logits, self.width = logits, width
-        self.pictures = torch.arange(len(logits)).repeat_interleave(width)
+        self.images = torch.arange(len(logits)).repeat_interleave(width)
         self.steps = 0
 
     def step(self, words: Tensor, parents: Tensor | None = None) -> Tensor:
         if parents is not None:
-            self.pictures = self.pictures[parents]
+            self.images = self.images[parents]
         self.steps += 1
-        return self.logits[self.pictures, words]
+        return self.logits[self.images, words]
 
     def keep(self, images: Tensor) -> None:
         pass  # `parents` names the captions that stay
@@ -53,8 +53,8 @@ class Table:
 WORDS = 5  # 0 begins a caption, 1 ends it
 
 
-def table(pictures: int = 3, seed: int = 0) -> Tensor:
-    return torch.randn(pictures, WORDS, WORDS, generator=torch.Generator().manual_seed(seed)) * 2
+def table(images: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(images, WORDS, WORDS, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 def every_caption(logits: Tensor, config: GenerationConfig) -> list[tuple[float, tuple[int, ...], float]]:
@@ -77,8 +77,8 @@ def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int
     config = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
     logits = table(seed=seed)
     found = write(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
-    for picture, captions in enumerate(found):
-        best = every_caption(logits[picture], config)[:3]
+    for image, captions in enumerate(found):
+        best = every_caption(logits[image], config)[:3]
         assert [caption.tokens for caption in captions] == [words for _, words, _ in best]
         assert [caption.score for caption in captions] == pytest.approx([score for *_, score in best], abs=1e-5)
 
@@ -89,9 +89,9 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
     found = write(
         Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
-    for picture, (caption,) in enumerate(found):
+    for image, (caption,) in enumerate(found):
         words, last = [], 0
-        while len(words) < 5 and (last := int(logits[picture, last].argmax())) != 1:
+        while len(words) < 5 and (last := int(logits[image, last].argmax())) != 1:
             words.append(last)
         assert caption.tokens == tuple(words)
 
@@ -208,9 +208,9 @@ def decoder() -> CaptionDecoder:
     return decoder
 
 
-def states(pictures: int) -> HiddenStates:
-    generator = torch.Generator().manual_seed(pictures)
-    return HiddenStates(torch.randn(pictures, 5, generator=generator), torch.randn(pictures, 4, 6, generator=generator))
+def states(images: int) -> HiddenStates:
+    generator = torch.Generator().manual_seed(images)
+    return HiddenStates(torch.randn(images, 5, generator=generator), torch.randn(images, 4, 6, generator=generator))
 
 
 @torch.inference_mode()
@@ -261,10 +261,10 @@ def encoder(scenes: Path) -> DualEncoder:
 
 
 @pytest.fixture(scope="module")
-def writer(encoder: DualEncoder, pictures: list[Image.Image]) -> GridCaptionModel:
+def writer(encoder: DualEncoder, images: list[Image.Image]) -> GridCaptionModel:
     torch.manual_seed(1)
     with torch.inference_mode():
-        seen = compute_hidden_states(encoder, encoder.preprocess_images(pictures[:1]))
+        seen = compute_hidden_states(encoder, encoder.preprocess_images(images[:1]))
     words = Words(["a", "red", "blue", "dog", "boat", "'s", "on", "the", "sea"])
     settings = {"places": seen.states.shape[1], "image_width": seen.states.shape[2], "vector_dim": 16}
     settings |= {"dim": 16, "layers": 1, "heads": 2, "max_tokens": 12}
@@ -276,7 +276,7 @@ def writer(encoder: DualEncoder, pictures: list[Image.Image]) -> GridCaptionMode
 
 
 @pytest.fixture(scope="module")
-def pictures(scenes: Path) -> list[Image.Image]:
+def images(scenes: Path) -> list[Image.Image]:
     return [decode(path) for path in sorted((scenes / "images").iterdir())[:5]]
 
 
@@ -284,10 +284,10 @@ METHODS = [{"method": "greedy"}, {"beams": 4, "count": 2}, {"method": "nucleus",
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
-def test_batches_give_the_captions_of_single_images(writer: GridCaptionModel, pictures: list, settings: dict) -> None:
+def test_batches_give_the_captions_of_single_images(writer: GridCaptionModel, images: list, settings: dict) -> None:
     captioner = Captioner("tiny", writer)
-    together = captioner.caption(pictures, batch_size=4, **settings)
-    apart = captioner.caption(pictures, batch_size=1, **settings)
+    together = captioner.caption(images, batch_size=4, **settings)
+    apart = captioner.caption(images, batch_size=1, **settings)
     assert [[each.text for each in of_one] for of_one in together] == [[e.text for e in of_one] for of_one in apart]
     scores = [each.score for of_one in together for each in of_one]
     assert scores == pytest.approx([each.score for of_one in apart for each in of_one], abs=1e-4)
@@ -295,19 +295,19 @@ def test_batches_give_the_captions_of_single_images(writer: GridCaptionModel, pi
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end(
-    writer: GridCaptionModel, pictures: list, settings: dict
+    writer: GridCaptionModel, images: list, settings: dict
 ) -> None:
     with torch.inference_mode():
-        memory = writer.decoder.encode(compute_hidden_states(writer.encoder, writer.prepare(pictures)))
-        for picture, captions in enumerate(Captioner("tiny", writer).caption(pictures, max_tokens=10, **settings)):
+        memory = writer.decoder.encode(compute_hidden_states(writer.encoder, writer.prepare(images)))
+        for image, captions in enumerate(Captioner("tiny", writer).caption(images, max_tokens=10, **settings)):
             for caption in captions:
                 line = torch.tensor([[START, *writer.words.encode(caption.text), END]])
-                known = writer.decoder(memory[picture : picture + 1], line[:, :-1]).log_softmax(-1)
+                known = writer.decoder(memory[image : image + 1], line[:, :-1]).log_softmax(-1)
                 mean = known.gather(2, line[:, 1:, None]).mean().item()
                 assert caption.score == pytest.approx(mean, abs=1e-4)
 
 
-def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: GridCaptionModel, pictures: list) -> None:
+def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: GridCaptionModel, images: list) -> None:
     spec = importlib.util.spec_from_file_location("captioning", BENCHMARKS / "captioning.py")
     assert spec
     assert spec.loader
@@ -315,26 +315,26 @@ def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: Gr
     spec.loader.exec_module(benchmark)
     captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
     config = captioner.generation_config(method="greedy", max_tokens=10)
-    told = [benchmark.by_transformers(writer, twin, image, config) for image in pictures]
-    assert [of_one[0].text for of_one in captioner.caption(pictures, method="greedy", max_tokens=10)] == told
+    told = [benchmark.by_transformers(writer, twin, image, config) for image in images]
+    assert [of_one[0].text for of_one in captioner.caption(images, method="greedy", max_tokens=10)] == told
 
 
-def test_captions_are_distinct_and_have_no_special_tokens(writer: GridCaptionModel, pictures: list) -> None:
-    for captions in Captioner("tiny", writer).caption(pictures, count=4):
+def test_captions_are_distinct_and_have_no_special_tokens(writer: GridCaptionModel, images: list) -> None:
+    for captions in Captioner("tiny", writer).caption(images, count=4):
         texts = [caption.text for caption in captions]
         assert len(set(texts)) == 4
         assert not any("<" in text for text in texts)
 
 
-def test_a_caption_begins_with_the_given_prefix(writer: GridCaptionModel, pictures: list) -> None:
-    ((caption,),) = Captioner("tiny", writer).caption(pictures[:1], prefix="A red")
+def test_a_caption_begins_with_the_given_prefix(writer: GridCaptionModel, images: list) -> None:
+    ((caption,),) = Captioner("tiny", writer).caption(images[:1], prefix="A red")
     assert caption.text.startswith("A red")
     with pytest.raises(ConfigError, match="12 at most"):
-        Captioner("tiny", writer).caption(pictures[:1], prefix="a red dog " * 5)
+        Captioner("tiny", writer).caption(images[:1], prefix="a red dog " * 5)
 
 
-def test_equal_seeds_sample_equal_captions_and_others_do_not(writer: GridCaptionModel, pictures: list) -> None:
-    draws = [Captioner("tiny", writer).caption(pictures, method="nucleus", seed=seed) for seed in (3, 3, 4)]
+def test_equal_seeds_sample_equal_captions_and_others_do_not(writer: GridCaptionModel, images: list) -> None:
+    draws = [Captioner("tiny", writer).caption(images, method="nucleus", seed=seed) for seed in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -363,21 +363,21 @@ def saved(writer: GridCaptionModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_saved_captioner_gives_the_same_captions_and_its_directory_stays_a_dual_encoder(
-    writer, saved, pictures
+    writer, saved, images
 ) -> None:
     captioner = load_captioner(saved, "cpu")
     assert captioner.name == str(saved)
     assert captioner.generation_config().length_penalty == 0.9
-    assert captioner.caption(pictures, count=2) == Captioner("tiny", writer).caption(pictures, count=2)
-    assert np.allclose(dual.load(saved).encode_images(pictures), writer.encoder.encode_images(pictures), atol=1e-5)
+    assert captioner.caption(images, count=2) == Captioner("tiny", writer).caption(images, count=2)
+    assert np.allclose(dual.load(saved).encode_images(images), writer.encoder.encode_images(images), atol=1e-5)
 
 
-def test_half_precision_halves_the_file_and_hardly_changes_the_score(writer, saved, tmp_path, pictures) -> None:
+def test_half_precision_halves_the_file_and_hardly_changes_the_score(writer, saved, tmp_path, images) -> None:
     writer.encoder.save(tmp_path)
     save_captioner(writer, tmp_path, half=True)
     sizes = [(folder / "captioner.safetensors").stat().st_size for folder in (tmp_path, saved)]
     assert sizes[0] < 0.6 * sizes[1]
-    scores = [load_captioner(folder, "cpu").caption(pictures)[0][0].score for folder in (tmp_path, saved)]
+    scores = [load_captioner(folder, "cpu").caption(images)[0][0].score for folder in (tmp_path, saved)]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
@@ -398,9 +398,9 @@ def test_a_missing_or_damaged_captioner_is_an_error_with_the_next_step(writer, s
 # candidates
 
 
-def test_candidates_are_ranked_by_cosine_and_their_probabilities_sum_to_1(encoder, pictures) -> None:
+def test_candidates_are_ranked_by_cosine_and_their_probabilities_sum_to_1(encoder, images) -> None:
     texts = ["a red star", "a dog", "blue boats on the sea"]
-    for image, ranked in zip(pictures, rank_candidates(pictures, texts, encoder), strict=True):
+    for image, ranked in zip(images, rank_candidates(images, texts, encoder), strict=True):
         cosines = (encoder.encode_images([image]) @ encoder.encode_texts(texts).T)[0]
         assert [each.text for each in ranked] == [texts[at] for at in np.argsort(-cosines)]
         assert [each.similarity for each in ranked] == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
@@ -409,32 +409,32 @@ def test_candidates_are_ranked_by_cosine_and_their_probabilities_sum_to_1(encode
         assert [each.probability / ranked[0].probability for each in ranked] == pytest.approx(wanted, rel=1e-3)
 
 
-def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_embeddings(encoder, pictures) -> None:
+def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_embeddings(encoder, images) -> None:
     texts = ["a red star", "a dog"]
-    level = rank_candidates(pictures[:1], texts, encoder, temperature=1000.0)[0]
+    level = rank_candidates(images[:1], texts, encoder, temperature=1000.0)[0]
     assert level[0].probability == pytest.approx(0.5, abs=0.01)
-    plain = rank_candidates(pictures[:1], texts, encoder)[0]
-    framed = rank_candidates(pictures[:1], texts, encoder, templates=("a photo of {}.", "no {} here"))[0]
+    plain = rank_candidates(images[:1], texts, encoder)[0]
+    framed = rank_candidates(images[:1], texts, encoder, templates=("a photo of {}.", "no {} here"))[0]
     assert {each.similarity for each in plain} != {each.similarity for each in framed}
 
 
 @pytest.mark.parametrize(
     "settings", [{"texts": []}, {"texts": ["a", " "]}, {"templates": ("a photo",)}, {"temperature": 0.0}], ids=str
 )
-def test_candidates_that_cannot_be_ranked_are_refused(encoder, pictures, settings) -> None:
+def test_candidates_that_cannot_be_ranked_are_refused(encoder, images, settings) -> None:
     with pytest.raises(ConfigError):
-        rank_candidates(pictures[:1], settings.pop("texts", ["a dog"]), encoder, **settings)
+        rank_candidates(images[:1], settings.pop("texts", ["a dog"]), encoder, **settings)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 1e6])
-def test_generated_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, pictures, weight) -> None:
+def test_generated_captions_are_ordered_by_captioner_and_matcher_together(writer, encoder, images, weight) -> None:
     from diptych.matching.calibration import Calibration
     from diptych.matching.heads import CosineHead
     from diptych.matching.matcher import Matcher
 
     matcher = Matcher(encoder, CosineHead(), Calibration({"head": 5.0}, 0.0), name="cosine")
-    told = choose(pictures, Captioner("tiny", writer), matcher, count=4, weight=weight)
-    for image, chosen in zip(pictures, told, strict=True):
+    told = choose(images, Captioner("tiny", writer), matcher, count=4, weight=weight)
+    for image, chosen in zip(images, told, strict=True):
         logits = [math.log(each.confidence / (1 - each.confidence)) for each in chosen]
         both = [each.score + weight * logit for each, logit in zip(chosen, logits, strict=True)]
         assert both == sorted(both, reverse=True)

@@ -23,7 +23,7 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # GPT-2
 VISION = {**SMALL, "image_size": 32, "patch_size": 8}
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def images(count: int = 3) -> list[Image.Image]:
     """Of different shapes, which some models cut into different numbers of tiles."""
     random, shapes = np.random.default_rng(0), [(40, 50, 3), (80, 30, 3), (30, 80, 3)]
     return [Image.fromarray(random.integers(0, 255, shape, np.uint8)) for shape in shapes[:count]]
@@ -194,7 +194,7 @@ METHODS = [{"method": "greedy"}, {"beams": 3, "count": 2}, {"method": "nucleus",
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_every_method_gives_distinct_captions_of_each_image(captioner: Captioner, settings: dict) -> None:
-    told = captioner.caption(pictures(), max_tokens=8, **settings)
+    told = captioner.caption(images(), max_tokens=8, **settings)
     assert len(told) == 3
     for captions in told:
         texts = [caption.text for caption in captions]
@@ -202,26 +202,26 @@ def test_every_method_gives_distinct_captions_of_each_image(captioner: Captioner
         assert [caption.score for caption in captions] == sorted((c.score for c in captions), reverse=True)
         assert all(caption.score <= 0 for caption in captions)
         assert not any(mark in text for text in texts for mark in ("[", "<", "describe picture"))
-    assert captioner.caption(pictures(), max_tokens=8, **settings) == told
+    assert captioner.caption(images(), max_tokens=8, **settings) == told
 
 
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_batches_give_the_captions_of_single_images(captioner: Captioner, settings: dict) -> None:
-    together = captioner.caption(pictures(), max_tokens=8, **settings)
-    apart = captioner.caption(pictures(), max_tokens=8, batch_size=1, **settings)
+    together = captioner.caption(images(), max_tokens=8, **settings)
+    apart = captioner.caption(images(), max_tokens=8, batch_size=1, **settings)
     assert [[each.text for each in of_one] for of_one in together] == [[e.text for e in of_one] for of_one in apart]
 
 
 def test_a_low_temperature_samples_the_greedy_caption(captioner: Captioner) -> None:
-    drawn = captioner.caption(pictures(), method="nucleus", temperature=1e-3, max_tokens=8)
-    greedy = captioner.caption(pictures(), method="greedy", max_tokens=8)
+    drawn = captioner.caption(images(), method="nucleus", temperature=1e-3, max_tokens=8)
+    greedy = captioner.caption(images(), method="greedy", max_tokens=8)
     assert [of_one[0].text for of_one in drawn] == [of_one[0].text for of_one in greedy]
 
 
 def test_the_captions_of_a_batch_begin_with_the_prefix(captioner: Captioner) -> None:
-    told = captioner.caption(pictures(), prefix="a red", max_tokens=8)
+    told = captioner.caption(images(), prefix="a red", max_tokens=8)
     assert all(caption.text.startswith("a red") for (caption,) in told)
-    alone = captioner.caption(pictures()[1:2], prefix="a red", max_tokens=8)
+    alone = captioner.caption(images()[1:2], prefix="a red", max_tokens=8)
     assert told[1][0].text == alone[0][0].text
 
 
@@ -238,14 +238,14 @@ def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders
     captioner = load_captioner(folders[name], "cpu")
     writer = captioner.model
     writer.tokenizer = Numbers()
-    pixels = writer.prepare(pictures())["pixel_values"]
-    for picture, captions in enumerate(captioner.caption(pictures(), max_tokens=6, **settings)):
+    pixels = writer.prepare(images())["pixel_values"]
+    for image, captions in enumerate(captioner.caption(images(), max_tokens=6, **settings)):
         for caption in captions:
             start, *said = map(int, caption.text.split())
             said = said[: said.index(writer.end) + 1] if writer.end in said else said
             line = torch.tensor([[start, *said]])
             with torch.inference_mode():
-                known = writer.logits(pixels[picture : picture + 1], line[:, :-1]).log_softmax(-1)
+                known = writer.logits(pixels[image : image + 1], line[:, :-1]).log_softmax(-1)
             mean = known.gather(2, line[:, 1:, None]).mean().item()
             assert caption.score == pytest.approx(mean, abs=1e-3)
 
@@ -253,7 +253,7 @@ def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders
 @pytest.mark.parametrize("name", ["blip", "vit-gpt2"])
 def test_logits_are_those_that_transformers_gives_row_by_row(folders, name: str) -> None:
     writer = load_captioner(folders[name], "cpu").model
-    pixels = writer.prepare(pictures(2))["pixel_values"]
+    pixels = writer.prepare(images(2))["pixel_values"]
     tokens = torch.tensor([[writer.start, *rest] for rest in ((6, 7), (8, 9), (6, 9), (7, 8))])
     argument = "input_ids" if name == "blip" else "decoder_input_ids"
     with torch.inference_mode():

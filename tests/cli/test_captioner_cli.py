@@ -19,8 +19,8 @@ from diptych.captioning.sinks import CaptionFile, Sidecars
 from diptych.captioning.strategies import Caption
 from diptych.errors import DataError
 from diptych.images.decode import MAX_PIXELS
-from tests.broken import BROKEN, break_file, picture
-from tests.captioning.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
+from tests.broken import BROKEN, break_file, make_image
+from tests.captioning.test_captioner import encoder, images, saved, writer  # noqa: F401 - fixtures
 from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 from tests.cli.test_cli import Run, run  # noqa: F401 - a fixture
 
@@ -31,7 +31,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     for number in range(6):
-        picture(number).save(folder / ("sub" if number == 5 else ".") / f"{number}.png")
+        make_image(number).save(folder / ("sub" if number == 5 else ".") / f"{number}.png")
     return folder
 
 
@@ -141,7 +141,7 @@ def test_sidecar_files_are_next_to_the_images_and_existing_ones_are_kept(
 
 
 def test_the_first_of_two_images_with_the_same_sidecar_file_keeps_it(run: Run, photos: Path, saved: Path) -> None:
-    picture(9).save(photos / "0.jpg")
+    make_image(9).save(photos / "0.jpg")
     run("caption", photos / "0.png", "--model", saved, "--sidecar", "--prefix", "a zeppelin")
     written = (photos / "0.txt").read_text()
     Sidecars().write([CaptionResult(str(photos / "0.jpg"), [Caption("another", -1.0)])])
@@ -180,7 +180,7 @@ def test_captions_stored_in_an_index_are_searchable(run: Run, photos: Path, save
     from diptych.search.index import Index
 
     assert run("index", photos, "--model", saved).code == 0
-    picture(5).save(photos / "sub" / "gone.png")
+    make_image(5).save(photos / "sub" / "gone.png")
     run("index", photos)
     (photos / "sub" / "gone.png").unlink()
     ended = run("caption", "--index", photos, "--model", saved, "--prefix", "a zeppelin")
@@ -255,7 +255,7 @@ def test_transformers_models_write_to_every_destination(
 
 
 def unusual() -> dict[str, Image.Image]:
-    colours = picture(1, (64, 48))
+    colours = make_image(1, (64, 48))
     return {
         "grey.png": colours.convert("L"),
         "sixteen.png": colours.convert("L").convert("I;16"),
@@ -277,7 +277,7 @@ def test_unusual_images_are_captioned_and_a_huge_one_is_refused_with_the_limit(
     folder.mkdir()
     for name, image in unusual().items():
         image.save(folder / name)
-    frames = [picture(number) for number in range(3)]
+    frames = [make_image(number) for number in range(3)]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
     run("caption", folder, "--model", saved, "--output", tmp_path / "c.jsonl")

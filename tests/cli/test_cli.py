@@ -102,7 +102,7 @@ def test_inspect_json_prints_only_json_and_names_the_broken_files(run: Run, tmp_
     broken = break_files(sorted((tmp_path / "mine" / "images").iterdir())[:3])
     ended = run("data", "inspect", "mine", "--json")
     report = json.loads(ended.out)
-    assert (ended.code, report["pictures"], report["bad_pictures"]) == (0, 30, 3)
+    assert (ended.code, report["images"], report["bad_images"]) == (0, 30, 3)
     names = {Path(example["file"]).name for finding in report["findings"] for example in finding["examples"]}
     assert {path.name for path in broken} <= names
     assert "checking images" in ended.err
@@ -460,8 +460,8 @@ def matcher(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_match_prints_a_probability_per_text(run: Run, matcher: Path, scenes: Path) -> None:
-    picture = next((scenes / "images").iterdir())
-    ended = run("match", picture, "a red circle", "a blue star", "--model", matcher)
+    image = next((scenes / "images").iterdir())
+    ended = run("match", image, "a red circle", "a blue star", "--model", matcher)
     assert ended.code == 0, ended.err
     assert "a red circle" in ended.out
     assert "P(match)" in ended.out

@@ -270,14 +270,14 @@ def test_agents_tools_take_words(house: House) -> None:
     server, tools = make_server(house.service), {tool.name: tool for tool in smolagents_tools(house.service)}
     named = next(iter(house.service.search("a dog", keep=None))).id
     for text in house.trap.texts:
-        assert tools["search_pictures"](query=text)["text"]
-        told: Any = asyncio.run(server.call_tool("search_pictures", {"query": text}))
+        assert tools["search_images"](query=text)["text"]
+        told: Any = asyncio.run(server.call_tool("search_images", {"query": text}))
         assert not told.is_error
-    expected = house.probabilities(house.service.picture(named))
+    expected = house.probabilities(house.service.image(named))
     lines = [f"{probability:.3f} {to_json(text)}" for probability, text in zip(expected, house.trap.texts, strict=True)]
-    asked = {"picture": named, "texts": house.trap.texts}
-    assert tools["match_picture"](**asked)["text"].splitlines()[1:] == lines
-    matched: Any = asyncio.run(server.call_tool("match_picture", asked))
+    asked = {"image": named, "texts": house.trap.texts}
+    assert tools["match_image"](**asked)["text"].splitlines()[1:] == lines
+    matched: Any = asyncio.run(server.call_tool("match_image", asked))
     assert matched.content[0].text.splitlines()[1:] == lines
 
 

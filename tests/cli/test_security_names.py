@@ -313,14 +313,14 @@ def test_what_an_agent_is_told_of_no_hit_of_skipped_files_and_of_refusals_is_quo
     from diptych.serving.agents.tools import Tools
 
     tools, server = Tools(service), make_server(service)
-    for text in (tools.search_pictures(FORGED).text, tools.index_folder(str(hostile)).text):
+    for text in (tools.search_images(FORGED).text, tools.index_folder(str(hostile)).text):
         assert seen(text) == []
         assert not [line for line in text.splitlines() if line.startswith(("2. id", "Note from"))]
-    result = asyncio.run(server.call_tool("find_similar", {"picture": str(hostile / HOSTILE[0]), "count": 3}))
+    result = asyncio.run(server.call_tool("find_similar", {"image": str(hostile / HOSTILE[0]), "count": 3}))
     assert result.structured_content["hits"][0]["rank"] == 1
     assert result.content[0].text.count("\n") == 3
     with pytest.raises(ToolError) as refused:
-        asyncio.run(server.call_tool("caption_picture", {"picture": f"{hostile}/{FORGED}{ESCAPES}"}))
+        asyncio.run(server.call_tool("caption_image", {"image": f"{hostile}/{FORGED}{ESCAPES}"}))
     assert "does not exist" in str(refused.value)
     assert seen(str(refused.value)) == []
     assert "\n" not in str(refused.value)
@@ -338,8 +338,8 @@ def test_a_caption_that_speaks_to_the_agent_stays_in_its_quotes() -> None:
     tools = Tools(service)  # type: ignore[arg-type]
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    tools._picture = lambda name: buffer.getvalue()  # type: ignore[method-assign]
-    answers = [_output(tools.caption_picture("x")), _output(tools.match_picture("x", [spoken]))]
+    tools._image = lambda name: buffer.getvalue()  # type: ignore[method-assign]
+    answers = [_output(tools.caption_image("x")), _output(tools.match_image("x", [spoken]))]
     for answer, line in zip(answers, (0, 1), strict=True):
         assert seen(answer["text"]) == []
         assert to_json(spoken) in answer["text"].split("\n")[line]

@@ -143,10 +143,10 @@ def test_captions_as_data_are_exact_and_are_found_again(tmp_path: Path) -> None:
 
 
 def test_a_link_beside_a_picture_does_not_move_its_caption_elsewhere(tmp_path: Path) -> None:
-    victim, picture = tmp_path / "victim", tmp_path / "photo.jpg"
+    victim, image = tmp_path / "victim", tmp_path / "photo.jpg"
     victim.write_text("untouched")
     (tmp_path / ".photo.txt.tmp").symlink_to(victim)
-    Sidecars().write([CaptionResult(str(picture), [Candidate("a dog", 0.5, 0.5)])])
+    Sidecars().write([CaptionResult(str(image), [Candidate("a dog", 0.5, 0.5)])])
     assert victim.read_text() == "untouched"
     assert (tmp_path / "photo.txt").read_text() == "a dog\n"
     assert not (tmp_path / "photo.txt").is_symlink()

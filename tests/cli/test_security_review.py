@@ -19,7 +19,7 @@ from diptych.captioning.sinks import Sidecars
 from diptych.errors import ConfigError, ModelError
 from diptych.matching.blip import is_blip
 from diptych.models import dual_encoder as dual
-from diptych.models.checkpoints import BUNDLED, CARD
+from diptych.models.checkpoints import BUNDLED, METADATA
 from diptych.models.modalities import preprocess_texts
 from diptych.models.safety import refuse_config
 from diptych.models.truncation import warn_of_cut_texts
@@ -111,7 +111,7 @@ def test_a_text_of_a_megabyte_costs_what_the_tower_can_read(limit: int | None, m
 def test_an_agent_cannot_have_any_number_of_texts_matched(tmp_path: Path) -> None:
     tools = Tools(Service("mini", roots=[tmp_path]))
     with pytest.raises(ConfigError, match="at most 64"):
-        tools.match_picture(str(tmp_path / "a.jpg"), ["a dog"] * 65)
+        tools.match_image(str(tmp_path / "a.jpg"), ["a dog"] * 65)
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_a_model_without_architectures_is_no_traceback(tmp_path: Path, architect
 def test_a_prompter_whose_card_says_nothing_of_its_text_encoder_is_damaged(tmp_path: Path) -> None:
     folder = tmp_path / "mini"
     shutil.copytree(BUNDLED / "mini", folder)
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / METADATA).read_text())
     card["prompter"]["text_encoder"] = ["x"]
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / METADATA).write_text(json.dumps(card))
     with pytest.raises(ModelError):
         load_prompter(folder, "cpu")
 

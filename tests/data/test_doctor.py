@@ -10,11 +10,11 @@ from PIL import Image
 
 from diptych.data.doctor import checks
 from diptych.data.doctor.findings import repair_mojibake
-from diptych.data.doctor.inspect import Report, contact_sheet, inspect, sound
+from diptych.data.doctor.inspect import Report, contact_sheet, inspect, usable_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.images.contact_sheet import MAT
-from tests.broken import BROKEN, break_files, encoded, picture
+from tests.broken import BROKEN, break_files, encoded, make_image
 
 
 @pytest.fixture(autouse=True)
@@ -47,35 +47,35 @@ def _details(report: Report, kind: str) -> list[str]:
 def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp_path: Path) -> None:
     broken, good = break_files([tmp_path / f"{name}.jpg" for name in BROKEN]), _good(tmp_path, 5)
     rows = [Row(path.name, path, ("a caption",)) for path in broken]
-    kept, report = sound(Pairs.from_rows([*rows[:6], *good, *rows[6:]]), max_bad_share=0.9, examples=100)
+    kept, report = usable_pairs(Pairs.from_rows([*rows[:6], *good, *rows[6:]]), max_bad_share=0.9, examples=100)
     assert kept.image_ids == [row.image_id for row in good]
     reasons = {Path(e.file): finding.kind for finding in report.findings for e in finding.examples}
     assert reasons == broken
-    assert (report.pictures, report.bad_pictures) == (17, 12)
+    assert (report.images, report.bad_images) == (17, 12)
     assert report.count("truncated") == 3
     assert all(example.detail for finding in report.findings for example in finding.examples)
 
 
 def test_a_picture_over_the_limit_of_pixels_is_dropped(tmp_path: Path) -> None:
     rows = _good(tmp_path, 2)
-    picture(7, (80, 80)).save(tmp_path / "wide.png")
+    make_image(7, (80, 80)).save(tmp_path / "wide.png")
     pairs = Pairs.from_rows([*rows, Row("wide.png", tmp_path / "wide.png", ("wide",))])
-    kept, report = sound(pairs, max_pixels=5_000, max_bad_share=0.5)
+    kept, report = usable_pairs(pairs, max_pixels=5_000, max_bad_share=0.5)
     assert (len(kept), report.count("too_many_pixels")) == (2, 1)
-    assert len(sound(pairs)[0]) == 3
+    assert len(usable_pairs(pairs)[0]) == 3
 
 
 def test_empty_captions_are_dropped_and_pictures_left_without_any(tmp_path: Path) -> None:
     pairs = _pairs(tmp_path, a=("one", " ", "two"), b=("", "\t"), c=(), d=("three",))
-    kept, report = sound(pairs, max_bad_share=0.5)
+    kept, report = usable_pairs(pairs, max_bad_share=0.5)
     assert [(row.image_id, row.captions) for row in kept] == [("a", ("one", "two")), ("d", ("three",))]
     assert (report.count("empty_captions"), report.count("without_captions")) == (3, 2)
-    assert (report.pictures, report.bad_pictures, report.captions) == (4, 2, 6)
+    assert (report.images, report.bad_images, report.captions) == (4, 2, 6)
 
 
 def test_a_sound_data_set_is_returned_unchanged(tmp_path: Path) -> None:
     pairs = Pairs.from_rows(_good(tmp_path, 3, "train"))
-    kept, report = sound(pairs)
+    kept, report = usable_pairs(pairs)
     assert list(kept) == list(pairs)
     assert (report.findings, report.worst, report.summary()) == ((), None, "nothing")
 
@@ -85,16 +85,16 @@ def test_too_many_bad_pictures_are_refused_with_reasons_files_and_a_next_step(tm
     rows = [*_good(tmp_path, 3), *(Row(name, tmp_path / name, ("x",)) for name in ("cut.jpg", "gone.jpg"))]
     pairs = Pairs.from_rows(rows)
     with pytest.raises(DataError) as refusal:
-        sound(pairs, max_bad_share=0.3)
+        usable_pairs(pairs, max_bad_share=0.3)
     for words in ("2 of 5", "missing 1", "empty 1", "cut.jpg", "gone.jpg", "data inspect", "max_bad_share"):
         assert words in str(refusal.value)
-    assert len(sound(pairs, max_bad_share=0.4)[0]) == 3
+    assert len(usable_pairs(pairs, max_bad_share=0.4)[0]) == 3
 
 
 @pytest.mark.parametrize("rows", [[], [Row("gone.jpg", Path("gone.jpg"), ("x",))]])
 def test_a_data_set_without_usable_images_is_refused(rows: list[Row]) -> None:
     with pytest.raises(DataError, match="cannot be used"):
-        sound(Pairs.from_rows(rows), max_bad_share=1.0)
+        usable_pairs(Pairs.from_rows(rows), max_bad_share=1.0)
 
 
 def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeyp
     decoded: list[object] = []
     monkeypatch.setattr(checks, "check_image", lambda *given: decoded.append(given) or ("", "", "", 0))
     assert inspect(pairs) == first
-    assert len(sound(pairs)[0]) == 4
+    assert len(usable_pairs(pairs)[0]) == 4
     assert not decoded
     (tmp_path / "good100.png").write_bytes(encoded("JPEG"))
     inspect(pairs)
@@ -118,7 +118,7 @@ def test_checks_are_not_cached_while_a_file_is_unreadable(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("cache/checks/*"))
     path.rmdir()
     path.write_bytes(encoded("PNG", 3))
-    assert inspect(pairs).bad_pictures == 0
+    assert inspect(pairs).bad_images == 0
 
 
 def test_progress_counts_every_image(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
 
 def test_statistics_of_a_small_set_match_a_hand_count(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("one two three", "one"), b=("one two",), c=("a b c d e f", "x", "y z")))
-    assert (report.pictures, report.captions, report.splits) == (3, 6, {"": 3})
-    assert (report.captions_per_picture.min, report.captions_per_picture.median) == (1, 2)
-    assert (report.captions_per_picture.max, report.caption_words.min) == (3, 1)
+    assert (report.images, report.captions, report.splits) == (3, 6, {"": 3})
+    assert (report.captions_per_image.min, report.captions_per_image.median) == (1, 2)
+    assert (report.captions_per_image.max, report.caption_words.min) == (3, 1)
     assert (report.caption_words.median, report.caption_words.max) == (2, 6)
 
 
@@ -211,7 +211,7 @@ def test_a_report_is_json_serialisable(tmp_path: Path) -> None:
     rows = [*_good(tmp_path, 2), *(Row(f"gone{k}", tmp_path / f"gone{k}.jpg", ("x",)) for k in range(5))]
     report = json.loads(json.dumps(inspect(Pairs.from_rows(rows), examples=3).as_dict()))
     missing = next(finding for finding in report["findings"] if finding["kind"] == "missing")
-    assert (report["pictures"], report["bad_pictures"]) == (7, 5)
+    assert (report["images"], report["bad_images"]) == (7, 5)
     assert (missing["count"], missing["severity"], len(missing["examples"])) == (5, "error", 3)
     assert missing["examples"][0]["file"] == str(tmp_path / "gone0.jpg")
     assert missing["next_step"].endswith(".")

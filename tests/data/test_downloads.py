@@ -190,7 +190,7 @@ def test_only_web_addresses_are_opened(tmp_path: Path) -> None:
 # archives
 
 
-def picture(shade: int) -> bytes:
+def image(shade: int) -> bytes:
     sink = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 80, 80)).save(sink, "PNG")
     return sink.getvalue()
@@ -206,7 +206,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 def test_an_archive_unpacks_only_images_and_under_their_base_names(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(
-        zipped({"../../evil.png": picture(1), "in/b.png": picture(2), "run.py": b"x", "__MACOSX/._b.png": b"x"})
+        zipped({"../../evil.png": image(1), "in/b.png": image(2), "run.py": b"x", "__MACOSX/._b.png": b"x"})
     )
     names = sorted(path.name for path in unpack(tmp_path / "a.zip", tmp_path / "out"))
     assert names == ["b.png", "evil.png"]
@@ -216,7 +216,7 @@ def test_an_archive_unpacks_only_images_and_under_their_base_names(tmp_path: Pat
 
 def test_an_archive_that_is_too_large_damaged_or_ambiguous_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
-    archive.write_bytes(zipped({"a.png": picture(1)}))
+    archive.write_bytes(zipped({"a.png": image(1)}))
     with pytest.raises(DataError, match="the limit is 10"):
         list(unpack(archive, tmp_path / "out", max_bytes=10))
     archive.write_bytes(archive.read_bytes()[:40])
@@ -229,7 +229,7 @@ def test_an_archive_that_is_too_large_damaged_or_ambiguous_is_refused(tmp_path: 
     archive.write_bytes(data)
     with pytest.raises(DataError, match="cannot be unpacked"):
         list(unpack(archive, tmp_path / "out"))
-    archive.write_bytes(zipped({"a/x.png": picture(1), "b/x.png": picture(2)}))
+    archive.write_bytes(zipped({"a/x.png": image(1), "b/x.png": image(2)}))
     with pytest.raises(DataError, match=r"two files called 'x.png'"):
         list(unpack(archive, tmp_path / "out"))
 
@@ -248,16 +248,16 @@ def test_damage_is_reported_for_every_compression_method(tmp_path: Path, kind: i
 
 def test_names_that_are_too_long_or_differ_only_in_case_are_refused(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
-    archive.write_bytes(zipped({"ü.png": picture(1)}).replace("ü.png".encode(), b"\xff\xfe.png"))
+    archive.write_bytes(zipped({"ü.png": image(1)}).replace("ü.png".encode(), b"\xff\xfe.png"))
     with pytest.raises(DataError, match=r"cannot be unpacked .*utf-8"):
         list(unpack(archive, tmp_path / "out"))
-    archive.write_bytes(zipped({"a" * 300 + ".png": picture(1)}))
+    archive.write_bytes(zipped({"a" * 300 + ".png": image(1)}))
     with pytest.raises(DataError, match="file name of more than 240 bytes"):
         list(unpack(archive, tmp_path / "out"))
-    archive.write_bytes(zipped({"a.png": picture(1), "A.PNG": picture(2)}))
+    archive.write_bytes(zipped({"a.png": image(1), "A.PNG": image(2)}))
     with pytest.raises(DataError, match=r"two files called 'A\.PNG'"):
         list(unpack(archive, tmp_path / "out"))
-    archive.write_bytes(zipped({"a.png:stream.png": picture(1)}))
+    archive.write_bytes(zipped({"a.png:stream.png": image(1)}))
     assert list(unpack(archive, tmp_path / "out")) == []
 
 
@@ -288,8 +288,8 @@ def publish(server: Server, name: str, files: dict[str, bytes], pages: int = 1) 
 
 def diffusiondb_part(numbers: range) -> bytes:
     prompts = {f"{n}.png": {"p": f'a "red", cat\nnumber {n}', "se": 1} for n in numbers}
-    pictures = {f"{n}.png": picture(n) for n in numbers}
-    return zipped({**pictures, "part-000001.json": json.dumps(prompts).encode()})
+    images = {f"{n}.png": image(n) for n in numbers}
+    return zipped({**images, "part-000001.json": json.dumps(prompts).encode()})
 
 
 def test_diffusiondb_is_prepared_as_images_with_prompts(server: Server, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_flickr30k_is_prepared_with_five_captions_and_splits(server: Server, tmp
         captions = json.dumps([f"dog {n}, caption {k}" for k in range(5)])
         writer.writerow((captions, "[0, 1, 2, 3, 4]", split, f"{n}.png", n))
     files = {
-        "flickr30k-images.zip": zipped({f"flickr30k-images/{n}.png": picture(n) for n in range(3)}),
+        "flickr30k-images.zip": zipped({f"flickr30k-images/{n}.png": image(n) for n in range(3)}),
         "flickr_annotations_30k.csv": table.getvalue().encode(),
     }
     publish(server, "flickr30k", {**files, "README.md": b"never fetched"})
@@ -362,7 +362,7 @@ def test_parquet_data_sets_are_read_without_preparation(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict = {"image": [{"bytes": picture(n), "path": f"{n}.png"} for n in range(2)]}
+    columns: dict = {"image": [{"bytes": image(n), "path": f"{n}.png"} for n in range(2)]}
     if captions:
         columns |= {"question": ["Describe it."] * 2, captions: [["a dog", "one dog"], ["a cat", "one cat"]]}
     else:

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.doctor.inspect import inspect, sound
+from diptych.data.doctor.inspect import inspect, usable_pairs
 from diptych.data.formats.encoding import split_of
-from diptych.data.formats.read import FORMATS, READERS, Pictures, detect, read_pairs, wrong_encoding
+from diptych.data.formats.read import FORMATS, READERS, ImagePaths, detect, read_pairs, wrong_encoding
 from diptych.data.formats.shards import expand
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
@@ -49,11 +49,11 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "set"
     (made / "images").mkdir(parents=True)
     for name in COLOURS:
-        (made / "images" / name).write_bytes(picture(name))
+        (made / "images" / name).write_bytes(image(name))
     return made
 
 
-def picture(name: str) -> bytes:
+def image(name: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 12), COLOURS[name]).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -250,16 +250,18 @@ in_any_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 def test_whatever_csv_writes_reads_back(tmp_path: Path, lines: list[tuple[str, str]], file: str):
     delimiter = "\t" if file.endswith("tsv") else ","
     path = write_csv(tmp_path / file, ["image", "caption"], lines, delimiter=delimiter)
-    assert in_order(READERS["table"](path, Pictures(tmp_path))) == [(name, text.strip()) for name, text in lines]
+    assert in_order(READERS["table"](path, ImagePaths(tmp_path))) == [(name, text.strip()) for name, text in lines]
     if file == "captions.txt":
-        assert in_order(READERS["flickr8k"](path, Pictures(tmp_path))) == [(name, text.strip()) for name, text in lines]
+        assert in_order(READERS["flickr8k"](path, ImagePaths(tmp_path))) == [
+            (name, text.strip()) for name, text in lines
+        ]
 
 
 @in_any_folder
 @given(st.lists(st.tuples(st.integers(), names, captions), min_size=1, max_size=8))
 def test_whatever_csv_writes_in_three_columns_reads_back(tmp_path: Path, lines: list[tuple[int, str, str]]):
     path = write_csv(tmp_path / "t.csv", ["n", "image", "caption"], lines)
-    read = in_order(READERS["table"](path, Pictures(tmp_path)))
+    read = in_order(READERS["table"](path, ImagePaths(tmp_path)))
     assert read == [(name, text.strip()) for _, name, text in lines]
 
 
@@ -268,12 +270,12 @@ def test_whatever_csv_writes_in_three_columns_reads_back(tmp_path: Path, lines: 
 def test_token_lines_and_unquoted_lines_read_back(tmp_path: Path, lines: list[tuple[str, str]]):
     token, kaggle = tmp_path / "x.token", tmp_path / "captions.txt"
     token.write_text("".join(f"{name}#0\t{text}\n" for name, text in lines), encoding="utf-8")
-    assert in_order(READERS["flickr8k-token"](token, Pictures(tmp_path))) == [
+    assert in_order(READERS["flickr8k-token"](token, ImagePaths(tmp_path))) == [
         (name, text.strip()) for name, text in lines
     ]
     plain = [(name, text) for name, text in lines if not text.startswith('"')]
     kaggle.write_text("image,caption\n" + "".join(f"{name},{text}\n" for name, text in plain), encoding="utf-8")
-    assert in_order(READERS["flickr8k"](kaggle, Pictures(tmp_path))) == [(name, text.strip()) for name, text in plain]
+    assert in_order(READERS["flickr8k"](kaggle, ImagePaths(tmp_path))) == [(name, text.strip()) for name, text in plain]
 
 
 def in_order(rows) -> list[tuple[str, str]]:
@@ -335,7 +337,7 @@ def test_an_image_folder_reads_and_its_folders_are_the_splits(tmp_path: Path, su
     for name, split in SPLITS.items():
         part = tmp_path / "set" / {"val": "validation"}.get(split, split)
         part.mkdir(parents=True)
-        (part / "0.jpg").write_bytes(picture(name))  # the same name in each
+        (part / "0.jpg").write_bytes(image(name))  # the same name in each
         entries = [{"file_name": "0.jpg", "text": text} for text in CAPTIONS[name]]
         if suffix == "jsonl":
             (part / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
@@ -351,7 +353,7 @@ def test_sidecars_read_one_caption_a_line(tmp_path: Path):
     for name, split in SPLITS.items():
         part = tmp_path / "set" / split
         part.mkdir(parents=True)
-        (part / name).write_bytes(picture(name))
+        (part / name).write_bytes(image(name))
         (part / f"{name[0]}.txt").write_text("\n".join(CAPTIONS[name]), encoding="utf-8")
     (tmp_path / "set" / "train" / "d.jpg").touch()
     pairs = read_pairs(tmp_path / "set")
@@ -366,7 +368,7 @@ def test_sidecars_read_one_caption_a_line(tmp_path: Path):
 def write_shard(path: Path, chosen: list[str], mode: str = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for i, name in enumerate(chosen):
-            parts = {"jpg": picture(name), "json": json.dumps({"url": "x", "caption": list(CAPTIONS[name])}).encode()}
+            parts = {"jpg": image(name), "json": json.dumps({"url": "x", "caption": list(CAPTIONS[name])}).encode()}
             for suffix, data in parts.items():
                 member = tarfile.TarInfo(f"./{i:05d}.{suffix}")
                 member.size = len(data)
@@ -412,7 +414,7 @@ def test_a_compressed_shard_reads_into_the_cache(tmp_path: Path):
 
 def test_text_members_and_names_with_several_dots_are_one_sample(tmp_path: Path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, data in {"a.b/k.cls": b"3", "a.b/k.seg.png": picture("a.jpg"), "a.b/k.txt": b" red \n"}.items():
+        for name, data in {"a.b/k.cls": b"3", "a.b/k.seg.png": image("a.jpg"), "a.b/k.txt": b" red \n"}.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -431,7 +433,7 @@ def test_a_truncated_shard_is_an_error_that_names_it(shards: Path):
 
 
 def parquet_column(kind: str, name: str):
-    return {"struct": {"bytes": picture(name), "path": name}, "binary": picture(name), "path": f"images/{name}"}[kind]
+    return {"struct": {"bytes": image(name), "path": name}, "binary": image(name), "path": f"images/{name}"}[kind]
 
 
 @pytest.mark.parametrize("kind", ["struct", "binary", "path"])
@@ -445,7 +447,7 @@ def test_parquet_reads_bytes_and_paths_and_equal_pictures_are_one_row(folder: Pa
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    rows = [{"image": picture(name), "captions": list(CAPTIONS[name])} for name in COLOURS]
+    rows = [{"image": image(name), "captions": list(CAPTIONS[name])} for name in COLOURS]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
     return tmp_path / "pairs.parquet"
 
@@ -468,13 +470,13 @@ def test_the_cache_may_move(table: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_changed_file_is_read_again(table: Path):
     read_pairs(table)
-    pq.write_table(pa.Table.from_pylist([{"image": picture("a.jpg"), "captions": ["new"]}]), table)
+    pq.write_table(pa.Table.from_pylist([{"image": image("a.jpg"), "captions": ["new"]}]), table)
     assert [row.captions for row in read_pairs(table)] == [("new",)]
 
 
 def test_a_failed_read_leaves_nothing_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
-    def fails(path, pictures):
-        yield from FORMATS["parquet"].read(path, pictures)
+    def fails(path, images):
+        yield from FORMATS["parquet"].read(path, images)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -519,7 +521,7 @@ def test_a_hub_data_set_streams(folder: Path, layout: str):
     pytest.importorskip("datasets")
     for name, split in SPLITS.items():
         if layout == "parquet":
-            rows = [{"image": {"bytes": picture(name), "path": None}, "caption": list(CAPTIONS[name])}]
+            rows = [{"image": {"bytes": image(name), "path": None}, "caption": list(CAPTIONS[name])}]
             features = {
                 "info": {
                     "features": {
@@ -549,7 +551,7 @@ def test_pictures_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
 
     def fetch(address: str, mode: str) -> io.BytesIO:
         opened.append(address)
-        return io.BytesIO(picture("b.jpg"))
+        return io.BytesIO(image("b.jpg"))
 
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     rows = [{"image": {"bytes": None, "path": remote}, "caption": "x"}]
@@ -705,7 +707,7 @@ def test_captions_of_one_image_are_merged_however_far_apart(rows, block):
 def test_a_file_whose_name_is_not_utf8_is_left_out_counted_and_named(folder: Path, format: str) -> None:
     """The other pictures of the data set are read and used as if it were not there."""
     names = [*COLOURS, os.fsdecode(b"caf\xe9.jpg")]
-    (folder / "images" / names[3]).write_bytes(picture("a.jpg"))
+    (folder / "images" / names[3]).write_bytes(image("a.jpg"))
     if format == "sidecars":
         for name in names:
             (folder / "images" / name).with_suffix(".txt").write_text("a plain picture")
@@ -714,9 +716,9 @@ def test_a_file_whose_name_is_not_utf8_is_left_out_counted_and_named(folder: Pat
         (folder / "table.json").write_text(json.dumps(table), encoding="utf-8")
     pairs = read_pairs(folder)
     assert len(pairs) == 4
-    kept, report = sound(pairs, max_bad_share=0.5)
+    kept, report = usable_pairs(pairs, max_bad_share=0.5)
     assert {colour(decode(row.image)) for row in kept} == set(COLOURS.values())
-    assert (report.bad_pictures, report.count("missing")) == (1, 1)
+    assert (report.bad_images, report.count("missing")) == (1, 1)
     (example,) = report.findings[0].examples
     assert example.file == str(folder / "images" / r"caf\xe9.jpg")
     assert example.detail.endswith(r"caf\xe9.jpg' has a name that is not UTF-8; rename the file")
@@ -823,8 +825,8 @@ def test_odd_but_clear_files_are_read(folder: Path, kind: str) -> None:
 
 
 def test_an_empty_image_cell_is_one_missing_image(folder: Path) -> None:
-    pq.write_table(pa.table({"image": [picture("a.jpg"), None], "caption": ["x", "y"]}), folder / "p.parquet")
-    kept, report = sound(read_pairs(folder / "p.parquet"), max_bad_share=0.5)
+    pq.write_table(pa.table({"image": [image("a.jpg"), None], "caption": ["x", "y"]}), folder / "p.parquet")
+    kept, report = usable_pairs(read_pairs(folder / "p.parquet"), max_bad_share=0.5)
     assert [row.captions for row in kept] == [("x",)]
     assert "p.parquet, row 1" in report.findings[0].examples[0].file
 
@@ -832,7 +834,7 @@ def test_an_empty_image_cell_is_one_missing_image(folder: Path) -> None:
 def test_parquet_whose_text_is_not_utf8_is_refused_by_name(folder: Path) -> None:
     offsets, text = pa.py_buffer(np.array([0, 2], np.int32).tobytes()), pa.py_buffer(b"\xff\xfe")
     captions = pa.StringArray.from_buffers(1, offsets, text)
-    pq.write_table(pa.table({"image": [picture("a.jpg")], "caption": captions}), folder / "p.parquet")
+    pq.write_table(pa.table({"image": [image("a.jpg")], "caption": captions}), folder / "p.parquet")
     with pytest.raises(DataError, match=r"p\.parquet' is not readable Parquet \('utf-8' codec"):
         read_pairs(folder / "p.parquet")
 
@@ -840,7 +842,7 @@ def test_parquet_whose_text_is_not_utf8_is_refused_by_name(folder: Path) -> None
 def test_a_name_with_a_nul_is_one_unreadable_image(folder: Path) -> None:
     table = [{"image": name, "caption": "x"} for name in ("a\0.jpg", "b.jpg", "c.jpg")]
     (folder / "t.json").write_text(json.dumps(table))
-    kept, report = sound(read_pairs(folder), max_bad_share=0.5)
+    kept, report = usable_pairs(read_pairs(folder), max_bad_share=0.5)
     assert (len(kept), report.count("unreadable")) == (2, 1)
 
 
@@ -856,7 +858,7 @@ def test_a_shard_with_a_hostile_header_is_refused_by_name(tmp_path: Path, header
 
 def test_metadata_with_a_number_of_thousands_of_digits_has_no_caption(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, content in (("a.jpg", picture("a.jpg")), ("a.json", b'{"caption": %s}' % (b"1" * 5000))):
+        for name, content in (("a.jpg", image("a.jpg")), ("a.json", b'{"caption": %s}' % (b"1" * 5000))):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))

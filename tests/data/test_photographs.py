@@ -23,9 +23,9 @@ def test_each_photograph_has_its_query_as_its_one_caption(tmp_path: Path) -> Non
 
 
 def test_the_photographs_decode_and_no_two_look_alike(tmp_path: Path) -> None:
-    pictures = [decode(row.image) for row in samples.photographs(tmp_path)]
-    assert all(min(picture.size) > 150 for picture in pictures)
-    assert not len(near_pairs([perceptual_hash(picture) for picture in pictures]))
+    images = [decode(row.image) for row in samples.photographs(tmp_path)]
+    assert all(min(image.size) > 150 for image in images)
+    assert not len(near_pairs([perceptual_hash(image) for image in images]))
 
 
 def test_the_folder_reads_as_a_data_set(tmp_path: Path) -> None:

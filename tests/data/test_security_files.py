@@ -204,7 +204,7 @@ def test_a_folder_with_an_odd_file_beside_its_captions_is_read(
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     pairs = read_pairs(tmp_path)
     assert pairs[0].captions == ("A dog.",)
-    assert inspect(pairs, folder=tmp_path, caption_files=[tmp_path / "captions.txt"]).pictures == 1
+    assert inspect(pairs, folder=tmp_path, caption_files=[tmp_path / "captions.txt"]).images == 1
 
 
 # Names and members of archives

@@ -87,10 +87,10 @@ def test_a_parquet_page_with_a_false_size_is_refused(tmp_path: Path) -> None:
 def shapes() -> pa.Table:
     """Rows as data sets have them: structs of bytes, lists of captions, categories, gaps and repeated values."""
     count = 500
-    pictures = [None if i % 50 == 7 else {"bytes": b"%d" % i * 300, "path": f"{i}.jpg"} for i in range(count)]
+    images = [None if i % 50 == 7 else {"bytes": b"%d" % i * 300, "path": f"{i}.jpg"} for i in range(count)]
     return pa.table(
         {
-            "image": pictures,
+            "image": images,
             "captions": [[f"A dog {i}.", "A dog."][: i % 3] for i in range(count)],
             "split": pa.array(["train", "test"] * 250).dictionary_encode(),
             "key": [f"{i}" for i in range(count)],

@@ -35,8 +35,8 @@ from diptych.evaluation.metrics.spice import tuples_f1
 MODULES = (bleu_module, rouge_module, cider_module, captions_module, variety_module, clipscore_module, spice_module)
 
 caption = st.lists(st.sampled_from(["a", "dog", "runs", "on", "the", "red", "mat"]), min_size=1, max_size=9)
-picture = st.tuples(caption, st.lists(caption, min_size=1, max_size=4))
-pictures = st.lists(picture, min_size=1, max_size=5)
+image = st.tuples(caption, st.lists(caption, min_size=1, max_size=4))
+images = st.lists(image, min_size=1, max_size=5)
 
 
 def apart(pairs: list) -> tuple[list, list]:
@@ -53,7 +53,7 @@ def test_the_examples_of_the_docstrings_hold(module) -> None:
 # coco-caption itself
 
 
-@given(pictures)
+@given(images)
 @settings(max_examples=60, deadline=None)
 def test_bleu_rouge_l_and_cider_d_equal_coco_captions(pairs) -> None:
     coco = pytest.importorskip("pycocoevalcap.bleu.bleu_scorer")
@@ -233,7 +233,7 @@ def test_novelty_needs_training_captions() -> None:
 # properties
 
 
-@given(pictures)
+@given(images)
 @settings(max_examples=60, deadline=None)
 def test_scores_stay_in_their_ranges(pairs) -> None:
     candidates, references = apart(pairs)
@@ -245,7 +245,7 @@ def test_scores_stay_in_their_ranges(pairs) -> None:
     assert (((cider := CiderD(references)(candidates)) >= 0) & (cider <= 10 + 1e-9)).all()
 
 
-@given(pictures, st.randoms(use_true_random=False))
+@given(images, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_the_order_of_references_and_of_images_does_not_matter(pairs, random) -> None:
     candidates, references = apart(pairs)
@@ -257,7 +257,7 @@ def test_the_order_of_references_and_of_images_does_not_matter(pairs, random) ->
     assert CiderD(mixed)(captions) == pytest.approx(CiderD(references)(candidates)[order], rel=1e-9, abs=1e-12)
 
 
-@given(pictures)
+@given(images)
 @settings(max_examples=60, deadline=None)
 def test_a_caption_that_is_one_of_its_references_has_full_bleu_and_rouge_l(pairs) -> None:
     _, references = apart(pairs)
@@ -295,8 +295,8 @@ def test_references_are_matched_by_id_and_not_by_order() -> None:
     captions = {"b": "two cats sleep on a mat", "a": "a red dog runs"}
     scores = score_captions(captions, known, metrics=["bleu", "rouge_l", "cider_d"])
     assert scores.corpus["bleu4"] == pytest.approx(1, abs=1e-6)
-    assert scores.per_picture["a"]["cider_d"] == pytest.approx(10)
-    assert scores.per_picture.keys() == known.keys()
+    assert scores.per_image["a"]["cider_d"] == pytest.approx(10)
+    assert scores.per_image.keys() == known.keys()
 
 
 def test_missing_and_extra_ids_are_errors_that_name_some() -> None:
@@ -328,7 +328,7 @@ def test_an_unknown_metric_is_refused_with_a_suggestion() -> None:
 
 def test_a_caption_without_words_scores_0() -> None:
     scores = score_captions({1: "", 2: "a dog"}, {1: ["a cat"], 2: ["a dog"]}, metrics=["bleu", "rouge_l", "cider_d"])
-    assert set(scores.per_picture[1].values()) == {0.0}
+    assert set(scores.per_image[1].values()) == {0.0}
     assert all(math.isfinite(value) for value in scores.corpus.values())
 
 

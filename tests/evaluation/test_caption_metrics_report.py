@@ -20,7 +20,7 @@ from diptych.evaluation.captions_page import caption_page, save_page, save_table
 from diptych.evaluation.metrics.clipscore import clip_score, ref_clip_score
 from diptych.images.decode import decode
 from diptych.models.dual_encoder import DualEncoder
-from tests.captioning.test_captioner import encoder, pictures, saved, writer  # noqa: F401 - fixtures
+from tests.captioning.test_captioner import encoder, images, saved, writer  # noqa: F401 - fixtures
 from tests.cli.test_cli import Run, run  # noqa: F401 - a fixture
 
 # ruff: noqa: F811 - the fixtures
@@ -92,18 +92,18 @@ def test_a_captioner_is_scored_on_its_captions(pairs: Pairs, writer) -> None:
     images = [decode(row.image, min_side=captioner.image_size) for row in pairs]
     written = [of_one[0].text for of_one in captioner.caption(images, method="greedy")]
     assert [each.caption for each in report.captions] == written
-    assert not left_out.bad_pictures
+    assert not left_out.bad_images
 
 
 def test_a_broken_image_is_left_out_and_reported(pairs: Pairs, writer, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     rows = Pairs.from_rows([*pairs, Row("broken.jpg", tmp_path / "broken.jpg", ("a dog",))])
     report, left_out = evaluate_captioner(Captioner("tiny", writer), rows, max_bad_share=0.5)
-    assert left_out.bad_pictures == 1
+    assert left_out.bad_images == 1
     assert len(report.captions) == len(pairs)
     for captions in (some_captions(pairs), some_captions(pairs) | {"broken.jpg": "a dog"}):
         report, left_out = evaluate_captions(captions, rows, max_bad_share=0.5)
-        assert left_out.bad_pictures == 1
+        assert left_out.bad_images == 1
         assert len(report.captions) == len(pairs)
 
 

@@ -20,7 +20,7 @@ from diptych.errors import ConfigError, DataError
 from diptych.evaluation.classify import METHODS, ImageClassifier, best_method, class_gallery
 from diptych.evaluation.evaluators import evaluate_zeroshot
 from diptych.models import dual_encoder as dual
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import html_page
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
@@ -118,7 +118,7 @@ def test_it_follows_scikit_learns_protocol(classifier: ImageClassifier, colours:
 
 def test_embeddings_and_a_data_set_are_the_same_to_it(classifier: ImageClassifier, colours: Path) -> None:
     labelled = read_class_folders(colours)
-    embeddings = np.asarray(picture_vectors(classifier.model, labelled))
+    embeddings = np.asarray(dataset_image_embeddings(classifier.model, labelled))
     probe = clone(classifier).set_params(method="probe")
     by_pairs = probe.fit(labelled).predict_proba(labelled)
     by_arrays = probe.fit(embeddings, classifier.classes_of(labelled)).predict_proba(embeddings)

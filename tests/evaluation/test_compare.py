@@ -45,9 +45,9 @@ def test_the_worked_examples_hold(module) -> None:
 @pytest.fixture(scope="module")
 def class_folders(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
-    for number, picture in enumerate(sorted((scenes / "images").iterdir())[:12]):
+    for number, image in enumerate(sorted((scenes / "images").iterdir())[:12]):
         (folder / ("star", "tree", "boat")[number % 3]).mkdir(exist_ok=True)
-        shutil.copy(picture, folder / ("star", "tree", "boat")[number % 3])
+        shutil.copy(image, folder / ("star", "tree", "boat")[number % 3])
     return folder
 
 
@@ -161,7 +161,7 @@ def test_costs_are_those_of_the_model(comparison: Comparison) -> None:
         assert cost["parameters"] == sum(weight.numel() for weight in encoder.model.parameters())
         assert cost["image_parameters"] + cost["text_parameters"] == cost["parameters"]
         assert cost["bytes_on_disk"] == sum(f.stat().st_size for f in Path(model.model).rglob("*") if f.is_file())
-        assert min(cost["pictures_per_second"], cost["texts_per_second"], cost["load_seconds"]) > 0
+        assert min(cost["images_per_second"], cost["texts_per_second"], cost["load_seconds"]) > 0
         assert "peak_memory" not in cost  # this process has done much else
 
 
@@ -256,11 +256,11 @@ def test_the_page_is_self_contained_and_shows_all_results(page: str, comparison:
 
 def test_hostile_captions_and_names_are_escaped(scenes: Path, models: list[str], tmp_path: Path) -> None:
     nasty = '<script>alert(1)</script> a red star and a "blue" heart & more |'
-    pictures = sorted((scenes / "images").iterdir())[:4]
-    for picture in pictures:
-        shutil.copy(picture, tmp_path)
+    images = sorted((scenes / "images").iterdir())[:4]
+    for image in images:
+        shutil.copy(image, tmp_path)
     with (tmp_path / "captions.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption"), *((picture.name, nasty) for picture in pictures)])
+        csv.writer(file).writerows([("image", "caption"), *((image.name, nasty) for image in images)])
     suite = read_suite(str(tmp_path), split="all")
     found = compare([f"<b>|={models[0]}"], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
     page = html_report(found)

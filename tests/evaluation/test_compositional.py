@@ -13,7 +13,7 @@ from diptych.cli import main
 from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError
 from diptych.evaluation.compositional import swaps
-from diptych.evaluation.compositional.checks import KINDS, Checks, Quads, checks_of, evaluate_checks, evaluate_quads
+from diptych.evaluation.compositional.checks import KINDS, Checks, Quads, evaluate_checks, evaluate_quads, make_checks
 from diptych.evaluation.compositional.published import read_published, read_sugarcrepe, read_winoground
 from diptych.evaluation.compositional.swaps import wrong_captions
 from diptych.evaluation.metrics import compositional
@@ -87,7 +87,7 @@ def test_wrong_captions_are_deterministic_and_differ_from_the_right_one(scenes: 
 
 def test_checks_have_every_kind_that_the_captions_allow_up_to_the_limit(scenes: Path) -> None:
     pairs = read_pairs(scenes)
-    checks = checks_of(pairs, most=20)
+    checks = make_checks(pairs, most=20)
     assert set(checks.counts()) <= set(KINDS)
     assert {"swapped attributes", "replaced noun", "replaced attribute"} <= set(checks.counts())
     assert max(checks.counts().values()) == 20
@@ -99,7 +99,7 @@ def test_captions_without_a_word_of_the_lists_are_refused(tmp_path: Path) -> Non
     Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,ein Hund läuft\n", encoding="utf-8")
     with pytest.raises(DataError, match="English"):
-        checks_of(read_pairs(tmp_path))
+        make_checks(read_pairs(tmp_path))
 
 
 def test_a_tie_is_not_a_right_choice() -> None:
@@ -147,11 +147,11 @@ def test_choices_equal_those_of_one_check_at_a_time(model: dual.DualEncoder, sce
     from diptych.images.decode import decode
 
     pairs = read_pairs(scenes)
-    checks = checks_of(pairs, most=12)
+    checks = make_checks(pairs, most=12)
     scores = evaluate_checks(model, checks, resamples=20)
     for at in range(0, len(checks), 7):
-        picture = model.encode_images([decode(pairs[int(checks.rows[at])].image, min_side=model.image_size)])[0]
-        right, wrong = model.encode_texts([checks.right[at], checks.wrong[at]]) @ picture
+        image = model.encode_images([decode(pairs[int(checks.rows[at])].image, min_side=model.image_size)])[0]
+        right, wrong = model.encode_texts([checks.right[at], checks.wrong[at]]) @ image
         if abs(right - wrong) > 1e-5:
             assert scores.right[at] == (right > wrong)
     for row in scores.rows():
@@ -163,13 +163,13 @@ def test_choices_equal_those_of_one_check_at_a_time(model: dual.DualEncoder, sce
 @pytest.fixture
 def winoground(tmp_path: Path, scenes: Path) -> Path:
     """Three examples in the form of facebook/winoground."""
-    pictures = sorted((scenes / "images").iterdir())
+    images = sorted((scenes / "images").iterdir())
     (tmp_path / "images").mkdir()
     lines = []
     for number in range(3):
         for side in (0, 1):
-            with Image.open(pictures[2 * number + side]) as picture:
-                picture.save(tmp_path / "images" / f"ex_{number}_img_{side}.png")
+            with Image.open(images[2 * number + side]) as image:
+                image.save(tmp_path / "images" / f"ex_{number}_img_{side}.png")
         lines.append(
             json.dumps(
                 {
@@ -195,9 +195,9 @@ def sugarcrepe(tmp_path: Path, scenes: Path) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "val2017").mkdir()
     names = []
-    for picture in sorted((scenes / "images").iterdir())[:3]:
-        shutil.copy(picture, tmp_path / "val2017" / picture.name)
-        names.append(picture.name)
+    for image in sorted((scenes / "images").iterdir())[:3]:
+        shutil.copy(image, tmp_path / "val2017" / image.name)
+        names.append(image.name)
     example = {"caption": "a red star", "negative_caption": "a blue star"}
     swapped = {str(at): {"filename": name, **example} for at, name in enumerate(names)}
     (tmp_path / "data" / "swap_att.json").write_text(json.dumps(swapped))
@@ -220,9 +220,9 @@ def test_winogrounds_scores_are_of_every_caption_with_every_image(winoground: Pa
     found = evaluate_quads(model, quads)
     assert set(found.by_tag) == {"Object", "Relation"}
     assert found.by_tag["Object"].examples == 2
-    pictures = model.encode_images([decode(row.image, min_side=32) for row in quads.images][2:4])
+    images = model.encode_images([decode(row.image, min_side=32) for row in quads.images][2:4])
     captions = model.encode_texts([row.captions[0] for row in quads.images][2:4])
-    np.testing.assert_allclose(found.scores[1], captions @ pictures.T, atol=1e-5)
+    np.testing.assert_allclose(found.scores[1], captions @ images.T, atol=1e-5)
     assert found.right()["group"].mean() * 100 == pytest.approx(found.all.group)
 
 

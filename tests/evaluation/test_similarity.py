@@ -51,14 +51,14 @@ def test_a_prompt_that_another_image_has_too_is_never_first() -> None:
 
 def test_images_without_a_prompt_are_left_out_of_the_counts() -> None:
     scores = similarity_metrics(np.eye(3), np.array([[0.0, 1.0, 0.0]]), np.array([1]))
-    assert (scores.pictures, scores.prompts, scores.normalised) == (1, 1, None)
+    assert (scores.images, scores.prompts, scores.normalised) == (1, 1, None)
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**31))
-def test_ranks_equal_those_of_the_slow_twin(pictures: int, prompts: int, seed: int) -> None:
+def test_ranks_equal_those_of_the_slow_twin(images: int, prompts: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    predicted, truth = random.normal(size=(pictures, 3)), random.normal(size=(prompts, 3))
-    owner = random.integers(pictures, size=prompts)
+    predicted, truth = random.normal(size=(images, 3)), random.normal(size=(prompts, 3))
+    owner = random.integers(images, size=prompts)
     slow = []
     for own, text in zip(owner, truth, strict=True):
         wanted = predicted[own]

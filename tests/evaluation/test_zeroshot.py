@@ -28,9 +28,9 @@ def unit(*shape: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def naive_rank(picture: np.ndarray, names: np.ndarray, label: int) -> int:
+def naive_rank(image: np.ndarray, names: np.ndarray, label: int) -> int:
     """One picture at a time, by counting."""
-    scores = [float(np.dot(picture.astype(float), name.astype(float))) for name in names]
+    scores = [float(np.dot(image.astype(float), name.astype(float))) for name in names]
     return 1 + sum(score >= scores[label] for at, score in enumerate(scores) if at != label)
 
 
@@ -70,10 +70,10 @@ def test_the_worked_examples_hold(module) -> None:
 
 
 def test_ranks_equal_counting_one_image_at_a_time() -> None:
-    pictures, names = unit(60, 8), unit(12, 8, seed=1)
+    images, names = unit(60, 8), unit(12, 8, seed=1)
     labels = np.random.default_rng(2).integers(0, 12, 60)
-    expected = [naive_rank(picture, names, label) for picture, label in zip(pictures, labels, strict=True)]
-    assert zeroshot_ranks(pictures, names, labels).tolist() == expected
+    expected = [naive_rank(image, names, label) for image, label in zip(images, labels, strict=True)]
+    assert zeroshot_ranks(images, names, labels).tolist() == expected
 
 
 def test_a_class_with_a_duplicate_name_is_never_first() -> None:
@@ -89,11 +89,11 @@ def test_a_model_with_one_embedding_for_everything_scores_zero() -> None:
 
 
 def test_the_mean_over_classes_weighs_classes_equally_and_leaves_out_empty_ones() -> None:
-    pictures = np.array([[1.0, 0, 0]] * 9 + [[1.0, 0, 0]])
-    scores = zeroshot_metrics(pictures, np.eye(3), np.array([0] * 9 + [1]))
+    images = np.array([[1.0, 0, 0]] * 9 + [[1.0, 0, 0]])
+    scores = zeroshot_metrics(images, np.eye(3), np.array([0] * 9 + [1]))
     assert scores.accuracy[1] == 90.0
     assert scores.mean_per_class == 50.0
-    assert scores.to_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "pictures": 10, "classes": 3}
+    assert scores.to_dict() == {"top1": 90.0, "top5": 100.0, "mean_per_class": 50.0, "images": 10, "classes": 3}
 
 
 def test_class_embeddings_equal_those_of_one_class_at_a_time() -> None:
@@ -233,11 +233,11 @@ def test_evaluation_equals_classifying_each_image_by_hand(colours: Path, model: 
     )
     right = 0
     for row in pairs:
-        picture = model.encode_images([Image.open(row.image).convert("RGB")])[0]
-        nearest = int(np.argmax([vector @ picture / np.linalg.norm(vector) for vector in vectors]))
+        image = model.encode_images([Image.open(row.image).convert("RGB")])[0]
+        nearest = int(np.argmax([vector @ image / np.linalg.norm(vector) for vector in vectors]))
         right += names[nearest] == row.captions[0].replace("_", " ")
     assert scores.accuracy[1] == pytest.approx(100 * right / 9)
-    assert (scores.pictures, scores.classes, left_out.bad_pictures) == (9, 3, 0)
+    assert (scores.images, scores.classes, left_out.bad_images) == (9, 3, 0)
 
 
 def test_a_broken_image_is_left_out_and_counted(colours: Path, model: dual.DualEncoder, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_broken_image_is_left_out_and_counted(colours: Path, model: dual.DualE
     (tmp_path / "blue" / "broken.png").write_bytes(b"no picture")
     rows = [*read_class_folders(colours), *read_class_folders(tmp_path)]
     scores, left_out = evaluate_zeroshot(model, Pairs.from_rows(rows), prompts="one", max_bad_share=0.2)
-    assert (scores.pictures, left_out.bad_pictures) == (9, 1)
+    assert (scores.images, left_out.bad_images) == (9, 1)
 
 
 def test_the_evaluator_refuses_another_number_of_embeddings(colours: Path) -> None:
@@ -283,6 +283,6 @@ def test_the_command_line_prints_the_scores(
         assert not ended.value.code
         outputs[bool(flags)] = capsys.readouterr().out
     scores = json.loads(outputs[True])
-    assert (scores["pictures"], scores["classes"], scores["left_out"]) == (9, 4, 0)
+    assert (scores["images"], scores["classes"], scores["left_out"]) == (9, 4, 0)
     assert f"{scores['top1']:.1f}" in outputs[False]
     assert "9 images, 4 classes" in outputs[False]

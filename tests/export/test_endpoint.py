@@ -86,7 +86,7 @@ def ask(directory: Path) -> Iterator[Ask]:
 
 
 @pytest.fixture(scope="module")
-def picture(scenes: Path) -> Path:
+def image(scenes: Path) -> Path:
     return Path(str(read_pairs(scenes)[0].image))
 
 
@@ -100,23 +100,23 @@ def test_the_directory_has_what_an_endpoint_expects(directory: Path) -> None:
     card = (directory / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "## Limitations" in card  # the model's own card goes on below
-    assert diptych.load(directory, "cpu").identity() == diptych.load("mini", "cpu").identity()
+    assert diptych.load(directory, "cpu").fingerprint() == diptych.load("mini", "cpu").identity()
 
 
-def test_texts_and_images_are_embedded(ask: Ask, picture: Path) -> None:
+def test_texts_and_images_are_embedded(ask: Ask, image: Path) -> None:
     status, vectors = ask({"inputs": ["a dog", "a cat"]})
     model = diptych.load("mini", "cpu")
     assert status == 200
     np.testing.assert_allclose(vectors, model.encode_texts(["a dog", "a cat"]), atol=1e-5)
-    status, both = ask({"inputs": {"texts": ["a dog"], "images": [encoded(picture)]}})
+    status, both = ask({"inputs": {"texts": ["a dog"], "images": [encoded(image)]}})
     assert status == 200
-    np.testing.assert_allclose(both["images"], model.encode_images([decode(picture)]), atol=1e-5)
+    np.testing.assert_allclose(both["images"], model.encode_images([decode(image)]), atol=1e-5)
     assert len(both["texts"]) == 1
 
 
-def test_an_image_is_classified_in_the_format_of_transformers(ask: Ask, picture: Path) -> None:
+def test_an_image_is_classified_in_the_format_of_transformers(ask: Ask, image: Path) -> None:
     labels = ["a circle", "a square", "a tree"]
-    url = f"data:image/jpeg;base64,{encoded(picture)}"
+    url = f"data:image/jpeg;base64,{encoded(image)}"
     status, found = ask({"inputs": url, "parameters": {"candidate_labels": labels}})
     assert status == 200
     assert sorted(label["label"] for label in found) == labels
@@ -153,9 +153,9 @@ def own(kind: str) -> bool:
     return bool(json.loads((BUNDLED / "mini" / "diptych.json").read_text()).get(kind))
 
 
-def test_a_request_whose_body_is_an_image_is_captioned(ask: Ask, picture: Path) -> None:
-    status, answer = ask(picture.read_bytes(), "image/jpeg")
-    assert ask({"inputs": f"data:image/jpeg;base64,{encoded(picture)}"}) == (status, answer)
+def test_a_request_whose_body_is_an_image_is_captioned(ask: Ask, image: Path) -> None:
+    status, answer = ask(image.read_bytes(), "image/jpeg")
+    assert ask({"inputs": f"data:image/jpeg;base64,{encoded(image)}"}) == (status, answer)
     if own("captioner"):
         assert status == 200
         assert answer[0]["generated_text"].strip()
@@ -164,8 +164,8 @@ def test_a_request_whose_body_is_an_image_is_captioned(ask: Ask, picture: Path) 
     assert "no captioner" in answer["error"]
 
 
-def test_an_image_and_texts_are_matched(ask: Ask, picture: Path) -> None:
-    status, answer = ask({"inputs": encoded(picture), "parameters": {"texts": ["a red circle", "a horse"]}})
+def test_an_image_and_texts_are_matched(ask: Ask, image: Path) -> None:
+    status, answer = ask({"inputs": encoded(image), "parameters": {"texts": ["a red circle", "a horse"]}})
     if own("matcher"):
         assert status == 200
         assert [match["text"] for match in answer] == ["a red circle", "a horse"]

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(900)  # tracing a network takes seconds each, a
 TEXTS = ["a red circle", "Two small blue squares left of a tree", "sun", ""]
 FORMS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
 # A tiny network with random weights is further off in eight bits than a trained one.
-LOOSE = Tolerance(least_cosine=0.5, mean_cosine=0.8, largest_difference=1.0)
+LOOSE = Tolerance(min_cosine=0.5, mean_cosine=0.8, largest_difference=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_an_fp32_graph_gives_the_embeddings_of_the_model(
     done = exports[engine, "fp32"]
     close(done.out, trained, pairs, atol=1e-4)
     assert [graph.name for graph in done.graphs] == ["image", "text", "captioner"]
-    assert all(tower.least_cosine > 0.9999 and tower.rate_after > 0 for tower in done.graphs)
+    assert all(tower.min_cosine > 0.9999 and tower.rate_after > 0 for tower in done.graphs)
     assert done.graphs[0].checked == len(pairs)
 
 
@@ -154,7 +154,7 @@ def test_it_keeps_the_metadata_except_that_of_heads_which_are_not_exported(
     assert metadata["cutoff"] == {"bias": 1.0}
     assert "matcher" not in metadata
     assert metadata["captioner"]["graphs"]["engine"] == "openvino"
-    assert metadata["exported"]["of"] == diptych.load(trained, "cpu").identity()
+    assert metadata["exported"]["of"] == diptych.load(trained, "cpu").fingerprint()
     readme = (out / "README.md").read_text()
     assert readme.startswith("# A card")
     assert "| image | 6 |" in readme
@@ -164,10 +164,10 @@ def test_it_has_its_own_identity_which_saving_preserves(
     exports: dict[tuple[str, str], Export], trained: Path, tmp_path: Path
 ) -> None:
     model = diptych.load(exports["onnx", "int8"].out, "cpu")
-    assert model.identity() != diptych.load(trained, "cpu").identity()
+    assert model.fingerprint() != diptych.load(trained, "cpu").identity()
     model.save(tmp_path)
     again = diptych.load(tmp_path, "cpu")
-    assert again.identity() == model.identity()
+    assert again.fingerprint() == model.identity()
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
 
 
@@ -264,7 +264,7 @@ def parity(least: float, mean: float, difference: float) -> Parity:
     [parity(0.98, 0.999, 0.01), parity(0.995, 0.99, 0.01), parity(0.999, 0.999, 0.2), parity(*[float("nan")] * 3)],
 )
 def test_a_graph_outside_any_limit_is_refused_with_the_numbers(off: Parity) -> None:
-    tolerance = Tolerance(least_cosine=0.99, mean_cosine=0.995, largest_difference=0.1)
+    tolerance = Tolerance(min_cosine=0.99, mean_cosine=0.995, largest_difference=0.1)
     check_parity(parity(0.99, 0.995, 0.1), tolerance)
     with pytest.raises(ModelError, match=r"minimum cosine .*limit 0.99\).*limit 0.995\).*limit 0.1\)"):
         check_parity(off, tolerance)

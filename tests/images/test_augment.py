@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from diptych.errors import ConfigError
 from diptych.images.augment import AUGMENTATIONS, augmentation, draw, light, names_a_side, random_resized_crop, strong
-from tests.broken import picture
+from tests.broken import make_image
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -30,7 +30,7 @@ def window(image: Image.Image) -> tuple[float, float]:
 def test_the_same_key_gives_the_same_view_in_any_thread(name: str) -> None:
     augment = augmentation(name)
     assert augment is not None
-    image = picture(1, (64, 48))
+    image = make_image(1, (64, 48))
 
     def view(epoch: int) -> bytes:
         return augment(image, 32, draw(0, epoch, "a.jpg"), True).tobytes()
@@ -78,8 +78,8 @@ def test_half_of_the_light_views_are_mirrored_and_none_if_disabled() -> None:
 
 def test_the_mirror_option_changes_nothing_else() -> None:
     for seed in range(20):
-        free = light(picture(3), 32, random.Random(seed), True)
-        kept = light(picture(3), 32, random.Random(seed), False)
+        free = light(make_image(3), 32, random.Random(seed), True)
+        kept = light(make_image(3), 32, random.Random(seed), False)
         assert free.tobytes() in (kept.tobytes(), ImageOps.mirror(kept).tobytes())
 
 
@@ -112,7 +112,7 @@ def test_a_caption_with_left_or_right_disables_mirroring(caption: str, sided: bo
 
 
 def test_a_picture_is_not_changed_by_augmenting_it() -> None:
-    image = picture(2)
+    image = make_image(2)
     before = image.tobytes()
     for augment in filter(None, AUGMENTATIONS.values()):
         augment(image, 16, random.Random(0), True)

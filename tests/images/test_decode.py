@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 from diptych.errors import ImageError
 from diptych.images.decode import (
     MAX_PIXELS,
-    Picture,
+    ImageSource,
     Slice,
     content_hash,
     decode,
@@ -48,9 +48,9 @@ def close(pixel, expected, by: int = 6) -> bool:
     return all(abs(a - b) <= by for a, b in zip(pixel, expected, strict=True))
 
 
-def reason_of(picture: Picture, **limits) -> str:
+def reason_of(image: ImageSource, **limits) -> str:
     with pytest.raises(ImageError) as caught:
-        decode(picture, **limits)
+        decode(image, **limits)
     return caught.value.reason
 
 
@@ -80,10 +80,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
 def test_more_bytes_than_the_limit_are_refused_and_the_limit_itself_is_not(tmp_path: Path, kind: str):
     path = tmp_path / "a.bin"
     path.write_bytes(b"x" * 10)
-    picture = {"path": path, "slice": Slice(path, 0, 10), "bytes": b"x" * 10}[kind]
-    assert len(read_bytes(picture, max_bytes=10)) == 10
+    image = {"path": path, "slice": Slice(path, 0, 10), "bytes": b"x" * 10}[kind]
+    assert len(read_bytes(image, max_bytes=10)) == 10
     with pytest.raises(ImageError, match="the limit is 9") as caught:
-        read_bytes(picture, max_bytes=9)
+        read_bytes(image, max_bytes=9)
     assert caught.value.reason == "too_many_bytes"
 
 

@@ -44,7 +44,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures() -> list[Image.Image]:
+def make_images() -> list[Image.Image]:
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(3)]
 
@@ -57,11 +57,11 @@ def test_probabilities_are_the_softmax_of_transformers_own_matching_logits(blip:
 
     model, processor = BlipForImageTextRetrieval.from_pretrained(blip).eval(), AutoProcessor.from_pretrained(blip)
     expected = []
-    for image, text in zip(pictures(), TEXTS, strict=True):
+    for image, text in zip(make_images(), TEXTS, strict=True):
         with torch.inference_mode():
             inputs = processor(images=image, text=text, return_tensors="pt")
             expected.append(float(model(**inputs, use_itm_head=True).itm_score.softmax(1)[0, 1]))
-    found = load_matcher(blip, device="cpu").predict(pictures(), TEXTS)
+    found = load_matcher(blip, device="cpu").predict(make_images(), TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(found) > 1e-3
 
@@ -71,9 +71,9 @@ def test_embeddings_give_transformers_own_cosines_for_reranking(blip: Path) -> N
 
     model, processor = BlipForImageTextRetrieval.from_pretrained(blip).eval(), AutoProcessor.from_pretrained(blip)
     matcher = load_matcher(blip, device="cpu")
-    images, texts = matcher.encode_images(pictures()), matcher.encode_texts(TEXTS)
+    images, texts = matcher.encode_images(make_images()), matcher.encode_texts(TEXTS)
     with torch.inference_mode():
-        inputs = processor(images=pictures()[0], text=TEXTS[0], return_tensors="pt")
+        inputs = processor(images=make_images()[0], text=TEXTS[0], return_tensors="pt")
         cosine = float(model(**inputs, use_itm_head=False).itm_score)
     assert float(images.vectors[0] @ texts.vectors[0]) == pytest.approx(cosine, abs=1e-5)
     assert set(reranked_ranks(matcher, images, texts, np.arange(3))) <= {1, 2, 3}

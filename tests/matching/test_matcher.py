@@ -198,7 +198,7 @@ def test_an_image_that_is_close_to_every_text_has_the_greatest_hubness() -> None
 def test_a_trained_matcher_loads_with_every_head_and_its_encoder_is_unchanged(trained: Path, encoder: Path) -> None:
     assert heads_of(trained) == ["cosine", "pair", "cross"]
     assert load_matcher(trained).name == "cross"
-    assert dual.load(trained, "cpu").identity() == dual.load(encoder, "cpu").identity()
+    assert dual.load(trained, "cpu").fingerprint() == dual.load(encoder, "cpu").identity()
     card = json.loads((trained / "model" / "diptych.json").read_text())
     assert card["kind"] == "matcher"
     calibration = card["matcher"]["cross"]["calibration"]
@@ -239,10 +239,10 @@ def test_only_the_pair_head_accepts_stored_embeddings(trained: Path, scenes: Pat
     vectors = matcher.encoder.encode_images(images)
     rows = np.arange(3)
     texts = matcher.encode_texts(["a red circle"] * 3)
-    found = matcher.probabilities(matcher.encode_vectors("image", vectors), texts, rows, rows)
+    found = matcher.probabilities(matcher.from_embeddings("image", vectors), texts, rows, rows)
     np.testing.assert_allclose(found, matcher.predict(images, ["a red circle"] * 3), atol=1e-5)
     with pytest.raises(ConfigError, match="use the head 'pair'"):
-        load_matcher(trained, "cross", "cpu").encode_vectors("image", vectors)
+        load_matcher(trained, "cross", "cpu").from_embeddings("image", vectors)
 
 
 def test_what_cannot_be_matched_is_refused(trained: Path, encoder: Path, scenes: Path) -> None:
@@ -346,7 +346,7 @@ def test_reranking_gives_the_ranks_of_a_loop_over_candidates(trained: Path, scen
     matcher = load_matcher(trained, "cross", "cpu")
     pairs = read_pairs(scenes)[:20]
     texts, owner = pairs.flat_captions()
-    images, told = matcher.encode_pictures(pairs), matcher.encode_texts(texts)
+    images, told = matcher.encode_dataset(pairs), matcher.encode_texts(texts)
     ranks = reranked_ranks(matcher, images, told, owner, first=5)
     cosines = (told.vectors @ images.vectors.T).numpy()
     for at in range(0, len(texts), 7):

@@ -96,7 +96,7 @@ def test_labelled_pairs_are_read_from_every_table(text: str, tmp_path: Path) -> 
     assert labelled.rows.tolist() == [0, 0, 1]
     assert labelled.labels.tolist() == [True, False, True]
     assert is_labelled(path)
-    only = labelled.of(labelled.pictures.where([False, True]))
+    only = labelled.of(labelled.images.where([False, True]))
     assert (only.texts, only.rows.tolist(), only.labels.tolist()) == (["a cat"], [0], [True])
 
 

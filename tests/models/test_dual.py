@@ -23,7 +23,7 @@ TEXTS = ["a red circle", "two small blue squares left of a tree", "sun"]
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def images(count: int = 3) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (40 + n, 50, 3), dtype=np.uint8)) for n in range(count)]
 
@@ -59,10 +59,10 @@ def test_a_saved_model_loads_with_the_same_vectors(projection: str, tmp_path: Pa
     model.logit_scale = 12.5
     model.save(tmp_path)
     again = dual.load(tmp_path, "cpu")
-    np.testing.assert_array_equal(again.encode_images(pictures()), model.encode_images(pictures()))
+    np.testing.assert_array_equal(again.encode_images(images()), model.encode_images(images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
     assert again.logit_scale == 12.5
-    assert again.identity() == model.identity()
+    assert again.fingerprint() == model.identity()
 
 
 def test_a_model_that_names_the_residual_head_at_its_old_place_still_loads(tmp_path: Path) -> None:
@@ -75,18 +75,18 @@ def test_a_model_that_names_the_residual_head_at_its_old_place_still_loads(tmp_p
 
 def test_vectors_have_unit_length_and_do_not_depend_on_their_batch() -> None:
     model = build()
-    vectors = model.encode_images(pictures())
+    vectors = model.encode_images(images())
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(model.encode_images(pictures(), batch_size=1), vectors, atol=1e-5)
+    np.testing.assert_allclose(model.encode_images(images(), batch_size=1), vectors, atol=1e-5)
     np.testing.assert_allclose(model.encode_texts(TEXTS, batch_size=1), model.encode_texts(TEXTS), atol=1e-5)
 
 
 def test_a_model_with_linear_heads_loads_with_plain_sentence_transformers(tmp_path: Path) -> None:
     model = build(projection="linear")
     model.save(tmp_path / "model")
-    for number, picture in enumerate(pictures()):
-        picture.save(tmp_path / f"{number}.png")
-    np.save(tmp_path / "images.npy", model.encode_images(pictures()))
+    for number, image in enumerate(images()):
+        image.save(tmp_path / f"{number}.png")
+    np.save(tmp_path / "images.npy", model.encode_images(images()))
     np.save(tmp_path / "texts.npy", model.encode_texts(TEXTS))
     program = f"""
         import sys
@@ -117,10 +117,10 @@ def test_a_clip_checkpoint_gives_the_vectors_that_transformers_gives(tiny_clip: 
 
     reference, processor = CLIPModel.from_pretrained(tiny_clip), CLIPProcessor.from_pretrained(tiny_clip)
     with torch.inference_mode():
-        inputs = processor(text=TEXTS, images=pictures(), return_tensors="pt", padding=True)
+        inputs = processor(text=TEXTS, images=images(), return_tensors="pt", padding=True)
         output = reference(**inputs)
     model = dual.load(tiny_clip, "cpu")
-    np.testing.assert_allclose(model.encode_images(pictures()), output.image_embeds, atol=1e-5)
+    np.testing.assert_allclose(model.encode_images(images()), output.image_embeds, atol=1e-5)
     np.testing.assert_allclose(model.encode_texts(TEXTS), output.text_embeds, atol=1e-5)
     assert model.logit_scale == pytest.approx(float(reference.logit_scale.exp()))
 
@@ -145,7 +145,7 @@ def test_a_transformers_image_tower_is_built_from_configuration_alone() -> None:
         dim=16,
         device="cpu",
     )
-    assert model.encode_images(pictures()).shape == (3, 16)
+    assert model.encode_images(images()).shape == (3, 16)
     assert model.image_size == 32
 
 
@@ -249,11 +249,11 @@ def test_a_name_that_is_not_valid_on_the_hub_is_refused() -> None:
 
 def test_the_identity_changes_with_a_weight_and_with_the_preprocessing() -> None:
     model = build()
-    identity = model.identity()
-    assert build(crop="squash").identity() != identity
+    identity = model.fingerprint()
+    assert build(crop="squash").fingerprint() != identity
     with torch.no_grad():
         next(model.model.parameters()).add_(1e-3)
-    assert model.identity() != identity
+    assert model.fingerprint() != identity
 
 
 def test_the_identity_is_the_same_before_and_after_a_batch_was_padded(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_the_identity_is_the_same_before_and_after_a_batch_was_padded(tmp_path: 
     tokenizer = model.route("text")[0].tokenizer.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    identity = model.identity()
+    identity = model.fingerprint()
     model.encode_texts(["a", "a longer text"])
     assert tokenizer.padding is not None
-    assert model.identity() == identity
+    assert model.fingerprint() == identity

@@ -21,7 +21,7 @@ LIMIT = 40  # tokens; the texts above fit, letter by letter
 SIDE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def make_images(count: int = 3) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (40 + 9 * n, 50, 3), dtype=np.uint8)) for n in range(count)]
 
@@ -121,7 +121,7 @@ def reference(checkpoint: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarra
         texts = [text.lower() for text in texts]  # what the tower was trained on
     with torch.inference_mode():
         inputs = {
-            **processor.image_processor(pictures(), return_tensors="pt"),
+            **processor.image_processor(make_images(), return_tensors="pt"),
             **processor.tokenizer(texts, return_tensors="pt", **settings),
         }
         output = model(**inputs)
@@ -131,7 +131,7 @@ def reference(checkpoint: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarra
 def test_a_checkpoint_gives_the_vectors_that_transformers_gives(checkpoint: Path) -> None:
     images, texts, network = reference(checkpoint, TEXTS)
     model = dual.load(checkpoint, "cpu")
-    np.testing.assert_allclose(model.encode_images(pictures()), images, atol=1e-5)
+    np.testing.assert_allclose(model.encode_images(make_images()), images, atol=1e-5)
     np.testing.assert_allclose(model.encode_texts(TEXTS), texts, atol=1e-5)
     assert model.dim == images.shape[1]
     assert model.logit_scale == pytest.approx(float(network.logit_scale.detach().exp()))
@@ -150,9 +150,9 @@ def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path
     model = dual.load(checkpoint, "cpu")
     model.save(tmp_path)
     again = dual.load(tmp_path, "cpu")
-    np.testing.assert_array_equal(again.encode_images(pictures()), model.encode_images(pictures()))
+    np.testing.assert_array_equal(again.encode_images(make_images()), model.encode_images(make_images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
-    assert again.identity() == model.identity()
+    assert again.fingerprint() == model.identity()
     assert (again.logit_scale, again.logit_bias) == (model.logit_scale, model.logit_bias)
     plain = SentenceTransformer(str(tmp_path), device="cpu")
     lower = [text.lower() for text in TEXTS]
@@ -239,7 +239,7 @@ def test_the_tutorials_pair_gives_its_towers_features_through_its_heads(
     model = dual.build(image, text, projection=projection, dim=16, text_pooling="cls", device="cpu")
     resnet, distilbert = AutoModel.from_pretrained(image).eval(), AutoModel.from_pretrained(text).eval()
     with torch.inference_mode():
-        pixels = AutoImageProcessor.from_pretrained(image)(pictures(), return_tensors="pt")
+        pixels = AutoImageProcessor.from_pretrained(image)(make_images(), return_tensors="pt")
         features = resnet(**pixels).pooler_output
         tokens = AutoTokenizer.from_pretrained(text)(TEXTS, padding=True, return_tensors="pt")
         states = distilbert(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state[:, 0]
@@ -247,11 +247,11 @@ def test_the_tutorials_pair_gives_its_towers_features_through_its_heads(
             passed = {"sentence_embedding": inputs}
             for module in model.head(modality):
                 passed = module(passed)
-            encoded = model.encode_images(pictures()) if modality == "image" else model.encode_texts(TEXTS)
+            encoded = model.encode_images(make_images()) if modality == "image" else model.encode_texts(TEXTS)
             np.testing.assert_allclose(encoded, passed["sentence_embedding"], atol=1e-5)
     model.save(tmp_path)
     again = dual.load(tmp_path, "cpu")
-    np.testing.assert_array_equal(again.encode_images(pictures()), model.encode_images(pictures()))
+    np.testing.assert_array_equal(again.encode_images(make_images()), model.encode_images(make_images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
 
 
@@ -262,5 +262,5 @@ def test_a_checkpoint_is_trained_further_and_loads_again(checkpoint: Path, tiny:
         result = train(tiny(start=str(checkpoint), objective="sigmoid", epochs=1, text_arguments={}))
     before, after = dual.load(checkpoint, "cpu"), dual.load(result.model, "cpu")
     assert not np.allclose(after.encode_texts(TEXTS), before.encode_texts(TEXTS), atol=1e-4)
-    assert not np.allclose(after.encode_images(pictures()), before.encode_images(pictures()), atol=1e-4)
+    assert not np.allclose(after.encode_images(make_images()), before.encode_images(make_images()), atol=1e-4)
     assert after.logit_scale != before.logit_scale

@@ -33,7 +33,7 @@ def drawn(count: int) -> Pairs:
     )
 
 
-def checks_of(pairs: Pairs) -> pa.Table:
+def make_checks(pairs: Pairs) -> pa.Table:
     return pa.table({"reason": pa.array([""] * len(pairs)), "detail": pa.array([""] * len(pairs))})
 
 
@@ -65,7 +65,7 @@ JOBS: dict[str, tuple[Callable[[Pairs], Any], float, float]] = {  # and the most
     "a fingerprint": (lambda pairs: pairs.fingerprint(), 1, 16),
     "the split for training": (lambda pairs: split_for_training(pairs, 0.1), 1, 64),
     "the doctor's figures": (
-        lambda pairs: describe_pairs(pairs, usable_rows(pairs, checks_of(pairs)), {}, 10),
+        lambda pairs: describe_pairs(pairs, usable_rows(pairs, make_checks(pairs)), {}, 10),
         1,
         120,
     ),

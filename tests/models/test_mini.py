@@ -14,7 +14,7 @@ from safetensors import safe_open
 import diptych
 from diptych.data.samples import photographs
 from diptych.models import checkpoints
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.models.truncation import TextCutWarning
 
 MINI = checkpoints.BUNDLED / "mini"
@@ -65,11 +65,11 @@ def test_plain_sentence_transformers_gives_the_same_vectors_without_diptych_or_a
         "np.savez(out, texts=texts, images=images)\n",
         "utf-8",
     )
-    pictures = [row.image for row in photos][:2]
+    images = [row.image for row in photos][:2]
     out = tmp_path / "vectors.npz"
-    subprocess.run([sys.executable, str(script), str(MINI), str(out), *map(str, pictures)], check=True, timeout=120)
+    subprocess.run([sys.executable, str(script), str(MINI), str(out), *map(str, images)], check=True, timeout=120)
     plain = np.load(out)
-    ours = mini.encode_images([diptych.images.decode.decode(p) for p in pictures])
+    ours = mini.encode_images([diptych.images.decode.decode(p) for p in images])
     assert np.abs(plain["images"] - ours).max() < 1e-5
     assert np.abs(plain["texts"] - mini.encode_texts(texts)).max() < 1e-5
 
@@ -85,7 +85,7 @@ def test_it_sees_the_whole_picture_squashed_to_a_square(mini):
 
 
 def test_most_sample_photographs_come_first_for_their_query(mini, photos):
-    vectors = picture_vectors(mini, photos, cache=False)
+    vectors = dataset_image_embeddings(mini, photos, cache=False)
     queries = photographs.QUERIES
     first = [name for name in photos.image_ids if name in queries]
     texts = mini.encode_texts([queries[name] for name in first])

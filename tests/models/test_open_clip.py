@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def make_images(count: int = 3) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (60 + 9 * n, 80, 3), dtype=np.uint8)) for n in range(count)]
 
@@ -82,14 +82,14 @@ def reference(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray, A
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     network.eval()
     with torch.inference_mode():
-        images = network.encode_image(torch.stack([preprocess(each) for each in pictures()]), normalize=True)
+        images = network.encode_image(torch.stack([preprocess(each) for each in make_images()]), normalize=True)
         return images.numpy(), network.encode_text(tokenizer(texts), normalize=True).numpy(), network
 
 
 def test_a_checkpoint_gives_the_vectors_that_open_clip_gives(checkpoint: Path) -> None:
     images, texts, network = reference(checkpoint, TEXTS)
     model = dual.load(checkpoint, "cpu")
-    np.testing.assert_allclose(model.encode_images(pictures()), images, atol=1e-5)
+    np.testing.assert_allclose(model.encode_images(make_images()), images, atol=1e-5)
     np.testing.assert_allclose(model.encode_texts(TEXTS), texts, atol=1e-5)
     assert model.dim == images.shape[1]
     assert model.image_size == network.visual.image_size[0]
@@ -101,9 +101,9 @@ def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path
     model = dual.load(checkpoint, "cpu")
     model.save(tmp_path)
     again = dual.load(tmp_path, "cpu")
-    np.testing.assert_array_equal(again.encode_images(pictures()), model.encode_images(pictures()))
+    np.testing.assert_array_equal(again.encode_images(make_images()), model.encode_images(make_images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
-    assert again.identity() == model.identity()
+    assert again.fingerprint() == model.identity()
     assert (again.logit_scale, again.logit_bias) == (model.logit_scale, model.logit_bias)
 
 
@@ -119,7 +119,7 @@ def test_the_identity_changes_with_the_preprocessing(checkpoint: Path, tmp_path:
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["preprocess_cfg"]["mean"] = [0.4, 0.4, 0.4]
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    assert dual.load(folder, "cpu").identity() != dual.load(checkpoint, "cpu").identity()
+    assert dual.load(folder, "cpu").fingerprint() != dual.load(checkpoint, "cpu").identity()
 
 
 def test_a_text_beyond_the_limit_is_cut_there_with_a_warning(checkpoint: Path) -> None:
@@ -210,4 +210,4 @@ def test_a_checkpoint_is_trained_further_and_loads_again(checkpoint: Path, tiny:
         result = train(tiny(start=str(checkpoint), epochs=1, text_arguments={}))
     before, after = dual.load(checkpoint, "cpu"), dual.load(result.model, "cpu")
     assert not np.allclose(after.encode_texts(TEXTS), before.encode_texts(TEXTS), atol=1e-4)
-    assert not np.allclose(after.encode_images(pictures()), before.encode_images(pictures()), atol=1e-4)
+    assert not np.allclose(after.encode_images(make_images()), before.encode_images(make_images()), atol=1e-4)

@@ -31,7 +31,7 @@ from tests.model_directories import (
 TEXTS = ["a red circle", "sun", "two small blue squares left of a tree"]
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def make_images(count: int = 3) -> list[Image.Image]:
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (40 + n, 50, 3), dtype=np.uint8)) for n in range(count)]
 
@@ -43,7 +43,7 @@ def make_captioner(folder: Path) -> Path:
     from diptych.captioning.vocabulary import Words
 
     encoder = diptych.DualEncoder.from_pretrained(make_dual(folder), device="cpu")
-    states = compute_hidden_states(encoder, encoder.preprocess_images(pictures(1))).states  # (1, places, width)
+    states = compute_hidden_states(encoder, encoder.preprocess_images(make_images(1))).states  # (1, places, width)
     settings = {"places": states.shape[1], "image_width": states.shape[2], "vector_dim": 16, "dim": 16, "layers": 1}
     words = Words(["a", "dog", "on", "grass"])
     decoder = CaptionDecoder(len(words), **settings)
@@ -57,19 +57,19 @@ def make_whole_captioner(folder: Path) -> Path:
 
 
 def embeddings(model: diptych.DualEncoder) -> np.ndarray:
-    return np.concatenate([model.encode_images(pictures()), model.encode_texts(TEXTS)])
+    return np.concatenate([model.encode_images(make_images()), model.encode_texts(TEXTS)])
 
 
 def probabilities(model: diptych.Matcher) -> np.ndarray:
-    return model.predict(pictures(), TEXTS)
+    return model.predict(make_images(), TEXTS)
 
 
 def scores(model: diptych.Captioner) -> np.ndarray:
-    return np.array([group[0].score for group in model.caption(pictures(), max_tokens=5)])
+    return np.array([group[0].score for group in model.caption(make_images(), max_tokens=5)])
 
 
 def predictions(model: diptych.Prompter) -> np.ndarray:
-    return model.predict(pictures())
+    return model.predict(make_images())
 
 
 # kind of model: (class, maker of a directory, its output)
@@ -164,15 +164,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> diptych.DualEncoder:
 
 
 def test_one_image_and_one_text_are_the_rows_of_several(model: diptych.DualEncoder) -> None:
-    first, text = pictures()[0], TEXTS[2]
+    first, text = make_images()[0], TEXTS[2]
     assert model.encode_image(first).shape == model.encode_text(text).shape == (16,)
-    np.testing.assert_allclose(model.encode_image(first), model.encode_images(pictures())[0], atol=1e-5)
+    np.testing.assert_allclose(model.encode_image(first), model.encode_images(make_images())[0], atol=1e-5)
     np.testing.assert_allclose(model.encode_text(text), model.encode_texts(TEXTS)[2], atol=1e-5)
 
 
 def test_embeddings_come_as_numpy_or_as_a_tensor_of_the_models_device(model: diptych.DualEncoder) -> None:
     for array, tensor in (
-        (model.encode_images(pictures()), model.encode_images(pictures(), convert_to="tensor")),
+        (model.encode_images(make_images()), model.encode_images(make_images(), convert_to="tensor")),
         (model.encode_texts(TEXTS), model.encode_texts(TEXTS, convert_to="tensor")),
         (model.encode_text("sun"), model.encode_text("sun", convert_to="tensor")),
         (model.encode_images([]), model.encode_images([], convert_to="tensor")),
@@ -189,16 +189,16 @@ def test_embeddings_come_as_numpy_or_as_a_tensor_of_the_models_device(model: dip
 def test_a_progress_bar_is_shown_on_stderr_when_asked_for(model, capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm's own, in an environment without widgets
-        quiet = model.encode_images(pictures(), batch_size=1)
+        quiet = model.encode_images(make_images(), batch_size=1)
         assert capsys.readouterr().err == ""
-        shown = model.encode_images(pictures(), batch_size=1, show_progress=True)
+        shown = model.encode_images(make_images(), batch_size=1, show_progress=True)
     assert "3/3" in capsys.readouterr().err
     np.testing.assert_array_equal(shown, quiet)
 
 
 def test_a_batch_size_below_one_is_refused(model: diptych.DualEncoder) -> None:
     for call in (
-        lambda: model.encode_images(pictures(), batch_size=0),
+        lambda: model.encode_images(make_images(), batch_size=0),
         lambda: model.encode_texts(TEXTS, batch_size=0),
     ):
         with pytest.raises(ConfigError, match="batch_size is 0"):
@@ -216,14 +216,14 @@ def test_similarity_of_embeddings_is_their_cosine(model: diptych.DualEncoder) ->
 
 
 def test_similarity_embeds_images_and_texts_itself(model: diptych.DualEncoder) -> None:
-    images, texts = model.encode_images(pictures()), model.encode_texts(TEXTS)
+    images, texts = model.encode_images(make_images()), model.encode_texts(TEXTS)
     expected = images @ texts.T
     assert expected.shape == (3, 3)
-    for first, second in ((pictures(), TEXTS), (images, TEXTS), (pictures(), texts)):
+    for first, second in ((make_images(), TEXTS), (images, TEXTS), (make_images(), texts)):
         np.testing.assert_allclose(model.similarity(first, second), expected, atol=1e-5)
-    np.testing.assert_allclose(model.similarity(pictures()[0], "sun"), expected[:1, 1:2], atol=1e-5)
+    np.testing.assert_allclose(model.similarity(make_images()[0], "sun"), expected[:1, 1:2], atol=1e-5)
 
 
 def test_embeddings_of_another_dimension_are_refused(model: diptych.DualEncoder) -> None:
     with pytest.raises(ConfigError, match=r"text embeddings have the shape \(2, 3\); it must be \(items, 16\)"):
-        model.similarity(pictures(), np.zeros((2, 3), np.float32))
+        model.similarity(make_images(), np.zeros((2, 3), np.float32))

@@ -28,7 +28,7 @@ from diptych.models.onnx.engines import GRAPHS
 from diptych.models.onnx.exported_tower import ExportedTower, read_front, write_front
 from diptych.models.onnx.graphs import Route, tensors_of, write_graph
 from diptych.models.onnx.text_graph import keep_text_graph, kept_text_graph
-from diptych.prompting.features import PictureFeatures
+from diptych.prompting.features import ImageFeatures
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.text_space import load_text_space
 from diptych.search.find_matches import find_matches
@@ -168,7 +168,7 @@ def test_an_image_that_is_a_string_is_neither_fetched_nor_opened(
     for odd in (*private.texts, {"image": private.url}, private.path, [private.url]):
         images: list[Any] = [private.image, odd]
         doors: list[Callable[[list[Any]], Any]] = [
-            *(clip.encode_images, matcher.encode_images, captioner.caption, PictureFeatures.of_encoder(clip).encode),
+            *(clip.encode_images, matcher.encode_images, captioner.caption, ImageFeatures.of_encoder(clip).encode),
             lambda images: matcher.predict(images, ["a dog", "a cat"]),
         ]
         for door in doors:

@@ -113,7 +113,7 @@ print(json.dumps([name for name in ("torch", "sentence_transformers", "transform
 def test_a_text_query_of_a_new_process_loads_no_torch(library: Path, model_folder: Path, keep: str) -> None:  # noqa: F811
     index = Index(library, model_folder)
     index.add(library)
-    assert index.keep_texts()
+    assert index.cache_text_encoder()
     asked = [sys.executable, "-c", ASK, str(library), keep]
     found, loaded = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(loaded) == []

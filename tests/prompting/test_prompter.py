@@ -22,7 +22,7 @@ from diptych.data.samples.prompts import draw_prompts
 from diptych.errors import ConfigError, DataError, ModelError
 from diptych.evaluation.prompts import MEAN, NEIGHBOUR, OTHERS, evaluate_prompter, nearest_rows
 from diptych.images.decode import decode
-from diptych.prompting.features import PictureFeatures
+from diptych.prompting.features import ImageFeatures
 from diptych.prompting.library import Prompt, read_prompts
 from diptych.prompting.phrases.compose import LISTS, compose, phrase_lists
 from diptych.prompting.prompter import Prompter, PromptHead, load_prompter
@@ -198,8 +198,8 @@ def test_features_of_a_dual_encoder_are_tower_features_and_the_embedding(
     dual_folder: Path, images: list[Image.Image]
 ) -> None:
     encoder = diptych.load(dual_folder, "cpu")
-    pictures = PictureFeatures.of_encoder(encoder)
-    alone = PictureFeatures.of_tower(encoder.tower("image"), "cpu")
+    pictures = ImageFeatures.of_encoder(encoder)
+    alone = ImageFeatures.of_tower(encoder.tower("image"), "cpu")
     features = pictures.encode(images)
     assert pictures.width == features.shape[1] == alone.width + 16
     np.testing.assert_allclose(features[:, : alone.width], alone.encode(images), atol=1e-5)
@@ -207,9 +207,9 @@ def test_features_of_a_dual_encoder_are_tower_features_and_the_embedding(
 
 
 def test_stored_features_equal_those_of_the_images(prompter: Prompter, drawn: Path, images: list[Image.Image]) -> None:
-    stored = prompter.pictures.stored(diptych.read_pairs(drawn))
-    assert stored.shape == (48, 1, prompter.pictures.width)
-    np.testing.assert_allclose(stored[:3, 0], prompter.pictures.encode(images), atol=5e-3)
+    stored = prompter.image_features.stored(diptych.read_pairs(drawn))
+    assert stored.shape == (48, 1, prompter.image_features.width)
+    np.testing.assert_allclose(stored[:3, 0], prompter.image_features.encode(images), atol=5e-3)
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(prompter: Prompter, drawn: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(prompter: Prompter, drawn: Pa
     broken = sorted((tmp_path / "set" / "images").iterdir())[5]
     broken.write_bytes(b"no picture")
     with pytest.raises(DataError, match=broken.stem):
-        prompter.pictures.stored(diptych.read_pairs(tmp_path / "set"))
+        prompter.image_features.stored(diptych.read_pairs(tmp_path / "set"))
 
 
 # training
@@ -285,8 +285,8 @@ def test_train_tower_also_trains_the_image_tower(settings: dict[str, Any], tmp_p
     options = {**settings, "train_tower": True, "epochs": 2, "augment": "light", "target": "each", "contrast": 0.2}
     result = train_prompter(PromptRecipe(**options, out=str(tmp_path / "run"), library=0))
     trained = load_prompter(result.model, "cpu")
-    fresh = PictureFeatures.of_tower(_tower(settings), "cpu")
-    assert trained.pictures.identity() != fresh.identity()
+    fresh = ImageFeatures.of_tower(_tower(settings), "cpu")
+    assert trained.image_features.fingerprint() != fresh.identity()
     assert not trained.has_library
 
 
@@ -361,7 +361,7 @@ def test_half_precision_changes_the_embeddings_little(
 
 
 def test_retrieving_finds_the_nearest_prompts_of_the_library(prompter: Prompter, images: list[Image.Image]) -> None:
-    results = prompter.say(images, count=4)
+    results = prompter.prompt(images, count=4)
     predicted = prompter.predict(images)
     for row, prompts in enumerate(results):
         cosines = prompter.library.vectors @ predicted[row]
@@ -371,15 +371,15 @@ def test_retrieving_finds_the_nearest_prompts_of_the_library(prompter: Prompter,
 
 
 def test_a_custom_library_replaces_the_stored_one(prompter: Prompter, images: list[Image.Image]) -> None:
-    results = prompter.say(images, library=["a red star", "a blue boat", "a red star"], count=9)
+    results = prompter.prompt(images, library=["a red star", "a blue boat", "a red star"], count=9)
     assert [sorted(prompt.text for prompt in prompts) for prompts in results] == [["a blue boat", "a red star"]] * 3
 
 
 def test_a_composed_prompt_starts_with_the_caption_and_scores_at_least_as_high(
     prompter: Prompter, images: list[Image.Image]
 ) -> None:
-    alone = prompter.say(images, how="generate", captioner=FixedCaptioner("a red star"))
-    composed = prompter.say(images, how="compose", captioner=FixedCaptioner("a red star"))
+    alone = prompter.prompt(images, how="generate", captioner=FixedCaptioner("a red star"))
+    composed = prompter.prompt(images, how="compose", captioner=FixedCaptioner("a red star"))
     for before, after in zip(alone, composed, strict=True):
         assert after[0].text.startswith("a red star")
         assert after[0].score >= before[0].score - 1e-6
@@ -413,7 +413,7 @@ def _greedily(wanted: np.ndarray, space: TextSpace, lists: dict[str, list[str]])
 
 
 def test_generated_prompts_are_ordered_by_score(prompter: Prompter, images: list[Image.Image]) -> None:
-    results = prompter.say(
+    results = prompter.prompt(
         images, how="generate", count=3, captioner=FixedCaptioner("a star", "a blue boat", "a tree at night")
     )
     for prompts in results:
@@ -423,19 +423,19 @@ def test_generated_prompts_are_ordered_by_score(prompter: Prompter, images: list
 
 def test_without_a_captioner_compose_works_and_generate_fails(prompter: Prompter, images: list[Image.Image]) -> None:
     subjects = phrase_lists()["subject"]
-    assert any(prompter.say(images[:1], how="compose")[0][0].text.startswith(subject) for subject in subjects)
+    assert any(prompter.prompt(images[:1], how="compose")[0][0].text.startswith(subject) for subject in subjects)
     with pytest.raises(ModelError, match="has no captioner"):
-        prompter.say(images, how="generate")
+        prompter.prompt(images, how="generate")
 
 
 def test_invalid_options_are_refused(prompter: Prompter, images: list[Image.Image]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'compose'"):
-        prompter.say(images, how="composed")  # type: ignore[arg-type]
+        prompter.prompt(images, how="composed")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="count is 0"):
-        prompter.say(images, count=0)
+        prompter.prompt(images, count=0)
     with pytest.raises(DataError, match="library is empty"):
-        prompter.say(images, library=["", " "])
-    assert prompter.say([]) == []
+        prompter.prompt(images, library=["", " "])
+    assert prompter.prompt([]) == []
 
 
 def test_the_built_in_lists_contain_distinct_phrases() -> None:
@@ -502,7 +502,7 @@ def test_minis_prompter_is_small_and_recognises_photographs(tmp_path: Path) -> N
     pairs = photographs(tmp_path)
     known = {row.captions[0]: decode(row.image) for row in pairs}
     queries = ["a cat", "a red motorcycle", "a man with a camera on a tripod"]
-    results = mini.say([known[text] for text in queries], library=list(known))
+    results = mini.prompt([known[text] for text in queries], library=list(known))
     assert [prompts[0].text for prompts in results] == queries
 
 

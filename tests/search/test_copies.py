@@ -87,8 +87,8 @@ def test_an_empty_index_has_no_duplicates_and_no_themes(tmp_path: Path) -> None:
 
 
 def test_a_photograph_saved_again_smaller_is_a_duplicate(scenes: Path, tmp_path: Path) -> None:
-    pictures = sorted(scenes.rglob("*.png")) or sorted(scenes.rglob("*.jpg"))
-    image = next(image for path in pictures if _tells(image := decode(path)))
+    images = sorted(scenes.rglob("*.png")) or sorted(scenes.rglob("*.jpg"))
+    image = next(image for path in images if _tells(image := decode(path)))
     library = tmp_path / "library"
     library.mkdir()
     image.resize((256, 256)).save(library / "big.png")

@@ -18,20 +18,20 @@ STEPS = tuple(float(at) for at in range(21))  # quantiles 0%, 5% to 100%
 def test_the_features_equal_those_worked_out_by_hand() -> None:
     query = np.array([1, 0, 0], np.float32)
     background = np.array([[0.8, 0.6, 0], [0, 1, 0], [0, 0, 1]], np.float32)  # the first is the query's own word
-    pictures = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    images = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
     # Picture 1: cosines with the background 0.8, 0, 0; picture 2: 0.6, 1, 0. The rivals are the last two.
     first, second = np.std([0.8, 0, 0]), np.std([0.6, 1, 0])
     by_hand = [[1, 0.8, (1 - 0) / first], [0, 0.6, (0 - 1) / second]]
-    assert cutoff_features(query, pictures, background) == pytest.approx(np.array(by_hand), abs=1e-5)
+    assert cutoff_features(query, images, background) == pytest.approx(np.array(by_hand), abs=1e-5)
 
 
 def test_an_images_features_do_not_depend_on_the_rest_of_the_library() -> None:
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((50, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query, background, pictures = vectors[0], vectors[1:40], vectors[40:]
-    alone = cutoff_features(query, pictures[3:4], background)
-    assert cutoff_features(query, pictures, background)[3] == pytest.approx(alone[0], abs=1e-5)
+    query, background, images = vectors[0], vectors[1:40], vectors[40:]
+    alone = cutoff_features(query, images[3:4], background)
+    assert cutoff_features(query, images, background)[3] == pytest.approx(alone[0], abs=1e-5)
 
 
 def test_keeping_a_share_of_queries_takes_that_quantile() -> None:

@@ -337,7 +337,7 @@ def test_images_in_a_tar_are_indexed_in_place(tmp_path: Path, model: diptych.Dua
 
 def test_precomputed_embeddings_are_indexed(tmp_path: Path, model_folder: Path) -> None:
     vectors = stored_vectors(tmp_path / "vectors")
-    index = Index.for_vectors(tmp_path / "index", str(model_folder), tmp_path / "vectors")
+    index = Index.for_embeddings(tmp_path / "index", str(model_folder), tmp_path / "vectors")
     added = index.add(tmp_path / "vectors")
     assert (added.new, [each.reason for each in added.skipped]) == (13, ["not_a_vector"])
     found = nearest_rows(index.store, vectors[3].astype(np.float32), 1).to_pylist()[0]
@@ -360,7 +360,7 @@ def test_an_image_that_a_source_names_twice_has_one_row(
     stored_vectors(vectors)
     shutil.copy(vectors / "metadata" / "metadata_0.parquet", vectors / "metadata" / "metadata_1.parquet")
     monkeypatch.setattr("diptych.search.precomputed._BLOCK", 4)
-    stored = Index.for_vectors(tmp_path / "index", str(model_folder), vectors)
+    stored = Index.for_embeddings(tmp_path / "index", str(model_folder), vectors)
     added = stored.add(vectors)
     assert (added.new, added.reasons) == (7, {"repeated": 6, "not_a_vector": 1})
     assert len(stored) == 7
@@ -376,7 +376,7 @@ def test_embeddings_of_another_dimension_are_refused(index: Index, tmp_path: Pat
     with pytest.raises(ModelError, match="8 dimensions"):
         index.add(tmp_path / "vectors")
     with pytest.raises(ConfigError, match="name the model"):
-        Index.for_vectors(tmp_path / "index", None, tmp_path / "vectors")
+        Index.for_embeddings(tmp_path / "index", None, tmp_path / "vectors")
 
 
 # several processes

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from diptych.data.containers import image_at
-from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import decode, read_bytes
-from diptych.images.exif import read_facts
+from diptych.images.exif import read_image_metadata
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.skipped import Skipped
 from diptych.images.walk import ImageFile, image_paths, walk
@@ -71,7 +71,7 @@ def test_an_index_and_a_data_set_leave_out_the_same_names(tmp_path: Path) -> Non
     ):
         _write(tmp_path / name)
     assert _names(tmp_path) == ["a.png", "c/d.png"]
-    assert [path.relative_to(tmp_path).as_posix() for path in walk_pictures(tmp_path)] == ["a.png", "c/d.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)] == ["a.png", "c/d.png"]
 
 
 def test_a_data_set_is_searched_to_a_depth_and_not_through_links(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def _photograph(width: int, height: int, **tags: object) -> bytes:
 
 
 def test_exif_gives_upright_size_date_camera_and_coordinates() -> None:
-    facts = read_facts(_photograph(40, 30, orientation=6))
+    facts = read_image_metadata(_photograph(40, 30, orientation=6))
     assert (facts.width, facts.height) == (30, 40)
     assert facts.taken == datetime(2019, 7, 4, 12, 30, 5)
     assert facts.camera == "Canon EOS 5D"
@@ -202,18 +202,18 @@ def test_exif_gives_upright_size_date_camera_and_coordinates() -> None:
 
 
 def test_make_and_model_are_joined_where_the_model_does_not_name_the_make() -> None:
-    assert read_facts(_photograph(4, 4, make="SONY", model="DSC-RX100\0")).camera == "SONY DSC-RX100"
+    assert read_image_metadata(_photograph(4, 4, make="SONY", model="DSC-RX100\0")).camera == "SONY DSC-RX100"
 
 
 @pytest.mark.parametrize(
     "tags", [{"taken": "0000:00:00 00:00:00"}, {"taken": "2019:13:40 99:99:99"}, {"taken": "soon"}]
 )
 def test_an_implausible_date_is_ignored(tags: dict[str, object]) -> None:
-    assert read_facts(_photograph(4, 4, **tags)).taken is None
+    assert read_image_metadata(_photograph(4, 4, **tags)).taken is None
 
 
 def test_an_impossible_latitude_is_ignored() -> None:
-    facts = read_facts(_photograph(4, 4, south=(200.0, 0.0, 0.0)))
+    facts = read_image_metadata(_photograph(4, 4, south=(200.0, 0.0, 0.0)))
     assert (facts.latitude, facts.longitude) == (None, None)
 
 
@@ -221,11 +221,11 @@ def test_damaged_exif_counts_as_none() -> None:
     data = bytearray(_photograph(40, 30))
     at = data.index(b"Exif\0\0") + 6
     data[at + 8 : at + 60] = b"\xff" * 52
-    assert (read_facts(bytes(data)).width, read_facts(bytes(data)).height) == (40, 30)
+    assert (read_image_metadata(bytes(data)).width, read_image_metadata(bytes(data)).height) == (40, 30)
 
 
 def test_an_image_without_exif_has_its_size() -> None:
-    facts = read_facts(encoded("GIF"))
+    facts = read_image_metadata(encoded("GIF"))
     assert (facts.width, facts.height, facts.taken, facts.camera) == (48, 40, None, None)
 
 
@@ -233,7 +233,7 @@ def test_an_image_without_exif_has_its_size() -> None:
 def test_avif_and_heif_are_read(format: str) -> None:
     if format == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    assert (read_facts(encoded(format)).width, decode(encoded(format)).size) == (48, (48, 40))
+    assert (read_image_metadata(encoded(format)).width, decode(encoded(format)).size) == (48, (48, 40))
 
 
 # data sets and shards

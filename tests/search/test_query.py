@@ -83,8 +83,8 @@ def test_texts_images_and_rows_are_combined_in_order(model: diptych.DualEncoder,
     query = Query.of("a red star^2", image=file, like="r" * 32, unwanted="grass")
     vector = query_embedding(query, lambda: model, lambda: model, lambda ids: np.stack([row for _ in ids]))
     star, grass = model.encode_texts(["a red star", "grass"])
-    picture = model.encode_images([diptych.images.decode.decode(file, min_side=32)])[0]
-    by_hand = 2 * star + picture + row - 0.5 * grass
+    image = model.encode_images([diptych.images.decode.decode(file, min_side=32)])[0]
+    by_hand = 2 * star + image + row - 0.5 * grass
     assert vector == pytest.approx(by_hand / np.linalg.norm(by_hand), abs=1e-5)
 
 

@@ -206,15 +206,15 @@ def test_results_can_be_written_as_json(index: Index) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
+def images(tmp_path: Path) -> list[str]:
     paths = [tmp_path / name for name in ("one.png", "gone.png")]
     Image.new("RGB", (600, 300), "teal").save(paths[0])
     return [str(path) for path in paths]
 
 
-def test_a_gallery_page_stands_alone_and_escapes_every_text(pictures: list[str]) -> None:
+def test_a_gallery_page_stands_alone_and_escapes_every_text(images: list[str]) -> None:
     nasty = '<script>alert(1)</script>" onload="x\' & \udcff'
-    cards = tuple(Card(path, nasty, nasty, nasty) for path in pictures)
+    cards = tuple(Card(path, nasty, nasty, nasty) for path in images)
     page = html_page(Gallery(nasty, nasty, (Section(nasty, cards),)))
     assert "<script" not in page
     assert 'onload="' not in page
@@ -225,8 +225,8 @@ def test_a_gallery_page_stands_alone_and_escapes_every_text(pictures: list[str])
     page.encode("utf-8")
 
 
-def test_a_sheet_has_a_picture_for_each_hit_and_sections_have_their_own(pictures: list[str], tmp_path: Path) -> None:
-    cards = tuple(Card(path, "name") for path in pictures)
+def test_a_sheet_has_a_picture_for_each_hit_and_sections_have_their_own(images: list[str], tmp_path: Path) -> None:
+    cards = tuple(Card(path, "name") for path in images)
     one = Gallery("t", "n", (Section("", cards),))
     assert save_gallery(one, tmp_path / "sheet.png") == [tmp_path / "sheet.png"]
     colours = {colour for _, colour in Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 24) or ()}

@@ -235,7 +235,7 @@ def test_images_that_metadata_name_outside_the_folder_are_not_indexed(private: P
     (folder / "link").symlink_to(private.parent)
     np.save(folder / "img_emb" / "img_emb_0.npy", np.eye(len(names), 16, dtype=np.float32))
     pq.write_table(pa.table({"image_path": names}), folder / "metadata" / "metadata_0.parquet")
-    index = Index.for_vectors(tmp_path / "index", "mini", folder)
+    index = Index.for_embeddings(tmp_path / "index", "mini", folder)
     added = index.add(folder)
     assert (added.new, added.reasons) == (1, {"outside": 4})
     followed = json.loads(run("index", folder, "--index", tmp_path / "index", "--follow-links", "--json").out)
@@ -257,9 +257,9 @@ def test_links_that_lead_out_of_the_folder_are_skipped_and_counted_unless_follow
     (library / "gone.png").symlink_to(tmp_path / "nothing.png")
     (tmp_path / "root").symlink_to(library)
     added = Index(library, model).add(tmp_path / "root")  # the root itself may be a link
-    assert (added.pictures, added.reasons) == (2, {"outside": 4})
+    assert (added.images, added.reasons) == (2, {"outside": 4})
     followed = Index(library, model).add(library, follow_links=True)
-    assert (followed.pictures, followed.reasons) == (5, {})
+    assert (followed.images, followed.reasons) == (5, {})
 
 
 def test_a_link_that_replaces_an_image_during_indexing_is_not_read(
@@ -272,10 +272,10 @@ def test_a_link_that_replaces_an_image_during_indexing_is_not_read(
     library.mkdir()
     (library / "0.png").write_bytes(encoded("PNG", 0))
 
-    def swapped(picture: Any) -> bytes:
+    def swapped(image: Any) -> bytes:
         (library / "0.png").unlink()
         (library / "0.png").symlink_to(private)
-        return read_bytes(picture)
+        return read_bytes(image)
 
     monkeypatch.setattr("diptych.search.rows.read_bytes", swapped)
     added = Index(tmp_path / "index", model).add(library)
@@ -330,7 +330,7 @@ def test_galleries_and_captions_read_no_image_outside_the_library(
     from diptych.search.captions import IndexCaptions
 
     sink = IndexCaptions(index.store)
-    assert [path for path, _ in sink.pictures(sink.paths())] == [to_text(holiday / "0.png")]
+    assert [path for path, _ in sink.images(sink.paths())] == [to_text(holiday / "0.png")]
     assert {each.reason for each in sink.skipped} == {"outside"}
 
 

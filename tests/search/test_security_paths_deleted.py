@@ -39,14 +39,14 @@ def test_an_index_that_is_deleted_is_one_clear_error_and_can_be_made_again(
         api.post("/v1/search", json={"texts": ["a star"], "min_side": 1}),
         api.post("/v1/search", json={"like": [id]}),
         api.post("/v1/index/remove", json={"ids": [id]}),
-        api.get(f"/v1/pictures/{id}"),
+        api.get(f"/v1/images/{id}"),
     ):
         error = _error(answer)
         assert answer.status_code == 404, answer.text
         assert error["type"] == "index_missing"
         assert str(tmp_path) not in error["message"]
         assert "lance" not in error["message"].lower()
-    assert api.get("/v1/index").json()["pictures"] == 0
+    assert api.get("/v1/index").json()["images"] == 0
     again = api.post("/v1/index/add", json=add)
     assert again.status_code == 200, again.text
     assert api.post("/v1/search", json={"texts": ["a star"], "keep": None}).json()["total"] == 1
@@ -86,7 +86,7 @@ def test_an_index_that_replaces_an_open_one_is_reopened(service: Service, root: 
     shutil.rmtree(tmp_path / "index")
     (root / "photos" / "1.png").write_bytes(encoded("PNG", 1))
     Index(tmp_path / "index", service.encoder).add(root / "photos")
-    assert service.status().pictures == 2
+    assert service.status().images == 2
     assert len(service.search("a star", keep=None)) == 2
 
 
@@ -96,12 +96,12 @@ def test_the_busy_error_of_a_server_does_not_name_the_process(
     service.add(root / "photos")
     release, held = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def contains() -> None:
         with service.index.store.lock():
             held.set()
             release.wait(30)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=contains)
     thread.start()
     held.wait(30)
     try:

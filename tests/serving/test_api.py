@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 
 from diptych.captioning.candidates import combined_score
 from diptych.errors import ConfigError
-from diptych.search.index import Added
+from diptych.search.index import AddReport
 from diptych.search.results import Hit
 from diptych.serving.api.access import RateLimiter
 from diptych.serving.api.app import make_app
@@ -40,7 +40,7 @@ from diptych.serving.api.responses import (
     RemoveResponse,
     SearchResponse,
 )
-from diptych.serving.api.server import check_place, is_loopback
+from diptych.serving.api.server import check_exposure, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
@@ -117,7 +117,7 @@ def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service
     assert by_picture["hits"][0]["path"].endswith("cat.png")
     reranked = post(api, "/v1/search", texts=["a cat"], keep=None, rerank=2)
     assert reranked["hits"][0]["match"] > 0.5
-    response = api.get(f"/v1/pictures/{results['hits'][0]['id']}", params={"size": 64})
+    response = api.get(f"/v1/images/{results['hits'][0]['id']}", params={"size": 64})
     assert (response.headers["content-type"], response.content[:2]) == ("image/jpeg", b"\xff\xd8")
 
 
@@ -138,7 +138,7 @@ def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, 
     assert list(captioned) == ["best", "confidence", "alternatives", "candidates"]
     assert list(captioned["alternatives"][0]) == ["text", "score", "confidence"]
     assert captioned["candidates"] == []
-    assert list(api.get("/v1/index").json()) == ["index", "model", "pictures", "roots", "adding"]
+    assert list(api.get("/v1/index").json()) == ["index", "model", "images", "roots", "adding"]
     models = api.get("/v1/models").json()
     assert list(models["data"][0]) == ["id", "object", "kind", "name", "available", "loaded"]
     assert (models["object"], models["data"][0]["id"], models["data"][0]["object"]) == ("list", "mini", "model")
@@ -165,7 +165,7 @@ def test_captions_matches_and_prompts_are_those_of_the_service(api: TestClient, 
 
 def test_images_are_added_and_removed_and_the_status_shows_it(api: TestClient, folder: Path) -> None:
     before = api.get("/v1/index").json()
-    assert before["pictures"] == 15
+    assert before["images"] == 15
     gone = post(api, "/v1/search", texts=["a rocket"], keep=None)["hits"][0]["id"]
     assert post(api, "/v1/index/remove", ids=[gone, "0" * 32]) == {"removed": 1}
     assert post(api, "/v1/index/add", path=str(folder / "photos"))["new"] == 1
@@ -260,7 +260,7 @@ def test_unknown_routes_methods_and_media_types_have_the_error_shape(api: TestCl
     assert error_of(api.get("/v1/embed")) == (405, "method_not_allowed")
     assert error_of(api.post("/v1/embed", content=b"x")) == (415, "unsupported_type")
     assert error_of(api.post("/v1/embed", content=b"x", headers={"content-type": "multipart/form-data"}))[0] == 400
-    assert error_of(api.get("/v1/pictures/x")) == (422, "invalid_request")
+    assert error_of(api.get("/v1/images/x")) == (422, "invalid_request")
     twice = api.post("/v1/caption", files=[("images", b"x"), ("count", (None, "1")), ("count", (None, "2"))])
     assert error_of(twice) == (422, "invalid_request")
     assert error_of(api.post("/v1/embed", files=[("texts", b"a cat")])) == (422, "invalid_request")
@@ -302,10 +302,10 @@ def test_bytes_and_pixels_are_limited(api: TestClient, folder: Path) -> None:
 
     kind = {"content-type": "application/json"}
     assert error_of(api.post("/v1/embed", content=pieces(), headers=kind)) == (413, "too_large")
-    from tests.broken import picture
+    from tests.broken import make_image
 
     path = folder / "large.png"
-    picture(size=(1_100, 1_000)).save(path)
+    make_image(size=(1_100, 1_000)).save(path)
     response = api.post("/v1/embed", files=[("images", path.read_bytes())])
     assert error_of(response) == (422, "image_too_many_pixels")
 
@@ -368,15 +368,15 @@ def test_a_client_beyond_its_rate_gets_429_with_retry_after(service: Service) ->
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
 def test_loopback_addresses_need_no_key(host: str) -> None:
     assert is_loopback(host)
-    check_place(host, keys=())
+    check_exposure(host, keys=())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_other_addresses_need_a_key_unless_without_key_is_set(host: str) -> None:
     with pytest.raises(ConfigError, match="--without-key"):
-        check_place(host, keys=())
-    check_place(host, keys=[KEY])
-    check_place(host, keys=(), without_key=True)
+        check_exposure(host, keys=())
+    check_exposure(host, keys=[KEY])
+    check_exposure(host, keys=(), without_key=True)
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -405,10 +405,10 @@ def test_texts_count_towards_the_row_limit_as_images_do(service: Service, cat: b
 def test_long_adds_do_not_delay_searches(service: Service, folder: Path) -> None:
     gate, added = threading.Event(), threading.Semaphore(0)
 
-    def add(*arguments: Any, **settings: Any) -> Added:
+    def add(*arguments: Any, **settings: Any) -> AddReport:
         added.release()
         gate.wait(60)
-        return Added()
+        return AddReport()
 
     slow = service.at(folder / "index")
     slow.add = add  # type: ignore[method-assign]
@@ -443,7 +443,7 @@ def test_an_add_stops_at_shutdown_and_keeps_the_images_added_so_far(service: Ser
 
     asyncio.run(add_and_end())
     assert other.status().adding is None
-    assert other.status().pictures < 400
+    assert other.status().images < 400
 
 
 # health and metrics

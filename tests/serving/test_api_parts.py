@@ -24,7 +24,7 @@ from diptych.serving.api.limits import CapacityLimiter, RequestLimits
 from diptych.serving.api.middleware import ErrorMiddleware
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.requests import EmbedRequest, OpenAIEmbeddingsRequest, RemoveRequest
-from diptych.serving.api.server import hosts_of
+from diptych.serving.api.server import accepted_hosts
 from diptych.serving.api.settings import Settings
 from diptych.serving.api.url_fetch import fetch, is_public
 
@@ -358,6 +358,6 @@ def test_a_client_disconnect_is_not_logged_as_an_error(caplog: pytest.LogCapture
 
 
 def test_a_server_accepts_the_host_it_listens_on() -> None:
-    assert set(hosts_of("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
-    assert hosts_of("0.0.0.0", keys=["a-key-of-the-tests-0123456789"]) == ("*",)
-    assert set(hosts_of("0.0.0.0", ["photos.example"])) == {"localhost", "127.0.0.1", "::1", "photos.example"}
+    assert set(accepted_hosts("127.0.0.2")) == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
+    assert accepted_hosts("0.0.0.0", keys=["a-key-of-the-tests-0123456789"]) == ("*",)
+    assert set(accepted_hosts("0.0.0.0", ["photos.example"])) == {"localhost", "127.0.0.1", "::1", "photos.example"}

@@ -11,7 +11,7 @@ import pytest
 from diptych.serving.api.app import make_app
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
-from tests.broken import picture
+from tests.broken import make_image
 from tests.servers import running
 
 CHECKS = (
@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An app over mini and an index of three pictures."""
     folder = tmp_path_factory.mktemp("schema")
     for seed in range(3):
-        picture(seed).save(folder / f"{seed}.png")
+        make_image(seed).save(folder / f"{seed}.png")
     service = Service("mini", index=folder / "index", roots=[folder], device="cpu")
     service.add(folder)
     service.warm()

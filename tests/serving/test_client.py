@@ -48,9 +48,9 @@ def cat(folder: Path) -> Path:
 
 
 def test_images_in_any_form_give_the_embeddings_of_the_service(client: Client, service: Service, cat: Path) -> None:
-    pictures = [cat, str(cat), cat.read_bytes(), Image.open(cat)]
-    remote = client.embed(pictures, ["a cat"])
-    local = service.embed(pictures, ["a cat"])
+    images = [cat, str(cat), cat.read_bytes(), Image.open(cat)]
+    remote = client.embed(images, ["a cat"])
+    local = service.embed(images, ["a cat"])
     assert remote.image_vectors.dtype == np.float32
     assert np.allclose(remote.image_vectors, local.image_vectors, atol=1e-4)
     assert np.allclose(remote.text_vectors, local.text_vectors, atol=1e-4)
@@ -68,7 +68,7 @@ def test_a_search_gives_the_same_results(client: Client, service: Service, cat: 
     assert [hit.id for hit in client.similar(remote.hits[0].id)] == [
         hit.id for hit in service.similar(remote.hits[0].id)
     ]
-    assert client.picture(remote.hits[0].id, size=32).width <= 32
+    assert client.image(remote.hits[0].id, size=32).width <= 32
     nothing = client.search("a cat", filters=Filters(folder="/nowhere"))
     assert (len(nothing), nothing.nearest) == (0, None)
 
@@ -89,7 +89,7 @@ def test_the_client_adds_and_removes_images(client: Client, service: Service, fo
     assert client.status() == service.status()
     assert client.remove([first.id]) == 1
     added = client.add(folder / "photos")
-    assert (added.new, added.unchanged, added.pictures) == (1, 14, 15)
+    assert (added.new, added.unchanged, added.images) == (1, 14, 15)
     assert client.models() == service.models()
 
 

@@ -24,7 +24,7 @@ from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.servers import photo, running
 
-NAMES = ["search_pictures", "find_similar", "caption_picture", "match_picture", "index_folder"]
+NAMES = ["search_images", "find_similar", "caption_image", "match_image", "index_folder"]
 KEY = "a-key-of-the-tests-0123456789"
 
 
@@ -51,18 +51,18 @@ async def use_every_tool(session: ClientSession, folder: Path) -> None:
     assert [tool.name for tool in (await session.list_tools()).tools] == NAMES
     added = await session.call_tool("index_folder", {"path": str(folder / "photos")})
     assert "the library has 15" in answer(added)
-    found = await session.call_tool("search_pictures", {"query": "a cat", "count": 3})
+    found = await session.call_tool("search_images", {"query": "a cat", "count": 3})
     assert "cat.png" in answer(found).splitlines()[1]
     assert thumbnails(found)[0].size == (256, 170)
     id = answer(found).split("id ")[1][:32]
-    similar = await session.call_tool("find_similar", {"picture": id, "count": 2})
+    similar = await session.call_tool("find_similar", {"image": id, "count": 2})
     assert len(thumbnails(similar)) == 2
     assert f"id {id}" not in answer(similar)
-    by_path = await session.call_tool("find_similar", {"picture": str(photo(folder, "cat.png")), "count": 1})
+    by_path = await session.call_tool("find_similar", {"image": str(photo(folder, "cat.png")), "count": 1})
     assert id in answer(by_path)
-    captioned = await session.call_tool("caption_picture", {"picture": id})
+    captioned = await session.call_tool("caption_image", {"image": id})
     assert "confidence" in answer(captioned)
-    matched = await session.call_tool("match_picture", {"picture": id, "texts": ["a cat", "a rocket"]})
+    matched = await session.call_tool("match_image", {"image": id, "texts": ["a cat", "a rocket"]})
     assert matched.is_error is False
     assert answer(matched).splitlines()[1].endswith('"a cat"')
 
@@ -70,12 +70,12 @@ async def use_every_tool(session: ClientSession, folder: Path) -> None:
 async def check_refusals(session: ClientSession) -> None:
     for tool, arguments, message in (
         ("index_folder", {"path": "/etc"}, "outside the folders"),
-        ("caption_picture", {"picture": "/etc/passwd"}, "outside the folders"),
-        ("caption_picture", {"picture": "0" * 32}, "no indexed image has the id"),
-        ("caption_picture", {"picture": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
-        ("caption_picture", {"picture": "data:image/png;base64,*"}, "not valid base64"),
-        ("search_pictures", {"query": "a", "count": 1_000}, "less than or equal to 20"),
-        ("search_pictures", {"query": " "}, "is empty"),
+        ("caption_image", {"image": "/etc/passwd"}, "outside the folders"),
+        ("caption_image", {"image": "0" * 32}, "no indexed image has the id"),
+        ("caption_image", {"image": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
+        ("caption_image", {"image": "data:image/png;base64,*"}, "not valid base64"),
+        ("search_images", {"query": "a", "count": 1_000}, "less than or equal to 20"),
+        ("search_images", {"query": " "}, "is empty"),
     ):
         result = await session.call_tool(tool, arguments)
         assert result.is_error, (tool, arguments)
@@ -130,11 +130,11 @@ def test_an_agent_uses_every_tool_over_http_with_a_key(service: Service, folder:
 def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
     tools = {tool.name: tool for tool in smolagents_tools(service)}
     assert list(tools) == NAMES
-    found = tools["search_pictures"](query="a cat", count=2)
+    found = tools["search_images"](query="a cat", count=2)
     assert "cat.png" in found["text"]
-    assert max(found["pictures"][0].size) == 256
+    assert max(found["images"][0].size) == 256
     id = found["text"].split("id ")[1][:32]
-    assert len(tools["find_similar"](picture=id)["pictures"]) == 5
-    assert tools["caption_picture"](picture=id)["text"]
-    assert "a cat" in tools["match_picture"](picture=id, texts=["a cat"])["text"]
+    assert len(tools["find_similar"](image=id)["images"]) == 5
+    assert tools["caption_image"](image=id)["text"]
+    assert "a cat" in tools["match_image"](image=id, texts=["a cat"])["text"]
     assert "15 unchanged" in tools["index_folder"](path=str(folder / "photos"))["text"]

@@ -90,7 +90,7 @@ def test_paths_outside_and_missing_paths_get_the_same_response(
     for path in (*ELSEWHERE, str(private), str(private.parent / "none.png"), *inside):
         answer = api.post("/v1/index/add", json={"path": path})
         assert answer.status_code == 422, (path, answer.text)
-        messages = [_refused(tools.index_folder, path), _refused(tools.caption_picture, path)]
+        messages = [_refused(tools.index_folder, path), _refused(tools.caption_image, path)]
         if _is_malformed(path):
             assert _error(answer)["type"] == "invalid_request"
         else:
@@ -154,7 +154,7 @@ def test_a_server_indexes_nothing_outside_its_roots(
     (root / "photos" / "folder").symlink_to(private.parent)
     (root / "photos" / "inside.png").symlink_to(root / "photos" / "0.png")
     added = api.post("/v1/index/add", json={"path": str(root / "photos")}).json()
-    assert (added["pictures"], added["reasons"]) == (2, {"outside": 2})
+    assert (added["images"], added["reasons"]) == (2, {"outside": 2})
     assert "--follow-links" in added["skipped"][0]["detail"]
     assert _paths(service) == {to_text(root / "photos" / "0.png"), to_text(root / "photos" / "inside.png")}
 
@@ -173,8 +173,8 @@ def test_stored_embeddings_inside_a_root_add_no_images_from_outside(
     pq.write_table(pa.table({"image_path": names}), folder / "metadata" / "metadata_0.parquet")
     added = api.post("/v1/index/add", json={"path": str(folder)}).json()
     assert (added["new"], added["reasons"]) == (2, {"outside": 2})
-    assert api.get(f"/v1/pictures/{path_id(to_text(private))}").status_code == 422
-    assert _error(api.get(f"/v1/pictures/{path_id('file:///etc/passwd')}"))["type"] == "image_outside"
+    assert api.get(f"/v1/images/{path_id(to_text(private))}").status_code == 422
+    assert _error(api.get(f"/v1/images/{path_id('file:///etc/passwd')}"))["type"] == "image_outside"
 
 
 @pytest.mark.parametrize("name", ["captions", "text", "metadata", "annotations"])
@@ -226,17 +226,17 @@ def test_no_row_of_the_index_serves_an_image_from_outside(
     service.index.store.add(to_table([row(path) for path in paths], 16))
     tools = Tools(service)
     for path in paths:
-        answer = api.get(f"/v1/pictures/{path_id(path)}")
+        answer = api.get(f"/v1/images/{path_id(path)}")
         assert (answer.status_code, _error(answer)["type"]) == (422, "image_outside")
-        for tool in (tools.caption_picture, lambda id: tools.match_picture(id, ["a dog"])):
+        for tool in (tools.caption_image, lambda id: tools.match_image(id, ["a dog"])):
             with pytest.raises(DiptychError, match="outside the folders"):
                 tool(path_id(path))
-    shown = tools.search_pictures("a red star", 20)
+    shown = tools.search_images("a red star", 20)
     assert len(shown.thumbnails) <= 1
     own = to_text(root / "photos" / "0.png")
-    assert api.get(f"/v1/pictures/{path_id(own)}").status_code == 200
+    assert api.get(f"/v1/images/{path_id(own)}").status_code == 200
     followed = Service(service.encoder, index=tmp_path / "index", roots=[root], follow_links=True, device="cpu")
-    assert followed.picture(path_id(to_text(private))).size == (48, 40)
+    assert followed.image(path_id(to_text(private))).size == (48, 40)
 
 
 def test_reranking_reads_no_image_outside(service: Service, root: Path, private: Path) -> None:
@@ -279,16 +279,16 @@ def test_a_link_that_replaces_an_image_while_it_is_read_is_not_followed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     service.add(root / "photos")
-    picture = root / "photos" / "0.png"
+    image = root / "photos" / "0.png"
 
     def swapped(path: Any) -> bytes:
-        picture.unlink()
-        picture.symlink_to(private)
+        image.unlink()
+        image.symlink_to(private)
         return read_bytes(path)
 
     monkeypatch.setattr("diptych.data.containers.read_bytes", swapped)
     with pytest.raises(DiptychError, match="outside"):
-        service.picture(path_id(to_text(picture)))
+        service.image(path_id(to_text(image)))
 
 
 # the model of an untrusted index
@@ -311,7 +311,7 @@ def test_no_operation_loads_the_model_that_an_untrusted_index_names(
         "diptych.models.dual_encoder.load", lambda name, *rest: loaded.append(str(name)) or load(name, *rest)
     )
     service = Service(tmp_path / "own", index=holiday, roots=[holiday], device="cpu")
-    for operation in (lambda: service.search("a dog"), lambda: Tools(service).search_pictures("a dog")):
+    for operation in (lambda: service.search("a dog"), lambda: Tools(service).search_images("a dog")):
         with pytest.raises(DiptychError, match="name it once"):
             operation()
     with pytest.raises(DiptychError, match="name it once"):

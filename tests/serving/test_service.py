@@ -68,9 +68,9 @@ def test_a_search_accepts_text_images_or_both(service: Service, photos: Path) ->
 def test_similar_images_exclude_the_image_itself(service: Service) -> None:
     first = service.search("a cat", keep=None).hits[0]
     assert first.id not in {hit.id for hit in service.similar(first.id, k=5)}
-    assert service.picture(first.id, size=64).size[0] <= 64
+    assert service.image(first.id, size=64).size[0] <= 64
     with pytest.raises(DataError, match="no indexed image has the id"):
-        service.picture("0" * 32)
+        service.image("0" * 32)
 
 
 def test_only_paths_inside_the_roots_can_be_added(service: Service, photos: Path, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_the_first_added_folder_creates_the_index(service: Service, tmp_path: Pa
         other.search("a cat")
     added = other.add(library)
     assert (added.new, [each.reason for each in added.skipped]) == (2, ["undecodable"])
-    assert other.status().pictures == 2
+    assert other.status().images == 2
     assert other.remove([hit.id for hit in other.search("red", keep=None, fold=False)]) == 2
     assert other.status() == IndexStatus(
-        index=str(library / ".diptych"), model="(a model in memory)", pictures=0, roots=(str(library),), adding=None
+        index=str(library / ".diptych"), model="(a model in memory)", images=0, roots=(str(library),), adding=None
     )
 
 

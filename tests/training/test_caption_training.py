@@ -22,7 +22,7 @@ from diptych.images.decode import decode
 from diptych.runtime.progress import silent
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
-from tests.broken import picture
+from tests.broken import make_image
 from tests.captioning.test_captioner_models import NO_DROPOUT, make_blip, make_vit_gpt2
 from tests.conftest import TINY
 
@@ -50,7 +50,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("train",) * 12 + ("dev",):
             name = f"{split}{len(names[split])}.png"
             names[split].append(name)
-            picture(number).save(folder / "images" / name)
+            make_image(number).save(folder / "images" / name)
             lines.append(f"{name},{caption}")
     (folder / "captions.txt").write_text("\n".join(lines) + "\n")
     for split, of_split in names.items():
@@ -289,7 +289,7 @@ def test_an_unreadable_image_is_left_out_and_counted(dataset: Path, encoder: Pat
     (folder / "images" / "train7.png").write_bytes(b"no picture")
     result = train_captioner(small(folder, encoder, tmp_path / "run", epochs=1))
     assert result.sizes["train"] == 119
-    assert result.left_out.bad_pictures == 1
+    assert result.left_out.bad_images == 1
 
 
 @pytest.mark.parametrize(

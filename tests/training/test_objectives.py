@@ -196,7 +196,7 @@ class Towers(nn.Module):
         self.image = nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.ReLU(), nn.Linear(16, 4))
         self.text = nn.Sequential(nn.Linear(5, 16), nn.Dropout(dropout), nn.ReLU(), nn.Linear(16, 4))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
-        self.pictures, self.captions = torch.randn(9, 6), torch.randn(9, 5)
+        self.images, self.captions = torch.randn(9, 6), torch.randn(9, 5)
         self.grad_modes: list[bool] = []
 
     def chunks(self, tower: nn.Module, inputs: Tensor, size: int):
@@ -211,13 +211,13 @@ class Towers(nn.Module):
 
     def cached(self, image_size: int, text_size: int) -> Tensor:
         images, texts = (
-            self.chunks(self.image, self.pictures, image_size),
+            self.chunks(self.image, self.images, image_size),
             self.chunks(self.text, self.captions, text_size),
         )
         return cached_backward(images, texts, self.loss)
 
     def plain(self, image_size: int, text_size: int) -> Tensor:
-        images = torch.cat([chunk() for chunk in self.chunks(self.image, self.pictures, image_size)])
+        images = torch.cat([chunk() for chunk in self.chunks(self.image, self.images, image_size)])
         texts = torch.cat([chunk() for chunk in self.chunks(self.text, self.captions, text_size)])
         loss = self.loss(images, texts)
         loss.backward()
@@ -266,7 +266,7 @@ def test_cached_backward_replays_the_dropout_of_each_chunk_on_cuda():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     towers = Towers(dropout=0.5).cuda()
-    towers.pictures, towers.captions = towers.pictures.cuda(), towers.captions.cuda()
+    towers.images, towers.captions = towers.images.cuda(), towers.captions.cuda()
     towers.loss = lambda images, texts: info_nce(
         images, texts, logit_scale=towers.log_scale.exp(), image_ids=torch.arange(9, device="cuda")
     )
@@ -317,7 +317,7 @@ def test_cached_backward_adds_to_the_gradients_that_are_there():
 
 def test_cached_backward_refuses_a_batch_without_chunks_and_a_loss_of_one_tower():
     towers = Towers(dropout=0.0)
-    images, texts = towers.chunks(towers.image, towers.pictures, 3), towers.chunks(towers.text, towers.captions, 3)
+    images, texts = towers.chunks(towers.image, towers.images, 3), towers.chunks(towers.text, towers.captions, 3)
     with pytest.raises(ValueError, match="at least one chunk"):
         cached_backward(images, [], towers.loss)
     with pytest.raises(ValueError, match="both towers"):

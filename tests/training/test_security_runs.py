@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from diptych.errors import Busy, ConfigError, DataError
-from diptych.images.contact_sheet import save_picture
+from diptych.images.contact_sheet import save_contact_sheet
 from diptych.models.checkpoints import model_directory
 from diptych.runtime.atomic import in_place, new_file, new_folder, replaced_folder, restore, write_bytes, write_text
 from diptych.runtime.locks import held
@@ -131,10 +131,10 @@ def test_a_contact_sheet_replaces_a_contact_sheet_and_never_a_photograph(tmp_pat
     Image.new("RGB", (8, 8), "red").save(photograph)
     before = photograph.read_bytes()
     with pytest.raises(ConfigError, match="exists and was not made by diptych"):
-        save_picture(Image.new("RGB", (4, 4)), photograph)
+        save_contact_sheet(Image.new("RGB", (4, 4)), photograph)
     assert photograph.read_bytes() == before
     for side in (4, 6):
-        save_picture(Image.new("RGB", (side, side)), sheet)
+        save_contact_sheet(Image.new("RGB", (side, side)), sheet)
         with Image.open(sheet) as image:
             assert image.size == (side, side)
 

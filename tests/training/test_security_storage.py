@@ -20,7 +20,7 @@ from diptych.captioning.many_images import CaptionResult
 from diptych.captioning.sinks import CaptionFile
 from diptych.cli import main
 from diptych.errors import ConfigError, StorageError
-from diptych.models.embedding_cache import VectorFile
+from diptych.models.embedding_cache import EmbeddingFile
 from diptych.runtime.atomic import new_file, new_folder, replaced_folder, write_text
 from diptych.training.run import is_published
 from diptych.training.run_settings import RunSettings
@@ -82,10 +82,10 @@ def test_on_a_full_disk_the_old_model_stays(tmp_path: Path, writer: Any) -> None
 
 
 def test_features_on_a_full_disk_raise_an_error_and_not_a_bus_error(tmp_path: Path) -> None:
-    file = VectorFile(tmp_path / "features", (LIMIT, 8))
+    file = EmbeddingFile(tmp_path / "features", (LIMIT, 8))
     with full_disk(), pytest.raises(StorageError, match=r"vectors\.npy"):
         file.append(np.ones((10, 8), np.float32))
-    again = VectorFile(tmp_path / "features", (LIMIT, 8))
+    again = EmbeddingFile(tmp_path / "features", (LIMIT, 8))
     again.append(np.ones((LIMIT, 8), np.float32))
     assert again.complete
     assert (again.read() == 1).all()
@@ -113,13 +113,13 @@ def test_an_index_on_a_full_disk_keeps_its_rows(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     import pyarrow as pa
 
-    from diptych.search.store import ModelIdentity, Store, schema, vector_column
+    from diptych.search.store import ModelIdentity, Store, embedding_column, schema
 
     def rows(first: int, count: int) -> pa.Table:
         texts = pa.array([f"{number:x}" for number in range(first, first + count)])
         numbers = pa.array(range(first, first + count), pa.int64())
         known = {"id": texts, "hash": texts, "path": texts, "folder": texts, "size": numbers, "mtime": numbers}
-        vectors = vector_column(np.random.default_rng(0).random((count, 64)))
+        vectors = embedding_column(np.random.default_rng(0).random((count, 64)))
         empty = {f.name: pa.nulls(count, f.type) for f in schema(64) if f.name not in (*known, "vector")}
         return pa.table({**known, **empty, "vector": vectors}).select(schema(64).names)
 

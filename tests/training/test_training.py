@@ -303,7 +303,7 @@ def test_broken_images_are_left_out_and_counted_and_do_not_stop_training(
     data = draw_scenes(tmp_path / "data", count=100, size=32)
     break_files(sorted((data / "images").iterdir())[: len(BROKEN)])
     result = train(tiny(data=str(data), epochs=1, max_bad_share=0.2))
-    assert result.left_out.bad_pictures == len(BROKEN)
+    assert result.left_out.bad_images == len(BROKEN)
     assert sum(result.sizes.values()) == 100 - len(BROKEN)
     with pytest.raises(DataError, match="max_bad_share"):
         train(tiny(data=str(data), epochs=1, out=str(tmp_path / "other"), max_bad_share=0.01))

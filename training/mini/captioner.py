@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from diptych.captioning.grid_captioner import WEIGHTS, load_grid_model, save_captioner
-from diptych.models.checkpoints import BUNDLED, CARD
+from diptych.models.checkpoints import BUNDLED, METADATA
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
 from diptych.training.settings import make, read_yaml
@@ -35,7 +35,7 @@ def main() -> None:
 def ship(source: Path, target: Path) -> None:
     """Copy the captioner at `source` into the dual encoder at `target`, in half precision, with its scores."""
     captioner = load_grid_model(source, "cpu")
-    metadata = json.loads((source / CARD).read_text("utf-8"))["captioner"]
+    metadata = json.loads((source / METADATA).read_text("utf-8"))["captioner"]
     kept = {name: metadata[name] for name in ("pictures", "validation")}
     save_captioner(captioner, target, kept, half=True)
     print(f"{target / WEIGHTS}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB, {len(captioner.words):,} words")

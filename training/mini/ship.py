@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import BUNDLED, CARD
+from diptych.models.checkpoints import BUNDLED, METADATA
 from diptych.models.dual_encoder import DualEncoder
 from diptych.runtime.atomic import replaced_folder
 
@@ -19,8 +19,8 @@ from diptych.runtime.atomic import replaced_folder
 def ship(source: Path, target: Path) -> None:
     """Write the model at `source` to `target` with float16 weights, which are converted to float32 when loaded."""
     model = dual_encoder.load(source, device="cpu")
-    metadata = json.loads((source / CARD).read_text("utf-8"))
-    with replaced_folder(target, lambda folder: (folder / CARD).is_file()) as folder:
+    metadata = json.loads((source / METADATA).read_text("utf-8"))
+    with replaced_folder(target, lambda folder: (folder / METADATA).is_file()) as folder:
         _write(model, metadata, folder)
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of the model")
     target = BUNDLED / "mini"
     ship(parser.parse_args().source, target)
-    shutil.copy(Path(__file__).with_name("CARD.md"), target / "README.md")
+    shutil.copy(Path(__file__).with_name("METADATA.md"), target / "README.md")
     megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
     print(f"{target}: {megabytes:.1f} MB")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.data.pairs import Pairs
 from diptych.errors import require
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 
 LOGIT_SCALE = 20.0  # of the similarities in distillation
 
@@ -38,7 +38,7 @@ class DistillationTeacher:
     """The similarities of training images and captions by an earlier model (Furlanello et al. 2018)."""
 
     def __init__(self, model: DualEncoder, train: Pairs) -> None:
-        self.images = torch.from_numpy(picture_vectors(model, train))
+        self.images = torch.from_numpy(dataset_image_embeddings(model, train))
         self.captions = torch.from_numpy(model.encode_texts(train.flat_captions()[0]))
 
     def loss(self, images: Tensor, texts: Tensor, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Tensor:

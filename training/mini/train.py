@@ -30,7 +30,7 @@ from diptych.images.augment import augmentation
 from diptych.models import dual_encoder
 from diptych.models.bundled import PYPI_TEXT_TOWERS
 from diptych.models.dual_encoder import MODALITIES, DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.background import prefetch
 from diptych.training.batches import PairBatch, PairSampler, load_view, store_image_features
@@ -111,7 +111,7 @@ def mean_of(shares: dict[str, float], data: TrainingData, out: Path, name: str) 
         for key, value in model.model.state_dict().items()
     }
     model.model.load_state_dict(mean)
-    images = picture_vectors(model, data.val, cache=False)
+    images = dataset_image_embeddings(model, data.val, cache=False)
     scores = RetrievalEvaluator(data.val)(images, model.encode_texts(data.val.flat_captions()[0])).to_dict()
     model.save(out / name, {"training": {"mean of weights": shares}, "validation": scores})
     print(f"{name}: validation rsum {scores['rsum']:.1f}", flush=True)
@@ -269,7 +269,7 @@ class PhaseTraining:
     def validate(self) -> dict[str, float]:
         val = self.data.val
         if self.settings.lr_image > 0:
-            images = picture_vectors(self.model, val, cache=False)
+            images = dataset_image_embeddings(self.model, val, cache=False)
         else:
             with torch.inference_mode():
                 stored = torch.from_numpy(self.stored.val[:, 0].astype(np.float32))

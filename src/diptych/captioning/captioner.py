@@ -15,7 +15,7 @@ from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.transformers_captioner import is_whole, load_chat_model, load_transformers_model
 from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
-from diptych.models.checkpoints import CARD, model_directory
+from diptych.models.checkpoints import METADATA, model_directory
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.model_upload import upload_model
 
@@ -71,7 +71,7 @@ class Captioner:
         model: CaptionModel
         if has_graphs(path):
             model = load_graph_model(name_or_path, device)
-        elif (path / CARD).exists() or (path / "modules.json").exists():
+        elif (path / METADATA).exists() or (path / "modules.json").exists():
             model = load_grid_model(name_or_path, device)
         else:
             model = load_transformers_model(path, device) if is_whole(path) else load_chat_model(path, device)

@@ -16,7 +16,7 @@ from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.vocabulary import Words
 from diptych.errors import ModelError
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import loading, model_directory, read_metadata, refuse_unsafe, write_card
+from diptych.models.checkpoints import loading, model_directory, read_metadata, refuse_unsafe, write_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.onnx.engines import Inputs, open_graph
 from diptych.models.onnx.exported_tower import graph_hash
@@ -46,7 +46,7 @@ class GraphCaptionModel(GridCaptionModel):
         if path.resolve() != self.decoder.folder.parent.resolve():
             shutil.copytree(self.decoder.folder, path / FOLDER, dirs_exist_ok=True)
         (path / WORDS).write_text("\n".join(self.words.words) + "\n", "utf-8")
-        write_card(path, {**read_metadata(path), "captioner": self.section})
+        write_metadata(path, {**read_metadata(path), "captioner": self.section})
 
 
 class GraphDecoder:

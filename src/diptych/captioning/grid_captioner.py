@@ -17,7 +17,7 @@ from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis,
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import CARD, loading, model_directory, read_metadata, write_card
+from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, write_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import compute_hidden_states
 
@@ -134,14 +134,14 @@ def save_captioner(
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / CARD).exists():
+    if not (path / METADATA).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
     weights = model.decoder.state_dict()
     saved = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
     save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
     (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
     section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
-    write_card(path, {**read_metadata(path), "captioner": section})
+    write_metadata(path, {**read_metadata(path), "captioner": section})
 
 
 def has_captioner(path: Path) -> bool:

@@ -12,7 +12,7 @@ from diptych.captioning.candidates import Candidate, Chosen
 from diptych.captioning.captioner import batches_of
 from diptych.captioning.strategies import Caption
 from diptych.errors import ImageError
-from diptych.images.decode import Picture, decode
+from diptych.images.decode import ImageSource, decode
 from diptych.runtime.background import prefetch
 
 Text = Caption | Candidate | Chosen
@@ -39,7 +39,7 @@ class CaptionResult:
 
 
 def caption_images(
-    pictures: Iterable[tuple[str, Picture]],
+    sources: Iterable[tuple[str, ImageSource]],
     describe: CaptionFunction,
     *,
     image_size: int | None = None,
@@ -48,17 +48,17 @@ def caption_images(
     """The texts of each image, in order, while the next batches are decoded in background threads.
 
     Args:
-        pictures: (path, image) pairs.
+        sources: (path, image) pairs.
         describe: Generates the texts of a batch.
         image_size: Input side of the model in pixels. Larger images are decoded at reduced size, which is several times
             faster for JPEGs.
         batch_size: Images in one call of `describe`.
     """
 
-    def load(batch: list[tuple[str, Picture]]) -> list[tuple[str, Image.Image | ImageError]]:
+    def load(batch: list[tuple[str, ImageSource]]) -> list[tuple[str, Image.Image | ImageError]]:
         return [(path, _decoded(source, image_size)) for path, source in batch]
 
-    for loaded in prefetch(batches_of(pictures, batch_size), load):
+    for loaded in prefetch(batches_of(sources, batch_size), load):
         images = [image for _, image in loaded if isinstance(image, Image.Image)]
         described = iter(describe(images) if images else [])
         for path, image in loaded:
@@ -69,7 +69,7 @@ def caption_images(
                 yield CaptionResult(path, texts) if texts else CaptionResult(path, reason="no_words", message=_NO_WORDS)
 
 
-def _decoded(source: Picture, image_size: int | None) -> Image.Image | ImageError:
+def _decoded(source: ImageSource, image_size: int | None) -> Image.Image | ImageError:
     try:
         image = decode(source, min_side=image_size)
     except ImageError as error:

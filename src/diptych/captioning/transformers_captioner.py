@@ -170,7 +170,7 @@ class ChatCaptionModel:
 
 
 def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], inputs: dict[str, Any]) -> Any:
-    """transformers' `generate` under a `GenerationConfig`; the samples of an image depend on its own seed."""
+    """Transformers' `generate` under a `GenerationConfig`; the samples of an image depend on its own seed."""
     arguments: dict[str, Any] = {"max_new_tokens": config.max_tokens, "no_repeat_ngram_size": config.no_repeat}
     if config.method == "nucleus":
         # transformers samples for the whole batch at once; `_SampledToken` samples per image and leaves it no choice

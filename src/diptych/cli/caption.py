@@ -24,11 +24,11 @@ from diptych.cli.show import echo, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
     from diptych.captioning.many_images import CaptionFunction, CaptionResult
-    from diptych.images.decode import Picture
+    from diptych.images.decode import ImageSource
 
 _WRITTEN_AT_ONCE = 64  # results
 _CANDIDATES = 5  # of --choose
-Images = Iterable[tuple[str, "Picture"]]
+Images = Iterable[tuple[str, "ImageSource"]]
 Captioning = Callable[[Images], Iterator["CaptionResult"]]
 
 
@@ -205,7 +205,7 @@ def _ranker(
 
 def _images_of(
     source: Path, split: str | None, follow_links: bool
-) -> tuple[list[tuple[str, Picture]], list[CaptionResult]]:
+) -> tuple[list[tuple[str, ImageSource]], list[CaptionResult]]:
     """(path, image) of an image file, or of all images in a folder, tar or data set; and those that cannot be read."""
     from diptych.captioning.many_images import CaptionResult
     from diptych.data.formats.read import read_pairs
@@ -218,7 +218,7 @@ def _images_of(
     if source.is_file() and is_image_file(source.name):
         _reject({"--split": split}, f"requires a data set; '{source}' is an image")
         return [(to_text(source), source)], []
-    images: list[tuple[str, Picture]] = []
+    images: list[tuple[str, ImageSource]] = []
     unreadable: list[CaptionResult] = []
     roots = ANYWHERE if follow_links else None
     items = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots).items()
@@ -226,7 +226,7 @@ def _images_of(
         if isinstance(item, Skipped):
             unreadable.append(CaptionResult(item.path, reason=item.reason, message=item.detail))
         else:
-            images.append((item.path, item.picture))
+            images.append((item.path, item.image))
     return images, unreadable
 
 
@@ -259,7 +259,7 @@ def _print_all(results: Iterable[CaptionResult]) -> None:
 
 
 def _write_to_files(
-    images: list[tuple[str, Picture]], unreadable: list[CaptionResult], output: Path | None, captioning: Captioning
+    images: list[tuple[str, ImageSource]], unreadable: list[CaptionResult], output: Path | None, captioning: Captioning
 ) -> None:
     """Write captions to one file or to sidecar files, except for images that an earlier run captioned."""
     from diptych.captioning.sinks import CaptionFile, Sidecars
@@ -284,7 +284,7 @@ def _write_to_index(folder: Path, overwrite: bool, follow_links: bool, captionin
     sink = IndexCaptions(Store.open(index_folder(folder)), again=overwrite)
     sink.readable = ANYWHERE if follow_links else sink.readable
     paths = sink.paths()
-    count, failed = _write(captioning(sink.pictures(paths)), len(paths), sink.write)
+    count, failed = _write(captioning(sink.images(paths)), len(paths), sink.write)
     failed.update(image.reason for image in sink.skipped)
     note(f"{count:,} images captioned in {sink.store.folder}; search them with `diptych search --caption WORDS`")
     _note_failed(failed)

@@ -46,7 +46,8 @@ def classify(
         A folder of images, or of class folders.
     labels
         The classes: a text file with one class per line, imagenet or imagenet-clip.
-    examples
+
+    Examples:
         Labelled images to learn from: a folder with one subfolder per class.
     method
         zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
@@ -87,9 +88,9 @@ def classify(
 def _labelled(folder: str) -> Pairs:
     """The images of class folders that can be used."""
     from diptych.data.classes import read_class_folders
-    from diptych.data.doctor.inspect import sound
+    from diptych.data.doctor.inspect import usable_pairs
 
-    pairs, left_out = sound(read_class_folders(folder), progress=progress)
+    pairs, left_out = usable_pairs(read_class_folders(folder), progress=progress)
     note_left_out(left_out)
     return pairs
 
@@ -111,12 +112,12 @@ def _classified(
 
 def _images(path: str) -> Pairs:
     """Every image in a folder and its subfolders, whatever their names."""
-    from diptych.data.formats.image_paths import walk_pictures
+    from diptych.data.formats.image_paths import image_files
     from diptych.data.pairs import Pairs, Row
     from diptych.errors import DataError
 
     folder = Path(path).absolute()
-    rows = [Row(file.relative_to(folder).as_posix(), file, ()) for file in walk_pictures(folder)]
+    rows = [Row(file.relative_to(folder).as_posix(), file, ()) for file in image_files(folder)]
     if not rows:
         raise DataError(f"'{path}' contains no images")
     return Pairs.from_rows(rows)
@@ -137,7 +138,7 @@ def _print_scores(scores: Sequence[MethodScores], as_json: bool) -> None:
         }
         for score in scores
     ]
-    print_table(f"{scores[0].pictures:,} labelled images, cross-validated", rows)
+    print_table(f"{scores[0].images:,} labelled images, cross-validated", rows)
 
 
 def _print_classified(classified: Sequence[Classified], as_json: bool) -> None:

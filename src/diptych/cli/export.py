@@ -91,13 +91,13 @@ def _export(
     tolerance = TOLERANCES.get(precision)
     if tolerance and min_cosine is not None:
         mean = min(tolerance.mean_cosine, max(min_cosine, 0))
-        tolerance = replace(tolerance, least_cosine=min_cosine, mean_cosine=mean)
+        tolerance = replace(tolerance, min_cosine=min_cosine, mean_cosine=mean)
     exported = export_model(model, output, data=pairs, engine=engine, precision=precision, tolerance=tolerance)
     rows = [
         {
             "graph": graph.name,
             "checked on": graph.checked,
-            "min cosine": f"{graph.least_cosine:.5f}",
+            "min cosine": f"{graph.min_cosine:.5f}",
             "mean cosine": f"{graph.mean_cosine:.5f}",
             "max difference": f"{graph.largest_difference:.1e}",
             "per second, before": f"{graph.rate_before:.1f}",

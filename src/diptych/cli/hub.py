@@ -46,7 +46,7 @@ def push(
     """
     from diptych.export.hub import push as push_model
 
-    echo(push_model(model, repo, licence=licence, picture=preview, private=private, message=message))
+    echo(push_model(model, repo, licence=licence, preview=preview, private=private, message=message))
 
 
 @app.command
@@ -62,9 +62,9 @@ def card(model: str, repo: str, *, output: Output, licence: Licence = None) -> N
     output
         The Markdown file to write.
     """
-    from diptych.export.model_card import full_card
+    from diptych.export.model_card import complete_model_card
     from diptych.models.checkpoints import model_directory
     from diptych.runtime.atomic import write_text
 
-    write_text(output, full_card(model_directory(model), repo, licence=licence))
+    write_text(output, complete_model_card(model_directory(model), repo, licence=licence))
     echo(f"model card: {output}")

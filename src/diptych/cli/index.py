@@ -22,7 +22,7 @@ from diptych.cli.show import (
 from diptych.runtime.quoting import printable
 
 if TYPE_CHECKING:
-    from diptych.search.index import Added, Index
+    from diptych.search.index import AddReport, Index
 
 Item = TypeVar("Item")
 
@@ -92,7 +92,7 @@ def index(
             _report(opened, added, as_json)
             if added.embedded:  # the model is loaded
                 with status("preparing text queries, once per model"):
-                    opened.keep_texts()
+                    opened.cache_text_encoder()
     except KeyboardInterrupt:
         warn("interrupted; indexed images are kept, and `diptych index` continues from there")
         sys.exit(130)
@@ -114,7 +114,7 @@ def _open(source: Path, folder: Path | None, model: str | None, device: str) -> 
     """The named index, the one of the library that contains `source`, or a new one."""
     from diptych.errors import DataError
     from diptych.search.index import Index, find_index
-    from diptych.search.precomputed import is_vectors
+    from diptych.search.precomputed import is_embeddings
 
     source = source.expanduser()
     if not source.exists() and not any(wildcard in source.name for wildcard in "*?[{"):
@@ -125,12 +125,12 @@ def _open(source: Path, folder: Path | None, model: str | None, device: str) -> 
             folder = find_index(home)
         except DataError:
             folder = home / ".diptych"
-    if is_vectors(source):
-        return Index.for_vectors(folder, model, source)
+    if is_embeddings(source):
+        return Index.for_embeddings(folder, model, source)
     return Index(folder, model or (None if (folder / "index.json").exists() else _MODEL), device=device)
 
 
-def _report(index: Index, added: Added, as_json: bool, brief: bool = False) -> None:
+def _report(index: Index, added: AddReport, as_json: bool, brief: bool = False) -> None:
     if as_json:
         print_json(added.to_dict(), indent=None if brief else 2)
         return

@@ -67,9 +67,9 @@ def mcp(
     if transport == "stdio":
         server.run("stdio")
         return
-    from diptych.serving.api.server import check_place, hosts_of, run
+    from diptych.serving.api.server import accepted_hosts, check_exposure, run
     from diptych.serving.api.settings import Settings
 
     keys = read_keys(key_file)
-    check_place(host, keys, without_key)
-    run(http_app(server, Settings(hosts=hosts_of(host, hosts, keys)), keys), host=host, port=port)
+    check_exposure(host, keys, without_key)
+    run(http_app(server, Settings(hosts=accepted_hosts(host, hosts, keys)), keys), host=host, port=port)

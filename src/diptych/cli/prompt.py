@@ -48,21 +48,21 @@ def prompt(
     output
         The CSV file to write. By default, a folder goes to standard output as CSV, and one image is shown as a table.
     """
-    from diptych.data.formats.image_paths import walk_pictures
+    from diptych.data.formats.image_paths import image_files
     from diptych.errors import DataError
     from diptych.images.paths import to_text
-    from diptych.prompting.many_images import prompt_pictures
+    from diptych.prompting.many_images import prompt_images
     from diptych.prompting.prompter import load_prompter
 
     set_quiet(quiet)
     if not images.exists():
         raise DataError(f"'{images}' does not exist; check the path")
-    files = list(walk_pictures(images, depth=64)) if images.is_dir() else [images]
+    files = list(image_files(images, depth=64)) if images.is_dir() else [images]
     if not files:
         raise DataError(f"'{images}' contains no images")
     prompter = load_prompter(model, device)
     config = {"how": method, "count": k, **generation_config_of(prompter, library, captioner, lists, device)}
-    generated = prompt_pictures(prompter, files, progress=progress, **config)
+    generated = prompt_images(prompter, files, progress=progress, **config)
     if output is None and not images.is_dir():
         prompts = next(iter(generated))[1]
         if not prompts:

@@ -34,7 +34,7 @@ def score(
         CSV file for the score of every row.
     """
     from diptych.errors import ConfigError
-    from diptych.evaluation.prompts import score_pictures
+    from diptych.evaluation.prompts import score_images
     from diptych.matching.match_table import read_match_table
     from diptych.models.dual_encoder import load
 
@@ -43,7 +43,7 @@ def score(
         raise ConfigError("no table is given; run diptych score images.csv, with the columns image and prompt")
     read = [read_match_table(path) for path in tables]
     encoder = load(model, device)
-    scores = [score_pictures(encoder, table, progress=progress) for table in read]
+    scores = [score_images(encoder, table, progress=progress) for table in read]
     rows = [{"table": str(path), **_row(values)} for path, values in zip(tables, scores, strict=True)]
     print_table(f"CLIPScore by {model}", rows)
     if output:

@@ -147,7 +147,7 @@ def open_index(folder: Path | None, device: str = "auto", model: str | None = No
     from diptych.search.index import Index, Store, find_index, index_folder
 
     folder = folder if folder is not None else find_index()
-    if model is not None and not Store.is_one(index_folder(folder)):
+    if model is not None and not Store.is_index(index_folder(folder)):
         raise DataError(f"'{folder}' has no index; create one with `diptych index FOLDER`")
     return Index(folder, model, device=device)
 

@@ -71,12 +71,12 @@ def serve(
         Seconds that open requests have to finish after the server is stopped.
     """
     from diptych.serving.api.app import make_app
-    from diptych.serving.api.server import check_place, hosts_of, run
+    from diptych.serving.api.server import accepted_hosts, check_exposure, run
 
     keys = read_keys(key_file)
-    check_place(host, keys, without_key)
+    check_exposure(host, keys, without_key)
     further_hosts = () if settings.hosts == LOOPBACK else settings.hosts
-    settings = replace(settings, hosts=hosts_of(host, further_hosts, keys))
+    settings = replace(settings, hosts=accepted_hosts(host, further_hosts, keys))
     log_to_standard_error()
     service = make_service(model, captioner, matcher, prompter, index, roots, follow_links, device)
     app = make_app(service, settings, keys)

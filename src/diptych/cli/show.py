@@ -143,10 +143,10 @@ def note_files(files: Sequence[Path]) -> None:
 
 def write_image(image: Image.Image, path: Path) -> None:
     """Save an image; its folder is created if missing."""
-    from diptych.images.contact_sheet import save_picture
+    from diptych.images.contact_sheet import save_contact_sheet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(image, path)
+    save_contact_sheet(image, path)
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
@@ -215,10 +215,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def print_report(report: Report) -> None:
     """Print the figures of a data set, then its findings with their next steps and examples."""
     figures = {
-        "images": f"{report.pictures:,}",
-        "usable images": f"{report.pictures - report.bad_pictures:,}",
+        "images": f"{report.images:,}",
+        "usable images": f"{report.images - report.bad_images:,}",
         "captions": f"{report.captions:,}",
-        "captions per image": _spread(report.captions_per_picture),
+        "captions per image": _spread(report.captions_per_image),
         "words per caption": _spread(report.caption_words),
         "splits": ", ".join(f"{name or '(none)'} {count:,}" for name, count in report.splits.items()),
     }
@@ -241,7 +241,7 @@ def print_report(report: Report) -> None:
 
 def note_left_out(report: Report) -> None:
     """Say which images could not be used, if any."""
-    if report.bad_pictures:
+    if report.bad_images:
         note(f"left out: {report.summary()}")
 
 

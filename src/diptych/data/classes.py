@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import detect, read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError, require
@@ -127,7 +127,7 @@ def read_labelled(source: str | Path, format: str | None = None) -> Pairs:
 
 def _rows(folder: Path) -> Iterator[Row]:
     splits = {"train", "val", "test"}
-    for path in walk_pictures(folder):
+    for path in image_files(folder):
         parts = path.relative_to(folder).parts
         split = parts[0] if parts[0] in splits and len(parts) > 2 else None
         if len(parts := parts[split is not None :]) > 1:

@@ -9,14 +9,14 @@ from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES
 from diptych.data.formats.tar import members
 from diptych.errors import DataError, ImageError
-from diptych.images.decode import Picture, Slice, read_bytes
+from diptych.images.decode import ImageSource, Slice, read_bytes
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 
 _SHARD = ".tar"
 
 
-def image_at(text: str, roots: Roots = ANYWHERE) -> Picture:
+def image_at(text: str, roots: Roots = ANYWHERE) -> ImageSource:
     """The image stored under `path`, with links resolved: a file, or a member of a container (`shard.tar/member`).
 
     Raises:
@@ -44,7 +44,7 @@ def read_at(text: str, roots: Roots) -> bytes:
     The path is checked again after the file was read, in case a link replaced it in between.
     """
     data = read_bytes(image_at(text, roots))
-    if not roots.hold(from_text(text)):
+    if not roots.contains(from_text(text)):
         raise outside(text)
     return data
 
@@ -58,7 +58,7 @@ def outside(text: str) -> ImageError:
 
 
 @functools.lru_cache(maxsize=4)
-def _packed(container: Path, size: int, mtime: int) -> dict[str, Picture]:
+def _packed(container: Path, size: int, mtime: int) -> dict[str, ImageSource]:
     """The images of a Parquet file or compressed shard by their ids; unpacked once into the cache folder.
 
     Images that it only references by path are left out.

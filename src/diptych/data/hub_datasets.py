@@ -147,7 +147,7 @@ def _remote(base: str, published: Published, entry: dict[str, Any]) -> RemoteFil
 # Preparing downloaded files.
 
 
-def _unpack_pictures(out: Path, fetched: list[Path], progress: Progress) -> None:
+def _unpack_images(out: Path, fetched: list[Path], progress: Progress) -> None:
     """Unpack the images of every archive into `images/`."""
     for archive in (path for path in fetched if path.suffix == ".zip"):
         for _ in unpack(archive, out / "images", progress=progress):
@@ -207,7 +207,7 @@ PUBLISHED: dict[str, Published] = {
         ("flickr30k-images.zip", "flickr_annotations_30k.csv"),
         _FLICKR,
         "https://shannon.cs.illinois.edu/DenotationGraph/",
-        _unpack_pictures,
+        _unpack_images,
     ),
     "coco-captions": Published(
         "COCO captions 2017, validation: 5,000 photographs with five captions each, as Parquet (Chen et al. 2015)",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.formats.encoding import clean
-from diptych.data.formats.read import Pictures
+from diptych.data.formats.read import ImagePaths
 from diptych.data.formats.tables import records, rows
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
@@ -23,12 +23,12 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Labelled:
-    """The texts, the row of each text's image in `pictures`, and the labels: (pairs,) each.
+    """The texts, the row of each text's image in `images`, and the labels: (pairs,) each.
 
-    `pictures` has one row per image, whose captions are all of its texts, matching or not.
+    `images` has one row per image, whose captions are all of its texts, matching or not.
     """
 
-    pictures: Pairs
+    images: Pairs
     texts: list[str]
     rows: np.ndarray
     labels: np.ndarray
@@ -36,13 +36,13 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def of(self, pictures: Pairs) -> Labelled:
+    def of(self, images: Pairs) -> Labelled:
         """The pairs of a subset of the images, such as a split."""
-        places = {image_id: row for row, image_id in enumerate(pictures.image_ids)}
-        ids = self.pictures.image_ids
+        places = {image_id: row for row, image_id in enumerate(images.image_ids)}
+        ids = self.images.image_ids
         kept = [pair for pair, row in enumerate(self.rows) if ids[row] in places]
         return Labelled(
-            pictures,
+            images,
             [self.texts[pair] for pair in kept],
             np.array([places[ids[self.rows[pair]]] for pair in kept], np.int64),
             self.labels[kept],
@@ -78,7 +78,7 @@ def read_labelled_pairs(source: str | Path) -> Labelled:
             yield where, record
 
     def read() -> Iterator[Row]:
-        for row in rows(with_labels(), Pictures.around(path.absolute().parent, path.absolute().parent), None):
+        for row in rows(with_labels(), ImagePaths.around(path.absolute().parent, path.absolute().parent), None):
             if len(row.captions) != 1:
                 raise DataError(
                     f"'{path}': a line of image '{row.image_id}' has {len(row.captions)} texts; it must have one"
@@ -87,11 +87,11 @@ def read_labelled_pairs(source: str | Path) -> Labelled:
             ids.append(row.image_id)
             yield row
 
-    pictures = Pairs.from_rows(read())
-    if not len(pictures):
+    images = Pairs.from_rows(read())
+    if not len(images):
         raise DataError(f"'{path}' contains no labelled pairs; it needs the columns image, caption and label")
-    places = {image_id: row for row, image_id in enumerate(pictures.image_ids)}
-    return Labelled(pictures, texts, np.array([places[name] for name in ids], np.int64), np.array(labels, bool))
+    places = {image_id: row for row, image_id in enumerate(images.image_ids)}
+    return Labelled(images, texts, np.array([places[name] for name in ids], np.int64), np.array(labels, bool))
 
 
 def _label(record: Mapping[str, Any], where: str) -> bool:

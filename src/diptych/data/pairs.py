@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
 from diptych.errors import DataError
-from diptych.images.decode import Picture, Slice, readable_text
+from diptych.images.decode import ImageSource, Slice, readable_text
 
 SPLIT_ALIASES = {
     "dev": "val",
@@ -32,7 +32,7 @@ class Row:
     """One image and its captions."""
 
     image_id: str
-    image: Picture
+    image: ImageSource
     captions: tuple[str, ...]
     split: str | None = None
 
@@ -97,7 +97,7 @@ class Pairs(Sequence[Row]):
             raise IndexError(f"row {index} of {len(self)}")
         row = self.table.slice(index % len(self), 1).to_pylist()[0]
         path = Path(row["path"])
-        image: Picture = path if row["size"] < 0 else Slice(path, row["offset"], row["size"])
+        image: ImageSource = path if row["size"] < 0 else Slice(path, row["offset"], row["size"])
         return Row(row["image_id"], image, tuple(row["captions"]), row["split"])
 
     def __iter__(self) -> Iterator[Row]:

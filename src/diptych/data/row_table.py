@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.errors import DataError
-from diptych.images.decode import Picture, Slice, readable_text
+from diptych.images.decode import ImageSource, Slice, readable_text
 
 SCHEMA = pa.schema(
     {
@@ -50,7 +50,7 @@ class TableBuilder:
     def __contains__(self, image_id: str) -> bool:
         return readable_text(image_id) in self._index
 
-    def add(self, image_id: str, image: Picture, captions: Sequence[str], split: str | None) -> None:
+    def add(self, image_id: str, image: ImageSource, captions: Sequence[str], split: str | None) -> None:
         """Add a row, or its captions to the existing row of that id.
 
         Raises:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.data.doctor.inspect import Report, sound
+from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError
-from diptych.images.decode import Picture, Slice
+from diptych.images.decode import ImageSource, Slice
 from diptych.images.paths import to_text
 from diptych.matching.matcher import Matcher
 from diptych.reports.gallery import Card, Gallery, Section
@@ -27,7 +27,7 @@ class AuditedCaption:
     """A caption of an image and the probability, 0 to 1, that it describes it."""
 
     image_id: str
-    image: Picture
+    image: ImageSource
     caption: str
     probability: float
 
@@ -57,12 +57,12 @@ def audit(
     Raises:
         DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     audited: list[AuditedCaption] = []
     for start in range(0, len(usable), _SLICE):
         part = usable[start : start + _SLICE]
         captions, owner = part.flat_captions()
-        images = matcher.encode_pictures(part, progress=progress)
+        images = matcher.encode_dataset(part, progress=progress)
         texts = matcher.encode_texts(captions)
         probabilities = matcher.probabilities(images, texts, owner, np.arange(len(captions)), prior=prior)
         rows = list(part)

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from diptych.captioning.captioner import Captioner
 from diptych.captioning.many_images import caption_images
-from diptych.data.doctor.inspect import Report, sound
+from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.metrics.caption_variety import CaptionVariety, caption_variety
 from diptych.evaluation.metrics.captions import NAMES, check_ids, score_captions
 from diptych.evaluation.metrics.clipscore import PREFIX, clip_score, ref_clip_score
 from diptych.evaluation.metrics.ptb import TOKENIZERS, tokenize
-from diptych.images.decode import Picture
+from diptych.images.decode import ImageSource
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.runtime.progress import Progress, silent
 
 
@@ -37,7 +37,7 @@ class ScoredCaption:
     """An image, its evaluated caption, the reference captions, and the caption's scores by key."""
 
     image_id: str
-    image: Picture
+    image: ImageSource
     caption: str
     references: tuple[str, ...]
     scores: dict[str, float]
@@ -110,7 +110,7 @@ class CaptionEvaluator:
         scores = score_captions(captions, self.references, tokenizer=self.tokenizer)
         variety = self._variety(list(captions.values()), scores.tokenizer)
         corpus, missing = dict(scores.corpus), dict(scores.missing)
-        per_image = {image_id: dict(own) for image_id, own in scores.per_picture.items()}
+        per_image = {image_id: dict(own) for image_id, own in scores.per_image.items()}
         if self.scorer is None:
             missing["clipscore"] = "no dual encoder was given"
         else:
@@ -133,7 +133,7 @@ class CaptionEvaluator:
     def _clip_scores(self, scorer: Scorer, captions: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
         """(images,) CLIPScore and RefCLIPScore, in the order of the pairs."""
         references, owner = self.pairs.flat_captions()
-        images = picture_vectors(scorer.encoder, self.pairs, progress=self.progress)
+        images = dataset_image_embeddings(scorer.encoder, self.pairs, progress=self.progress)
         texts = scorer.encoder.encode_texts([PREFIX + captions[image_id] for image_id in self.references])
         reference_texts = scorer.encoder.encode_texts([PREFIX + text for text in references])
         return {
@@ -173,7 +173,7 @@ def evaluate_captions(
     ids = pairs.image_ids
     # Captions of unknown images are reported before images are read, missing captions once the usable images are known.
     check_ids({**dict.fromkeys(ids, ""), **captions}, dict.fromkeys(ids, ("",)))
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     unusable = set(ids) - set(usable.image_ids)
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)
     return evaluator({name: caption for name, caption in captions.items() if name not in unusable}), left_out
@@ -221,7 +221,7 @@ def evaluate_captioner(
         DataError: no image is left, or more than `max_bad_share` cannot be used.
         ConfigError: a generation setting is out of range.
     """
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
     generate = functools.partial(
         captioner.caption,

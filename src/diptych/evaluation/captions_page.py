@@ -116,12 +116,12 @@ def _thumbnail(caption: ScoredCaption, size: int) -> Image.Image | None:
 
 
 def _card(caption: ScoredCaption, image: Image.Image | None) -> str:
-    picture = f'<img src="{embedded(image)}" alt="{escaped(caption.caption)}">' if image else "no longer available"
+    figure = f'<img src="{embedded(image)}" alt="{escaped(caption.caption)}">' if image else "no longer available"
     references = "".join(f"<li>{escaped(text)}</li>" for text in caption.references)
     scores = (f"{NAMES[key]} {caption.scores[key]:.2f}" for key in _SHOWN if key in caption.scores)
     line = " · ".join(f'<span class="score">{score}</span>' for score in scores)
     return (
-        f'<li><figure><div class="mat">{picture}</div><figcaption><div class="name">{escaped(caption.caption)}</div>'
+        f'<li><figure><div class="mat">{figure}</div><figcaption><div class="name">{escaped(caption.caption)}</div>'
         f'<ul>{references}</ul><div class="small">{line}</div>'
         f'<div class="small">{escaped(caption.image_id)}</div></figcaption></figure></li>\n'
     )

@@ -28,7 +28,7 @@ from diptych.evaluation.evaluators import embed_classes
 from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 from diptych.images.paths import to_text
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import Card, Gallery, Section
 from diptych.runtime.atomic import new_text
 from diptych.runtime.progress import Progress, silent
@@ -76,7 +76,7 @@ class MethodScores:
     high: float
     top5: float
     mean_per_class: float
-    pictures: int
+    images: int
 
     def to_dict(self) -> dict[str, str | int | float | None]:
         """All fields by name."""
@@ -206,7 +206,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """Compare methods on labelled images by cross-validation; `self` need not be fitted.
 
         Args:
-            labelled: images whose first captions name their classes; every image must decode (`doctor.sound`).
+            labelled: images whose first captions name their classes; every image must decode (see `usable_pairs`).
             methods: of `METHODS`.
             shots: also measure with this many examples of each class, drawn at random.
             folds: number of folds.
@@ -245,7 +245,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _embeddings(self, images: Pairs | NDArray[Any]) -> NDArray[Any]:
         if isinstance(images, Pairs):
-            return np.asarray(picture_vectors(self.model, images, progress=self.progress))
+            return np.asarray(dataset_image_embeddings(self.model, images, progress=self.progress))
         return np.asarray(images)
 
     def _decoded(self, images: Pairs | NDArray[Any]) -> NDArray[Any]:
@@ -268,7 +268,7 @@ def _method_scores(
         high=high,
         top5=100 * float((ranks <= 5).mean()),
         mean_per_class=float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
-        pictures=len(ranks),
+        images=len(ranks),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.data.classes import Classes, classes_in
-from diptych.data.doctor.inspect import Report, sound
+from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
@@ -22,7 +22,7 @@ from diptych.evaluation.metrics.zeroshot import ZeroShotScores, mean_class_embed
 from diptych.matching.matcher import Matcher
 from diptych.matching.negatives import HARD_SHARE, LabelledPairs, make_labelled_pairs
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.runtime.progress import Progress, silent
 
 
@@ -86,9 +86,9 @@ def evaluate_retrieval(
     Raises:
         DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     evaluator = RetrievalEvaluator(usable)
-    image_embeddings = picture_vectors(model, usable, progress=progress)
+    image_embeddings = dataset_image_embeddings(model, usable, progress=progress)
     return evaluator(image_embeddings, model.encode_texts(evaluator.captions)), left_out
 
 
@@ -172,10 +172,10 @@ def evaluate_zeroshot(
         DataError: no image is left, too many cannot be used, or an image is of an unknown class.
     """
     chosen = templates(prompts)
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     evaluator = ZeroShotEvaluator(usable, classes)
     class_embeddings = embed_classes(model, evaluator.classes.names, chosen, progress=progress)
-    return evaluator(picture_vectors(model, usable, progress=progress), class_embeddings), left_out
+    return evaluator(dataset_image_embeddings(model, usable, progress=progress), class_embeddings), left_out
 
 
 @dataclass(frozen=True)
@@ -293,9 +293,9 @@ def evaluate_match(
     Raises:
         DataError: no image is left, or more than `max_bad_share` cannot be used.
     """
-    all_images = data.pictures if isinstance(data, Labelled) else data
-    usable, left_out = sound(all_images, max_bad_share=max_bad_share, progress=progress)
-    images = matcher.encode_pictures(usable, progress=progress)
+    all_images = data.images if isinstance(data, Labelled) else data
+    usable, left_out = usable_pairs(all_images, max_bad_share=max_bad_share, progress=progress)
+    images = matcher.encode_dataset(usable, progress=progress)
     if isinstance(data, Labelled):
         kept = data.of(usable)
         captions, every = kept.texts, np.arange(len(kept))

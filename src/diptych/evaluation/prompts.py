@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.captioning.captioner import Captioner
-from diptych.data.doctor.inspect import Report, sound
+from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.pairs import Pairs
 from diptych.errors import DataError
 from diptych.evaluation.metrics.clipscore import PREFIX, clip_score
@@ -22,8 +22,8 @@ from diptych.models.cosine import normalize, top_k
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
 from diptych.prompting.library import PromptLibrary
-from diptych.prompting.many_images import prompt_pictures
-from diptych.prompting.prompter import How, Prompter
+from diptych.prompting.many_images import prompt_images
+from diptych.prompting.prompter import Prompter, PromptMethod
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
@@ -150,7 +150,7 @@ def evaluate_prompter(
     pairs: Pairs,
     train: Pairs | None = None,
     *,
-    how: How = "retrieve",
+    how: PromptMethod = "retrieve",
     library: PromptLibrary | Sequence[str] | None = None,
     captioner: Captioner | None = None,
     lists: dict[str, list[str]] | None = None,
@@ -164,10 +164,10 @@ def evaluate_prompter(
         pairs: images with their true prompts; images that cannot be used are left out.
         train: the training data of the prompter, for the baselines. If neither the prompter nor `library` has prompts
             to retrieve from, these are used.
-        how: as for `Prompter.say`.
-        library: as for `Prompter.say`.
-        captioner: as for `Prompter.say`.
-        lists: as for `Prompter.say`.
+        how: as for `Prompter.prompt`.
+        library: as for `Prompter.prompt`.
+        captioner: as for `Prompter.prompt`.
+        lists: as for `Prompter.prompt`.
         max_bad_share: largest fraction of images that may be left out, 0 to 1.
         progress: reports progress.
 
@@ -179,15 +179,15 @@ def evaluate_prompter(
         ConfigError: `how` is unknown.
         ModelError: `generate` without a captioner.
     """
-    usable, left_out = sound(pairs, max_bad_share=max_bad_share, progress=progress)
+    usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     space = prompter.space
     evaluator = PromptEvaluator(usable, space.vectors(usable.flat_captions()[0], progress=progress))
-    features = prompter.pictures.stored(usable, progress=progress)[:, 0]
+    features = prompter.image_features.stored(usable, progress=progress)[:, 0]
     baselines = None
     if train is not None:
-        train, _ = sound(train, max_bad_share=max_bad_share, progress=progress)
+        train, _ = usable_pairs(train, max_bad_share=max_bad_share, progress=progress)
         prompts, owner = train.flat_captions()
-        train_features = prompter.pictures.stored(train, progress=progress)[:, 0]
+        train_features = prompter.image_features.stored(train, progress=progress)[:, 0]
         baselines = PromptBaselines(space.vectors(prompts, progress=progress), owner, features, train_features)
         if library is None and not prompter.has_library:
             library = PromptLibrary.of(prompts, space, progress)
@@ -200,7 +200,7 @@ def evaluate_prompter(
     else:
         options: dict[str, Any] = {"how": how, "library": library, "captioner": captioner, "lists": lists}
         images = [row.image for row in usable]
-        generated = [best[0].text for _, best in prompt_pictures(prompter, images, progress=progress, **options)]
+        generated = [best[0].text for _, best in prompt_images(prompter, images, progress=progress, **options)]
     scores = evaluator({PROMPTER: predicted, GENERATED: space.encode(generated)}, baselines=baselines)
     return PromptReport(
         scores,
@@ -248,7 +248,7 @@ def _sums(embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int
     return sums
 
 
-def score_pictures(encoder: DualEncoder, table: MatchTable, *, progress: Progress = silent) -> NDArray[np.float64]:
+def score_images(encoder: DualEncoder, table: MatchTable, *, progress: Progress = silent) -> NDArray[np.float64]:
     """CLIPScore (`metrics.clipscore`) of the image and prompt of each line: (lines,) in [0, 2.5].
 
     It is NaN if the image cannot be decoded or the prompt is empty. A prompt that occurs several times is embedded
@@ -261,7 +261,7 @@ def score_pictures(encoder: DualEncoder, table: MatchTable, *, progress: Progres
 
     def load(start: int) -> tuple[list[int], list[Image.Image]]:
         block = lines[start : start + _BATCH]
-        images, good = decode_all((table.pictures[line] for line in block), encoder.image_size)
+        images, good = decode_all((table.images[line] for line in block), encoder.image_size)
         return list(itertools.compress(block, good)), images
 
     starts = range(0, len(lines), _BATCH)

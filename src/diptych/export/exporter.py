@@ -80,7 +80,7 @@ def export_model(
     encoder = load(name, "cpu")
     if any(isinstance(module, ExportedTower) for module in encoder.route("image")):
         raise ModelError(f"'{name}' is already an exported model; export the model that it was made from")
-    target = ExportTarget(encoder.identity(), engine, precision)
+    target = ExportTarget(encoder.fingerprint(), engine, precision)
     examples: _Examples = {"image": _images(encoder, data), "text": _captions(data)}
     captioner = load_grid_model(name, "cpu") if _has_captioner(name) else None
     with new_folder(out) as folder:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from diptych.errors import MissingExtra, ModelError
-from diptych.export.model_card import EXAMPLE_IMAGE, example_image, full_card
-from diptych.models.checkpoints import CARD, bundled_models, model_directory, refuse_unsafe
+from diptych.export.model_card import EXAMPLE_IMAGE, complete_model_card, example_image
+from diptych.models.checkpoints import METADATA, bundled_models, model_directory, refuse_unsafe
 
 _EXCLUDED = {".pt", ".bin", ".pyc", ".lock", ".tmp"}  # training state, pickles, and unfinished files
 _OPENVINO_WEIGHTS = "graph.bin"  # not a pickle
@@ -30,7 +30,7 @@ def push(
     repo: str,
     *,
     licence: str | None = None,
-    picture: bool = True,
+    preview: bool = True,
     private: bool = False,
     message: str | None = None,
 ) -> str:
@@ -39,7 +39,7 @@ def push(
     `model` is a training run, a model directory of any kind, an exported model, an endpoint's directory, a bundled
     model, or a model in memory, which is saved first. The model card is the model's own, completed with the sections
     that it lacks. `licence` is an identifier of the hub (`apache-2.0`, `mit`, ...), required if the card names none.
-    `picture` adds an image of results on the sample library, where one can be made. The repository is created if it
+    `preview` adds an image of results on the sample library, where one can be made. The repository is created if it
     does not exist, as a private one with `private`. Files that the hub has already are not uploaded again. Log in with
     `hf auth login` or set `HF_TOKEN`.
 
@@ -47,7 +47,7 @@ def push(
         ModelError: there is no such model, its weights are not safetensors, it has no licence, or the hub refuses it.
     """
     with _directory(model) as folder:
-        files = _contents(folder, repo, licence, picture)
+        files = _contents(folder, repo, licence, preview)
         return _commit(repo, files, private, message)
 
 
@@ -69,7 +69,7 @@ def _find_directory(name: str | Path) -> Path:
     if _is_endpoint(path):
         return path
     # `model_directory` looks for a dual encoder; a prompter of its own has only diptych.json.
-    described = next((folder for folder in (path, path / "model") if (folder / CARD).exists()), None)
+    described = next((folder for folder in (path, path / "model") if (folder / METADATA).exists()), None)
     return described or model_directory(name)
 
 
@@ -77,14 +77,14 @@ def _is_endpoint(folder: Path) -> bool:
     return (folder / "handler.py").exists() and (folder / "model").is_dir()
 
 
-def _contents(folder: Path, repo: str, licence: str | None, picture: bool) -> dict[str, str | bytes]:
+def _contents(folder: Path, repo: str, licence: str | None, preview: bool) -> dict[str, str | bytes]:
     """The files of the repository, by their paths there: a local path or the content."""
     model = folder / "model" if _is_endpoint(folder) else folder
     refuse_unsafe(model)
     files: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in _files(folder)}
-    image = _example_png(model) if picture else None
+    image = _example_png(model) if preview else None
     if folder == model:  # an endpoint already has its own card
-        files["README.md"] = full_card(model, repo, licence=licence, picture=image is not None).encode()
+        files["README.md"] = complete_model_card(model, repo, licence=licence, preview=image is not None).encode()
     if image is not None:
         files[EXAMPLE_IMAGE] = image
     return files

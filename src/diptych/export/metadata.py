@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from diptych.export.parity import Parity
 from diptych.models.checkpoints import model_directory, read_metadata
-from diptych.models.checkpoints import write_card as save_metadata
+from diptych.models.checkpoints import write_metadata as save_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.open_clip.names import is_named
 
@@ -73,7 +73,7 @@ def _export_section(target: ExportTarget, parities: Sequence[Parity]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {parity.name} | {parity.checked} | {parity.least_cosine:.5f} | {parity.mean_cosine:.5f} | "
+        f"| {parity.name} | {parity.checked} | {parity.min_cosine:.5f} | {parity.mean_cosine:.5f} | "
         f"{parity.largest_difference:.1e} | {parity.rate_before:.0f} | {parity.rate_after:.0f} |"
         for parity in parities
     ]

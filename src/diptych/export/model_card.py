@@ -18,7 +18,7 @@ from diptych.export.endpoint import split_metadata
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import decode
 from diptych.matching.blip import is_blip
-from diptych.models.checkpoints import CARD, read_metadata
+from diptych.models.checkpoints import METADATA, read_metadata
 from diptych.models.dual_encoder import load
 from diptych.runtime.quoting import code_block, code_span, markdown, to_json
 
@@ -39,7 +39,7 @@ _USES = {
     "dual": 'images = model.encode_images([image])\ntexts = model.encode_texts(["a dog on a beach"])',
     "matcher": 'model.predict([image], ["a dog on a beach"])  # match probability',
     "captioner": "model.caption([image])",
-    "prompter": "model.say([image])",
+    "prompter": "model.prompt([image])",
 }
 _LIMITS = {
     "dual": "- Cosine similarity ranks texts for an image; it is not a probability.\n"
@@ -77,10 +77,10 @@ def model_kinds(folder: Path) -> list[str]:
     return kinds
 
 
-def full_card(folder: Path, repo: str, *, licence: str | None = None, picture: bool = False) -> str:
+def complete_model_card(folder: Path, repo: str, *, licence: str | None = None, preview: bool = False) -> str:
     """The complete model card for the hub: the card of the model in `folder`, with every section that it lacks.
 
-    `licence` is an identifier of the hub (`apache-2.0`, `mit`, ...), required if the card names none. `picture` adds
+    `licence` is an identifier of the hub (`apache-2.0`, `mit`, ...), required if the card names none. `preview` adds
     a section with `results.png`, which is to be uploaded beside the card.
 
     Raises:
@@ -102,7 +102,7 @@ def full_card(folder: Path, repo: str, *, licence: str | None = None, picture: b
     sections = _sections(folder, repo, metadata["license"])
     missing = [title for title in sections if not present & set(_HEADINGS[title])]
     parts = [body, *(f"## {title}\n\n{sections[title]}" for title in missing)]
-    if picture:
+    if preview:
         parts.append(f"## Examples\n\n![Results on photographs of the sample library]({EXAMPLE_IMAGE})")
     yaml_head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     return f"---\n{yaml_head}---\n" + "\n\n".join(parts) + "\n"
@@ -209,7 +209,7 @@ def _hub_metadata(folder: Path) -> dict[str, Any]:
     """The metadata that the hub reads: library, pipeline tag and tags."""
     kinds = model_kinds(folder)
     metadata: dict[str, Any] = {"library_name": "sentence-transformers" if "dual" in kinds else "transformers"}
-    if not (folder / "modules.json").exists() and (folder / CARD).exists():
+    if not (folder / "modules.json").exists() and (folder / METADATA).exists():
         metadata["library_name"] = "diptych"
     if tag := next((_PIPELINE_TAGS[kind] for kind in kinds if kind in _PIPELINE_TAGS), None):
         metadata["pipeline_tag"] = tag

@@ -29,7 +29,7 @@ class Tolerance:
     In int8 a single unusual image may deviate more than the others, so the mean counts too.
     """
 
-    least_cosine: float
+    min_cosine: float
     mean_cosine: float
     largest_difference: float
 
@@ -48,7 +48,7 @@ class Parity:
 
     name: str
     checked: int
-    least_cosine: float
+    min_cosine: float
     mean_cosine: float
     largest_difference: float
     rate_before: float
@@ -89,14 +89,14 @@ def check_parity(parity: Parity, tolerance: Tolerance) -> None:
         ModelError: it is not; the message has the numbers and the limits.
     """
     if (
-        parity.least_cosine >= tolerance.least_cosine
+        parity.min_cosine >= tolerance.min_cosine
         and parity.mean_cosine >= tolerance.mean_cosine
         and parity.largest_difference <= tolerance.largest_difference
     ):
         return
     raise ModelError(
         f"the exported {parity.name} graph does not reproduce the model's embeddings: minimum cosine "
-        f"{parity.least_cosine:.5f} (limit {tolerance.least_cosine}), mean cosine {parity.mean_cosine:.5f} (limit "
+        f"{parity.min_cosine:.5f} (limit {tolerance.min_cosine}), mean cosine {parity.mean_cosine:.5f} (limit "
         f"{tolerance.mean_cosine}), maximum difference {parity.largest_difference:.1e} (limit "
         f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images "
         "(--data), or use fp32"

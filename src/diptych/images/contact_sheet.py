@@ -38,9 +38,9 @@ _FONT_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A cell of the grid. Without a `picture`, a grey field shows `missing`; `highlight` adds a green frame."""
+    """A cell of the grid. Without a `image`, a grey field shows `missing`; `highlight` adds a green frame."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     text: str = ""
     heading: str = ""
     highlight: bool = False
@@ -119,11 +119,11 @@ def _card(tile: Tile, text: _Text, tile_size: int, height: int) -> Image.Image:
 def _framed(tile: Tile, tile_size: int) -> Image.Image:
     """The image centred in a square with its shape kept, or the text that replaces it."""
     square = Image.new("RGB", (tile_size, tile_size), MAT)
-    if tile.picture is None:
+    if tile.image is None:
         words = _wrap(tile.missing, _TEXT, tile_size - 2 * _PAD, 4)
         _write(square, words, (tile_size // 2, (tile_size - words.height) // 2), FAINT, centred=True)
         return square
-    fitted = ImageOps.contain(tile.picture.convert("RGB"), (tile_size, tile_size), Image.Resampling.LANCZOS)
+    fitted = ImageOps.contain(tile.image.convert("RGB"), (tile_size, tile_size), Image.Resampling.LANCZOS)
     square.paste(fitted, ((tile_size - fitted.width) // 2, (tile_size - fitted.height) // 2))
     return square
 
@@ -211,7 +211,7 @@ def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
+def save_contact_sheet(image: Image.Image, path: Path) -> None:
     """Save a contact sheet, replacing an earlier one but never another image.
 
     Raises:

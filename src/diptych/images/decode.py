@@ -71,14 +71,14 @@ class Slice:
     size: int
 
 
-Picture = Path | Slice | bytes
+ImageSource = Path | Slice | bytes
 
 
-def describe(picture: Picture) -> str:
+def describe(source: ImageSource) -> str:
     """The name of an image in messages."""
-    if isinstance(picture, Slice):
-        return f"'{readable_text(str(picture.path))}' (bytes {picture.offset} to {picture.offset + picture.size})"
-    return f"a picture of {len(picture):,} bytes" if isinstance(picture, bytes) else f"'{readable_text(str(picture))}'"
+    if isinstance(source, Slice):
+        return f"'{readable_text(str(source.path))}' (bytes {source.offset} to {source.offset + source.size})"
+    return f"a picture of {len(source):,} bytes" if isinstance(source, bytes) else f"'{readable_text(str(source))}'"
 
 
 def readable_text(name: str) -> str:
@@ -96,27 +96,27 @@ def readable_text(name: str) -> str:
 _ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # what `readable_text` writes
 
 
-def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
+def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES) -> bytes:
     """The encoded bytes of an image.
 
     Raises:
         ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file) or
             `unreadable` (a directory, a pipe, no permission).
     """
-    name = describe(picture)
-    if isinstance(picture, bytes):
-        data, size = picture, len(picture)
+    name = describe(source)
+    if isinstance(source, bytes):
+        data, size = source, len(source)
     else:
-        path, offset = (picture.path, picture.offset) if isinstance(picture, Slice) else (picture, 0)
+        path, offset = (source.path, source.offset) if isinstance(source, Slice) else (source, 0)
         try:
             status = path.stat()  # before opening: opening a pipe would wait for a writer
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("unreadable", f"{name} is not a regular file; give the path of a picture")
-            size = picture.size if isinstance(picture, Slice) else status.st_size
+            size = source.size if isinstance(source, Slice) else status.st_size
             with path.open("rb") as file:
                 file.seek(offset)
                 most = min(size, max_bytes)  # `read` allocates as much as it is asked for, whatever the file's size
-                data = file.read(most if isinstance(picture, Slice) else most + 1)
+                data = file.read(most if isinstance(source, Slice) else most + 1)
         except FileNotFoundError:
             if any(map(_ESCAPED.search, path.parts)):
                 raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
@@ -138,7 +138,7 @@ def read_bytes(picture: Picture, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
     """Decode an image: upright by its EXIF orientation, in RGB, without metadata; the first frame of an animation.
 
     Transparent parts become white; 16-bit greys are scaled to 8 bits. With `min_side`, a JPEG is decoded at 1/2, 1/4 or
@@ -152,8 +152,8 @@ def decode(picture: Picture, *, max_pixels: int = MAX_PIXELS, min_side: int | No
     Raises:
         ImageError: as `read_bytes`, and `too_many_pixels` (more than `max_pixels`), `truncated` or `undecodable`.
     """
-    data = read_bytes(picture)
-    name = describe(picture)
+    data = read_bytes(source)
+    name = describe(source)
     try:
         image = open_lazily(data)
         width, height = image.size

@@ -18,7 +18,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageMetadata:
     """The size of an upright image in pixels, and its EXIF metadata.
 
     `taken` is the camera's local time, without a zone; coordinates are degrees, north and east positive. A value is
@@ -33,7 +33,7 @@ class Facts:
     longitude: float | None = None
 
 
-def read_facts(data: bytes) -> Facts:
+def read_image_metadata(data: bytes) -> ImageMetadata:
     """The facts of an encoded image, read from its header; damaged EXIF counts as none.
 
     Raises:
@@ -44,10 +44,10 @@ def read_facts(data: bytes) -> Facts:
     with contextlib.suppress(*DECODER_ERRORS):
         if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
             return _facts(image.getexif(), width, height)
-    return Facts(width, height)
+    return ImageMetadata(width, height)
 
 
-def _facts(exif: Image.Exif, width: int, height: int) -> Facts:
+def _facts(exif: Image.Exif, width: int, height: int) -> ImageMetadata:
     details: dict[int, Any] = {}
     place: dict[int, Any] = {}
     with contextlib.suppress(*DECODER_ERRORS):
@@ -56,7 +56,7 @@ def _facts(exif: Image.Exif, width: int, height: int) -> Facts:
         place = exif.get_ifd(ExifTags.IFD.GPSInfo)
     taken = next((date for tag in _TAKEN if (date := _date(details.get(tag)))), None)
     camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
-    return Facts(width, height, taken, camera, *_coordinates(place))
+    return ImageMetadata(width, height, taken, camera, *_coordinates(place))
 
 
 def _date(value: Any) -> datetime | None:

@@ -17,7 +17,7 @@ class Roots:
     def __init__(self, folders: Iterable[str | Path] | None) -> None:
         self.folders = None if folders is None else tuple(dict.fromkeys(map(os.path.realpath, folders)))
 
-    def hold(self, path: str | Path) -> bool:
+    def contains(self, path: str | Path) -> bool:
         """Whether a path, which need not exist, leads inside one of the folders with all links followed."""
         return self.real(path) is not None
 
@@ -32,11 +32,11 @@ class Roots:
             return None
 
     def checker(self) -> Callable[[str | Path], bool]:
-        """`hold` for many files in few folders: each folder is resolved once."""
+        """`contains` for many files in few folders: each folder is resolved once."""
 
         @functools.lru_cache(maxsize=1_024)
         def holds_folder(folder: str) -> bool:
-            return self.hold(folder)
+            return self.contains(folder)
 
         def holds(path: str | Path) -> bool:
             folder, name = os.path.split(path)
@@ -44,9 +44,9 @@ class Roots:
                 plain = name not in ("", os.curdir, os.pardir) and not os.path.islink(path)  # noqa: PTH114 (called a million times)
             except ValueError:  # a NUL
                 return False
-            return holds_folder(folder) if plain else self.hold(path)
+            return holds_folder(folder) if plain else self.contains(path)
 
-        return self.hold if self.folders is None else holds
+        return self.contains if self.folders is None else holds
 
     def __or__(self, other: Roots) -> Roots:
         """The folders of both."""

@@ -47,7 +47,7 @@ def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> It
             yield entry
             continue
         try:
-            if entry.is_symlink() and not roots.hold(entry.path):
+            if entry.is_symlink() and not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
             elif entry.is_file():
                 status = entry.stat()
@@ -97,7 +97,7 @@ def _entries(
             if not is_folder:
                 if is_image_file(entry.name):
                     yield entry
-            elif not roots.hold(entry.path):
+            elif not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
             elif (depth is None or level < depth) and (enter_links or not is_link):
                 (links if is_link else subfolders).append((entry.path, level + 1))

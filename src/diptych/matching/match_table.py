@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.data.formats.read import Pictures
+from diptych.data.formats.read import ImagePaths
 from diptych.data.formats.tables import records, rows
 from diptych.errors import DataError
-from diptych.images.decode import Picture
+from diptych.images.decode import ImageSource
 from diptych.matching.matcher import Matcher
 from diptych.models.embedding_cache import decode_all
 from diptych.runtime.background import prefetch
@@ -33,7 +33,7 @@ class MatchTable:
     """
 
     names: list[str]
-    pictures: list[Picture]
+    images: list[ImageSource]
     texts: list[str]
 
 
@@ -47,7 +47,7 @@ def read_match_table(path: str | Path) -> MatchTable:
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; give a table with the columns image and caption")
     base = path.absolute().parent
-    pairs = [(row, text) for row in rows(records(path), Pictures.around(base, base), None) for text in row.captions]
+    pairs = [(row, text) for row in rows(records(path), ImagePaths.around(base, base), None) for text in row.captions]
     if not pairs:
         raise DataError(f"'{path}' holds no pair; it needs the columns image and caption, and a line for each pair")
     return MatchTable([row.image_id for row, _ in pairs], [row.image for row, _ in pairs], [text for _, text in pairs])
@@ -67,11 +67,11 @@ def match_table(
     def load(start: int) -> tuple[list[int], list[Image.Image], list[str]]:
         block = range(start, min(start + _BLOCK, len(table.texts)))
         lines = [line for line in block if table.texts[line].strip()]
-        distinct = list(dict.fromkeys(table.pictures[line] for line in lines))
+        distinct = list(dict.fromkeys(table.images[line] for line in lines))
         decoded, good = decode_all(distinct, matcher.encoder.image_size)
         images = dict(zip(itertools.compress(distinct, good), decoded, strict=True))
-        lines = [line for line in lines if table.pictures[line] in images]
-        return lines, [images[table.pictures[line]] for line in lines], [table.texts[line] for line in lines]
+        lines = [line for line in lines if table.images[line] in images]
+        return lines, [images[table.images[line]] for line in lines], [table.texts[line] for line in lines]
 
     for lines, images, texts in progress(prefetch(starts, load), len(starts), "matching"):
         probabilities[lines] = matcher.predict(images, texts, prior=prior)

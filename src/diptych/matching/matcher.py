@@ -173,11 +173,11 @@ class Matcher:
         encoded = Encoded.join([self._forward(features) for features in prepared])
         return encoded.take(np.argsort(order))
 
-    def encode_pictures(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
+    def encode_dataset(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
         """Encode the images of a data set, decoding them in background threads.
 
         Raises:
-            DataError: An image cannot be decoded; `doctor.sound` leaves such images out.
+            DataError: An image cannot be decoded; `doctor.inspect.usable_pairs` leaves such images out.
         """
 
         def prepare(start: int) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Matcher:
         batches = progress(prefetch(starts, prepare), len(starts), "encoding images")
         return Encoded.join([self._forward(features) for features in batches])
 
-    def encode_vectors(self, modality: str, vectors: np.ndarray) -> Encoded:
+    def from_embeddings(self, modality: str, vectors: np.ndarray) -> Encoded:
         """Encode images or texts from embeddings of the dual encoder, (items, dim).
 
         Raises:

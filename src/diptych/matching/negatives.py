@@ -35,7 +35,7 @@ class Matches:
         normal = [" ".join(caption.lower().split()) for caption in self.captions]
         numbers = {text: number for number, text in enumerate(dict.fromkeys(normal))}
         self.text_ids = np.array([numbers[text] for text in normal], np.int64)  # (captions,)
-        self.pictures = len(pairs)
+        self.images = len(pairs)
         self._of_text: list[list[int]] = [[] for _ in numbers]
         for text, row in zip(self.text_ids.tolist(), self.owner.tolist(), strict=True):
             if row not in self._of_text[text]:
@@ -47,7 +47,7 @@ class Matches:
 
     def others(self, caption: int) -> int:
         """The number of images that are left as negatives."""
-        return self.pictures - len(self.of(caption))
+        return self.images - len(self.of(caption))
 
 
 def random_negatives(matches: Matches, count: int = 1, *, seed: int = 0) -> NDArray[np.int64]:
@@ -95,7 +95,7 @@ def hard_negatives(
         DataError: A caption is known to describe every image.
     """
     random = np.random.default_rng([seed, 2])
-    nearest = max(1, round(share * matches.pictures))
+    nearest = max(1, round(share * matches.images))
     rows = np.empty((len(matches.captions), count), np.int64)
     for start in range(0, len(rows), _BLOCK):
         scores = text_vectors[start : start + _BLOCK] @ image_vectors.T  # (block, images)

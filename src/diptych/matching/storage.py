@@ -16,7 +16,7 @@ from diptych.matching.calibration import Calibration
 from diptych.matching.heads import HEADS, CosineHead, Side
 from diptych.matching.hubness import Banks
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import CARD, loading, model_directory, read_metadata, refuse_unsafe, write_card
+from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
 
 WEIGHTS = "matcher.safetensors"
 
@@ -58,7 +58,7 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / CARD).exists():
+    if not (path / METADATA).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
     banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
@@ -75,7 +75,7 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         for matcher in matchers
     }
     save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
-    write_card(path, {**read_metadata(path), "kind": "matcher", "matcher": section})
+    write_metadata(path, {**read_metadata(path), "kind": "matcher", "matcher": section})
 
 
 def heads_of(name: str | Path) -> list[str]:

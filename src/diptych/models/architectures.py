@@ -10,7 +10,7 @@ from tokenizers import normalizers
 SIGLIP = ("siglip", "siglip2")
 
 
-def settle(module: Module) -> None:
+def configure_tokenizer(module: Module) -> None:
     """Set up a module's tokenizer as its architecture was trained, in place; other modules are not changed.
 
     Texts are truncated at the number of position embeddings. SigLIP's texts are padded to that length on the right,

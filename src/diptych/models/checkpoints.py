@@ -16,7 +16,7 @@ from diptych.errors import ModelError
 from diptych.models.safety import is_checked, refuse_config
 from diptych.runtime.atomic import in_place, write_text
 
-CARD = "diptych.json"
+METADATA = "diptych.json"
 """Metadata beside sentence-transformers' `modules.json`: logit scale, matcher, captioner, prompter, recipe."""
 
 BUNDLED = Path(__file__).parent / "box"
@@ -78,7 +78,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: It is not a JSON object.
     """
-    path = folder / CARD
+    path = folder / METADATA
     try:
         metadata = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -90,9 +90,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_card(folder: Path, card: dict[str, Any]) -> None:
+def write_metadata(folder: Path, card: dict[str, Any]) -> None:
     """Write a model directory's `diptych.json` atomically."""
-    write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
+    write_text(folder / METADATA, json.dumps(card, indent=2) + "\n")
 
 
 def model_directory(name: str | Path) -> Path:

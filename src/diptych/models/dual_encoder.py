@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from diptych.errors import ConfigError, ModelError
 from diptych.models import heads, modalities, towers
-from diptych.models.architectures import embedding_width, input_size, settle
-from diptych.models.checkpoints import CARD, loading, model_directory, read_metadata, refuse_unsafe, write_card
+from diptych.models.architectures import configure_tokenizer, embedding_width, input_size
+from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.loading import load_modules
 from diptych.models.model_upload import upload_model
@@ -107,7 +107,7 @@ class DualEncoder:
                 readme=_read_model_card(path),
             )
             for modality in MODALITIES:
-                settle(encoder.route(modality)[0])
+                configure_tokenizer(encoder.route(modality)[0])
         return encoder
 
     @classmethod
@@ -169,11 +169,11 @@ class DualEncoder:
         path.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(str(path), create_model_card=False, safe_serialization=True)
         numbers = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        write_card(path, {"kind": "dual", **numbers, **(card or {})})
+        write_metadata(path, {"kind": "dual", **numbers, **(card or {})})
         if readme is not None:
             (path / "README.md").write_text(readme, "utf-8")
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """A fingerprint of weights and preprocessing: equal exactly for models that give equal embeddings."""
         return modules_fingerprint([*self.route("image"), *self.route("text")])
 
@@ -515,7 +515,7 @@ def _checked_metadata(path: Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     for name in ("logit_scale", "logit_bias"):
         if not isinstance(metadata.get(name), int | float | None):
-            raise ModelError(f"'{path / CARD}' is damaged: its {name} is not a number")
+            raise ModelError(f"'{path / METADATA}' is damaged: its {name} is not a number")
     return metadata
 
 

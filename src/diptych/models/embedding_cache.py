@@ -14,7 +14,7 @@ from PIL import Image
 
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ImageError
-from diptych.images.decode import Picture, decode
+from diptych.images.decode import ImageSource, decode
 from diptych.models.dual_encoder import DualEncoder
 from diptych.runtime.atomic import storing, write_text
 from diptych.runtime.background import prefetch
@@ -22,7 +22,7 @@ from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
 
-class VectorFile:
+class EmbeddingFile:
     """Rows of numbers in a `.npy` file that is written in order and can be resumed.
 
     The row of an image that cannot be decoded holds NaN. `state.json` counts the rows; it is replaced atomically after
@@ -74,8 +74,8 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def write_vectors(
-    sink: VectorFile,
+def write_embeddings(
+    sink: EmbeddingFile,
     items: Sequence[Any],
     prepare: Callable[[Sequence[Any]], Any],
     forward: Callable[[Any], np.ndarray],
@@ -104,7 +104,7 @@ def write_vectors(
     return sink.read()
 
 
-def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[Image.Image], NDArray[np.bool_]]:
+def decode_all(images: Iterable[ImageSource], min_side: int | None) -> tuple[list[Image.Image], NDArray[np.bool_]]:
     """Decode images, leaving out those that cannot be decoded.
 
     Returns:
@@ -112,16 +112,16 @@ def decode_all(pictures: Iterable[Picture], min_side: int | None) -> tuple[list[
     """
     decoded: list[Image.Image] = []
     good: list[bool] = []
-    for picture in pictures:
+    for image in images:
         try:
-            decoded.append(decode(picture, min_side=min_side))
+            decoded.append(decode(image, min_side=min_side))
             good.append(True)
         except ImageError:
             good.append(False)
     return decoded, np.array(good, bool)
 
 
-def picture_vectors(
+def dataset_image_embeddings(
     model: DualEncoder, pairs: Pairs, *, batch_size: int = 64, progress: Progress = silent, cache: bool = True
 ) -> np.ndarray:
     """Embeddings of every image of a data set, (images, dim) float32; NaN for images that cannot be decoded.
@@ -137,8 +137,8 @@ def picture_vectors(
     """
     import torch
 
-    folder = cache_dir() / "vectors" / f"{model.identity()}-{pairs.fingerprint()}"
-    sink = VectorFile(folder, (len(pairs), model.dim))
+    folder = cache_dir() / "vectors" / f"{model.fingerprint()}-{pairs.fingerprint()}"
+    sink = EmbeddingFile(folder, (len(pairs), model.dim))
     if not cache:
         sink.done = 0
 
@@ -154,6 +154,6 @@ def picture_vectors(
                 vectors[good] = model.embed(features).cpu().numpy()
         return vectors
 
-    return write_vectors(
+    return write_embeddings(
         sink, pairs, prepare, forward, batch_size=batch_size, progress=progress, label="embedding images"
     )

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from diptych.errors import ModelError
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import VectorFile, write_vectors
+from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
 from diptych.models.heads import EMBEDDING
 from diptych.runtime.progress import Progress, silent
 
@@ -106,8 +106,8 @@ class StoredHiddenStates:
     """
 
     def __init__(self, folder: Path, items: int, dim: int, length: int = 0, width: int = 0) -> None:
-        self._vectors = VectorFile(folder / "vectors", (items, dim))
-        self._states = VectorFile(folder / "states", (items, length, width), "float16") if length else None
+        self._vectors = EmbeddingFile(folder / "vectors", (items, dim))
+        self._states = EmbeddingFile(folder / "states", (items, length, width), "float16") if length else None
         self.length = length
 
     def write(
@@ -119,9 +119,9 @@ class StoredHiddenStates:
         progress: Progress = silent,
         label: str,
     ) -> None:
-        """Compute the items that are not yet on disk; arguments are those of `embedding_cache.write_vectors`."""
+        """Compute the items that are not yet on disk; arguments are those of `embedding_cache.write_embeddings`."""
         if self._states is None:
-            write_vectors(self._vectors, items, prepare, partial(_vectors_of, model), progress=progress, label=label)
+            write_embeddings(self._vectors, items, prepare, partial(_vectors_of, model), progress=progress, label=label)
             return
         self._vectors.done = self._states.done  # a process killed between the two writes leaves one batch too many
 
@@ -132,7 +132,7 @@ class StoredHiddenStates:
             states = batch.states[:, : self.length].cpu().numpy().astype(np.float16)
             return np.pad(states, ((0, 0), (0, self.length - states.shape[1]), (0, 0)))
 
-        write_vectors(self._states, items, prepare, forward, progress=progress, label=label)
+        write_embeddings(self._states, items, prepare, forward, progress=progress, label=label)
 
     @property
     def vectors(self) -> np.ndarray:

@@ -39,7 +39,6 @@ def load_renamed(
         split: Parameters that are several now, by the last part of their path after renaming: `kv_proj` to `k_proj` and
             `v_proj`. The saved tensor is cut into equal chunks along its first axis.
     """
-
     module.register_load_state_dict_pre_hook(partial(_upgrade, renames=renames, split=split))
 
 

@@ -36,7 +36,7 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     return listed
 
 
-def several_texts(texts: str | Iterable[str]) -> list[str]:
+def as_texts(texts: str | Iterable[str]) -> list[str]:
     """One text or several as a list; errors are those of `checked_texts`."""
     return checked_texts([texts] if isinstance(texts, str) else texts)
 

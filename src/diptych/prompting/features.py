@@ -18,7 +18,7 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.models.architectures import embedding_width, input_size
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import VectorFile, decode_all, write_vectors
+from diptych.models.embedding_cache import EmbeddingFile, decode_all, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.heads import EMBEDDING
 from diptych.models.modalities import preprocess_images
@@ -28,7 +28,7 @@ from diptych.runtime.device import pick_device
 from diptych.runtime.progress import Progress, silent
 
 
-class PictureFeatures:
+class ImageFeatures:
     """Computes image features with an image tower, optionally followed by the projection head of a dual encoder.
 
     With a projection head, the features are the pooled tower output and the unit embedding, concatenated. A CLIP model
@@ -44,12 +44,12 @@ class PictureFeatures:
         self.width = sum(widths)
 
     @classmethod
-    def of_encoder(cls, encoder: DualEncoder) -> PictureFeatures:
+    def of_encoder(cls, encoder: DualEncoder) -> ImageFeatures:
         """The features of a dual encoder's image side."""
         return cls(encoder.model, encoder.tower("image"), encoder.head("image"))
 
     @classmethod
-    def of_tower(cls, tower: list[Module], device: str = "auto") -> PictureFeatures:
+    def of_tower(cls, tower: list[Module], device: str = "auto") -> ImageFeatures:
         """The features of an image tower alone."""
         model = SentenceTransformer(modules=[*tower], device=str(pick_device(device)))
         return cls(model.to(memory_format=torch.channels_last), tower)
@@ -64,7 +64,7 @@ class PictureFeatures:
         """The side of the tower's input in pixels, or None if its preprocessing does not define one."""
         return input_size(self.tower[0])
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """A hash of the weights and the preprocessing."""
         return modules_fingerprint([*self.tower, *self.projection])
 
@@ -111,7 +111,7 @@ class PictureFeatures:
         cache key.
 
         Raises:
-            DataError: an image cannot be decoded; `doctor.inspect.sound` drops such images.
+            DataError: an image cannot be decoded; `doctor.inspect.usable_pairs` drops such images.
         """
 
         def prepare(keys: Sequence[int]) -> dict[str, Any]:
@@ -122,10 +122,10 @@ class PictureFeatures:
         def forward(inputs: dict[str, Any]) -> np.ndarray:
             return self.forward(inputs).cpu().numpy()
 
-        folder = cache_dir() / "features" / f"{self.identity()}-{pairs.fingerprint()}-{views}-{name}"
-        sink = VectorFile(folder, (len(pairs) * views, self.width), "float16")
+        folder = cache_dir() / "features" / f"{self.fingerprint()}-{pairs.fingerprint()}-{views}-{name}"
+        sink = EmbeddingFile(folder, (len(pairs) * views, self.width), "float16")
         keys = range(len(pairs) * views)
-        flat = write_vectors(sink, keys, prepare, forward, progress=progress, label="computing image features")
+        flat = write_embeddings(sink, keys, prepare, forward, progress=progress, label="computing image features")
         return flat.reshape(len(pairs), views, self.width)
 
 

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from diptych.images.decode import Picture
+from diptych.images.decode import ImageSource
 from diptych.models.embedding_cache import decode_all
 from diptych.prompting.library import Prompt, PromptLibrary
-from diptych.prompting.prompter import Captioner, How, Prompter
+from diptych.prompting.prompter import Captioner, Prompter, PromptMethod
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
 _BATCH = 32
 
 
-def prompt_pictures(
+def prompt_images(
     prompter: Prompter,
-    pictures: Sequence[Picture],
+    sources: Sequence[ImageSource],
     *,
-    how: How = "retrieve",
+    how: PromptMethod = "retrieve",
     count: int = 1,
     library: PromptLibrary | Sequence[str] | None = None,
     captioner: Captioner | None = None,
@@ -30,16 +30,16 @@ def prompt_pictures(
 ) -> Iterator[tuple[int, list[Prompt]]]:
     """Yield (index, prompts) for each image, in order; the list is empty if the image cannot be decoded.
 
-    The options are those of `Prompter.say`; see there for the errors.
+    The options are those of `Prompter.prompt`; see there for the errors.
     """
 
     def load(start: int) -> tuple[range, list[Image.Image], list[bool]]:
-        indices = range(start, min(start + _BATCH, len(pictures)))
-        images, good = decode_all((pictures[index] for index in indices), prompter.pictures.image_size)
+        indices = range(start, min(start + _BATCH, len(sources)))
+        images, good = decode_all((sources[index] for index in indices), prompter.image_features.image_size)
         return indices, images, good.tolist()
 
-    starts = range(0, len(pictures), _BATCH)
+    starts = range(0, len(sources), _BATCH)
     for indices, images, good in progress(prefetch(starts, load), len(starts), "writing prompts"):
-        prompts = prompter.say(images, how=how, count=count, library=library, captioner=captioner, lists=lists)
+        prompts = prompter.prompt(images, how=how, count=count, library=library, captioner=captioner, lists=lists)
         by_index = dict(zip(itertools.compress(indices, good), prompts, strict=True))
         yield from ((index, by_index.get(index, [])) for index in indices)

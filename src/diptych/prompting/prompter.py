@@ -14,7 +14,7 @@ from PIL import Image
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.models.model_upload import upload_model
-from diptych.prompting.features import PictureFeatures
+from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
 from diptych.prompting.library import Prompt, PromptLibrary
 from diptych.prompting.phrases.compose import compose, phrase_lists
@@ -22,10 +22,10 @@ from diptych.prompting.storage import read_prompter, save_library, save_prompter
 from diptych.prompting.text_space import TextSpace
 from diptych.runtime.progress import Progress, silent
 
-__all__ = ["WAYS", "Captioner", "How", "PromptHead", "Prompter", "load_prompter"]
+__all__ = ["PROMPT_METHODS", "Captioner", "PromptHead", "PromptMethod", "Prompter", "load_prompter"]
 
-How = Literal["retrieve", "compose", "generate"]
-WAYS: tuple[How, ...] = ("retrieve", "compose", "generate")
+PromptMethod = Literal["retrieve", "compose", "generate"]
+PROMPT_METHODS: tuple[PromptMethod, ...] = ("retrieve", "compose", "generate")
 
 
 class Captioner(Protocol):
@@ -41,7 +41,7 @@ class Prompter:
     of candidate prompts and the `captioner` are loaded on first use; predicting embeddings needs none of them.
 
     Attributes:
-        pictures: computes the image features.
+        image_features: computes the image features.
         head: the trained head.
         name: the name or path it was loaded from.
         settings: the arguments of the head.
@@ -49,7 +49,7 @@ class Prompter:
 
     def __init__(
         self,
-        pictures: PictureFeatures,
+        image_features: ImageFeatures,
         head: PromptHead,
         *,
         name: str,
@@ -58,8 +58,8 @@ class Prompter:
         library: Callable[[], PromptLibrary] | None = None,
         captioner: Callable[[], Captioner] | None = None,
     ) -> None:
-        self.pictures, self.name, self.settings = pictures, name, settings or {}
-        self.head: Any = head.eval().to(pictures.device)
+        self.image_features, self.name, self.settings = image_features, name, settings or {}
+        self.head: Any = head.eval().to(image_features.device)
         self._space, self._library, self._captioner = space, library, captioner
 
     # loading and saving
@@ -150,25 +150,25 @@ class Prompter:
 
     def predict(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
         """Predict the text embedding of each image's prompt: (images, dim) float32 unit vectors."""
-        return self.predict_features(self.pictures.encode(images, batch_size))
+        return self.predict_features(self.image_features.encode(images, batch_size))
 
     def predict_pairs(self, pairs: Pairs, *, progress: Progress = silent) -> np.ndarray:
         """Like `predict`, for the images of a data set; image features are cached on disk."""
-        return self.predict_features(self.pictures.stored(pairs, progress=progress)[:, 0])
+        return self.predict_features(self.image_features.stored(pairs, progress=progress)[:, 0])
 
     @torch.inference_mode()
     def predict_features(self, features: np.ndarray) -> np.ndarray:
         """Like `predict`, from precomputed features of shape (images, width)."""
-        inputs = torch.from_numpy(np.array(features, np.float32)).to(self.pictures.device)
+        inputs = torch.from_numpy(np.array(features, np.float32)).to(self.image_features.device)
         return self.head(inputs).cpu().numpy()
 
     # prompts
 
-    def say(
+    def prompt(
         self,
         images: Sequence[Image.Image],
         *,
-        how: How = "retrieve",
+        how: PromptMethod = "retrieve",
         count: int = 1,
         library: PromptLibrary | Sequence[str] | None = None,
         captioner: Captioner | None = None,
@@ -184,8 +184,8 @@ class Prompter:
             ConfigError: `how` is unknown, or `count` is below 1.
             ModelError: `how` is `generate` and there is no captioner.
         """
-        if how not in WAYS:
-            raise ConfigError(f"unknown method '{how}'; {did_you_mean(how, WAYS)}")
+        if how not in PROMPT_METHODS:
+            raise ConfigError(f"unknown method '{how}'; {did_you_mean(how, PROMPT_METHODS)}")
         if count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1")
         if not len(images):

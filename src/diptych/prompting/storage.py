@@ -16,17 +16,17 @@ from diptych.errors import ModelError
 from diptych.models import dual_encoder as dual
 from diptych.models.bundled import PYPI_TEXT_TOWERS
 from diptych.models.checkpoints import (
-    CARD,
+    METADATA,
     bundled_models,
     closed_folder,
     loading,
     model_directory,
     read_metadata,
     refuse_unsafe,
-    write_card,
+    write_metadata,
 )
 from diptych.models.loading import load_modules
-from diptych.prompting.features import PictureFeatures
+from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.text_space import TextSpace, load_text_space
@@ -44,7 +44,7 @@ _KEY = "prompter"
 class StoredPrompter(Protocol):
     """The parts of a `Prompter` that are saved."""
 
-    pictures: PictureFeatures
+    image_features: ImageFeatures
     head: Any
     settings: dict[str, Any]
 
@@ -57,7 +57,7 @@ class StoredPrompter(Protocol):
 class PrompterParts:
     """The arguments of a `Prompter`, as read from a directory."""
 
-    pictures: PictureFeatures
+    image_features: ImageFeatures
     head: PromptHead
     name: str
     settings: dict[str, Any]
@@ -90,7 +90,7 @@ def save_prompter(
     save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
     if metadata["kind"] == _KEY:
         with quiet():
-            prompter.pictures.model.save_pretrained(
+            prompter.image_features.model.save_pretrained(
                 str(path / _TOWER), create_model_card=False, safe_serialization=True
             )
     space = prompter.space
@@ -100,7 +100,7 @@ def save_prompter(
             space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
     text_encoder = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
     metadata |= {_KEY: {"settings": prompter.settings, "text_encoder": text_encoder, **(card or {})}}
-    write_card(path, metadata)
+    write_metadata(path, metadata)
 
 
 def save_library(library: PromptLibrary, path: str | Path) -> None:
@@ -126,12 +126,12 @@ def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
     refuse_unsafe(path)
     told = card[_KEY]
     with loading(f"prompter '{name}'"):
-        pictures = _pictures(name, path, device)
+        images = _images(name, path, device)
         known = {each: told["text_encoder"][each] for each in ("name", "identity")}
         head = PromptHead(**told["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
     return PrompterParts(
-        pictures,
+        images,
         head,
         name=str(name),
         settings=told["settings"],
@@ -149,12 +149,12 @@ def _directory(name: str | Path) -> Path:
     return model_directory(name)
 
 
-def _pictures(name: str | Path, path: Path, device: str) -> PictureFeatures:
+def _images(name: str | Path, path: Path, device: str) -> ImageFeatures:
     tower = path / _TOWER
     if not tower.is_dir():
-        return PictureFeatures.of_encoder(dual.load(name, device))
+        return ImageFeatures.of_encoder(dual.load(name, device))
     modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
-    return PictureFeatures.of_tower(modules, device)
+    return ImageFeatures.of_tower(modules, device)
 
 
 def _space(text_encoder: dict[str, Any], path: Path, device: str) -> TextSpace:
@@ -162,7 +162,7 @@ def _space(text_encoder: dict[str, Any], path: Path, device: str) -> TextSpace:
     name = None if (path / _TEXT).is_dir() else text_encoder["name"]
     if name is not None and not _is_packaged(name):
         raise ModelError(
-            f"'{path / CARD}' names the text encoder '{name}', which is not loaded because it comes from the "
+            f"'{path / METADATA}' names the text encoder '{name}', which is not loaded because it comes from the "
             f"model's metadata; if you trust '{name}', copy its files to '{path / _TEXT}'"
         )
     space = load_text_space(name or str(path / _TEXT), device)

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from diptych.errors import ModelError
 from diptych.models.bundled import PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import loading, model_directory
-from diptych.models.embedding_cache import VectorFile, write_vectors
+from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.loading import load_modules
 from diptych.models.modalities import checked_texts, inputs_to_encode
@@ -66,8 +66,8 @@ class TextSpace:
         by_length = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths need little padding
         index = {text: i for i, text in enumerate(by_length)}
         content = hashlib.sha256("\0".join(by_length).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        sink = VectorFile(cache_dir() / "texts" / f"{self.identity}-{content}", (len(by_length), self.dim))
-        stored = write_vectors(sink, by_length, list, self.encode, batch_size=512, progress=progress, label=label)
+        sink = EmbeddingFile(cache_dir() / "texts" / f"{self.identity}-{content}", (len(by_length), self.dim))
+        stored = write_embeddings(sink, by_length, list, self.encode, batch_size=512, progress=progress, label=label)
         return np.array(stored[[index[text] for text in texts]]).reshape(len(texts), self.dim)
 
 

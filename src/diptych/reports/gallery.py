@@ -10,7 +10,7 @@ from PIL import Image
 
 from diptych.data.containers import read_at
 from diptych.errors import ConfigError, ImageError
-from diptych.images.contact_sheet import Tile, image_grid, save_picture
+from diptych.images.contact_sheet import Tile, image_grid, save_contact_sheet
 from diptych.images.decode import decode, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots
@@ -113,7 +113,7 @@ def _save_sheets(gallery: Gallery, out: Path, tile_size: int, roots: Roots) -> l
         ]
         title = section.title or f"{gallery.title}: {gallery.note}"
         files.append(out.with_stem(f"{out.stem}-{number}") if len(sections) > 1 else out)
-        save_picture(image_grid(tiles, title=title, tile_size=tile_size), files[-1])
+        save_contact_sheet(image_grid(tiles, title=title, tile_size=tile_size), files[-1])
     return files
 
 

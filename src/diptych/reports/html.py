@@ -72,6 +72,6 @@ def embedded(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def embedded_svg(drawing: bytes) -> str:
+def svg_data_uri(drawing: bytes) -> str:
     """The SVG drawing as a data: URL for the `src` of an `img`, where browsers run no script of it."""
     return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()

@@ -12,7 +12,7 @@ from diptych.images.skipped import Skipped
 from diptych.images.walk import is_gone
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
-from diptych.search.add_report import Added
+from diptych.search.add_report import AddReport
 from diptych.search.prune import remove_stale
 from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
 from diptych.search.snapshot import Snapshot
@@ -37,7 +37,7 @@ def add(
     prune: bool = False,
     batch_size: int = 32,
     progress: Progress = silent,
-) -> Added:
+) -> AddReport:
     """Bring the index up to date with a source. The caller holds the store's lock.
 
     Files whose size and time equal those in the index are not read. Others are read and hashed; content that the index
@@ -54,9 +54,9 @@ def add(
         run.process(progress(prefetch(run.pending_items(), run.prepare, ahead=batch_size), pending, "indexing"))
     named_any = unchanged + pending > 0
     removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, named_any=named_any)
-    store.settle()
+    store.configure_tokenizer()
     counts = run.counts
-    return Added(
+    return AddReport(
         new=counts["new"],
         unchanged=unchanged + counts["touched"],
         renamed=counts["renamed"],

@@ -14,7 +14,7 @@ from diptych.runtime.atomic import write_text
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddReport:
     """What one `Index.add` or `Index.prune` did, in numbers of images.
 
     `new` paths have new content; `copied` ones have the content of another image and took its embedding, `renamed`
@@ -35,14 +35,14 @@ class Added:
     seconds: float = 0.0
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """How many images of the source are in the index now."""
         return self.new + self.unchanged + self.renamed + self.copied + self.changed
 
     @property
-    def pictures_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """Images per second, skipped ones included."""
-        return (self.pictures + len(self.skipped)) / self.seconds if self.seconds else 0.0
+        return (self.images + len(self.skipped)) / self.seconds if self.seconds else 0.0
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -51,7 +51,7 @@ class Added:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it, with every skipped file."""
-        derived = {"pictures": self.pictures, "pictures_per_second": round(self.pictures_per_second, 1)}
+        derived = {"images": self.images, "images_per_second": round(self.images_per_second, 1)}
         return {**asdict(self), **derived, "reasons": self.reasons}
 
     def summary(self) -> str:

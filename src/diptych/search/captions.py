@@ -9,7 +9,7 @@ import pyarrow as pa
 from diptych.captioning.many_images import CaptionResult
 from diptych.data.containers import image_at
 from diptych.errors import ImageError
-from diptych.images.decode import Picture
+from diptych.images.decode import ImageSource
 from diptych.images.paths import path_id
 from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
@@ -42,7 +42,7 @@ class IndexCaptions:
             query = query.where("caption IS NULL OR caption = ''")
         return sorted(path for batch in query.to_batches() for path in batch["path"].to_pylist())
 
-    def pictures(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture]]:
+    def images(self, paths: Iterable[str]) -> Iterator[tuple[str, ImageSource]]:
         """(path, image) of each; images that are gone or may not be read are added to `skipped`."""
         for path in paths:
             try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diptych.errors import ConfigError
 from diptych.search.vector_search import embedding_matrix
-from diptych.search.vocabulary import vocabulary, vocabulary_vectors
+from diptych.search.vocabulary import vocabulary, vocabulary_embeddings
 
 if TYPE_CHECKING:
     from diptych.search.index import Index
@@ -29,7 +29,7 @@ class Theme:
 
     def to_dict(self) -> dict[str, Any]:
         """The theme as JSON can hold it."""
-        return {"name": self.name, "pictures": len(self.paths), "paths": list(self.paths)}
+        return {"name": self.name, "images": len(self.paths), "paths": list(self.paths)}
 
 
 def find_themes(index: Index, groups: int | None = None, *, where: str | None = None, seed: int = 0) -> list[Theme]:
@@ -52,7 +52,7 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     embeddings = embedding_matrix(table)  # (images, dim) float16
     centres = _centres(embeddings, min(groups or _default_groups(table.num_rows), table.num_rows), seed)
     nearest = _nearest_centre(embeddings, centres)
-    names = _names(centres, embeddings, vocabulary_vectors(lambda: index.texts, index.model_hash))
+    names = _names(centres, embeddings, vocabulary_embeddings(lambda: index.texts, index.model_fingerprint))
     paths = np.array(table["path"].to_pylist(), object)
     themes = []
     for cluster, name in enumerate(names):

@@ -10,9 +10,9 @@ from PIL import Image
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError
 from diptych.images.contact_sheet import Tile, image_grid
-from diptych.images.decode import Picture, decode, thumbnail
+from diptych.images.decode import ImageSource, decode, thumbnail
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.models.modalities import checked_texts
 from diptych.runtime.progress import Progress, silent
 
@@ -24,7 +24,7 @@ class Match:
     """An image that was found; `score` is the cosine of image and text, in [-1, 1]."""
 
     image_id: str
-    image: Picture
+    image: ImageSource
     captions: tuple[str, ...]
     score: float
 
@@ -44,7 +44,7 @@ def find_matches(
         raise ConfigError("the text is empty; describe what the picture shows")
     if k < 1:
         raise ConfigError(f"k is {k}; it must be at least 1")
-    embeddings = picture_vectors(model, pairs, progress=progress)  # (images, dim)
+    embeddings = dataset_image_embeddings(model, pairs, progress=progress)  # (images, dim)
     query = model.encode_texts([text])[0]
     blocks = [embeddings[start : start + _BLOCK] @ query for start in range(0, len(embeddings), _BLOCK)]
     scores = np.concatenate(blocks or [np.empty(0)])  # (images,)

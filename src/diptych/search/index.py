@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, DataError, ModelError
-from diptych.images.decode import Picture
+from diptych.images.decode import ImageSource
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
 from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 from diptych.runtime.progress import Progress, silent
 from diptych.search import retrieval
 from diptych.search.add import add as add_from
-from diptych.search.add_report import Added, write_skipped
+from diptych.search.add_report import AddReport, write_skipped
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
 from diptych.search.permissions import allow, allowed_model, is_model_allowed, readable_roots
 from diptych.search.permissions import canonical_name as canonical_name
-from diptych.search.precomputed import add_vectors, dimension, is_vectors
+from diptych.search.precomputed import add_embeddings, dimension, is_embeddings
 from diptych.search.prune import prune_gone
 from diptych.search.query import QueryLike
 from diptych.search.results import Results
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
 
 __all__ = [
-    "Added",
+    "AddReport",
     "DataSet",
     "Folder",
     "Index",
@@ -68,7 +68,7 @@ def find_index(start: str | Path = ".") -> Path:
     start = Path(start).expanduser().resolve()
     for folder in (start, *start.parents):
         for candidate in (folder / HIDDEN, folder):
-            if Store.is_one(candidate):
+            if Store.is_index(candidate):
                 return candidate
     raise DataError(f"neither '{start}' nor a folder above it has an index; make one with `diptych index FOLDER`")
 
@@ -80,7 +80,7 @@ def index_folder(path: str | Path) -> Path:
     `path/.diptych`.
     """
     path = Path(path).expanduser().resolve()
-    if Store.is_one(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
+    if Store.is_index(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
         return path
     return path if path.name == HIDDEN else path / HIDDEN
 
@@ -121,7 +121,7 @@ class Index:
     def _open(self) -> Store:
         if self._given is None:
             return Store.open(self.folder)
-        if Store.is_one(self.folder):
+        if Store.is_index(self.folder):
             store = Store.open(self.folder)
             if not isinstance(self._given, str | Path) or self._name != store.identity.name:
                 store.identity.check(self._identity(), self.folder)
@@ -131,7 +131,7 @@ class Index:
 
     def _identity(self) -> ModelIdentity:
         model = self._model = self._model or self._load()
-        return ModelIdentity(self._name, model.identity(), model.dim, model.image_size)
+        return ModelIdentity(self._name, model.fingerprint(), model.dim, model.image_size)
 
     @property
     def _name(self) -> str:
@@ -172,15 +172,15 @@ class Index:
         with self._lock:
             if self._model is None:
                 model = self._load()
-                identity = ModelIdentity(self.store.identity.name, model.identity(), model.dim, model.image_size)
+                identity = ModelIdentity(self.store.identity.name, model.fingerprint(), model.dim, model.image_size)
                 self.store.identity.check(identity, self.folder)
                 self._model = model
             return self._model
 
     @property
-    def model_hash(self) -> str:
-        """`DualEncoder.identity()` of the model that made the index."""
-        return self.store.identity.hash or self.model.identity()
+    def model_fingerprint(self) -> str:
+        """`DualEncoder.fingerprint()` of the model that made the index."""
+        return self.store.identity.hash or self.model.fingerprint()
 
     @cached_property
     def _text_graph(self) -> TextEncoder | None:
@@ -197,7 +197,7 @@ class Index:
         """
         return self._model or (self._text_graph if self.model_name else None) or self.model
 
-    def keep_texts(self) -> bool:
+    def cache_text_encoder(self) -> bool:
         """Cache what a later process needs to embed a text without the model; False if the model has no such graph.
 
         Takes some seconds, once for each model.
@@ -205,10 +205,10 @@ class Index:
         Raises:
             ModelError: the model cannot be loaded, or has changed since the index was made.
         """
-        from diptych.search.vocabulary import vocabulary_vectors
+        from diptych.search.vocabulary import vocabulary_embeddings
 
-        vocabulary_vectors(lambda: self.texts, self.model_hash)
-        return self._text_graph is not None or keep_text_graph(self.model, self.model_hash)
+        vocabulary_embeddings(lambda: self.texts, self.model_fingerprint)
+        return self._text_graph is not None or keep_text_graph(self.model, self.model_fingerprint)
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -223,7 +223,7 @@ class Index:
             raise ModelError(f"the model of '{self.folder}' is in memory and has no matcher; pass `matcher` to search")
         return load_matcher(self.model_name, device=self._device)
 
-    def image_at(self, path: str) -> Picture:
+    def image_at(self, path: str) -> ImageSource:
         """The image of a row by its `path`.
 
         Raises:
@@ -249,7 +249,7 @@ class Index:
         progress: Progress = silent,
         wait: float | None = None,
         on_wait: Callable[[str], None] = lambda message: None,
-    ) -> Added:
+    ) -> AddReport:
         """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored embeddings.
 
         Files that have not changed are not read; moved or copied files keep their embedding; missing ones stay unless
@@ -277,11 +277,11 @@ class Index:
         """
         with self.store.lock(wait, on_wait), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF: a line for each file
-            if isinstance(source, str | Path) and is_vectors(Path(source).expanduser()):
+            if isinstance(source, str | Path) and is_embeddings(Path(source).expanduser()):
                 folder = Path(source).expanduser()
                 own = roots or Roots([folder])
                 self._allow(own, follow_links)
-                added = add_vectors(self.store, folder, roots=ANYWHERE if follow_links else own, progress=progress)
+                added = add_embeddings(self.store, folder, roots=ANYWHERE if follow_links else own, progress=progress)
             else:
                 own = roots or roots_of(source)
                 inside = ANYWHERE if follow_links else own
@@ -299,7 +299,7 @@ class Index:
         allow(self.store, roots=roots.folders or (), anywhere=anywhere)
         self.readable |= ANYWHERE if anywhere else roots
 
-    def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Added:
+    def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> AddReport:
         """Remove the images whose files are gone, wherever they were; `wait` and `on_wait` as in `add`.
 
         Raises:
@@ -308,7 +308,7 @@ class Index:
         began = time.perf_counter()
         with self.store.lock(wait, on_wait):
             pruned = prune_gone(self.store)
-        return Added(pruned=pruned, unchanged=len(self), seconds=time.perf_counter() - began)
+        return AddReport(pruned=pruned, unchanged=len(self), seconds=time.perf_counter() - began)
 
     def watch(
         self,
@@ -326,7 +326,7 @@ class Index:
         progress: Progress = silent,
         wait: float | None = None,
         on_wait: Callable[[str], None] = lambda message: None,
-    ) -> Iterator[Added]:
+    ) -> Iterator[AddReport]:
         """Keep the index up to date with a folder: yields a report at the start, and after each burst of changes.
 
         A burst ends when nothing has changed for `quiet` seconds. Deleted images leave the index: `prune` is None for
@@ -406,7 +406,7 @@ class Index:
         )
 
     @classmethod
-    def for_vectors(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:
+    def for_embeddings(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:
         """The index at `path` for the stored embeddings in the folder `vectors`; made if it does not exist.
 
         The model is only recorded by its name; a text query will load it.
@@ -415,7 +415,7 @@ class Index:
             ConfigError: the index is new and `model` does not name what made the embeddings.
         """
         folder = index_folder(path)
-        if not Store.is_one(folder):
+        if not Store.is_index(folder):
             if model is None:
                 raise ConfigError(
                     f"name the model that made the embeddings of '{vectors}', so that texts can be searched for"

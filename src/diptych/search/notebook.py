@@ -52,13 +52,13 @@ def grid_html(title: str, tiles: Sequence[Tile], note: str, readable: Roots | No
 def _tile_html(tile: Tile, image: str | None) -> str:
     name = escaped(tile.path.rpartition("/")[2])
     caption = tile.caption if len(tile.caption) <= _MAX_CAPTION else f"{tile.caption[: _MAX_CAPTION - 1]}…"
-    picture = (
+    figure = (
         f'<img src="data:image/jpeg;base64,{image}" alt="{escaped(caption) or name}">'
         if image
         else '<span style="color:#999">no image</span>'
     )
     return (
-        f'<div style="{_TILE}" title="{escaped(tile.path)}"><div style="{_FRAME}">{picture}</div>'
+        f'<div style="{_TILE}" title="{escaped(tile.path)}"><div style="{_FRAME}">{figure}</div>'
         f'<div>{escaped(tile.heading)}</div><div style="{_NAME}">{name}</div><div>{escaped(caption)}</div></div>'
     )
 

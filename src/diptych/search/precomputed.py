@@ -22,7 +22,7 @@ from diptych.images.skipped import Skipped
 from diptych.images.walk import change_time
 from diptych.runtime.files import check_regular
 from diptych.runtime.progress import Progress, silent
-from diptych.search.add_report import Added
+from diptych.search.add_report import AddReport
 from diptych.search.rows import Row, to_table
 from diptych.search.snapshot import Snapshot
 from diptych.search.store import Store
@@ -35,7 +35,7 @@ _URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES = ("image_path", "path", "url", "key")  # columns that name an image, in order of preference
 
 
-def is_vectors(folder: Path) -> bool:
+def is_embeddings(folder: Path) -> bool:
     """Whether a folder has clip-retrieval's layout."""
     return any((folder / "img_emb").glob("*.npy")) if folder.is_dir() else False
 
@@ -65,7 +65,7 @@ def dimension(folder: Path) -> int:
     return int(_open(parts(folder)[0][0]).shape[1])
 
 
-def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress: Progress = silent) -> Added:
+def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress: Progress = silent) -> AddReport:
     """Add the embeddings in a folder to the index. The caller holds the store's lock.
 
     A row's path is the metadata's `image_path` (below `folder` unless it is absolute), else its `url` or `key`. Rows
@@ -79,7 +79,7 @@ def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress
     """
     began = time.perf_counter()
     pairs = parts(folder)
-    if elsewhere := next((file for pair in pairs for file in pair if not roots.hold(file.absolute())), None):
+    if elsewhere := next((file for pair in pairs for file in pair if not roots.contains(file.absolute())), None):
         raise DataError(f"'{elsewhere}' is a link that leads out of the folder; --follow-links reads it")
     snapshot = Snapshot(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
@@ -110,8 +110,8 @@ def add_vectors(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progress
             snapshot.add_written(new)
         if changed:
             store.replace(to_table([*changed.values()], store.identity.dim))
-    store.settle()
-    return Added(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
+    store.configure_tokenizer()
+    return AddReport(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
 
 
 def _metadata(embeddings: Path, metadata: Path) -> Iterator[Metadata]:

@@ -60,7 +60,7 @@ def prune_gone(store: Store) -> int:
     for batch in store.table.search().where("size >= 0").select(["id", "path"]).to_batches():
         gone += [row["id"] for row in batch.to_pylist() if is_gone(row["path"])]
     store.delete(gone)
-    store.settle()
+    store.configure_tokenizer()
     return len(gone)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.errors import ConfigError
-from diptych.images.decode import Picture, Slice, decode, describe
+from diptych.images.decode import ImageSource, Slice, decode, describe
 from diptych.images.source import ImageLike, encoded
-from diptych.models.modalities import several_texts
+from diptych.models.modalities import as_texts
 from diptych.models.onnx.text_graph import TextEncoder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Part:
     """A text, an image, or a row of the index by its id or path. A part with a negative weight is unwanted."""
 
     kind: Kind
-    value: str | Picture
+    value: str | ImageSource
     weight: float = 1.0
 
     def __str__(self) -> str:
@@ -83,10 +83,10 @@ class Query:
         Raises:
             ConfigError: as for `Query`.
         """
-        wanted = [_part("text", value) for value in several_texts(text)]
+        wanted = [_part("text", value) for value in as_texts(text)]
         wanted += [Part("image", _encoded(value)) for value in _several(image)]
         wanted += [Part("row", value) for value in _several(like)]
-        refused = [_part("text", value, UNWANTED_WEIGHT) for value in several_texts(unwanted)]
+        refused = [_part("text", value, UNWANTED_WEIGHT) for value in as_texts(unwanted)]
         refused += [Part("image", _encoded(value), UNWANTED_WEIGHT) for value in _several(unwanted_image)]
         refused += [Part("row", value, UNWANTED_WEIGHT) for value in _several(unwanted_like)]
         return cls((*wanted, *(replace(part, weight=-part.weight) for part in refused)))
@@ -175,7 +175,7 @@ def query_embedding(
     return compose(stacked, [part.weight for part in query.parts])
 
 
-def _image_embeddings(images: Sequence[str | Picture], model: DualEncoder) -> NDArray[np.float32]:
+def _image_embeddings(images: Sequence[str | ImageSource], model: DualEncoder) -> NDArray[np.float32]:
     files = [Path(image).expanduser() if isinstance(image, str) else image for image in images]
     return model.encode_images([decode(file, min_side=model.image_size) for file in files])
 
@@ -192,11 +192,11 @@ def _several(values: Any) -> list[Any]:
     return [values] if isinstance(values, str | bytes | Path | Slice | Image.Image) else list(values)
 
 
-def _encoded(image: ImageLike) -> str | Picture:
+def _encoded(image: ImageLike) -> str | ImageSource:
     return encoded(image) if isinstance(image, Image.Image) else image
 
 
-def _name(kind: Kind, value: str | Picture) -> str:
+def _name(kind: Kind, value: str | ImageSource) -> str:
     if not isinstance(value, str):
         return describe(value)
     return f"“{value}”" if kind == "text" else f"the picture '{value}'"

@@ -101,7 +101,7 @@ class Results(Sequence[Hit]):
             return "nothing found: no picture of the index meets the filters"
         if self.nothing_found and self.nearest is not None:
             return (
-                f"nothing found: none of {_pictures(self.searched)} shows {self.query} "
+                f"nothing found: none of {_images(self.searched)} shows {self.query} "
                 f"(the nearest, not near enough: {self.nearest.path})"
             )
         if not self.hits:
@@ -111,7 +111,7 @@ class Results(Sequence[Hit]):
     @property
     def counted(self) -> str:
         """How many hits among how many images, in words."""
-        return f"{'at least ' if self.more else ''}{self.total:,} of {_pictures(self.searched)}"
+        return f"{'at least ' if self.more else ''}{self.total:,} of {_images(self.searched)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The page as JSON can hold it."""
@@ -169,5 +169,5 @@ def _scores(hit: Hit) -> str:
     return f"{hit.score:.3f}{match}" + (f" · {len(hit.copies) + 1} copies" if hit.copies else "")
 
 
-def _pictures(count: int) -> str:
+def _images(count: int) -> str:
     return "1 picture" if count == 1 else f"{count:,} pictures"

@@ -25,7 +25,7 @@ from diptych.search.rerank import rerank_hits, text_to_match
 from diptych.search.results import Hit, Results
 from diptych.search.store import Store, in_list
 from diptych.search.vector_search import embedding_matrix, nearest_rows
-from diptych.search.vocabulary import vocabulary_vectors
+from diptych.search.vocabulary import vocabulary_embeddings
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
@@ -61,8 +61,8 @@ class Searchable(Protocol):
         ...
 
     @property
-    def model_hash(self) -> str:
-        """`DualEncoder.identity()` of that model."""
+    def model_fingerprint(self) -> str:
+        """`DualEncoder.fingerprint()` of that model."""
         ...
 
     @property
@@ -154,7 +154,7 @@ def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep:
     if not query.is_text:
         return _Gate("no cutoff: the nearest to a picture, best first")
     cutoff = cutoff_of(index.model_name)
-    background = vocabulary_vectors(lambda: index.texts, index.model_hash)
+    background = vocabulary_embeddings(lambda: index.texts, index.model_fingerprint)
     if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
         embedding = _embedding(index, query.wanted)
     return _Gate(

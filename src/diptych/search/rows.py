@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from diptych.data.containers import outside
 from diptych.errors import ImageError
 from diptych.images.decode import content_hash, decode, perceptual_hash, read_bytes
-from diptych.images.exif import Facts, read_facts
+from diptych.images.exif import ImageMetadata, read_image_metadata
 from diptych.images.paths import path_id
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
 from diptych.search.sources import Item
-from diptych.search.store import schema, vector_column
+from diptych.search.store import embedding_column, schema
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
@@ -33,7 +33,7 @@ class PreparedImage:
 
     item: Item
     content: str
-    facts: Facts | None = None
+    facts: ImageMetadata | None = None
     phash: int | None = None
     features: dict[str, Any] | None = None
 
@@ -50,8 +50,8 @@ def prepare_image(
     Its path is checked again after reading, since a link may have replaced the file in the meantime.
     """
     try:
-        data = read_bytes(item.picture)
-        if isinstance(item.picture, Path) and not roots.hold(item.picture.absolute()):
+        data = read_bytes(item.image)
+        if isinstance(item.image, Path) and not roots.contains(item.image.absolute()):
             raise outside(item.path)
         content = content_hash(data)
         if is_known(content):
@@ -59,7 +59,9 @@ def prepare_image(
         image = decode(data, min_side=image_size)
     except ImageError as error:
         return Skipped(item.path, error.reason, str(error))
-    return PreparedImage(item, content, read_facts(data), perceptual_hash(image), model().preprocess_images([image]))
+    return PreparedImage(
+        item, content, read_image_metadata(data), perceptual_hash(image), model().preprocess_images([image])
+    )
 
 
 def embed_images(batch: Sequence[PreparedImage], model: DualEncoder) -> NDArray[np.float16]:
@@ -93,4 +95,4 @@ def to_table(rows: Sequence[Row], dim: int) -> pa.Table:
     columns = schema(dim)
     arrays = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in list(columns)[:-1]}
     embeddings = np.stack([np.asarray(row["vector"], np.float16) for row in rows])  # (rows, dim)
-    return pa.table({**arrays, "vector": vector_column(embeddings)}, schema=columns)
+    return pa.table({**arrays, "vector": embedding_column(embeddings)}, schema=columns)

@@ -15,7 +15,7 @@ from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES, expand
 from diptych.data.pairs import Pairs
 from diptych.errors import ImageError
-from diptych.images.decode import Picture, readable_text
+from diptych.images.decode import ImageSource, readable_text
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
@@ -26,12 +26,12 @@ from diptych.images.walk import change_time, walk
 class Item:
     """An image to index.
 
-    `path` is its path as text, `picture` where its bytes lie, `size` their number, and `mtime` the time of their last
+    `path` is its path as text, `image` where its bytes lie, `size` their number, and `mtime` the time of their last
     change in nanoseconds. A `caption` of None leaves that of the index as it is.
     """
 
     path: str
-    picture: Picture
+    image: ImageSource
     size: int
     mtime: int
     caption: str | None = None
@@ -108,21 +108,21 @@ class DataSet:
             except ValueError as error:
                 yield Skipped(row.image_id, "unreadable", str(error))
 
-    def _item(self, image_id: str, picture: Picture, caption: str | None) -> Item:
-        if isinstance(picture, bytes):
+    def _item(self, image_id: str, image: ImageSource, caption: str | None) -> Item:
+        if isinstance(image, bytes):
             raise ImageError("unreadable", f"picture '{image_id}' is in memory, so it has no path to be found by")
-        if isinstance(picture, Path):
-            if not self._is_inside(picture.absolute()):
-                raise outside(to_text(picture))
-            status = os.stat(picture)  # noqa: PTH116 (a Path costs three times as much, a million times)
-            path = to_text(_resolved(picture.parent) / picture.name)
-            return Item(path, picture, status.st_size, change_time(status), caption)
-        status = picture.path.stat()
-        member = _member_names(picture.path, status.st_size, status.st_mtime_ns).get(picture.offset)
-        path = f"{to_text(picture.path.resolve())}/{member}" if member else f"{self._origin}/{image_id}"
-        if member and not self._is_inside(picture.path.absolute()):
+        if isinstance(image, Path):
+            if not self._is_inside(image.absolute()):
+                raise outside(to_text(image))
+            status = os.stat(image)  # noqa: PTH116 (a Path costs three times as much, a million times)
+            path = to_text(_resolved(image.parent) / image.name)
+            return Item(path, image, status.st_size, change_time(status), caption)
+        status = image.path.stat()
+        member = _member_names(image.path, status.st_size, status.st_mtime_ns).get(image.offset)
+        path = f"{to_text(image.path.resolve())}/{member}" if member else f"{self._origin}/{image_id}"
+        if member and not self._is_inside(image.path.absolute()):
             raise outside(path)
-        return Item(path, picture, picture.size, change_time(status), caption)
+        return Item(path, image, image.size, change_time(status), caption)
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -38,8 +38,8 @@ _RETRAIN_GROWTH = 4  # growth of the table after which its partitions are traine
 class ModelIdentity:
     """The model that made the embeddings of an index.
 
-    `hash` is `DualEncoder.identity()` (weights and preprocessing); None if the embeddings were made elsewhere and only
-    the model's name is known. `image_size` is the side of the image tower's input in pixels, if known.
+    `hash` is `DualEncoder.fingerprint()` (of weights and preprocessing); None if the embeddings were made elsewhere and
+    only the model's name is known. `image_size` is the side of the image tower's input in pixels, if known.
     """
 
     name: str
@@ -138,14 +138,14 @@ class Store:
         return store
 
     @staticmethod
-    def is_one(folder: Path) -> bool:
+    def is_index(folder: Path) -> bool:
         """Whether a folder is an index."""
         return (folder / METADATA_FILE).is_file()
 
     @staticmethod
     def is_whole(folder: Path) -> bool:
         """Whether a folder is an index that still has its table, which somebody may remove while it is open."""
-        return Store.is_one(folder) and (folder / f"{_TABLE}.lance").is_dir()
+        return Store.is_index(folder) and (folder / f"{_TABLE}.lance").is_dir()
 
     @cached_property
     def table(self) -> Any:
@@ -216,7 +216,7 @@ class Store:
         if files > max(_SMALL_FILES, rows // _ROWS_PER_FILE) or self._unindexed > max(_UNINDEXED_ROWS, rows // 16):
             self.compact()
 
-    def settle(self) -> None:
+    def configure_tokenizer(self) -> None:
         """Finish a run of additions: build the ANN index if the table is large enough, and compact its files."""
         rows = len(self)
         if rows >= ANN_ROWS and rows >= (read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
@@ -250,7 +250,7 @@ class Store:
         )
 
 
-def vector_column(embeddings: NDArray[np.floating]) -> pa.FixedSizeListArray:
+def embedding_column(embeddings: NDArray[np.floating]) -> pa.FixedSizeListArray:
     """Embeddings (rows, dim) as the table's column `vector`, in float16."""
     flat = np.ascontiguousarray(embeddings, np.float16).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), embeddings.shape[1])

@@ -24,10 +24,10 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
-def vocabulary_vectors(texts: Callable[[], TextEncoder], identity: str) -> NDArray[np.float32]:
+def vocabulary_embeddings(texts: Callable[[], TextEncoder], identity: str) -> NDArray[np.float32]:
     """The unit embeddings of `vocabulary()` by a model, (phrases, dim), computed once and kept in the cache folder.
 
-    `identity` is `DualEncoder.identity()`, under which they are kept. `texts` is called only to compute them.
+    `identity` is `DualEncoder.fingerprint()`, under which they are kept. `texts` is called only to compute them.
     """
     words = content_hash("\n".join(vocabulary()).encode())[:8]
     folder = cache_dir() / "vocabulary" / f"{identity}-{words}"

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from diptych.errors import ConfigError
-from diptych.models.modalities import several_texts
+from diptych.models.modalities import as_texts
 from diptych.serving.loaded_models import LoadedModels
-from diptych.serving.results import Alternative, Captioned, GeneratedPrompt, RankedCandidate
+from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt, RankedCandidate
 
 if TYPE_CHECKING:
     from diptych.captioning.strategies import Caption
     from diptych.prompting.library import PromptLibrary
-    from diptych.prompting.prompter import How
+    from diptych.prompting.prompter import PromptMethod
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
+def non_empty_texts(texts: str | Sequence[str]) -> list[str]:
     """One text or several as a list.
 
     Raises:
         ConfigError: a text is empty, or is not a string.
     """
-    listed = several_texts(texts)
+    listed = as_texts(texts)
     for index, text in enumerate(listed):
         if not text.strip():
             raise ConfigError(f"text {index} is empty; describe the image in words")
@@ -39,7 +39,7 @@ def combine_captions(
     *,
     candidates: Sequence[str] = (),
     choose: bool = False,
-) -> list[Captioned]:
+) -> list[CaptionedImage]:
     """The generated captions of each image with their confidences, and the candidates ranked; see `Service.caption`."""
     confidences = _confidences(loaded, images, [[caption.text for caption in row] for row in captions])
     alternatives = [
@@ -55,7 +55,7 @@ def combine_captions(
         ]
     ranked = _rank(loaded, images, candidates)
     return [
-        Captioned(row[0].text, row[0].confidence, tuple(row), order)
+        CaptionedImage(row[0].text, row[0].confidence, tuple(row), order)
         for row, order in zip(alternatives, ranked, strict=True)
     ]
 
@@ -64,7 +64,7 @@ def make_prompts(
     loaded: LoadedModels,
     images: Sequence[Image.Image],
     *,
-    how: How,
+    how: PromptMethod,
     count: int,
     library: PromptLibrary | Sequence[str] | None,
 ) -> list[list[GeneratedPrompt]]:
@@ -74,7 +74,7 @@ def make_prompts(
         loaded.using("prompter") as prompter,
         loaded.using("captioner") if needs_captioner else nullcontext() as captioner,
     ):
-        prompts = prompter.say(images, how=how, captioner=captioner, count=count, library=library)
+        prompts = prompter.prompt(images, how=how, captioner=captioner, count=count, library=library)
     return [[GeneratedPrompt(prompt.text, float(prompt.score)) for prompt in row] for row in prompts]
 
 

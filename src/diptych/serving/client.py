@@ -27,8 +27,8 @@ from diptych.errors import (
 from diptych.images.decode import decode, read_bytes
 from diptych.images.skipped import Skipped
 from diptych.images.source import ImageLike, encoded, several
-from diptych.models.modalities import several_texts
-from diptych.search.add_report import Added
+from diptych.models.modalities import as_texts
+from diptych.search.add_report import AddReport
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
 from diptych.search.results import Hit, Results
@@ -36,7 +36,7 @@ from diptych.serving.results import (
     KEEP,
     AddProgress,
     Alternative,
-    Captioned,
+    CaptionedImage,
     Embeddings,
     GeneratedPrompt,
     IndexStatus,
@@ -59,7 +59,7 @@ _ERRORS: dict[str, type[DiptychError]] = {
     "index_busy": IndexBusy,
     "storage_error": StorageError,
 }
-_DERIVED = ("pictures", "pictures_per_second", "reasons")  # properties of `Added`
+_DERIVED = ("images", "images_per_second", "reasons")  # properties of `AddReport`
 
 
 class ServiceError(DiptychError):
@@ -111,7 +111,7 @@ class Client:
 
     def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embeddings:
         """Unit embeddings of images and texts in one space: (images, dim) and (texts, dim); see `Service.embed`."""
-        listed, texts = several(images), several_texts(texts)
+        listed, texts = several(images), as_texts(texts)
         if not listed and not texts:
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         answer = self._post("/v1/embed", listed, texts=texts)
@@ -120,7 +120,7 @@ class Client:
 
     def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
         """P(match) of the image and each text, in [0, 1]; see `Service.match`."""
-        answer = self._post("/v1/match", [image], texts=several_texts(texts), prior=prior)
+        answer = self._post("/v1/match", [image], texts=as_texts(texts), prior=prior)
         probabilities: list[float] = answer["probabilities"][0]
         return probabilities
 
@@ -138,7 +138,7 @@ class Client:
         temperature: float = 1.0,
         top_p: float = 0.9,
         seed: int = 0,
-    ) -> list[Captioned]:
+    ) -> list[CaptionedImage]:
         """A caption for each image; see `Service.caption`.
 
         A server accepts `count` and `beams` up to 10, `max_tokens` up to 100, and a `temperature` from 0.01 to 10.
@@ -148,7 +148,7 @@ class Client:
             images,
             count=count,
             method=method,
-            candidates=several_texts(candidates),
+            candidates=as_texts(candidates),
             choose=choose,
             prefix=prefix,
             beams=beams,
@@ -194,9 +194,9 @@ class Client:
         answer = self._post(
             "/v1/search",
             several(image),
-            texts=several_texts(text or ()),
+            texts=as_texts(text or ()),
             like=[like] if isinstance(like, str) else list(like or ()),
-            unwanted=several_texts(unwanted or ()),
+            unwanted=as_texts(unwanted or ()),
             count=k,
             page=page,
             sort=sort,
@@ -211,20 +211,20 @@ class Client:
         """The images that are nearest to an image of the server's index; see `Service.similar`."""
         return self.search(like=id, k=k, page=page, filters=filters)
 
-    def add(self, path: str | Path, *, prune: bool = False) -> Added:
+    def add(self, path: str | Path, *, prune: bool = False) -> AddReport:
         """Bring the index up to date with a folder on the server; see `Service.add`. Returns when that is done."""
         answer = self._json("POST", "/v1/index/add", json={"path": str(path), "prune": prune}, timeout=None)
         skipped = [Skipped(**file) for file in answer.pop("skipped")]
-        return Added(**{name: value for name, value in answer.items() if name not in _DERIVED}, skipped=skipped)
+        return AddReport(**{name: value for name, value in answer.items() if name not in _DERIVED}, skipped=skipped)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove images from the index by their ids; returns how many were in it; see `Service.remove`."""
         removed: int = self._json("POST", "/v1/index/remove", json={"ids": list(ids)})["removed"]
         return removed
 
-    def picture(self, id: str, *, size: int = 512) -> Image.Image:
+    def image(self, id: str, *, size: int = 512) -> Image.Image:
         """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.picture`."""
-        return decode(self._request("GET", f"/v1/pictures/{id}", params={"size": size}).content)
+        return decode(self._request("GET", f"/v1/images/{id}", params={"size": size}).content)
 
     def status(self) -> IndexStatus:
         """The server's index; see `Service.status`."""
@@ -290,8 +290,8 @@ def _filters_to_json(filters: Filters | None) -> JSON:
     }
 
 
-def _captioned(fields: Mapping[str, Any]) -> Captioned:
-    return Captioned(
+def _captioned(fields: Mapping[str, Any]) -> CaptionedImage:
+    return CaptionedImage(
         fields["best"],
         fields["confidence"],
         tuple(Alternative(**alternative) for alternative in fields["alternatives"]),

@@ -57,7 +57,7 @@ class GeneratedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Captioned:
+class CaptionedImage:
     """The best caption of an image, all generated captions (`alternatives`, best first), and the ranked candidates.
 
     `confidence` is the matcher's P(match) of image and best caption, in [0, 1]; None without a matcher.
@@ -91,13 +91,13 @@ class AddProgress:
 class IndexStatus:
     """The index of a service.
 
-    `index` is its folder, None without an index. `model` is the model that made it, or would. `pictures` counts the
+    `index` is its folder, None without an index. `model` is the model that made it, or would. `images` counts the
     indexed images. `roots` are the folders that may be added; None allows every folder. `adding` is the folder being
     added now; None when idle.
     """
 
     index: str | None
     model: str
-    pictures: int
+    images: int
     roots: tuple[str, ...] | None
     adding: AddProgress | None

@@ -16,7 +16,7 @@ from diptych.errors import DataError, DiptychError, IndexMissing, ModelError
 from diptych.images.decode import decode, thumbnail
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
-from diptych.search.index import Added, Index, IndexBusy, ModelIdentity, Store, index_folder
+from diptych.search.index import AddReport, Index, IndexBusy, ModelIdentity, Store, index_folder
 from diptych.search.permissions import allow, canonical_name, library_roots
 from diptych.search.store import HIDDEN
 from diptych.serving.loaded_models import LoadedModels
@@ -99,7 +99,9 @@ class ServedIndex:
                 raise DataError("the index is damaged; remove its folder and add the pictures again") from error
             raise
 
-    def add(self, path: str | Path, *, prune: bool, progress: Progress = silent, wait: float | None = None) -> Added:
+    def add(
+        self, path: str | Path, *, prune: bool, progress: Progress = silent, wait: float | None = None
+    ) -> AddReport:
         """Bring the index up to date with a folder inside the roots; creates the index if there is none.
 
         Raises:
@@ -168,7 +170,7 @@ class ServedIndex:
         return IndexStatus(
             index=str(index.folder) if index is not None else None,
             model=index.store.identity.name if index is not None else self._loaded.name("encoder"),
-            pictures=count,
+            images=count,
             roots=None if self.roots is None else tuple(map(str, self.roots)),
             adding=self._adding,
         )
@@ -215,7 +217,7 @@ class ServedIndex:
         if (index := self.get()) is not None:
             return index
         folder = self._folder or index_folder(source if source.is_dir() else source.parent)
-        if self._folder is None and self.roots is not None and not self._inside.hold(folder):
+        if self._folder is None and self.roots is not None and not self._inside.contains(folder):
             raise DataError(
                 "the folder's own index is a link that leads out of the folders that may be read; remove it"
             )
@@ -242,7 +244,7 @@ class ServedIndex:
     def _identity(self) -> ModelIdentity:
         encoder = self._loaded.get("encoder")
         name = canonical_name(self._loaded.name("encoder"))
-        return ModelIdentity(name, encoder.identity(), encoder.dim, encoder.image_size)
+        return ModelIdentity(name, encoder.fingerprint(), encoder.dim, encoder.image_size)
 
     def _opened(self, folder: Path) -> Index:
         """The index with the service's encoder if that made it, otherwise with the model that did."""

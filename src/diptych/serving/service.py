@@ -13,11 +13,11 @@ from diptych.images.source import ImageLike, decoded, encoded, several
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 from diptych.search.filters import Filters
-from diptych.search.index import Added, Index
+from diptych.search.index import AddReport, Index
 from diptych.search.results import Results
-from diptych.serving.captions_and_prompts import as_texts, combine_captions, make_prompts
+from diptych.serving.captions_and_prompts import combine_captions, make_prompts, non_empty_texts
 from diptych.serving.loaded_models import Kind, LoadedModels
-from diptych.serving.results import KEEP, Captioned, Embeddings, GeneratedPrompt, IndexStatus, ModelStatus
+from diptych.serving.results import KEEP, CaptionedImage, Embeddings, GeneratedPrompt, IndexStatus, ModelStatus
 from diptych.serving.served_index import ServedIndex
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diptych.search.retrieval import Sort
     from diptych.serving.loaded_models import Model
 
-How = Literal["retrieve", "compose", "generate"]
+PromptMethod = Literal["retrieve", "compose", "generate"]
 Method = Literal["beam", "greedy", "nucleus"]
 
 _MIN_SIDE = 512  # pixels of the shorter side that are enough for captioners, matchers and prompters
@@ -143,7 +143,7 @@ class Service:
             ImageError: an image cannot be decoded.
             ModelError: the encoder cannot be loaded.
         """
-        texts, opened = as_texts(texts), self.open(several(images), self.encoder.image_size)
+        texts, opened = non_empty_texts(texts), self.open(several(images), self.encoder.image_size)
         with self.loaded.using("encoder") as encoder:
             return Embeddings(encoder.encode_images(opened), encoder.encode_texts(texts))
 
@@ -160,7 +160,7 @@ class Service:
             ImageError: the image cannot be decoded.
             ModelError: there is no matcher.
         """
-        texts = as_texts(texts)
+        texts = non_empty_texts(texts)
         return self.match_pairs([image] * len(texts), texts, prior=prior)
 
     def match_pairs(
@@ -187,7 +187,7 @@ class Service:
         temperature: float = 1.0,
         top_p: float = 0.9,
         seed: int = 0,
-    ) -> list[Captioned]:
+    ) -> list[CaptionedImage]:
         """A caption for each image, with the matcher's confidence where there is a matcher.
 
         Args:
@@ -209,7 +209,7 @@ class Service:
             ImageError: an image cannot be decoded.
             ModelError: there is no captioner, or with `choose` no matcher.
         """
-        candidates, opened = as_texts(candidates), self.open(images, _MIN_SIDE)
+        candidates, opened = non_empty_texts(candidates), self.open(images, _MIN_SIDE)
         if choose:
             self.loaded.get("matcher")  # raise before captions are generated
         with self.loaded.using("captioner") as captioner:
@@ -230,7 +230,7 @@ class Service:
         self,
         images: Iterable[ImageLike],
         *,
-        how: How = "retrieve",
+        how: PromptMethod = "retrieve",
         count: int = 1,
         library: PromptLibrary | Sequence[str] | None = None,
     ) -> list[list[GeneratedPrompt]]:
@@ -339,7 +339,7 @@ class Service:
 
     def add(
         self, path: str | Path, *, prune: bool = False, progress: Progress = silent, wait: float | None = None
-    ) -> Added:
+    ) -> AddReport:
         """Bring the index up to date with a folder inside `roots`; creates the index if there is none.
 
         Args:
@@ -363,7 +363,7 @@ class Service:
         """
         return self._served_index.remove(ids)
 
-    def picture(self, id: str, *, size: int | None = None) -> Image.Image:
+    def image(self, id: str, *, size: int | None = None) -> Image.Image:
         """An indexed image by its id; with `size`, its longer side has at most `size` pixels.
 
         Raises:
@@ -372,8 +372,8 @@ class Service:
         """
         return self._served_index.image(id, size)
 
-    def picture_bytes(self, id: str) -> bytes:
-        """The encoded bytes of an indexed image; raises as `picture`."""
+    def image_bytes(self, id: str) -> bytes:
+        """The encoded bytes of an indexed image; raises as `image`."""
         return self._served_index.image_bytes(id)
 
     @property

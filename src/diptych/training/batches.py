@@ -23,7 +23,7 @@ from diptych.data.row_table import Captions
 from diptych.errors import DataError
 from diptych.images.augment import augmentation, draw, names_a_side, sides_key
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import VectorFile, decode_all, picture_vectors, write_vectors
+from diptych.models.embedding_cache import EmbeddingFile, dataset_image_embeddings, decode_all, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
@@ -97,7 +97,7 @@ class LiveImages:
         return self.model.embed(inputs)
 
     def validation(self) -> NDArray[np.float32]:
-        return picture_vectors(self.model, self.val, cache=False)
+        return dataset_image_embeddings(self.model, self.val, cache=False)
 
 
 class LiveTexts:
@@ -256,7 +256,7 @@ def _tower_features(
     tower = model.tower(modality)
     width = tower[-1].get_embedding_dimension()
     folder = cache_dir() / "features" / f"{modules_fingerprint(tower)}-{data}"
-    sink = VectorFile(folder, (len(items), width), "float16")
+    sink = EmbeddingFile(folder, (len(items), width), "float16")
 
     @torch.inference_mode()
     def forward(features: dict[str, Any]) -> NDArray[np.float32]:
@@ -265,6 +265,6 @@ def _tower_features(
             features = module(features)
         return features["sentence_embedding"].float().cpu().numpy()
 
-    return write_vectors(
+    return write_embeddings(
         sink, items, prepare, forward, progress=progress, label=f"features of the frozen {modality} tower"
     )

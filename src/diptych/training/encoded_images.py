@@ -94,7 +94,7 @@ def state_shapes(encoder: DualEncoder) -> dict[str, StateShape]:
 
 def states_folder(encoder: DualEncoder, with_states: bool) -> Path:
     """The cache folder for what the encoder has encoded, with hidden states or as embeddings alone."""
-    return cache_dir() / "states" / f"{encoder.identity()}-{'states' if with_states else 'vectors'}"
+    return cache_dir() / "states" / f"{encoder.fingerprint()}-{'states' if with_states else 'vectors'}"
 
 
 def _load(

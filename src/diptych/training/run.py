@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import yaml
 
-from diptych.data.doctor.inspect import sound
+from diptych.data.doctor.inspect import usable_pairs
 from diptych.data.formats.read import read_pairs
 from diptych.errors import ConfigError, DataError
-from diptych.models.checkpoints import CARD
+from diptych.models.checkpoints import METADATA
 from diptych.runtime.atomic import is_temporary, remove_leftovers, replaced_folder, restore, write_text
 from diptych.runtime.locks import held
 from diptych.runtime.progress import Progress, silent
@@ -43,7 +43,7 @@ _NAMES = (MODEL, RECIPE, LOG, CHECKPOINT, BEST, "tensorboard", *_PHASES)
 _OWN_NAMES = (MARKER, LOCK, OWNER, RECIPE, LOG, CHECKPOINT, BEST, *_PHASES)
 """What a run writes in the folder itself. The finished model may be a link, which is replaced."""
 
-_MODEL_FILES = (CARD, "training.json")  # one of them is in every published model
+_MODEL_FILES = (METADATA, "training.json")  # one of them is in every published model
 _RECIPES = (ContrastiveRecipe, MatchRecipe, CaptionRecipe, PromptRecipe)
 
 
@@ -87,7 +87,7 @@ class Run(Generic[Recipe]):
         """
         if pairs is None:
             pairs = read_pairs(self.recipe.data, self.recipe.format)
-        pairs, left_out = sound(pairs, max_bad_share=self.recipe.max_bad_share, progress=self.progress)
+        pairs, left_out = usable_pairs(pairs, max_bad_share=self.recipe.max_bad_share, progress=self.progress)
         return TrainingData(*split_for_training(pairs, self.recipe.val_fraction), left_out)
 
     def fit(self, task: Task, *, phase: str = "", settings: RunSettings | None = None) -> Outcome:

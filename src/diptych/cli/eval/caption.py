@@ -50,7 +50,8 @@ def caption(
     captions
         Instead of a model: a file with one caption per image (a JSON object from id to caption, a COCO result list,
         CSV, TSV or JSON lines).
-    references
+
+    References:
         With --captions and instead of --data: a file with several reference captions per image.
     method
         Decoding strategy: beam search, greedy or nucleus sampling.
@@ -89,7 +90,7 @@ def caption(
     if table:
         save_table(report, table)
     if as_json:
-        print_json(report.to_dict() | {"left_out": left_out.bad_pictures if left_out else 0})
+        print_json(report.to_dict() | {"left_out": left_out.bad_images if left_out else 0})
         return
     if left_out:
         note_left_out(left_out)

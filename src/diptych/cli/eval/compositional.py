@@ -63,19 +63,19 @@ def compositional(
 def _checks(
     data: str | None, published: Path | None, images: Path | None, split: str, max_checks: int, format: str | None
 ) -> Checks | Quads:
-    from diptych.data.doctor.inspect import sound
+    from diptych.data.doctor.inspect import usable_pairs
     from diptych.data.formats.read import read_pairs
     from diptych.errors import ConfigError
-    from diptych.evaluation.compositional.checks import checks_of
+    from diptych.evaluation.compositional.checks import make_checks
     from diptych.evaluation.compositional.published import read_published
 
     if published is not None and data is None:
         return read_published(published, images=images)
     if data is None or published is not None:
         raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
-    pairs, left_out = sound(read_pairs(data, format).with_val().split(split), progress=progress)
+    pairs, left_out = usable_pairs(read_pairs(data, format).with_val().split(split), progress=progress)
     note_left_out(left_out)
-    return checks_of(pairs, most=max_checks)
+    return make_checks(pairs, most=max_checks)
 
 
 def _print_choices(scores: ChoiceScores, as_json: bool) -> None:

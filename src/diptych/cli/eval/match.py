@@ -67,7 +67,7 @@ def match(
     )
     files = _save_plots(report, matcher.name, plots) if plots else []
     if as_json:
-        print_json(report.to_dict() | {"left_out": left_out.bad_pictures})
+        print_json(report.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)
     _print(report, f"head {matcher.name}, threshold {threshold:g}")

@@ -71,7 +71,7 @@ def prompt(
     )
     files = _write(report, table, histogram, f"{model}, {split} split")
     if as_json:
-        print_json(report.to_dict() | {"left_out": left_out.bad_pictures})
+        print_json(report.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)
     _print(report, f"{split} split, embeddings of {prompter.space.name}")
@@ -93,7 +93,7 @@ def _print(report: PromptReport, title: str) -> None:
         for name, scores in report.scores.items()
     ]
     first = next(iter(report.scores.values()))
-    print_table(f"{title}: {first.pictures:,} images, {first.prompts:,} prompts", rows)
+    print_table(f"{title}: {first.images:,} images, {first.prompts:,} prompts", rows)
     note("nearest: prompt of the nearest training image; other prompts: each against the mean of its image's others")
     note("norm.: cosines of different text encoders cannot be compared; here the mean embedding is 0, the truth 1")
     note("rank: median rank over all prompts; first: median over images of the best rank among the image's prompts")

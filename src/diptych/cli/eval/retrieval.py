@@ -35,7 +35,7 @@ def retrieval(
     pairs = read_pairs(data, format).with_val().split(split)
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
     if as_json:
-        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
+        print_json(scores.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)
     images, captions = scores.image_to_text.queries, scores.text_to_image.queries

@@ -39,9 +39,9 @@ def zeroshot(
     candidates = read_classes(classes) if classes else None
     scores, left_out = evaluate_zeroshot(load(model, device), pairs, candidates, prompts=prompts, progress=progress)
     if as_json:
-        print_json(scores.to_dict() | {"left_out": left_out.bad_pictures})
+        print_json(scores.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)
     row = {f"top-{k} %": f"{value:.1f}" for k, value in scores.accuracy.items()}
     row["top-1 %, mean per class"] = f"{scores.mean_per_class:.1f}"
-    print_table(f"{split} split: {scores.pictures:,} images, {scores.classes:,} classes", [row])
+    print_table(f"{split} split: {scores.images:,} images, {scores.classes:,} classes", [row])

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ImageError
-from diptych.images.decode import MAX_PIXELS, Picture, content_hash, decode, perceptual_hash, read_bytes
+from diptych.images.decode import MAX_PIXELS, ImageSource, content_hash, decode, perceptual_hash, read_bytes
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.background import prefetch
 from diptych.runtime.cache import cache_dir
@@ -42,7 +42,7 @@ def check_images(pairs: Pairs, *, max_pixels: int = MAX_PIXELS, progress: Progre
         with pa.OSFile(str(cached)) as file:
             return pa.ipc.open_file(file).read_all()
 
-    def check(image: Picture) -> Check:
+    def check(image: ImageSource) -> Check:
         return check_image(image, max_pixels)
 
     results = progress(prefetch((row.image for row in pairs), check), len(pairs), "checking images")
@@ -65,7 +65,7 @@ def _store(table: pa.Table, entry: Path) -> None:
         writer.write_table(table)
 
 
-def check_image(image: Picture, max_pixels: int = MAX_PIXELS) -> Check:
+def check_image(image: ImageSource, max_pixels: int = MAX_PIXELS) -> Check:
     """Read and decode one image: reason ("" if it is valid), detail, content hash, perceptual hash."""
     content = ""
     try:

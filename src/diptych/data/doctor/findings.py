@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.data.doctor.report import Example
-from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
 from diptych.images.decode import describe, readable_text
@@ -128,7 +128,7 @@ def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Ite
 def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
     """Image files in a folder that belong to no row."""
     named = set(pairs.values("path"))
-    files = map(readable_text, map(str, walk_pictures(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
+    files = map(readable_text, map(str, image_files(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
     return {"uncaptioned_files": [Example(file, "no caption") for file in files if file not in named]}
 
 

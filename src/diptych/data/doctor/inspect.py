@@ -30,7 +30,7 @@ from diptych.images.decode import MAX_PIXELS, decode, thumbnail
 from diptych.images.near_duplicates import DISTANCE
 from diptych.runtime.progress import Progress, silent
 
-__all__ = ["KINDS", "Example", "Finding", "Report", "Spread", "contact_sheet", "inspect", "sound"]
+__all__ = ["KINDS", "Example", "Finding", "Report", "Spread", "contact_sheet", "inspect", "usable_pairs"]
 
 _EXAMPLES = 10
 
@@ -62,7 +62,7 @@ def inspect(
     return describe_pairs(pairs, usable_rows(pairs, checks), found, examples)
 
 
-def sound(
+def usable_pairs(
     pairs: Pairs,
     *,
     max_bad_share: float = 0.1,
@@ -81,7 +81,7 @@ def sound(
     found = merged(broken_images(pairs, checks), missing_captions(pairs))
     usable = usable_rows(pairs, checks)
     report = describe_pairs(pairs, usable, found, examples)
-    if report.bad_pictures > max_bad_share * len(pairs) or not any(usable):
+    if report.bad_images > max_bad_share * len(pairs) or not any(usable):
         raise DataError(_too_many_bad(report, max_bad_share))
     return _without_empty_captions(pairs).where(usable), report
 
@@ -100,9 +100,9 @@ def _too_many_bad(report: Report, max_bad_share: float) -> str:
     files = [example.file for finding in report.findings for example in finding.examples]
     examples = f", for example {', '.join(files[:3])}" if files else ""
     step = "run `diptych data inspect PATH` to list them"
-    if report.bad_pictures < report.pictures:
+    if report.bad_images < report.images:
         step += f", fix or remove them, or increase max_bad_share (now {max_bad_share:g})"
-    bad = f"{report.bad_pictures:,} of {report.pictures:,} images cannot be used"
+    bad = f"{report.bad_images:,} of {report.images:,} images cannot be used"
     return f"{bad} ({report.summary()}){examples}; {step}"
 
 

@@ -120,14 +120,14 @@ class Spread:
 class Report:
     """Statistics of a data set, and its findings in the order of `KINDS`.
 
-    `bad_pictures` is the number of images that cannot be decoded or have no caption.
+    `bad_images` is the number of images that cannot be decoded or have no caption.
     """
 
-    pictures: int
-    bad_pictures: int
+    images: int
+    bad_images: int
     captions: int
     splits: dict[str, int]
-    captions_per_picture: Spread
+    captions_per_image: Spread
     caption_words: Spread
     findings: tuple[Finding, ...]
 

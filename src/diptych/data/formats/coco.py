@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.formats.encoding import clean, split_of
-from diptych.data.formats.image_paths import Pictures
+from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries
 from diptych.data.pairs import Row
 from diptych.errors import DataError
 
 
-def read_karpathy(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_karpathy(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `dataset_coco.json` or `dataset_flickr8k.json`: images with filename, filepath, split and sentences."""
     for where, image in _entries(path, "images"):
         name, folder = clean(_value(image, "filename", where)), clean(image.get("filepath"))
         sentences = image.get("sentences") or []
         if not isinstance(sentences, list):
             raise DataError(f"{where} has no list 'sentences'; is this a caption file of this format?")
-        image_path = pictures.find(f"{folder}/{name}" if folder else name, where)
+        image_path = images.find(f"{folder}/{name}" if folder else name, where)
         yield Row(name, image_path, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
 
 
@@ -32,7 +32,7 @@ def _sentence(sentence: Any) -> str:
     return clean(sentence.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
 
 
-def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
     captions: dict[Any, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
@@ -40,7 +40,7 @@ def read_coco(path: Path, pictures: Pictures) -> Iterator[Row]:
     for where, image in _entries(path, "images"):
         name = clean(_value(image, "file_name", where))
         texts = tuple(map(clean, captions.get(_id(image, "id", where), ())))
-        yield Row(name, pictures.find(name, where), texts, split_of(path, pictures.base))
+        yield Row(name, images.find(name, where), texts, split_of(path, images.base))
 
 
 def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:

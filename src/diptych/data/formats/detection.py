@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.data.formats.encoding import open_text, split_of
-from diptych.data.formats.image_paths import walk_pictures
+from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.registry import FORMATS
 from diptych.data.formats.shards import expand
 from diptych.errors import ConfigError, DataError, did_you_mean
@@ -72,10 +72,10 @@ def _in_folder(folder: Path, names: list[str]) -> Source:
             if files := _files_of(name, [path for path in level if path.is_file()]):
                 _check_single(name, files, folder)
                 return Source(name, tuple(files), folder)
-    if "sidecars" in names and any(path.with_suffix(".txt").is_file() for path in islice(walk_pictures(folder), 1000)):
+    if "sidecars" in names and any(path.with_suffix(".txt").is_file() for path in islice(image_files(folder), 1000)):
         return Source("sidecars", (folder,), folder)
     kinds = Counter(_kind(path) for level in levels for path in level)
-    kinds["images"] = sum(1 for _ in walk_pictures(folder))
+    kinds["images"] = sum(1 for _ in image_files(folder))
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count) or "nothing"
     raise DataError(f"no captions were recognised in '{folder}': it contains {seen}. {_supported(names)}")
 

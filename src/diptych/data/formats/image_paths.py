@@ -11,7 +11,7 @@ from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.walk import image_paths
 
 # Image folder names of published data sets and common ones, in order of preference; case is ignored.
-PICTURE_FOLDERS = (
+IMAGE_FOLDERS = (
     *("images", "flicker8k_dataset", "flickr8k_dataset", "flickr30k_images", "flickr30k-images"),
     *("image", "imgs", "pictures", "photos"),
 )
@@ -20,7 +20,7 @@ _SEARCH_DEPTH = 3
 _CACHED_PATHS = 1024  # cache size; the captions of an image are usually adjacent
 
 
-class Pictures:
+class ImagePaths:
     """Resolves the image names in a caption file to paths.
 
     Caption files are untrusted, so a name must not lead out of the image folders: `../x.jpg` and absolute paths are
@@ -40,13 +40,13 @@ class Pictures:
         return Path(self.folders[-1])
 
     @classmethod
-    def around(cls, beside: Path, folder: Path | None = None, roots: Roots = ANYWHERE) -> Pictures:
+    def around(cls, beside: Path, folder: Path | None = None, roots: Roots = ANYWHERE) -> ImagePaths:
         """Search the folder `beside` of a caption file, the root `folder` of the data set, and their image folders.
 
         `folder` defaults to `home_of(beside)` if that lies in `roots`.
         """
         beside = beside.absolute()
-        if folder is None and roots.hold(home := home_of(beside)):
+        if folder is None and roots.contains(home := home_of(beside)):
             folder = home
         bases = [beside] if folder is None else [beside, folder]
         return cls(*(path for base in bases for path in [*_image_folders(base), base]), roots=roots)
@@ -83,7 +83,7 @@ class Pictures:
     def _by_name(self, name: str) -> Path | None:
         if self._index is None:
             self._index = {}
-            for path in dict.fromkeys(path for folder in self.folders for path in walk_pictures(Path(folder))):
+            for path in dict.fromkeys(path for folder in self.folders for path in image_files(Path(folder))):
                 for key in {path.name.lower(), path.stem.lower()}:
                     self._index[key] = None if key in self._index else path  # ambiguous names are not used
         return self._index.get(name.rsplit("/", 1)[-1].lower())
@@ -94,7 +94,7 @@ def home_of(folder: Path) -> Path:
     return folder.parent if folder.name.lower() in _CAPTION_FOLDERS else folder
 
 
-def walk_pictures(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
+def image_files(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
     """The image files below a folder, by the rule of `diptych.images.walk`, at most `depth` folders deep."""
     return image_paths(folder, depth)
 
@@ -103,7 +103,7 @@ def _image_folders(base: Path) -> list[Path]:
     if not base.is_dir():
         return []
     folders = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}
-    return [folders[name] for name in PICTURE_FOLDERS if name in folders]
+    return [folders[name] for name in IMAGE_FOLDERS if name in folders]
 
 
 def _within(folder: str, name: str) -> str | None:

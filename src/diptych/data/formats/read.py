@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from diptych.data.formats.detection import Source, detect
 from diptych.data.formats.encoding import wrong_encoding
-from diptych.data.formats.image_paths import Pictures, home_of
+from diptych.data.formats.image_paths import ImagePaths, home_of
 from diptych.data.formats.registry import FORMATS, READERS, Format
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
@@ -21,7 +21,7 @@ from diptych.images.roots import ANYWHERE, Roots
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
-__all__ = ["FORMATS", "READERS", "Format", "Pictures", "Source", "detect", "read_pairs", "wrong_encoding"]
+__all__ = ["FORMATS", "READERS", "Format", "ImagePaths", "Source", "detect", "read_pairs", "wrong_encoding"]
 
 
 def read_pairs(
@@ -42,7 +42,7 @@ def read_pairs(
     """
     detected = detect(source, format)
     files = [] if detected.format == "hub" else detected.paths
-    if outside := next((path for path in files if not roots.hold(path.absolute())), None):
+    if outside := next((path for path in files if not roots.contains(path.absolute())), None):
         raise DataError(f"'{outside}' leads out of the folder that is read; leave it out, or follow links")
     rows = _rows(detected, images, roots)
     has_images = FORMATS[detected.format].has_images
@@ -53,11 +53,11 @@ def read_pairs(
 
 
 def _rows(detected: Source, images: Path | None, roots: Roots) -> Iterator[Row]:
-    resolvers: dict[Path, Pictures] = {}
+    resolvers: dict[Path, ImagePaths] = {}
     for path in detected.paths:
         parent = path if path.is_dir() else path.parent
         if parent not in resolvers:
-            resolvers[parent] = Pictures(images) if images else Pictures.around(parent, detected.folder, roots)
+            resolvers[parent] = ImagePaths(images) if images else ImagePaths.around(parent, detected.folder, roots)
         yield from READERS[detected.format](path, resolvers[parent])
 
 
@@ -100,6 +100,6 @@ def _key(detected: Source, images: Path | None, roots: Roots) -> str:
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     names = [str(path) for path in detected.paths]
     homes = {home_of(path.parent) for path in detected.paths if detected.folder is None and detected.format != "hub"}
-    narrowed = [] if all(map(roots.hold, homes)) else ["narrowed"]
+    narrowed = [] if all(map(roots.contains, homes)) else ["narrowed"]
     key = json.dumps([1, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -11,13 +11,13 @@ from pathlib import Path
 from diptych.data.formats.coco import read_coco, read_karpathy
 from diptych.data.formats.delimited import column_names
 from diptych.data.formats.flickr import read_captions, read_results, read_token
-from diptych.data.formats.image_paths import Pictures
+from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecars
 from diptych.data.formats.tables import Columns, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.data.pairs import Row
 from diptych.errors import DataError
 
-Reader = Callable[[Path, Pictures], Iterator[Row]]
+Reader = Callable[[Path, ImagePaths], Iterator[Row]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from diptych.data.formats.encoding import clean, folder_split, open_text, split_of
-from diptych.data.formats.image_paths import Pictures, walk_pictures
+from diptych.data.formats.image_paths import ImagePaths, image_files
 from diptych.data.formats.tables import Columns, caption_list
 from diptych.data.formats.tar import Member, members
 from diptych.data.pairs import Row
 from diptych.errors import DataError
-from diptych.images.decode import MAX_BYTES, Picture, Slice
+from diptych.images.decode import MAX_BYTES, ImageSource, Slice
 from diptych.images.walk import is_hidden, is_image_file
 from diptych.runtime.files import MAX_PATTERN_FILES, MAX_RECORD
 
@@ -23,7 +23,7 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CAPTION_PARTS = ("txt", "caption", "json")  # in order of preference
 
 
-def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_shard(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read a WebDataset shard: adjacent members with the same key (the name up to its first dot) form a sample.
 
     Images in an uncompressed tar are referenced by offset; images in a compressed tar are yielded as bytes. The image
@@ -31,7 +31,7 @@ def read_shard(path: Path, pictures: Pictures) -> Iterator[Row]:
     """
     packed = path.name.lower().endswith("gz")
     shard = path.name.split(".tar")[0].removesuffix(".tgz")
-    split = split_of(path, pictures.base)
+    split = split_of(path, images.base)
     files = (member for member in members(path, packed=packed) if _is_part(member.name))
     for key, sample in groupby(files, _key):
         yield from _sample_rows(f"{shard}/{key}", sample, path, packed, split)
@@ -49,7 +49,7 @@ def _key(member: Member) -> str:
 
 
 def _sample_rows(image_id: str, sample: Iterator[Member], path: Path, packed: bool, split: str | None) -> Iterator[Row]:
-    image: Picture | None = None
+    image: ImageSource | None = None
     texts: dict[str, bytes] = {}
     for member in sample:
         part = member.name.rsplit(".", 1)[-1].lower()
@@ -120,13 +120,13 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(pattern[: match.start()] + value + pattern[match.end() :])
 
 
-def read_sidecars(folder: Path, pictures: Pictures) -> Iterator[Row]:
+def read_sidecars(folder: Path, images: ImagePaths) -> Iterator[Row]:
     """Read a folder of images with captions in `.txt` files of the same stem, one caption a line."""
     folder = folder.absolute()
-    for path in walk_pictures(folder):
+    for path in image_files(folder):
         sidecar = path.with_suffix(".txt")
         captions: tuple[str, ...] = ()
-        if sidecar.is_file() and pictures.roots.hold(sidecar):
+        if sidecar.is_file() and images.roots.contains(sidecar):
             with open_text(sidecar) as file:
                 captions = tuple(clean(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
         yield Row(path.relative_to(folder).as_posix(), path, captions, folder_split(path, folder))

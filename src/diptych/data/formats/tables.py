@@ -13,12 +13,12 @@ from typing import Any
 
 from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, two_fields
 from diptych.data.formats.encoding import SPLIT_NAMES, clean, folder_split, open_text, split_of
-from diptych.data.formats.image_paths import Pictures
+from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries, parse
 from diptych.data.formats.parquet import parquet_rows
 from diptych.data.pairs import Row
 from diptych.errors import DataError, require
-from diptych.images.decode import MAX_BYTES, Picture, content_hash
+from diptych.images.decode import MAX_BYTES, ImageSource, content_hash
 
 # Compared in lower case without spaces, `_` and `-`, in order of preference.
 IMAGE_COLUMNS = (
@@ -75,26 +75,26 @@ def _is_numbered_caption(column: str) -> bool:
     return re.sub(r"\d+$", "", column) in CAPTION_COLUMNS
 
 
-def read_table(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_table(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read CSV, TSV, JSON lines or a JSON list; the split comes from a column or from the file name."""
-    yield from rows(records(path), pictures, split_of(path, pictures.base))
+    yield from rows(records(path), images, split_of(path, images.base))
 
 
-def read_imagefolder(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_imagefolder(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read a Hugging Face image folder: `metadata.csv`, `.jsonl` or `.parquet`, with names relative to its folder."""
     folder = path.absolute().parent
     # File names may repeat between train/ and val/, so the image id includes the folder name.
-    prefix = f"{folder.name}/" if folder != pictures.base else ""
-    split = folder_split(path, pictures.base)
-    yield from rows(records(path), Pictures(folder, *pictures.folders, roots=pictures.roots), split, prefix)
+    prefix = f"{folder.name}/" if folder != images.base else ""
+    split = folder_split(path, images.base)
+    yield from rows(records(path), ImagePaths(folder, *images.folders, roots=images.roots), split, prefix)
 
 
-def read_parquet(path: Path, pictures: Pictures) -> Iterator[Row]:
+def read_parquet(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read Parquet with images as bytes, as structs of bytes and path, or as paths; read batch by batch."""
-    yield from rows(records(path), pictures, split_of(path, pictures.base))
+    yield from rows(records(path), images, split_of(path, images.base))
 
 
-def read_hub(name: Path, pictures: Pictures) -> Iterator[Row]:
+def read_hub(name: Path, image_paths: ImagePaths) -> Iterator[Row]:
     """Stream a data set from the Hugging Face hub, or from a local copy; `name@revision` pins a version.
 
     Raises:
@@ -110,7 +110,7 @@ def read_hub(name: Path, pictures: Pictures) -> Iterator[Row]:
             for column in images:
                 stream = stream.cast_column(column, datasets.Image(decode=False))
             numbered = ((f"'{name}', {split}, row {index}", _fetched(row, images)) for index, row in enumerate(stream))
-            yield from rows(numbered, pictures, split if split in SPLIT_NAMES else None)
+            yield from rows(numbered, image_paths, split if split in SPLIT_NAMES else None)
     except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
         raise DataError(
             f"'{name}' is not a local file or folder, and cannot be loaded from the Hugging Face hub ({error}); "
@@ -138,7 +138,7 @@ def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def rows(
-    table: Iterable[tuple[str, Mapping[str, Any]]], pictures: Pictures, split: str | None, prefix: str = ""
+    table: Iterable[tuple[str, Mapping[str, Any]]], images: ImagePaths, split: str | None, prefix: str = ""
 ) -> Iterator[Row]:
     """Convert records with named columns to rows; `split` applies where there is no split column."""
     columns: Columns | None = None
@@ -146,13 +146,13 @@ def rows(
         columns = columns or Columns.find(record, where)
         part = clean(record.get(columns.split)) if columns.split else ""
         captions = tuple(caption for name in columns.captions for caption in caption_list(record.get(name)))
-        image_id, image = _image(record, columns, pictures, where)
+        image_id, image = _image(record, columns, images, where)
         if isinstance(image, bytes) and split:
             image_id = f"{split}/{image_id}"  # ids may repeat between the splits of a hub data set
         yield Row(prefix + image_id, image, captions, part or split)
 
 
-def _image(record: Mapping[str, Any], columns: Columns, pictures: Pictures, where: str) -> tuple[str, Picture]:
+def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, where: str) -> tuple[str, ImageSource]:
     """The id and image of a record. The id is the file name, or for bytes the id column or else the content hash."""
     value = record.get(columns.image)
     if isinstance(value, Mapping):  # the struct of `datasets.Image`
@@ -164,7 +164,7 @@ def _image(record: Mapping[str, Any], columns: Columns, pictures: Pictures, wher
         missing = where.replace("'", "")
         return missing, Path(missing)
     name = str(value).strip().replace("\\", "/")
-    return name, pictures.find(name, where)
+    return name, images.find(name, where)
 
 
 def caption_list(value: Any) -> list[str]:

@@ -30,13 +30,13 @@ def encoder_cost(encoder: DualEncoder, images: Sequence[Image.Image], texts: Seq
         texts: a batch of texts.
 
     Returns:
-        `pictures_per_second`, `texts_per_second`, `parameters`, `image_parameters`, `text_parameters`, `dim`,
+        `images_per_second`, `texts_per_second`, `parameters`, `image_parameters`, `text_parameters`, `dim`,
         `image_size` (pixels), `picture_batch` and `text_batch`.
     """
     image_seconds = _median_seconds(lambda: encoder.encode_images(images, batch_size=len(images)))
     text_seconds = _median_seconds(lambda: encoder.encode_texts(texts, batch_size=len(texts)))
     return {
-        "pictures_per_second": len(images) / image_seconds,
+        "images_per_second": len(images) / image_seconds,
         "texts_per_second": len(texts) / text_seconds,
         "parameters": parameters_of(encoder.model),
         "image_parameters": sum(map(parameters_of, encoder.route("image"))),

@@ -132,7 +132,7 @@ def _retrieval(suite: Suite) -> list[_Column]:
         return []
     count = len(suite.pairs)
     owner = suite.pairs.flat_captions()[1]
-    own = {"found_pictures": owner, "found_captions": np.unique(owner)}
+    own = {"found_images": owner, "found_captions": np.unique(owner)}
 
     def recall(array: str, k: int) -> Callable[[Measured], Statistic | None]:
         def statistic(model: Measured) -> Statistic | None:
@@ -144,7 +144,7 @@ def _retrieval(suite: Suite) -> list[_Column]:
     return [
         _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count)
         for short, words, array in (
-            ("t2i", "text to image", "found_pictures"),
+            ("t2i", "text to image", "found_images"),
             ("i2t", "image to text", "found_captions"),
         )
         for k in (1, 5, 10)

@@ -47,7 +47,7 @@ def examples(comparison: Comparison, drawn: int = 4, disputed: int = 4) -> dict[
         return {}
     captions, owner = suite.pairs.flat_captions()
     shuffled = sorted(range(len(captions)), key=lambda i: split_position(f"{suite.seed} {i} {captions[i]}"))
-    ranks = np.stack([model.arrays["found_pictures"] for model in models])  # (models, captions)
+    ranks = np.stack([model.arrays["found_images"] for model in models])  # (models, captions)
     spread = np.ptp(np.log(ranks), axis=0)
     used: set[int] = set()
     sections = {"Chosen at random": _example_list(shuffled, drawn, captions, owner, models, used)}
@@ -73,7 +73,7 @@ def _example_list(
         if len(chosen) < count and row not in used:
             used.add(row)
             results = tuple(
-                ModelResult(m.name, int(m.arrays["found_pictures"][i]), tuple(m.arrays["nearest"][i].tolist()))
+                ModelResult(m.name, int(m.arrays["found_images"][i]), tuple(m.arrays["nearest"][i].tolist()))
                 for m in models
             )
             chosen.append(Example(captions[i], row, results))

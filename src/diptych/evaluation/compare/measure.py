@@ -35,7 +35,7 @@ from diptych.matching.matcher import Matcher, load_matcher
 from diptych.models.checkpoints import model_directory
 from diptych.models.cosine import top_k
 from diptych.models.dual_encoder import DualEncoder, load
-from diptych.models.embedding_cache import decode_all, picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings, decode_all
 from diptych.runtime.background import prefetch
 from diptych.runtime.device import pick_device
 from diptych.runtime.progress import Progress, silent
@@ -107,11 +107,11 @@ def _measure_encoder(measured: Measured, encoder: DualEncoder, suite: Suite, pro
     measured.summary["logit_scale"] = encoder.logit_scale
     if suite.pairs is not None:
         captions, owner = suite.pairs.flat_captions()
-        images = picture_vectors(encoder, suite.pairs, progress=progress)
+        images = dataset_image_embeddings(encoder, suite.pairs, progress=progress)
         texts = encoder.encode_texts(captions)
         ranks = retrieval_ranks(images, texts, owner)
         measured.summary["retrieval"] = scores_from_ranks(ranks).to_dict()
-        measured.arrays |= {"found_captions": ranks.image_to_text, "found_pictures": ranks.text_to_image}
+        measured.arrays |= {"found_captions": ranks.image_to_text, "found_images": ranks.text_to_image}
         measured.arrays["nearest"] = top_k(texts, np.asarray(images), NEAREST)[0]
         _measure_checks(measured, encoder, suite, progress)
         if suite.labelled_pairs is not None:
@@ -126,7 +126,7 @@ def _measure_encoder(measured: Measured, encoder: DualEncoder, suite: Suite, pro
 def _measure_classes(measured: Measured, encoder: DualEncoder, suite: Suite, progress: Progress) -> None:
     assert suite.labelled is not None
     evaluator = suite.evaluator
-    images = np.asarray(picture_vectors(encoder, suite.labelled, progress=progress))
+    images = np.asarray(dataset_image_embeddings(encoder, suite.labelled, progress=progress))
     by_name = embed_classes(encoder, evaluator.classes.names, templates(suite.prompts), progress=progress)
     measured.summary["classes"] = evaluator(images, by_name).to_dict()
     measured.arrays["class_ranks"] = retrieval_ranks(by_name, images, evaluator.labels).text_to_image
@@ -161,7 +161,7 @@ def _measure_matcher(
     matcher, _ = _loaded(lambda: load_matcher(model, None, device), measured, "matcher")
     if matcher is None:
         return
-    images = matcher.encode_pictures(suite.subset, progress=progress)
+    images = matcher.encode_dataset(suite.subset, progress=progress)
     texts = matcher.encode_texts(suite.subset.flat_captions()[0])
     began = time.perf_counter()
     probabilities = matcher.probabilities(images, texts, pairs.rows, pairs.texts)
@@ -205,8 +205,8 @@ def _measure_captioner(
         "captions_per_second": len(captions) / seconds,
         "written": captions,
     }
-    for metric in next(iter(scores.per_picture.values())):
-        values = [scores.per_picture[image_id][metric] for image_id in suite.subset.image_ids]
+    for metric in next(iter(scores.per_image.values())):
+        values = [scores.per_image[image_id][metric] for image_id in suite.subset.image_ids]
         measured.arrays[f"caption_{metric}"] = np.array(values)
     module = getattr(captioner.model, "model", None)
     if "parameters" not in measured.summary["cost"] and isinstance(module, nn.Module):

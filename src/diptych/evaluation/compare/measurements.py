@@ -24,7 +24,7 @@ class Measured:
             and, as far as the model has them, `retrieval`, `classes`, `matching`, `checks` and `captions`.
         arrays: values per query, for the paired bootstrap:
 
-            - `found_captions` (images,) and `found_pictures` (captions,): retrieval ranks, from 1;
+            - `found_captions` (images,) and `found_images` (captions,): retrieval ranks, from 1;
             - `nearest` (captions, up to 6): rows of the top images of each caption;
             - `class_ranks` and `class_found` (labelled images,): rank of the right class, and the top class;
             - `adapter_ranks` and `probe_ranks` (labelled images,): cross-validated ranks of the right class;

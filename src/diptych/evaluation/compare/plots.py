@@ -61,7 +61,7 @@ def confusion_matrix(counts: NDArray[np.int64], labels: list[str], name: str) ->
 def _quality_against_speed(comparison: Comparison) -> Figure | None:
     """The leading measure of the first group that has one, against images per second; area by size on disk."""
     measure = next((m for group, key in LEADING.items() for m in comparison.group(group) if m.key == key), None)
-    fast = [model for model in comparison.models if "pictures_per_second" in model.summary["cost"]]
+    fast = [model for model in comparison.models if "images_per_second" in model.summary["cost"]]
     fast = [model for model in fast if measure is not None and model.name in measure.values]
     if measure is None or not fast:
         return None
@@ -69,7 +69,7 @@ def _quality_against_speed(comparison: Comparison) -> Figure | None:
     for model in fast:
         cost, (low, high) = model.summary["cost"], measure.intervals[model.name]
         value, colour = measure.values[model.name], colour_of(comparison, model.name)
-        x = cost["pictures_per_second"]
+        x = cost["images_per_second"]
         axes.errorbar(x, value, [[value - low], [high - value]], color=colour, linewidth=1.2, capsize=3)
         axes.scatter(x, value, s=30 + 3 * cost["bytes_on_disk"] / 1e6, color=colour, alpha=0.3, linewidths=0)
         axes.scatter(x, value, s=22, color=colour)
@@ -78,7 +78,7 @@ def _quality_against_speed(comparison: Comparison) -> Figure | None:
     axes.set_xscale("log")
     axes.margins(x=0.35, y=0.2)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    rates = [model.summary["cost"]["pictures_per_second"] for model in fast]
+    rates = [model.summary["cost"]["images_per_second"] for model in fast]
     ticks = [tick for tick in _round_numbers() if min(rates) / 1.6 < tick < max(rates) * 1.6]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

@@ -13,8 +13,8 @@ from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.examples import Example, ModelResult, examples
 from diptych.evaluation.compare.plots import confusion_matrix, plots
 from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
-from diptych.images.decode import Picture, decode, thumbnail
-from diptych.reports.html import document, embedded, embedded_svg
+from diptych.images.decode import ImageSource, decode, thumbnail
+from diptych.reports.html import document, embedded, svg_data_uri
 from diptych.runtime.background import prefetch
 from diptych.runtime.quoting import escaped
 
@@ -76,12 +76,12 @@ def _data(comparison: Comparison) -> str:
     if "data" in source:
         data = source["data"]
         parts.append(
-            f"{data['pictures']:,} pictures with {data['captions']:,} captions ({data['path']}, {data['split']})"
+            f"{data['images']:,} pictures with {data['captions']:,} captions ({data['path']}, {data['split']})"
         )
     if "class_data" in source:
         data = source["class_data"]
         classes = len(comparison.suite.evaluator.classes)
-        parts.append(f"{data['pictures']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
+        parts.append(f"{data['images']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
     return f"Measured on {' and '.join(parts)}. The best value is coloured; ≈ marks values not significantly worse."
 
 
@@ -103,7 +103,7 @@ def _cell(cell: Cell) -> str:
 
 def _plots(drawn: dict[str, bytes], title: str) -> str:
     figures = "".join(
-        f'<figure><figcaption>{escaped(name)}</figcaption><img src="{embedded_svg(drawing)}" alt="{escaped(name)}">'
+        f'<figure><figcaption>{escaped(name)}</figcaption><img src="{svg_data_uri(drawing)}" alt="{escaped(name)}">'
         "</figure>\n"
         for name, drawing in drawn.items()
     )
@@ -198,7 +198,7 @@ def _thumbnails(pairs: Pairs, rows: Sequence[int]) -> dict[int, str]:
     return dict(zip(rows, prefetch([pairs[row].image for row in rows], _data_url), strict=True))
 
 
-def _data_url(image: Picture) -> str:
+def _data_url(image: ImageSource) -> str:
     try:
         return embedded(thumbnail(decode(image, min_side=_THUMB), _THUMB))
     except ImageError:

@@ -14,11 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.data.classes import Classes, read_classes, read_labelled
-from diptych.data.doctor.inspect import sound
+from diptych.data.doctor.inspect import usable_pairs
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, split_position
 from diptych.errors import ConfigError, DataError
-from diptych.evaluation.compositional.checks import Checks, checks_of
+from diptych.evaluation.compositional.checks import Checks, make_checks
 from diptych.evaluation.evaluators import ZeroShotEvaluator
 from diptych.matching.negatives import LabelledPairs, make_labelled_pairs
 from diptych.models.cosine import normalize
@@ -83,7 +83,7 @@ class Suite:
         """Compositional checks made from the captions; None if the captions allow none."""
         assert self.pairs is not None
         try:
-            return checks_of(self.pairs, seed=self.seed)
+            return make_checks(self.pairs, seed=self.seed)
         except DataError:
             return None
 
@@ -173,17 +173,17 @@ def read_suite(
     source: dict[str, Any] = {}
     pairs = labelled = None
     if data is not None:
-        pairs, report = sound(
+        pairs, report = usable_pairs(
             read_pairs(data, format).with_val().split(split), max_bad_share=max_bad_share, progress=progress
         )
-        counts = {"pictures": len(pairs), "captions": len(pairs.flat_captions()[0]), "left_out": report.bad_pictures}
+        counts = {"images": len(pairs), "captions": len(pairs.flat_captions()[0]), "left_out": report.bad_images}
         source["data"] = {"path": str(data), "split": split, **counts}
     if class_data is not None:
-        labelled, report = sound(
+        labelled, report = usable_pairs(
             read_labelled(class_data).split(class_split), max_bad_share=max_bad_share, progress=progress
         )
-        source["class_data"] = {"path": str(class_data), "split": class_split, "pictures": len(labelled)}
-        source["class_data"]["left_out"] = report.bad_pictures
+        source["class_data"] = {"path": str(class_data), "split": class_split, "images": len(labelled)}
+        source["class_data"]["left_out"] = report.bad_images
     known = read_classes(classes) if classes else None
     return Suite(pairs, labelled, known, source, prompts=prompts, most=most, seed=seed)
 

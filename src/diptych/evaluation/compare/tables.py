@@ -233,7 +233,7 @@ def _cost(cost: dict[str, Any]) -> tuple[str, ...]:
         _millions(cost.get("parameters")),
         " / ".join(map(_millions, parts)) if all(parts) else "–",
         _megabytes(cost["bytes_on_disk"]),
-        _rate(cost.get("pictures_per_second")),
+        _rate(cost.get("images_per_second")),
         _rate(cost.get("texts_per_second")),
         _megabytes(cost.get("peak_memory")),
         f"{cost['load_seconds']:.2f} s",

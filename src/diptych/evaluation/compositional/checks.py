@@ -22,10 +22,10 @@ from diptych.evaluation.metrics.compositional import (
 )
 from diptych.matching.matcher import Matcher
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.embedding_cache import picture_vectors
+from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.runtime.progress import Progress, silent
 
-__all__ = ["KINDS", "Checks", "ChoiceScores", "QuadScores", "Quads", "checks_of", "evaluate_checks", "evaluate_quads"]
+__all__ = ["KINDS", "Checks", "ChoiceScores", "QuadScores", "Quads", "evaluate_checks", "evaluate_quads", "make_checks"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Checks:
         return {kind: int((self.kinds == kind).sum()) for kind in dict.fromkeys(self.kinds.tolist())}
 
 
-def checks_of(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
+def make_checks(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
     """Make checks from the captions of a data set with `swaps.wrong_captions`.
 
     The changes are not verified: some wrong captions are still true of their image, and some read oddly. What a model
@@ -237,14 +237,14 @@ def _scores(
 ) -> tuple[Score, NDArray[Any]]:
     """A function from (n,) image rows and (n,) text rows to (n,) scores; and (texts,) scores with the mean image."""
     if isinstance(model, Matcher):
-        image_parts, text_parts = model.encode_pictures(images, progress=progress), model.encode_texts(texts)
+        image_parts, text_parts = model.encode_dataset(images, progress=progress), model.encode_texts(texts)
         image_embeddings, text_embeddings = image_parts.vectors.cpu().numpy(), text_parts.vectors.cpu().numpy()
 
         def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
             return model.logits(image_parts, text_parts, rows, columns)
 
     else:
-        image_embeddings = np.asarray(picture_vectors(model, images, progress=progress))
+        image_embeddings = np.asarray(dataset_image_embeddings(model, images, progress=progress))
         text_embeddings = model.encode_texts(texts)
         if (bad := np.flatnonzero(np.isnan(image_embeddings[:, 0]))).size:
             raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.data.formats.encoding import open_text
 from diptych.data.formats.json_values import entries, parse
-from diptych.data.formats.read import Pictures
+from diptych.data.formats.read import ImagePaths
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.evaluation.compositional.checks import Checks, Quads
@@ -55,7 +55,7 @@ def read_winoground(source: str | Path, *, images: Path | None = None) -> Quads:
     file = _file(source, "examples.jsonl")
     rows: list[Row] = []
     tags: list[str] = []
-    folders = Pictures(images) if images else Pictures.around(file.parent, file.parent)
+    folders = ImagePaths(images) if images else ImagePaths.around(file.parent, file.parent)
     for number, line in _lines(file):
         if line.strip():
             example = _fields(parse(line, f"{file}:{number}"), f"{file}:{number}", *_WINOGROUND)
@@ -87,7 +87,7 @@ def read_sugarcrepe(source: str | Path, *, images: Path | None = None) -> Checks
     )
     if not files:
         raise DataError(f"'{path}' has none of {', '.join(f'{kind}.json' for kind in SUGARCREPE_KINDS)}")
-    folders = Pictures(images) if images else Pictures.around(files[0].parent, files[0].parent)
+    folders = ImagePaths(images) if images else ImagePaths.around(files[0].parent, files[0].parent)
     examples = [(file.stem, example, where) for file in files for example, where in _examples(file)]
     row_of: dict[str, int] = {}
     rows: list[Row] = []
@@ -134,7 +134,7 @@ def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
     return example
 
 
-def _image_path(folders: Pictures, name: str, where: str) -> Path:
+def _image_path(folders: ImagePaths, name: str, where: str) -> Path:
     path = folders.find(name, where)
     if not path.is_file():
         raise DataError(f"{where}: there is no image '{name}' in {folders.folders[0]}; pass its folder as --images")

@@ -38,13 +38,13 @@ class CaptionScores(Generic[Id]):
     Attributes:
         corpus: scores by key: `bleu1` to `bleu4`, `meteor`, `rouge_l` and `spice` in [0, 1], `cider_d` in [0, 10]. They
             are the means over images, except BLEU and METEOR.
-        per_picture: the same scores of each image, by its id.
+        per_image: the same scores of each image, by its id.
         tokenizer: key of `metrics.ptb.TOKENIZERS`.
         missing: metric to the reason why it was not computed.
     """
 
     corpus: dict[str, float]
-    per_picture: dict[Id, dict[str, float]]
+    per_image: dict[Id, dict[str, float]]
     tokenizer: str
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -89,10 +89,10 @@ def score_captions(
         of_corpus, of_images = _MEASURES[metric](words[: len(ids)], grouped)
         corpus |= of_corpus
         arrays |= of_images
-    per_picture = {
+    per_image = {
         image_id: {key: float(values[row]) for key, values in arrays.items()} for row, image_id in enumerate(ids)
     }
-    return CaptionScores(corpus, per_picture, name, missing)
+    return CaptionScores(corpus, per_image, name, missing)
 
 
 def check_ids(candidates: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:

@@ -37,7 +37,7 @@ class SimilarityScores:
     median_rank: float
     median_first_rank: float
     prompts: int
-    pictures: int
+    images: int
     normalised: float | None = None
 
     def to_dict(self) -> dict[str, float | int | None]:
@@ -137,7 +137,7 @@ def similarity_metrics(
         median_rank=float(np.median(ranks)),
         median_first_rank=float(np.median(first[with_prompt])),
         prompts=len(prompts),
-        pictures=len(with_prompt),
+        images=len(with_prompt),
         normalised=None if floor is None else float((cosines.mean() - floor) / (1 - floor)),
     )
 

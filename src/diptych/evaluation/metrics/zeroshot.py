@@ -29,13 +29,13 @@ class ZeroShotScores:
 
     accuracy: dict[int, float]
     mean_per_class: float
-    pictures: int
+    images: int
     classes: int
 
     def to_dict(self) -> dict[str, float]:
-        """A flat dict with the keys `top1`, `top5`, `mean_per_class`, `pictures`, `classes`."""
+        """A flat dict with the keys `top1`, `top5`, `mean_per_class`, `images`, `classes`."""
         accuracy = {f"top{k}": value for k, value in self.accuracy.items()}
-        rest = {"mean_per_class": self.mean_per_class, "pictures": self.pictures, "classes": self.classes}
+        rest = {"mean_per_class": self.mean_per_class, "images": self.images, "classes": self.classes}
         return accuracy | rest
 
 
@@ -126,6 +126,6 @@ def zeroshot_metrics(
     return ZeroShotScores(
         accuracy={k: 100 * float((ranks <= k).mean()) for k in ks},
         mean_per_class=100 * float((hits[counts > 0] / counts[counts > 0]).mean()),
-        pictures=len(ranks),
+        images=len(ranks),
         classes=len(class_embeddings),
     )

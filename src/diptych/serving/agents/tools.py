@@ -19,7 +19,7 @@ from PIL import Image
 from diptych.errors import ConfigError, DataError
 from diptych.images.decode import thumbnail
 from diptych.images.source import ImageLike, decoded
-from diptych.models.modalities import several_texts
+from diptych.models.modalities import as_texts
 from diptych.runtime.quoting import printable, to_json
 from diptych.search.results import Hit, Results
 from diptych.serving.service import Service
@@ -61,7 +61,7 @@ class Tools:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def search_pictures(self, query: str, count: int = DEFAULT_COUNT) -> ToolResult:
+    def search_images(self, query: str, count: int = DEFAULT_COUNT) -> ToolResult:
         """The pictures of the library that match a text, at most `count` (1 to 20).
 
         Raises:
@@ -69,31 +69,31 @@ class Tools:
         """
         return self._hits(self.service.search(query, k=_checked_count(count)))
 
-    def find_similar(self, picture: str, count: int = DEFAULT_COUNT) -> ToolResult:
+    def find_similar(self, image: str, count: int = DEFAULT_COUNT) -> ToolResult:
         """The pictures of the library that are most similar to a picture, at most `count` (1 to 20).
 
         Raises:
             ConfigError: `count` is out of range.
             DataError: there is no such picture.
         """
-        if _ID.fullmatch(picture):
-            return self._hits(self.service.similar(picture, k=_checked_count(count)))
-        return self._hits(self.service.search(image=self._picture(picture), k=_checked_count(count)))
+        if _ID.fullmatch(image):
+            return self._hits(self.service.similar(image, k=_checked_count(count)))
+        return self._hits(self.service.search(image=self._named_image(image), k=_checked_count(count)))
 
-    def caption_picture(self, picture: str) -> ToolResult:
+    def caption_image(self, image: str) -> ToolResult:
         """A caption of the picture and, if there is a matcher, the confidence in [0, 1].
 
         Raises:
             DataError: there is no such picture.
             ModelError: there is no captioner.
         """
-        image = decoded(self._picture(picture))
-        result = self.service.caption([image])[0]
+        opened = decoded(self._named_image(image))
+        result = self.service.caption([opened])[0]
         confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
         data = {"caption": result.best, "confidence": result.confidence}
-        return ToolResult(f"caption {to_json(result.best)}{confidence}", data, (thumbnail(image, _THUMBNAIL_SIDE),))
+        return ToolResult(f"caption {to_json(result.best)}{confidence}", data, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
-    def match_picture(self, picture: str, texts: Sequence[str]) -> ToolResult:
+    def match_image(self, image: str, texts: Sequence[str]) -> ToolResult:
         """The probability that each text describes the picture, in [0, 1], in the order of the texts.
 
         Raises:
@@ -101,15 +101,15 @@ class Tools:
             DataError: there is no such picture.
             ModelError: there is no matcher.
         """
-        texts = several_texts(texts)
+        texts = as_texts(texts)
         if len(texts) > _MAX_TEXTS:
             raise ConfigError(f"there are {len(texts):,} texts; pass at most {_MAX_TEXTS} at once")
-        image = decoded(self._picture(picture))
-        probabilities = [float(probability) for probability in self.service.match(image, texts)]
+        opened = decoded(self._named_image(image))
+        probabilities = [float(probability) for probability in self.service.match(opened, texts)]
         lines = [f"{probability:.3f} {to_json(text)}" for text, probability in zip(texts, probabilities, strict=True)]
         matches = [{"text": text, "probability": value} for text, value in zip(texts, probabilities, strict=True)]
         text = "\n".join(["match probability, from 0 to 1:", *lines])
-        return ToolResult(text, {"matches": matches}, (thumbnail(image, _THUMBNAIL_SIDE),))
+        return ToolResult(text, {"matches": matches}, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
     def index_folder(self, path: str) -> ToolResult:
         """Index a folder inside the roots, or update the index if the folder is already indexed.
@@ -119,15 +119,15 @@ class Tools:
             IndexBusy: another process is writing to the index.
         """
         added = self.service.add(path, wait=0)
-        pictures = self.service.status().pictures
-        lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {pictures:,}"]
+        images = self.service.status().images
+        lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {images:,}"]
         skipped = [{"path": file.path, "reason": file.reason} for file in added.skipped[:_MAX_SKIPPED]]
         lines += [f"skipped {to_json(file['path'])}: {file['reason']}" for file in skipped]
         if (rest := len(added.skipped) - _MAX_SKIPPED) > 0:
             lines.append(f"and {rest:,} more were skipped")
-        return ToolResult("\n".join(lines), {"summary": added.summary(), "pictures": pictures, "skipped": skipped})
+        return ToolResult("\n".join(lines), {"summary": added.summary(), "images": images, "skipped": skipped})
 
-    def _picture(self, name: str) -> ImageLike:
+    def _named_image(self, name: str) -> ImageLike:
         """The picture that an agent named: its bytes, or its path.
 
         Raises:
@@ -140,7 +140,7 @@ class Tools:
                 raise DataError(f"the data: URL is not valid base64 ({error})") from None
         if not _ID.fullmatch(name):
             return self.service.allowed(name)
-        return self.service.picture_bytes(name)
+        return self.service.image_bytes(name)
 
     def _hits(self, results: Results) -> ToolResult:
         """Hits as an answer, with a thumbnail of each picture that can still be read."""
@@ -150,7 +150,7 @@ class Tools:
             line = f"{rank}. id {hit.id}, score {hit.score:.3f}, path {to_json(hit.path)}"
             line += f", caption {to_json(data['caption'])}" if data["caption"] else ""
             try:
-                thumbnails.append(self.service.picture(hit.id, size=_THUMBNAIL_SIDE))
+                thumbnails.append(self.service.image(hit.id, size=_THUMBNAIL_SIDE))
             except DataError as error:
                 line += f" (not shown: {to_json(str(error))})"
             lines.append(line)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.images.decode import decode, thumbnail
-from diptych.search.index import Added
+from diptych.search.index import AddReport
 from diptych.serving.api.batching import Batcher
 from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.limits import CapacityLimiter
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.settings import Settings
-from diptych.serving.results import Captioned, GeneratedPrompt
-from diptych.serving.service import How, Method, Service
+from diptych.serving.results import CaptionedImage, GeneratedPrompt
+from diptych.serving.service import Method, PromptMethod, Service
 
 _MIN_SIDE = 512  # pixels of the shorter side at which a JPEG is decoded for captioners, matchers and prompters
 _MAX_SIDE = 1_024  # pixels of the longer side of a decoded image that waits for its batch
@@ -63,7 +63,7 @@ class MatchSettings:
 class PromptSettings:
     """Settings of `Service.prompt`; requests with equal ones share a batch."""
 
-    how: How
+    how: PromptMethod
     count: int
 
 
@@ -102,7 +102,7 @@ class Operations:
         empty = np.empty((0, 0), np.float32)
         return np.stack(of_images) if of_images else empty, np.stack(of_texts) if of_texts else empty
 
-    async def caption(self, images: Sequence[bytes], settings: CaptionSettings) -> list[Captioned]:
+    async def caption(self, images: Sequence[bytes], settings: CaptionSettings) -> list[CaptionedImage]:
         """A caption for each image; raises as `embed`."""
         return await self._submit("caption", images, settings, texts=len(settings.candidates))
 
@@ -122,7 +122,7 @@ class Operations:
         """Raise `ImageError` for an image that cannot be decoded or has more pixels than the settings allow."""
         await self.run_in_thread("decode", self._decoded, image, 1)
 
-    async def add(self, path: str, prune: bool) -> Added:
+    async def add(self, path: str, prune: bool) -> AddReport:
         """Bring the index up to date with a folder; stops early when the server or the request ends.
 
         Raises:
@@ -235,7 +235,7 @@ class Operations:
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
         return list(self.service.embed(texts=texts).text_vectors)
 
-    def _caption(self, items: list[tuple[Image.Image, CaptionSettings]]) -> list[Captioned]:
+    def _caption(self, items: list[tuple[Image.Image, CaptionSettings]]) -> list[CaptionedImage]:
         return _by_setting(items, lambda images, settings: self.service.caption(images, **asdict(settings)))
 
     def _prompt(self, items: list[tuple[Image.Image, PromptSettings]]) -> list[list[GeneratedPrompt]]:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 
 from diptych.images.skipped import Skipped
 from diptych.search.results import Hit
-from diptych.serving.results import Captioned, GeneratedPrompt, Kind
+from diptych.serving.results import CaptionedImage, GeneratedPrompt, Kind
 
 # Fields with a default are always present in a response; nested dataclasses inherit this.
 _COMPLETE = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -50,7 +50,7 @@ class CaptionResponse:
     __pydantic_config__: ClassVar[ConfigDict] = _COMPLETE
 
     model: str
-    captions: list[Captioned]
+    captions: list[CaptionedImage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class PromptResponse:
 
 @dataclass(frozen=True, slots=True)
 class AddResponse:
-    """What adding a folder did, in images; see `diptych.search.add_report.Added`."""
+    """What adding a folder did, in images; see `diptych.search.add_report.AddReport`."""
 
     new: int
     unchanged: int
@@ -83,8 +83,8 @@ class AddResponse:
     embedded: int
     skipped: tuple[Skipped, ...]
     seconds: float
-    pictures: int
-    pictures_per_second: float
+    images: int
+    images_per_second: float
     reasons: dict[str, int]
 
 

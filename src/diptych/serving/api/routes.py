@@ -183,11 +183,11 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
         return RemoveResponse(await operations.run_in_thread("write", service.remove, body.ids))
 
     @router.get(
-        "/pictures/{id}",
+        "/images/{id}",
         responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
         response_class=Response,
     )
-    async def picture(
+    async def image(
         id: str = Path(pattern="^[0-9a-f]{32}$"), size: int = Query(default=512, ge=16, le=2_048)
     ) -> Response:
         """An indexed image as a JPEG without metadata, its longer side at most `size` pixels."""
@@ -211,7 +211,7 @@ def _filters(body: SearchRequest) -> Filters:
 
 def _jpeg(service: Service, id: str, size: int) -> bytes:
     file = io.BytesIO()
-    service.picture(id, size=size).save(file, "JPEG", quality=85)
+    service.image(id, size=size).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 

@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> None:
+def check_exposure(host: str, keys: Sequence[str], without_key: bool = False) -> None:
     """Refuse to listen on a network without API keys, unless `without_key` allows it.
 
     Raises:
@@ -42,7 +42,7 @@ def check_place(host: str, keys: Sequence[str], without_key: bool = False) -> No
         )
 
 
-def hosts_of(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> tuple[str, ...]:
+def accepted_hosts(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> tuple[str, ...]:
     """The Host headers that a server at `host` accepts beside its own address: the loopback names and `hosts`.
 
     With keys, every Host is accepted unless `hosts` are given: a page under another name has no key.
@@ -53,7 +53,7 @@ def hosts_of(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> 
     return tuple(dict.fromkeys((*LOOPBACK, *own, *hosts)))
 
 
-def check_free(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Check that a server can listen on this address.
 
     Raises:
@@ -102,7 +102,7 @@ def run(
         MissingExtra: uvicorn is not installed.
     """
     uvicorn = require("uvicorn", extra="api")
-    check_free(host, port)
+    check_port(host, port)
     config = uvicorn.Config(
         app,
         host=host,

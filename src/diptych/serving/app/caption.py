@@ -14,15 +14,15 @@ from diptych.serving.app.layout import error_as_message, page_header, row_html, 
 from diptych.serving.app.match import probability_phrase
 from diptych.serving.app.progress import cached_in_session, timed_spinner
 from diptych.serving.app.services import current_service, library_paths, missing_model
-from diptych.serving.results import Alternative, Captioned, GeneratedPrompt
-from diptych.serving.service import How, Method, Service
+from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt
+from diptych.serving.service import Method, PromptMethod, Service
 
 METHODS: dict[Method, str] = {
     "beam": "Beam search: most likely",
     "greedy": "Greedy: fastest",
     "nucleus": "Sampling: most varied",
 }
-PROMPT_METHODS: dict[How, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
+PROMPT_METHODS: dict[PromptMethod, str] = {"retrieve": "Retrieved", "compose": "Composed", "generate": "Generated"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def show_captions(
         return
     choose = service.has("matcher")
 
-    def caption() -> tuple[Captioned, str]:
+    def caption() -> tuple[CaptionedImage, str]:
         with timed_spinner("Generating captions…") as timing:
             results = service.caption(
                 [selected.image], method=method, count=count, candidates=candidates, choose=choose

@@ -11,7 +11,7 @@ from diptych.serving.app.caption import show_captions
 from diptych.serving.app.grid import hit_grid
 from diptych.serving.app.image_input import select_image, show_image
 from diptych.serving.app.index import offer_indexing
-from diptych.serving.app.layout import error_as_message, escape_markdown, page_header, picture_count, show_note
+from diptych.serving.app.layout import error_as_message, escape_markdown, image_count, page_header, show_note
 from diptych.serving.app.libraries import current_library
 from diptych.serving.app.match import show_match, text_lines
 from diptych.serving.app.progress import timed_spinner
@@ -93,11 +93,11 @@ def _show_hits(service: Service, text: str) -> None:
     name = model_name(service)
     if service.index is None:
         count = len(current_service().index or ())
-        label = f"Index {picture_count(count)} with {escape_markdown(name)}"
+        label = f"Index {image_count(count)} with {escape_markdown(name)}"
         if count > _INDEX_WITHOUT_ASKING and not st.button(label, key=f"by-{name}"):
             return
         index_library(service, current_library())
     with timed_spinner("Searching…") as timing:
         results = service.search(text, k=_HITS, keep=None)
-    st.caption(f"{len(results.hits)} closest of {picture_count(results.searched)} · {timing}")
+    st.caption(f"{len(results.hits)} closest of {image_count(results.searched)} · {timing}")
     hit_grid(results.hits, key=f"compare-{name}")

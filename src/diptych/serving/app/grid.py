@@ -41,11 +41,11 @@ def hit_grid(
 
 def _show_card(hit: Hit, rank: int | None) -> None:
     name = from_text(hit.path).name
-    picture = thumbnail_of(hit.path)
-    if picture is None:
+    image = thumbnail_of(hit.path)
+    if image is None:
         st.html('<div class="d-gone">Not available</div>')
     else:
-        st.image(picture, width="stretch", alt=printable((hit.caption or "").split("\n")[0] or name))
+        st.image(image, width="stretch", alt=printable((hit.caption or "").split("\n")[0] or name))
     st.html(_card_html(hit, name, rank))
 
 

@@ -69,12 +69,12 @@ def _show_library(key: str, library: list[str]) -> None:
     st.caption("or choose one from the library")
     with st.container(gap="small", key=f"strip-{key}"):
         for i, path in enumerate(library):
-            picture = thumbnail_of(path, 240)
-            if picture is None:
+            image = thumbnail_of(path, 240)
+            if image is None:
                 continue
             with st.container(gap=None, key=f"choose-{key}-{i}"):
                 name = from_text(path).name
-                st.image(picture, width="stretch", alt=printable(name))
+                st.image(image, width="stretch", alt=printable(name))
                 st.button(
                     f"Choose {escape_markdown(name)}",
                     key=f"choose-{key}-{i}-button",

@@ -9,8 +9,8 @@ import streamlit as st
 from diptych.errors import ConfigError
 from diptych.images.paths import from_text
 from diptych.runtime.quoting import printable
-from diptych.search.add_report import Added
-from diptych.serving.app.layout import error_as_message, escape_markdown, page_header, picture_count, show_note
+from diptych.search.add_report import AddReport
+from diptych.serving.app.layout import error_as_message, escape_markdown, image_count, page_header, show_note
 from diptych.serving.app.libraries import (
     current_library,
     is_collection,
@@ -50,9 +50,9 @@ def show_library(service: Service) -> None:
     """Show the current library, its number of pictures and its model, and a button back to the default library."""
     library, status = current_library(), service.status()
     with st.container(horizontal=True, vertical_alignment="center"):
-        if status.pictures:
+        if status.images:
             name, model = escape_markdown(library_name(library)), escape_markdown(Path(status.model).name)
-            text = f"Current library: **{name}** ({picture_count(status.pictures)}, indexed with **{model}**)"
+            text = f"Current library: **{name}** ({image_count(status.images)}, indexed with **{model}**)"
         else:
             text = f"**{escape_markdown(library)}** has no pictures yet."
         st.markdown(text, width="content")
@@ -87,7 +87,7 @@ def index_panel(service: Service, *, key: str = "index") -> None:
         show_report(st.session_state[report_key][1])
 
 
-def show_report(added: Added) -> None:
+def show_report(added: AddReport) -> None:
     """Show what indexing did, and the skipped files with the reason for each."""
     st.success(f"{escape_markdown(added.summary())} in {added.seconds:.1f} s", icon=":material/check_circle:")
     if not added.skipped:
@@ -102,7 +102,7 @@ def show_report(added: Added) -> None:
     st.dataframe(rows, hide_index=True, width="stretch")
 
 
-def _index(service: Service, path: str) -> Added:
+def _index(service: Service, path: str) -> AddReport:
     """Index a folder as a library of its own, or into the page's own index if that collects folders."""
     if not path.strip():
         raise ConfigError("no folder given; enter the path of a picture folder")

@@ -61,7 +61,7 @@ def escape_markdown(text: object) -> str:
     return _PUNCTUATION.sub(r"\\\g<0>", _AUTOLINK.sub(rf"\g<0>{_WORD_JOINER}", printable(text).strip()))
 
 
-def picture_count(count: int) -> str:
+def image_count(count: int) -> str:
     """A number of pictures in words: `1 picture`, `1,200 pictures`."""
     return "1 picture" if count == 1 else f"{count:,} pictures"
 

@@ -66,7 +66,7 @@ def image_folder(library: str) -> str | None:
 
     For a folder of pictures it is the folder itself, for an index folder the folder that was indexed.
     """
-    if not Store.is_one(Path(library)):
+    if not Store.is_index(Path(library)):
         return None if is_collection(library) else library
     root = Store.open(library).root
     return str(root) if root else None

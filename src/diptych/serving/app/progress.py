@@ -12,7 +12,7 @@ import streamlit as st
 
 from diptych.images.skipped import Skipped
 from diptych.runtime.progress import Progress
-from diptych.serving.app.layout import picture_count
+from diptych.serving.app.layout import image_count
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -43,7 +43,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def _progress_text(done: int, total: int | None, seconds: float, skipped: int) -> str:
-    parts = [f"{done:,} of {picture_count(total)}" if total else picture_count(done)]
+    parts = [f"{done:,} of {image_count(total)}" if total else image_count(done)]
     parts.append(f"{done / seconds:,.0f} per second")
     if total and done < total:
         parts.append(f"{(total - done) * seconds / done:,.0f} s left")

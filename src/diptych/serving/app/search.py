@@ -18,7 +18,7 @@ from diptych.search.retrieval import Sort
 from diptych.serving.app.grid import hit_grid
 from diptych.serving.app.image_input import SelectedImage, clear_image, select_image
 from diptych.serving.app.index import offer_indexing
-from diptych.serving.app.layout import error_as_message, escape_markdown, page_header, picture_count
+from diptych.serving.app.layout import error_as_message, escape_markdown, image_count, page_header
 from diptych.serving.app.libraries import current_library, library_name
 from diptych.serving.app.progress import timed_spinner
 from diptych.serving.app.services import current_service, library_images, library_paths
@@ -56,7 +56,7 @@ def search_page() -> None:
 def search_panel(service: Service, *, key: str = "q") -> None:
     """Fields for text, a picture and filters, and the results. The text is kept in the address as `?key=`."""
     words, buttons = st.columns([6, 2.7], vertical_alignment="bottom", gap="small")
-    picture, filters = buttons.columns(2, gap="small", wrap=False)
+    image, filters = buttons.columns(2, gap="small", wrap=False)
     text = words.text_input(
         "Search for",
         key=key,
@@ -67,7 +67,7 @@ def search_panel(service: Service, *, key: str = "q") -> None:
         label_visibility="collapsed",
         icon=":material/search:",
     )
-    with picture.popover("Picture", icon=":material/image:", width="stretch", key=f"{key}-picture-field"):
+    with image.popover("Picture", icon=":material/image:", width="stretch", key=f"{key}-picture-field"):
         selected = select_image(f"{key}-picture", library_paths(service), label="Example picture")
     with filters.popover("Filters", icon=":material/tune:", width="stretch", key=f"{key}-filter-field"):
         options = _option_fields(key)
@@ -142,7 +142,7 @@ def _show_outcome(results: Results, timing: str) -> None:
         nearest = results.nearest
         closest = f" The closest is {escape_markdown(from_text(nearest.path).name)}." if nearest else ""
         st.info(
-            f"No matches among {picture_count(results.searched)}.{closest} Turn on “Show closest pictures” under "
+            f"No matches among {image_count(results.searched)}.{closest} Turn on “Show closest pictures” under "
             "Filters to see the closest pictures whether or not they match."
         )
     else:
@@ -217,5 +217,5 @@ def _clear_similar(key: str) -> None:
 def _show_library(service: Service, key: str, on_more_like: Callable[[Hit], None]) -> None:
     """Show the first pictures of the library, before anything is searched."""
     count = len(service.index or ())
-    st.caption(f"**{picture_count(count)}** in {escape_markdown(library_name(current_library()))}")
+    st.caption(f"**{image_count(count)}** in {escape_markdown(library_name(current_library()))}")
     hit_grid(library_images(service), key=f"{key}-library", on_more_like=on_more_like, first_rank=None)

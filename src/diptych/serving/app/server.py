@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.errors import require
 from diptych.images.decode import MAX_BYTES
-from diptych.serving.api.server import check_free, hosts_of, is_loopback, run
+from diptych.serving.api.server import accepted_hosts, check_port, is_loopback, run
 from diptych.serving.api.settings import MIB
 from diptych.serving.api.settings import Settings as Limits
 from diptych.serving.app.settings import Settings
@@ -65,7 +65,7 @@ def serve(
         MissingExtra: Streamlit is not installed.
     """
     require("streamlit", "app")
-    check_free(host, port)
+    check_port(host, port)
     settings.publish()
     configure(host, port)
     # Importing takes seconds; started here, it is done when the first visitor arrives.
@@ -79,7 +79,7 @@ def serve(
         "ws_max_size": _MESSAGE_MIB * MIB,
         "ws_per_message_deflate": False,
     }
-    run(page_app(hosts_of(host, hosts)), host=host, port=port, grace=_SHUTDOWN_SECONDS, **websockets)
+    run(page_app(accepted_hosts(host, hosts)), host=host, port=port, grace=_SHUTDOWN_SECONDS, **websockets)
 
 
 def configure(host: str, port: int) -> None:
@@ -125,7 +125,9 @@ def streamlit_options(host: str, port: int) -> dict[str, object]:
         "server.address": host,
         "server.port": port,
         "server.headless": True,
-        "server.allowedHosts": [*hosts_of(host)] if is_loopback(host) else ["*"],  # `AccessControl` checks the host
+        "server.allowedHosts": [*accepted_hosts(host)]
+        if is_loopback(host)
+        else ["*"],  # `AccessControl` checks the host
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,

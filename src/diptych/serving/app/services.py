@@ -11,7 +11,7 @@ from diptych.errors import DataError
 from diptych.images.decode import content_hash
 from diptych.images.roots import Roots
 from diptych.runtime.cache import cache_dir
-from diptych.search.add_report import Added
+from diptych.search.add_report import AddReport
 from diptych.search.index import Store, index_folder
 from diptych.search.permissions import allowed_model, canonical_name
 from diptych.search.results import Hit
@@ -77,7 +77,7 @@ def _models(settings: Settings, model: str, own: bool) -> Service:
 def _model_of(library: str) -> str | None:
     """The model that made a library's index; None without an index."""
     folder = index_folder(library)
-    return allowed_model(Store.open(folder)) if Store.is_one(folder) else None
+    return allowed_model(Store.open(folder)) if Store.is_index(folder) else None
 
 
 def service_for(settings: Settings, library: str, name: str, kind: Kind) -> Service:
@@ -101,12 +101,12 @@ def index_location(library: str, model: str) -> Path:
     """
     own = index_folder(library)
     resolved = canonical_name(model)
-    if not Store.is_one(own) or Store.open(own).identity.name in (model, resolved):
+    if not Store.is_index(own) or Store.open(own).identity.name in (model, resolved):
         return own
     return cache_dir() / "app" / content_hash(f"{own}\n{resolved}".encode())
 
 
-def index_library(service: Service, library: str, *, wait: float | None = None) -> Added:
+def index_library(service: Service, library: str, *, wait: float | None = None) -> AddReport:
     """Index a library or update its index, with a progress bar.
 
     Raises:
@@ -119,7 +119,7 @@ def index_library(service: Service, library: str, *, wait: float | None = None) 
     return add_folder(service, folder, wait=wait)
 
 
-def add_folder(service: Service, folder: str, *, wait: float | None = None) -> Added:
+def add_folder(service: Service, folder: str, *, wait: float | None = None) -> AddReport:
     """Update the service's index from a folder, with a progress bar; raises the errors of `Service.add`."""
     with progress_bar() as progress:
         return service.add(folder, prune=True, progress=progress, wait=wait)

@@ -21,7 +21,7 @@ def thumbnail_of(path: str, size: int = 480) -> bytes | None:
     None if the file is missing, cannot be decoded, or is outside the folders that may be read.
     """
     file, roots = from_text(path), current_roots()
-    if not roots.hold(file):
+    if not roots.contains(file):
         return None
     changed = file.stat().st_mtime_ns if file.is_file() else 0
     return _thumbnail(path, size, changed, roots)

@@ -71,8 +71,8 @@ class ImageToTextPipeline(Pipeline):
         self, image: Any, prompt: str | None = None, timeout: float | None = None, urls: bool = False
     ) -> Any:
         """The model's inputs for an image and the beginning of its caption."""
-        picture = central(load_image(refuse_urls(image, urls), timeout=timeout))
-        inputs = self.image_processor(images=picture, return_tensors="pt").to(self.dtype)
+        cropped = central(load_image(refuse_urls(image, urls), timeout=timeout))
+        inputs = self.image_processor(images=cropped, return_tensors="pt").to(self.dtype)
         if prompt is not None:
             if self.model.config.model_type == "vision-encoder-decoder":
                 raise ValueError("a vision-encoder-decoder model takes no prompt")

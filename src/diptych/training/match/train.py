@@ -90,7 +90,7 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
 
     recipe = run.recipe
     labelled = read_labelled_pairs(recipe.data) if is_labelled(recipe.data) else None
-    data = run.load_data(labelled.pictures if labelled else None)
+    data = run.load_data(labelled.images if labelled else None)
     shared: dict[str, Any] = {
         "with_states": any(HEADS[name].needs_states for name in recipe.heads),
         "max_tokens": recipe.max_tokens,

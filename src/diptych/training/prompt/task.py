@@ -19,7 +19,7 @@ from diptych.errors import ModelError
 from diptych.evaluation.metrics.similarity import similarity_metrics
 from diptych.images.augment import augmentation, sides_key
 from diptych.models import dual_encoder, towers
-from diptych.prompting.features import PictureFeatures
+from diptych.prompting.features import ImageFeatures
 from diptych.prompting.prompter import Prompter, PromptHead
 from diptych.prompting.text_space import load_text_space
 from diptych.runtime.background import prefetch
@@ -42,9 +42,9 @@ def new_prompter(recipe: PromptRecipe) -> Prompter:
     """
     torch.manual_seed(recipe.seed)
     if recipe.model:
-        features = PictureFeatures.of_encoder(dual_encoder.load(recipe.model, recipe.device))
+        features = ImageFeatures.of_encoder(dual_encoder.load(recipe.model, recipe.device))
     else:
-        features = PictureFeatures.of_tower(_tower(recipe), recipe.device)
+        features = ImageFeatures.of_tower(_tower(recipe), recipe.device)
     space = load_text_space(recipe.text_encoder, recipe.device)
     settings: dict[str, Any] = {
         "width": features.width,
@@ -80,12 +80,12 @@ def load_best(prompter: Prompter, recipe: PromptRecipe) -> None:
     """
     load_weights(_trained_module(prompter, recipe), Path(recipe.out) / BEST)
     prompter.head.eval()
-    prompter.pictures.model.eval()
+    prompter.image_features.model.eval()
 
 
 def _trained_module(prompter: Prompter, recipe: PromptRecipe) -> nn.ModuleDict:
     """The head and, if the recipe trains it, the image tower."""
-    tower = {"tower": prompter.pictures.model} if recipe.train_tower else {}
+    tower = {"tower": prompter.image_features.model} if recipe.train_tower else {}
     return nn.ModuleDict({"head": prompter.head, **tower})
 
 
@@ -101,7 +101,7 @@ class Batch:
 
 class _PromptTraining:
     def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> None:
-        self.recipe, self.prompter, self.device = recipe, prompter, prompter.pictures.device
+        self.recipe, self.prompter, self.device = recipe, prompter, prompter.image_features.device
         self.sampler = PairSampler(train, recipe.batch_size, recipe.seed)
         embed = partial(prompter.space.vectors, progress=progress)
         self.prompts = embed(self.sampler.captions, label="embedding the prompts")
@@ -116,7 +116,7 @@ class _PromptTraining:
         recipe, prompter = self.recipe, self.prompter
         groups: list[ParameterGroup] = [{"params": list(prompter.head.parameters()), "lr": recipe.lr}]
         if recipe.train_tower:
-            groups.append({"params": list(prompter.pictures.model.parameters()), "lr": recipe.lr_tower})
+            groups.append({"params": list(prompter.image_features.model.parameters()), "lr": recipe.lr_tower})
         return Task(
             module=self.module,
             groups=groups,
@@ -177,16 +177,16 @@ class _StoredImages:
 
     def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> None:
         def augmented(row: Row, number: int) -> Image.Image:
-            size = prompter.pictures.image_size or 224
+            size = prompter.image_features.image_size or 224
             return load_view(row, augmentation(recipe.augment), size, recipe.seed, number)
 
         views = recipe.views if recipe.augment != "none" else 1
-        stored = prompter.pictures.stored
+        stored = prompter.image_features.stored
         sides = sides_key(train.values("captions"))  # images whose captions mention a side are not mirrored
         name = f"{recipe.augment}-{recipe.seed}-{sides}" if views > 1 else "clean"
         self.train = stored(train, views=views, view=augmented, name=name, progress=progress)
         self.val = stored(val, progress=progress)[:, 0]
-        self.device = prompter.pictures.device
+        self.device = prompter.image_features.device
         prompter.head.fit(self.train[:, 0])
 
     def load(self, epoch: int, rows: NDArray[np.int64]) -> Tensor:
@@ -203,8 +203,8 @@ class _LiveImages:
     """Images that are decoded, augmented and encoded at every step."""
 
     def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> None:
-        self.recipe, self.encoder, self.train, self.val = recipe, prompter.pictures, train, val
-        self.augment, self.size = augmentation(recipe.augment), prompter.pictures.image_size or 224
+        self.recipe, self.encoder, self.train, self.val = recipe, prompter.image_features, train, val
+        self.augment, self.size = augmentation(recipe.augment), prompter.image_features.image_size or 224
         sample = range(0, len(train), max(1, len(train) // _SAMPLED))
         prompter.head.fit(self._encoded(train.select(sample)))
 
@@ -235,6 +235,6 @@ def _means(embeddings: NDArray[np.float32], rows: NDArray[np.int64], images: int
 def _set_mode(recipe: PromptRecipe, prompter: Prompter, training: bool) -> None:
     """Switch training mode; the BatchNorm statistics of a pretrained tower are not updated."""
     prompter.head.train(training)
-    prompter.pictures.model.train(training and recipe.train_tower)
+    prompter.image_features.model.train(training and recipe.train_tower)
     if recipe.pretrained:
-        freeze_batch_norm(prompter.pictures.model)
+        freeze_batch_norm(prompter.image_features.model)
