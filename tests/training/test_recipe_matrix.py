@@ -119,7 +119,15 @@ def test_every_setting_trains_every_family_or_is_refused_with_the_reason(
     start = starts(family)
     if settings in NEW and "start" in start:
         pytest.skip("a setting of new heads")
-    fixed = {"data": str(few), "out": str(tmp_path), "epochs": 2, "batch_size": 6, "max_steps": 2, "lr_image": 0.01, "lr_text": 0.01}
+    fixed = {
+        "data": str(few),
+        "out": str(tmp_path),
+        "epochs": 2,
+        "batch_size": 6,
+        "max_steps": 2,
+        "lr_image": 0.01,
+        "lr_text": 0.01,
+    }
     recipe = ContrastiveRecipe(**{**TINY, **start, **fixed, **SETTINGS.get(settings, {}), **NEW.get(settings, {})})
     if (family, settings) in REFUSED:
         with pytest.raises(DiptychError, match=REFUSED[family, settings]):

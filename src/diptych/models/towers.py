@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import fetched_directory, refuse_unsafe
 from diptych.models.heads import EMBEDDING
+from diptych.models.hub_access import quick_offline
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.runtime.quiet import quiet
 
@@ -63,10 +65,11 @@ def image_tower(
                 raise ValueError(
                     "timm has no such model of its own; give the hub name of another model without 'timm/'"
                 )
-            network = timm.create_model(
-                name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
-            )
-        except (RuntimeError, OSError, ValueError) as error:
+            with quick_offline(name) if pretrained else nullcontext():
+                network = timm.create_model(
+                    name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
+                )
+        except (RuntimeError, OSError, ValueError, ModelError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
         return _timm_tower(network, image_size, crop, arguments)
     from transformers import AutoImageProcessor, AutoModel
