@@ -16,6 +16,7 @@ from diptych.data.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecar
 from diptych.data.formats.tables import Columns, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.data.pairs import Row
 from diptych.errors import DataError
+from diptych.images.walk import is_image_file
 
 Reader = Callable[[Path, ImagePaths], Iterator[Row]]
 
@@ -44,11 +45,19 @@ def _is_token(head: str) -> bool:
 
 
 def _is_table(head: str) -> bool:
-    header = head.partition("\n")[0]
+    """Whether a file begins like a table: with a header, an image name and a caption, or a JSON list or object."""
+    if re.match(r"\s*\[\s*\{", head):
+        return True
+    if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*["\[{]', head)) and is_image_file(match[1]):
+        return True
+    header = head.lstrip("\n").partition("\n")[0]
     try:
-        Columns.find(json.loads(header) if header.startswith("{") else column_names(header), "")
+        names = list(json.loads(header)) if header.startswith("{") else column_names(header)
+        if len(names) > 1 and is_image_file(names[0]):
+            return True
+        Columns.find(names, "")
     except (DataError, ValueError, RecursionError):
-        return re.match(r"\s*\[\s*\{", head) is not None
+        return False
     return True
 
 
