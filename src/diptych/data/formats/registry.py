@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data.formats.coco import read_coco, read_karpathy
-from diptych.data.formats.delimited import column_names
+from diptych.data.formats.delimited import column_names, headerless_delimiter
 from diptych.data.formats.flickr import read_captions, read_results, read_token
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecars
@@ -50,12 +50,11 @@ def _is_table(head: str) -> bool:
         return True
     if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*["\[{]', head)) and is_image_file(match[1]):
         return True
-    header = head.lstrip("\n").partition("\n")[0]
+    header = head.partition("\n")[0]
+    if headerless_delimiter(header):
+        return True
     try:
-        names = list(json.loads(header)) if header.startswith("{") else column_names(header)
-        if len(names) > 1 and is_image_file(names[0]):
-            return True
-        Columns.find(names, "")
+        Columns.find(json.loads(header) if header.startswith("{") else column_names(header), "")
     except (DataError, ValueError, RecursionError):
         return False
     return True

@@ -29,7 +29,7 @@ def read_shard(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read a WebDataset shard: adjacent members with the same key (the name up to its first dot) form a sample.
 
     Where that rule would merge different images (keys such as `v1.0000` and `v1.0001`), each image with the members of
-    its own stem is a sample; see `_is_sample_of_its_own`. Members that belong to no image are noted.
+    its own stem is a sample; see `_belong_together`. Members that belong to no image are noted.
 
     Images in an uncompressed tar are referenced by offset; images in a compressed tar are yielded as bytes. The image
     id is `shard/key`, since keys often repeat between shards; a shard in a subfolder is named with its folder.
@@ -77,6 +77,7 @@ class _Sample:
     image_name: str = ""
     texts: dict[str, bytes] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)  # of members that are lost without an image
+    spare: list[str] = field(default_factory=list)  # names of texts beyond the first of their kind
 
     def add(self, member: Member) -> None:
         """Take a member: the image, or a text; a second image is noted as unused, and other members have no use."""
@@ -107,6 +108,7 @@ class _Sample:
             self.shard.note_unused(other.image_name, f"a second image of the sample '{self.key}'")
         elif other.image is not None:
             self.image, self.image_name = other.image, other.image_name
+        self.spare += [f"{other.stem}.{kind}" for kind in self.texts.keys() & other.texts.keys()] + other.spare
         self.texts = {**other.texts, **self.texts}
         self.names += other.names
 
@@ -118,21 +120,20 @@ class _Sample:
 
 def _samples(shard: _Shard) -> Iterator[_Sample]:
     """The samples of a shard with an image."""
-    separated: _Sample | None = None
     for _, parts in groupby(_stems(shard), lambda part: part.key):
         pending: _Sample | None = None
+        is_dotted = False
         for part in parts:
             if pending is None:
                 pending = part
-            elif _is_sample_of_its_own(pending, part):
-                separated = pending
+            elif _belong_together(pending, part):
+                pending.take(part)
+            else:
+                is_dotted = True
                 yield from _finished(pending, is_dotted=True)
                 pending = part
-            else:
-                pending.take(part)
-        assert pending is not None
-        yield from _finished(pending, is_dotted=separated is not None and separated.key == pending.key)
-        separated = None
+        if pending is not None:
+            yield from _finished(pending, is_dotted=is_dotted)
 
 
 def _finished(sample: _Sample, *, is_dotted: bool) -> Iterator[_Sample]:
@@ -141,22 +142,29 @@ def _finished(sample: _Sample, *, is_dotted: bool) -> Iterator[_Sample]:
         for name in sample.names:
             sample.shard.note_unused(name, "no image lies beside it under this name")
         return
+    for name in sample.spare:
+        sample.shard.note_unused(name, f"a second text of the sample '{sample.key}'")
     if is_dotted:
         sample.key = sample.image_name.rpartition(".")[0].removeprefix("./").lstrip("/")
         sample.shard.notes.add("dotted_keys", f"{sample.shard.path.name}/{sample.image_name}", f"key '{sample.key}'")
     yield sample
 
 
-def _is_sample_of_its_own(first: _Sample, second: _Sample) -> bool:
-    """Whether two parts with the same key are different samples, though WebDataset's rule would merge them.
+def _belong_together(first: _Sample, second: _Sample) -> bool:
+    """Whether two parts with the same key are one sample, as WebDataset's rule has it.
 
-    They are, if both have an image and a stem longer than the key (not `k.jpg` and `k.seg.png`), and either each stem
-    has a caption of its own, or the stems differ in digits (`v1.0000` and `v1.0001`).
+    They are not, if one of them has an image and neither stem is the key (`k.jpg`) or continues the other
+    (`k.0.jpg` and `k.0.seg.png`), and the stems differ in digits (`v1.0000` and `v1.0001`) or both have an image and a
+    text of their own.
     """
-    if first.image is None or second.image is None or first.key in (first.stem, second.stem):
+    stems = (first.stem, second.stem)
+    if (first.image is None and second.image is None) or first.key in stems:
+        return True
+    if stems[0] == stems[1] or stems[0].startswith(f"{stems[1]}.") or stems[1].startswith(f"{stems[0]}."):
+        return True
+    if all(part.image is not None and part.texts for part in (first, second)):
         return False
-    has_texts = bool(first.texts) and bool(second.texts)
-    return has_texts or any(character.isdigit() for character in second.stem[len(second.key) :])
+    return not any(character.isdigit() for stem in stems for character in stem[len(first.key) :])
 
 
 def _stems(shard: _Shard) -> Iterator[_Sample]:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, two_fields
+from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, headerless_delimiter, two_fields
 from diptych.data.formats.encoding import SPLIT_NAMES, clean, folder_split, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries, parse
@@ -219,11 +219,11 @@ def list_in_text(text: str) -> list[str]:
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         header = file.readline()
+    if without_header := headerless_delimiter(header):
+        yield from _headerless_rows(path, without_header)
+        return
     delimiter = delimiter_of(header)
     names = column_names(header, f"'{path}'")
-    if is_image_file(names[0] if names else ""):
-        yield from _headerless_rows(path, delimiter)
-        return
     columns = Columns.find(names, f"'{path}'")
     if duplicate := next((name for name in columns.captions if names.count(name) > 1), None):
         raise DataError(f"'{path}' has several columns '{duplicate}'; rename them {duplicate}_1, {duplicate}_2, ...")
