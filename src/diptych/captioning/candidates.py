@@ -15,6 +15,7 @@ from diptych.errors import ConfigError
 from diptych.matching.matcher import Matcher
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.modalities import checked_texts
+from diptych.models.unknown_words import warn_of_unknown_words
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Ranker:
             raise ConfigError(f"temperature is {temperature}; it must be at least 0.001 and at most 1,000")
         self.texts, self.encoder = texts, encoder
         self.scale = 1 / temperature if temperature else encoder.logit_scale
+        warn_of_unknown_words(encoder.unknown_texts(texts))  # the words of a template are known
         filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
         means = filled.mean(1)  # (texts, dim)
         self.embeddings = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)

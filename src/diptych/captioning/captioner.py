@@ -16,7 +16,7 @@ from diptych.captioning.transformers_captioner import is_whole, load_chat_model,
 from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
 from diptych.models.checkpoints import METADATA, model_directory
-from diptych.models.modalities import checked_images, checked_texts
+from diptych.models.modalities import checked_images, checked_texts, several_images
 from diptych.models.model_upload import upload_model
 
 __all__ = ["Caption", "CaptionModel", "Captioner", "load_captioner"]
@@ -160,7 +160,7 @@ class Captioner:
             seed=seed,
         )
         (prefix,) = checked_texts([prefix])
-        batches = (checked_images(batch) for batch in batches_of(images, batch_size))
+        batches = (checked_images(batch) for batch in batches_of(several_images(images), batch_size))
         return [captions for batch in batches for captions in self._write(batch, config, prefix)]
 
     @property

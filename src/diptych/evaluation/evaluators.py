@@ -23,6 +23,7 @@ from diptych.matching.matcher import Matcher
 from diptych.matching.negatives import HARD_SHARE, LabelledPairs, make_labelled_pairs
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import dataset_image_embeddings
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.progress import Progress, silent
 
 
@@ -134,7 +135,11 @@ class ZeroShotEvaluator:
 def embed_classes(
     model: DualEncoder, names: Sequence[str], prompt_templates: Sequence[str], *, progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Embed class names: the normalized mean over all templates filled with the name, (classes, dim)."""
+    """Embed class names: the normalized mean over all templates filled with the name, (classes, dim).
+
+    A name without a known word issues an `UnknownWordsWarning`.
+    """
+    warn_of_unknown_words(model.unknown_texts(names))  # the words of a template are known
     blocks = [names[start : start + 16] for start in range(0, len(names), 16)]
     parts = [
         mean_class_embeddings(

@@ -21,6 +21,7 @@ from diptych.matching.match_table import MatchTable
 from diptych.models.cosine import normalize, top_k
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.many_images import prompt_images
 from diptych.prompting.prompter import Prompter, PromptMethod
@@ -256,6 +257,7 @@ def score_images(encoder: DualEncoder, table: MatchTable, *, progress: Progress 
     """
     scores = np.full(len(table.texts), np.nan)
     prompt_rows = {text: row for row, text in enumerate(dict.fromkeys(table.texts))}
+    warn_of_unknown_words(encoder.unknown_texts(list(prompt_rows)))  # the words of the prefix are known
     prompts = encoder.encode_texts([PREFIX + text for text in prompt_rows])
     lines = [line for line, text in enumerate(table.texts) if text.strip()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from diptych.models.hidden_states import HiddenStates
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.truncation import within_reach
+from diptych.models.unknown_words import unknown_in
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
@@ -55,6 +56,10 @@ class BlipEncoder:
         texts = within_reach(checked_texts(texts), limit)
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order."""
+        return unknown_in(self.processor.tokenizer.backend_tokenizer, self.processor.tokenizer.unk_token_id, texts)
 
     def encode(self, features: dict[str, Any]) -> tuple[Tensor, Side]:
         """Embeddings (batch, dim), and patch states of images or token ids and mask of texts."""

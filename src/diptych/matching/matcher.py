@@ -28,6 +28,7 @@ from diptych.models.embedding_cache import decode_all
 from diptych.models.hidden_states import HiddenStates, compute_hidden_states
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.model_upload import upload_model
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
@@ -160,18 +161,23 @@ class Matcher:
 
     def encode_images(self, images: Iterable[Image.Image], batch_size: int = 32) -> Encoded:
         """Encode upright RGB images."""
-        images = list(images)
+        images = checked_images(images)
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
         return Encoded.join([self._forward(self.encoder.preprocess_images(batch)) for batch in batches])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Encoded:
-        """Encode texts."""
+        """Encode texts; one without a known word gets an `UnknownWordsWarning`."""
         texts = checked_texts(texts)
+        warn_of_unknown_words(self.unknown_texts(texts))
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         prepared = (self.encoder.preprocess_texts(texts[i] for i in batch) for batch in batches)
         encoded = Encoded.join([self._forward(features) for features in prepared])
         return encoded.take(np.argsort(order))
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order: their probabilities say nothing."""
+        return self.encoder.unknown_texts(texts)
 
     def encode_dataset(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
         """Encode the images of a data set, decoding them in background threads.

@@ -26,6 +26,7 @@ from diptych.models.model_upload import upload_model
 from diptych.models.open_clip.names import is_named
 from diptych.models.open_clip.towers import is_open_clip, open_clip_towers
 from diptych.models.truncation import warn_of_cut_texts
+from diptych.models.unknown_words import unknown_to, warn_of_unknown_words
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
@@ -219,6 +220,7 @@ class DualEncoder:
             ConfigError: An item is not a decoded image (paths and URLs are not opened), or an argument is out of range.
         """
         _check_output(convert_to)
+        images = modalities.several_images(images)
         total = math.ceil(len(images) / batch_size) if isinstance(images, Sequence) and batch_size > 0 else None
         batches = _progress_bar(_batched(images, batch_size), total, show_progress, "embedding images")
         with torch.inference_mode():
@@ -256,8 +258,8 @@ class DualEncoder:
         """Embeddings of texts: (texts, dim) float32 unit vectors.
 
         Every string is embedded as text, also one that looks like a URL or a path: nothing is fetched or opened. A text
-        beyond the tower's limit is truncated, with one `TextCutWarning` a call. An empty text gets the embedding of the
-        start and end tokens, which describes nothing.
+        beyond the tower's limit is truncated, with one `TextCutWarning` a call; one without a known word gets an
+        `UnknownWordsWarning`. An empty text gets the embedding of the start and end tokens, which describes nothing.
 
         Args:
             texts: The texts.
@@ -271,6 +273,7 @@ class DualEncoder:
         _check_output(convert_to)
         texts = modalities.checked_texts(texts)
         warn_of_cut_texts(self.route("text")[0], texts, stacklevel=2)
+        warn_of_unknown_words(self.unknown_texts(texts), stacklevel=2)
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         order = np.argsort(lengths, kind="stable")  # texts of similar length need little padding
         total = math.ceil(len(texts) / batch_size) if batch_size > 0 else None
@@ -305,6 +308,14 @@ class DualEncoder:
     ) -> NDArray[np.float32] | Tensor:
         """The embedding of one text: (dim,) float32. Arguments and errors are those of `encode_texts`."""
         return self.encode_texts([text], convert_to=convert_to)[0]
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order: their embeddings say nothing about them.
+
+        Raises:
+            ConfigError: An item is not a string.
+        """
+        return unknown_to(self.route("text")[0], modalities.checked_texts(texts))
 
     def similarity(
         self,

@@ -7,6 +7,7 @@ opens it. Here a text is always a text, and images are decoded before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -26,7 +27,9 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
         ConfigError: It is a single string or not iterable, or an item is not a string.
     """
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise ConfigError(f"the texts are a {type(texts).__name__}; give a list of strings")
+        raise ConfigError(
+            f"the texts are a {type(texts).__name__}, not a list; give a list of strings, as ['a dog'] for one text"
+        )
     listed = list(texts)
     for index, text in enumerate(listed):
         if not isinstance(text, str):
@@ -41,13 +44,27 @@ def as_texts(texts: str | Iterable[str]) -> list[str]:
     return checked_texts([texts] if isinstance(texts, str) else texts)
 
 
+def several_images(images: Iterable[Image.Image]) -> Iterable[Image.Image]:
+    """`images`, if it can hold several.
+
+    Raises:
+        ConfigError: It is a single image, a path or a URL, bytes, or anything else that is not a list of images.
+    """
+    if isinstance(images, str | bytes | Path | Image.Image | Mapping) or not isinstance(images, Iterable):
+        raise ConfigError(
+            f"the images are a {type(images).__name__}, not a list; give a list of PIL images, as [image] for one "
+            "(diptych.images.decode.decode opens a file)"
+        )
+    return images
+
+
 def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
     """Decoded images as a list, cropped to a bounded aspect ratio (`images.decode.central`) so that resizing is cheap.
 
     Raises:
-        ConfigError: An item is not a decoded image; strings are neither opened nor fetched.
+        ConfigError: It is not a list, or an item is not a decoded image; strings are neither opened nor fetched.
     """
-    listed = list(images)
+    listed = list(several_images(images))
     for index, image in enumerate(listed):
         if not isinstance(image, Image.Image):
             kind = type(image).__name__

@@ -21,7 +21,7 @@ from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import EmbeddingFile, decode_all, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.heads import EMBEDDING
-from diptych.models.modalities import preprocess_images
+from diptych.models.modalities import checked_images, preprocess_images
 from diptych.models.towers import width_of
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.device import pick_device
@@ -91,7 +91,7 @@ class ImageFeatures:
     @torch.inference_mode()
     def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> NDArray[np.float32]:
         """Features of upright RGB images: (images, width) float32."""
-        images = list(images)
+        images = checked_images(images)
         starts = range(0, len(images), batch_size)
         parts = [self.forward(self.preprocess(images[start : start + batch_size])).cpu().numpy() for start in starts]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
+from diptych.models.modalities import checked_images
 from diptych.models.model_upload import upload_model
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
@@ -188,7 +189,8 @@ class Prompter:
             raise ConfigError(f"unknown method '{how}'; {did_you_mean(how, PROMPT_METHODS)}")
         if count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1")
-        if not len(images):
+        images = checked_images(images)
+        if not images:
             return []
         predicted = self.predict(images)
         if how == "retrieve":
