@@ -29,12 +29,17 @@ SPLIT_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its captions."""
+    """One image and its captions.
+
+    `source_id` is the id of the image in its source where that is not its name: the number in COCO's annotations, or
+    the id column of a table.
+    """
 
     image_id: str
     image: ImageSource
     captions: tuple[str, ...]
     split: str | None = None
+    source_id: str | None = None
 
 
 def canonical_split(name: str) -> str:
@@ -76,9 +81,8 @@ class Pairs(Sequence[Row]):
                     raise DataError(f"image '{row.image_id}' is passed as bytes; pass `blobs`, a file to store it in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            builder.add(
-                row.image_id, image, row.captions, readable_text(canonical_split(row.split)) if row.split else None
-            )
+            split = readable_text(canonical_split(row.split)) if row.split else None
+            builder.add(row.image_id, image, row.captions, split, row.source_id)
         if sink is not None:
             sink.flush()
         return cls(builder.table())
@@ -98,7 +102,7 @@ class Pairs(Sequence[Row]):
         row = self.table.slice(index % len(self), 1).to_pylist()[0]
         path = Path(row["path"])
         image: ImageSource = path if row["size"] < 0 else Slice(path, row["offset"], row["size"])
-        return Row(row["image_id"], image, tuple(row["captions"]), row["split"])
+        return Row(row["image_id"], image, tuple(row["captions"]), row["split"], row["source_id"])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -112,6 +116,15 @@ class Pairs(Sequence[Row]):
     def image_ids(self) -> list[str]:
         """The image ids in row order."""
         return self.table.column("image_id").to_pylist()
+
+    @property
+    def source_ids(self) -> dict[str, str]:
+        """The image of each id that the source gives its images: source id -> image id.
+
+        The aliases for `diptych.data.joins.match_ids`: predictions for COCO name images by these numbers.
+        """
+        pairs = zip(self.values("source_id"), self.values("image_id"), strict=True)
+        return {source_id: image_id for source_id, image_id in pairs if source_id is not None}
 
     def flat_captions(self) -> tuple[list[str], NDArray[np.int64]]:
         """All captions in row order, and the row of each caption's image: (captions,) int64."""

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         "size": pa.int64(),  # -1: the image is the whole file at `path`
         "captions": pa.list_(pa.string()),
         "split": pa.string(),  # null: the source has no splits
+        "source_id": pa.string(),  # the number of the image in its source, such as COCO's; null: it has none
     }
 )
 BLOCK = 256  # rows converted to Arrow at a time
@@ -36,6 +37,7 @@ class _Values(TypedDict):
     size: int
     captions: list[str]
     split: str | None
+    source_id: str | None
 
 
 class TableBuilder:
@@ -50,7 +52,14 @@ class TableBuilder:
     def __contains__(self, image_id: str) -> bool:
         return readable_text(image_id) in self._index
 
-    def add(self, image_id: str, image: ImageSource, captions: Sequence[str], split: str | None) -> None:
+    def add(
+        self,
+        image_id: str,
+        image: ImageSource,
+        captions: Sequence[str],
+        split: str | None,
+        source_id: str | None = None,
+    ) -> None:
         """Add a row, or its captions to the existing row of that id.
 
         Raises:
@@ -64,6 +73,7 @@ class TableBuilder:
                     f"image '{image_id}' is in split '{known['split']}' and in '{split}'; keep each image in one split"
                 )
             known["split"] = known["split"] or split
+            known["source_id"] = known["source_id"] or source_id
             known["captions"].extend(captions)
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
@@ -75,6 +85,7 @@ class TableBuilder:
             size=size,
             captions=list(captions),
             split=split,
+            source_id=source_id,
         )
         self._index[image_id] = len(self._index)
         self._rows.append(row)
