@@ -325,7 +325,7 @@ def test_a_check_that_is_won_without_the_image_does_not_lead(suite: Suite) -> No
         for one, two in itertools.combinations(values, 2)
     }
     intervals = {name: (value - 2, value + 2) for name, value in values.items()}
-    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences)
+    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences, 9)
     table = quality_tables(Comparison(suite, tuple(models), (measure,), {}))[0]
     marks = {row[0].text: (row[1].best, row[1].tied) for row in table.rows}
     nothing = (False, False)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import diptych
 from diptych.captioning.candidates import rank_candidates
 from diptych.data.classes import Classes
-from diptych.evaluation.classify import ImageClassifier
+from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.prompts import score_images
 from diptych.matching.match_table import MatchTable
 from diptych.models.unknown_words import UnknownWordsWarning, unknown_in, unknown_words_message

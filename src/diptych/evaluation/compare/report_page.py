@@ -12,7 +12,14 @@ from diptych.errors import ImageError
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.examples import Example, ModelResult, examples
 from diptych.evaluation.compare.plots import confusion_matrix, plots
-from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.evaluation.compare.tables import (
+    Cell,
+    Table,
+    cost_table,
+    difference_table,
+    quality_tables,
+    summary_sentences,
+)
 from diptych.images.decode import ImageSource, decode, thumbnail
 from diptych.reports.html import document, embedded, svg_data_uri
 from diptych.runtime.background import prefetch
@@ -57,7 +64,7 @@ def html_report(comparison: Comparison, command: str = "") -> str:
     names = ", ".join(comparison.names)
     title = f"{len(comparison.models)} models compared: {names}" if len(comparison.models) > 1 else names
     parts = [
-        "".join(f'<p class="said">{escaped(sentence)}</p>\n' for sentence in said(comparison)),
+        "".join(f'<p class="said">{escaped(sentence)}</p>\n' for sentence in summary_sentences(comparison)),
         *(_table(table) for table in quality_tables(comparison)),
         _table(cost_table(comparison)),
         _plots(plots(comparison), "Plots"),

@@ -8,6 +8,7 @@ so several of them, or several models, can be evaluated on the same draws (a pai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,16 +191,37 @@ def auc_statistic(scores: NDArray[Any], labels: NDArray[Any], owner: NDArray[Any
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The difference of two models by one measure, first minus second, with its confidence interval."""
+    """The difference of two models by one measure, first minus second, with its confidence interval.
+
+    Attributes:
+        value: the difference.
+        low: lower end of the interval.
+        high: upper end.
+        conclusive: whether there are so many groups that any difference could be significant (`least_groups`). With
+            fewer, a bootstrap interval is too narrow: of two checks that go the same way, it is a point.
+    """
 
     value: float
     low: float
     high: float
+    conclusive: bool = True
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero, and there are enough groups to say so."""
+        return self.conclusive and (self.low > 0 or self.high < 0)
+
+
+def least_groups(level: float = 0.95) -> int:
+    """The fewest groups with which an exact sign test can reach a level: the least n with 2 ** (1 - n) <= 1 - level.
+
+    The clearest outcome, the same sign in every group, has the two-sided probability 2 ** (1 - n)
+    where there is no difference (Dixon and Mood 1946).
+
+    >>> least_groups(0.95), least_groups(1 - 0.05 / 3)
+    (6, 7)
+    """
+    return 1 + math.ceil(-math.log2(1 - level))
 
 
 def paired_difference(
@@ -208,6 +230,7 @@ def paired_difference(
     first_draws: NDArray[np.float64],
     second_draws: NDArray[np.float64],
     level: float = 0.95,
+    groups: int | None = None,
 ) -> Difference:
     """The difference of two statistics and its percentile interval, from draws of `resample_statistics`.
 
@@ -218,10 +241,12 @@ def paired_difference(
         second_draws: (resamples,) that of the second model on the same resamples.
         level: of this interval alone. For `n` simultaneous comparisons pass `1 - 0.05 / n` (Bonferroni), so that all
             hold together with 95%.
+        groups: number of groups that have a value; with fewer than `least_groups(level)` no difference is significant.
+            By default there are enough.
 
     >>> draws = np.array([[2.0, 1.0], [3.0, 2.5], [4.0, 3.0]])
     >>> paired_difference(3.0, 2.0, draws[:, 0], draws[:, 1]).significant
     True
     """
     low, high = percentile_interval(first_draws - second_draws, level)
-    return Difference(first - second, low, high)
+    return Difference(first - second, low, high, groups is None or groups >= least_groups(level))

@@ -24,7 +24,7 @@ from diptych.evaluation.classifiers import (
     class_ranks,
     cross_validated_probabilities,
 )
-from diptych.evaluation.evaluators import embed_classes
+from diptych.evaluation.evaluators import check_classes, embed_classes
 from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 from diptych.images.paths import to_text
 from diptych.models.dual_encoder import DualEncoder
@@ -214,8 +214,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             progress: reports progress.
 
         Raises:
-            DataError: a class has a single image, or an image is of an unknown class.
+            DataError: there is one class, a class has a single image, or an image is of an unknown class.
         """
+        check_classes(self.classes)
         embeddings = self._decoded(labelled)
         columns = self.classes.of(labelled)
         runs: list[tuple[str, int | None]] = [(method, None) for method in methods]

@@ -17,8 +17,8 @@ from diptych.cli import main
 from diptych.data.classes import Classes, classes_in, read_class_folders
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
-from diptych.evaluation.classify import METHODS, ImageClassifier, best_method, class_gallery
 from diptych.evaluation.evaluators import evaluate_zeroshot
+from diptych.evaluation.image_classifier import METHODS, ImageClassifier, best_method, class_gallery
 from diptych.models import dual_encoder as dual
 from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import html_page
