@@ -144,7 +144,7 @@ def test_resampling_by_weights_equals_resampling_of_the_values() -> None:
 
 @pytest.mark.parametrize(("groups", "significant"), [(2, False), (5, False), (6, True), (7, True)])
 def test_a_difference_on_a_handful_of_images_is_never_significant(groups: int, significant: bool) -> None:
-    """Two models, right and wrong on every image: of two images every draw says 100, and chance says so half the time."""
+    """Two models, right and wrong on every image: of two images every draw says 100, and so may chance."""
     statistics = [mean_statistic(np.full(groups, value), np.arange(groups), groups) for value in (100.0, 0.0)]
     draws = resample_statistics(statistics, groups, resamples=50)
     difference = paired_difference(100.0, 0.0, draws[:, 0], draws[:, 1], groups=groups)

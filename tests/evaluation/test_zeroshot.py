@@ -19,6 +19,7 @@ from diptych.evaluation.evaluators import ZeroShotEvaluator, embed_classes, eval
 from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.metrics import zeroshot
 from diptych.evaluation.metrics.zeroshot import mean_class_embeddings, zeroshot_metrics, zeroshot_ranks
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -51,7 +52,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model() -> dual.DualEncoder:
     torch.manual_seed(0)
-    return dual.build(
+    return builder.build(
         "timm/test_resnet",
         "distilbert",
         pretrained=False,

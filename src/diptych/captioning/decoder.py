@@ -164,7 +164,7 @@ class ImageProjection(nn.Module):
 
     def forward(self, states: HiddenStates) -> Tensor:
         patches = self.patch_proj(self.dropout(self.norm(states.states))) + self.positions
-        embedding = self.embedding_proj(self.dropout(states.vectors * self.scale))
+        embedding = self.embedding_proj(self.dropout(states.embeddings * self.scale))
         return torch.cat([embedding[:, None], patches], dim=1)
 
 

@@ -33,7 +33,7 @@ class GraphCaptionModel(GridCaptionModel):
         self.section = section
         self.decoder: Any = graphs
 
-    def write(
+    def generate(
         self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""

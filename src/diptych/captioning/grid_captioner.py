@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.captioning.decoder import CaptionDecoder
-from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis, write
+from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis, generate
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
 from diptych.models import dual_encoder
@@ -60,7 +60,7 @@ class GridCaptionModel:
         return self.encoder.preprocess_images(images)
 
     @torch.inference_mode()
-    def write(
+    def generate(
         self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
@@ -81,7 +81,7 @@ class GridCaptionModel:
             raise ConfigError(
                 f"the prefix has {len(prefix_tokens)} words; this model writes {self.decoder.max_tokens} at most"
             )
-        hypotheses = write(
+        hypotheses = generate(
             _DeviceState(self.decoder, memory),
             len(memory),
             replace(config, max_tokens=min(config.max_tokens, room)),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.captioning.strategies import Caption, Draws, GenerationConfig
+from diptych.captioning.strategies import Caption, GenerationConfig, NucleusSampler
 from diptych.errors import ModelError
 from diptych.images.decode import central
 from diptych.models.checkpoints import first_line, is_unreadable, loading, refuse_unsafe
@@ -57,7 +57,7 @@ class TransformersCaptionModel:
         return {"pixel_values": inputs["pixel_values"]}
 
     @torch.inference_mode()
-    def write(
+    def generate(
         self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
@@ -132,7 +132,7 @@ class ChatCaptionModel:
         return {"images": list(map(central, images))}
 
     @torch.inference_mode()
-    def write(
+    def generate(
         self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
@@ -175,7 +175,7 @@ def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], i
     if config.method == "nucleus":
         # transformers samples for the whole batch at once; `_SampledToken` samples per image and leaves it no choice
         arguments |= {"do_sample": True, "top_p": 1.0, "top_k": 0, "temperature": 1.0, "num_beams": 1}
-        arguments["logits_processor"] = [_SampledToken(Draws(config, image_seeds))]
+        arguments["logits_processor"] = [_SampledToken(NucleusSampler(config, image_seeds))]
     else:
         arguments |= {"do_sample": False, "num_beams": config.width}
         if config.width > 1:
@@ -188,7 +188,7 @@ def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], i
 class _SampledToken:
     """A logits processor of transformers: 0 for the token that was sampled for each caption, -inf for all others."""
 
-    def __init__(self, sampler: Draws) -> None:
+    def __init__(self, sampler: NucleusSampler) -> None:
         self.sampler = sampler
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:

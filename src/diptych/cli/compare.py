@@ -75,7 +75,7 @@ def compare(
         class_split=class_split,
         classes=classes,
         prompts=prompts,
-        most=max_images,
+        limit=max_images,
         seed=seed,
         progress=progress,
     )

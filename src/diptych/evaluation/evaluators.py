@@ -90,8 +90,8 @@ def evaluate_retrieval(
     """
     if len(pairs) > 1 and len(set(pairs.captions())) == 1:
         raise DataError(
-            f"all captions of the {len(pairs):,} images are '{pairs.captions()[0][:60]}'; retrieval needs captions that "
-            "tell images apart"
+            f"all captions of the {len(pairs):,} images are '{pairs.captions()[0][:60]}'; retrieval needs captions "
+            "that tell images apart"
         )
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     evaluator = RetrievalEvaluator(usable)
@@ -299,8 +299,8 @@ def check_labels(pairs: LabelledPairs) -> None:
         if not 0 < matches < len(rows):
             kind = "all" if matches else "none"
             raise DataError(
-                f"{kind} of the {len(rows):,} pairs of the set '{name}' are matches; accuracy, precision and AUC compare "
-                "matches with pairs that do not match: add pairs of the other kind"
+                f"{kind} of the {len(rows):,} pairs of the set '{name}' are matches; accuracy, precision and AUC "
+                "compare matches with pairs that do not match: add pairs of the other kind"
             )
 
 
@@ -349,7 +349,7 @@ def evaluate_match(
         texts = matcher.encode_texts(kept.texts)
     else:
         texts = matcher.encode_texts(usable.flat_captions()[0])
-        embeddings = images.vectors.cpu().numpy(), texts.vectors.cpu().numpy()
+        embeddings = images.embeddings.cpu().numpy(), texts.embeddings.cpu().numpy()
         pairs = make_labelled_pairs(usable, *embeddings, hard_share=hard_share, hard_mixture=hard_mixture, seed=seed)
     probabilities = matcher.probabilities(images, texts, pairs.rows, pairs.texts, prior=prior)
     evaluator = MatchEvaluator(pairs, threshold=threshold, resamples=resamples, seed=seed)

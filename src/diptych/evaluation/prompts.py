@@ -182,14 +182,14 @@ def evaluate_prompter(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     space = prompter.space
-    evaluator = PromptEvaluator(usable, space.vectors(usable.flat_captions()[0], progress=progress))
-    features = prompter.image_features.stored(usable, progress=progress)[:, 0]
+    evaluator = PromptEvaluator(usable, space.encode_cached(usable.flat_captions()[0], progress=progress))
+    features = prompter.image_features.cached(usable, progress=progress)[:, 0]
     baselines = None
     if train is not None:
         train, _ = usable_pairs(train, max_bad_share=max_bad_share, progress=progress)
         prompts, owner = train.flat_captions()
-        train_features = prompter.image_features.stored(train, progress=progress)[:, 0]
-        baselines = PromptBaselines(space.vectors(prompts, progress=progress), owner, features, train_features)
+        train_features = prompter.image_features.cached(train, progress=progress)[:, 0]
+        baselines = PromptBaselines(space.encode_cached(prompts, progress=progress), owner, features, train_features)
         if library is None and not prompter.has_library:
             library = PromptLibrary.of(prompts, space, progress)
     predicted = prompter.predict_features(features)

@@ -129,5 +129,5 @@ def load_blip(path: Path, device: str = "auto") -> tuple[BlipEncoder, ItmHead]:
     return BlipEncoder(model, processor), ItmHead(model)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors.float(), dim=-1)
+def _unit(embeddings: Tensor) -> Tensor:
+    return functional.normalize(embeddings.float(), dim=-1)

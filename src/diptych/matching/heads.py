@@ -41,7 +41,7 @@ class CosineHead(nn.Module):
 
     def encode(self, modality: str, states: HiddenStates) -> Side:
         """The embeddings, (items, dim)."""
-        return (states.vectors,)
+        return (states.embeddings,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
         """Cosines of row i of `images` with row i of `texts`: (pairs,) in [-1, 1]."""
@@ -77,7 +77,7 @@ class PairHead(nn.Module):
 
     def encode(self, modality: str, states: HiddenStates) -> Side:
         """The embeddings, (items, dim)."""
-        return (states.vectors,)
+        return (states.embeddings,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
         """Logits of row i of `images` with row i of `texts`: (pairs,)."""

@@ -28,11 +28,11 @@ class HiddenStates:
     """Embeddings and hidden states of a batch of images or texts.
 
     Attributes:
-        vectors: (batch, dim) embeddings, as from `DualEncoder.embed`.
+        embeddings: (batch, dim) embeddings, as from `DualEncoder.embed`.
         states: (batch, length, width) hidden states; zero at padding.
     """
 
-    vectors: Tensor
+    embeddings: Tensor
     states: Tensor
 
     @property
@@ -42,7 +42,7 @@ class HiddenStates:
 
     def to(self, device: torch.device) -> HiddenStates:
         """The same on another device."""
-        return HiddenStates(self.vectors.to(device), self.states.to(device))
+        return HiddenStates(self.embeddings.to(device), self.states.to(device))
 
 
 def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> HiddenStates:
@@ -106,7 +106,7 @@ class StoredHiddenStates:
     """
 
     def __init__(self, folder: Path, items: int, dim: int, length: int = 0, width: int = 0) -> None:
-        self._vectors = EmbeddingFile(folder / "vectors", (items, dim))
+        self._embeddings = EmbeddingFile(folder / "vectors", (items, dim))
         self._states = EmbeddingFile(folder / "states", (items, length, width), "float16") if length else None
         self.length = length
 
@@ -121,34 +121,34 @@ class StoredHiddenStates:
     ) -> None:
         """Compute the items that are not yet on disk; arguments are those of `embedding_cache.write_embeddings`."""
         if self._states is None:
-            write_embeddings(self._vectors, items, prepare, partial(_vectors_of, model), progress=progress, label=label)
+            write_embeddings(self._embeddings, items, prepare, partial(_embed, model), progress=progress, label=label)
             return
-        self._vectors.done = self._states.done  # a process killed between the two writes leaves one batch too many
+        self._embeddings.done = self._states.done  # a process killed between the two writes leaves one batch too many
 
         @torch.inference_mode()
         def forward(features: dict[str, Any]) -> np.ndarray:
             batch = compute_hidden_states(model, features)
-            self._vectors.append(batch.vectors.cpu().numpy())
+            self._embeddings.append(batch.embeddings.cpu().numpy())
             states = batch.states[:, : self.length].cpu().numpy().astype(np.float16)
             return np.pad(states, ((0, 0), (0, self.length - states.shape[1]), (0, 0)))
 
         write_embeddings(self._states, items, prepare, forward, progress=progress, label=label)
 
     @property
-    def vectors(self) -> np.ndarray:
+    def embeddings(self) -> np.ndarray:
         """The embeddings, (items, dim) float32."""
-        return self._vectors.read()
+        return self._embeddings.read()
 
     def take(self, rows: np.ndarray) -> HiddenStates:
         """The items at `rows`, in that order, in memory, without positions that are padding in all of them."""
-        vectors = torch.from_numpy(self.vectors[rows])
+        embeddings = torch.from_numpy(self.embeddings[rows])
         if self._states is None:
-            return HiddenStates(vectors, vectors.new_zeros(len(rows), 0, 0))
+            return HiddenStates(embeddings, embeddings.new_zeros(len(rows), 0, 0))
         states = torch.from_numpy(self._states.read()[rows].astype(np.float32))
         used = int(states.ne(0).any(-1).sum(-1).max())
-        return HiddenStates(vectors, states[:, :used])
+        return HiddenStates(embeddings, states[:, :used])
 
 
 @torch.inference_mode()
-def _vectors_of(model: DualEncoder, features: dict[str, Any]) -> np.ndarray:
+def _embed(model: DualEncoder, features: dict[str, Any]) -> np.ndarray:
     return model.embed(features).cpu().numpy()

@@ -96,7 +96,7 @@ class ImageFeatures:
         parts = [self.forward(self.preprocess(images[start : start + batch_size])).cpu().numpy() for start in starts]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
-    def stored(
+    def cached(
         self,
         pairs: Pairs,
         *,

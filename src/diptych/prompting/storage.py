@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from safetensors.torch import load_file, save_file
 
 from diptych.errors import ModelError
@@ -17,6 +16,7 @@ from diptych.models import dual_encoder as dual
 from diptych.models.bundled import PYPI_TEXT_TOWERS
 from diptych.models.checkpoints import (
     METADATA,
+    Metadata,
     bundled_models,
     closed_folder,
     loading,
@@ -25,6 +25,7 @@ from diptych.models.checkpoints import (
     refuse_unsafe,
     write_metadata,
 )
+from diptych.models.cosine import normalize
 from diptych.models.loading import load_modules
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
@@ -109,35 +110,35 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
 
     folder = Path(path) / _LIBRARY
     folder.mkdir(parents=True, exist_ok=True)
-    vectors = {"vectors": torch.from_numpy(library.vectors).half().contiguous()}
-    save_file(vectors, folder / "vectors.safetensors", metadata={"format": "pt"})
+    tensors = {"vectors": torch.from_numpy(library.embeddings).half().contiguous()}
+    save_file(tensors, folder / "vectors.safetensors", metadata={"format": "pt"})
     write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
 def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
     """Read the parts of a prompter; see `Prompter.from_pretrained` for the arguments and errors."""
     path = _directory(name)
-    card = read_metadata(path)
-    if _KEY not in card:
+    metadata = read_metadata(path)
+    if _KEY not in metadata:
         raise ModelError(
             f"'{name}' has no prompter; train one on it: "
             f"diptych train prompt --model {name} --data PATH --output runs/prompt"
         )
     refuse_unsafe(path)
-    told = card[_KEY]
+    own = metadata[_KEY]
     with loading(f"prompter '{name}'"):
         images = _images(name, path, device)
-        known = {each: told["text_encoder"][each] for each in ("name", "identity")}
-        head = PromptHead(**told["settings"])
+        text_encoder = {key: own["text_encoder"][key] for key in ("name", "identity")}
+        head = PromptHead(**own["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
     return PrompterParts(
         images,
         head,
         name=str(name),
-        settings=told["settings"],
-        space=partial(_space, known, path, device),
+        settings=own["settings"],
+        space=partial(_space, text_encoder, path, device),
         library=partial(_library, path) if (path / _LIBRARY).is_dir() else None,
-        captioner=_captioner(name, card, device),
+        captioner=_captioner(name, metadata, device),
     )
 
 
@@ -182,13 +183,13 @@ def _is_packaged(name: Any) -> bool:
 def _library(path: Path) -> PromptLibrary:
     with loading(f"the prompt library of '{path}'"):
         texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
-        vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
-        return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        embeddings = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+        return PromptLibrary(texts, normalize(embeddings))
 
 
-def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:
+def _captioner(name: str | Path, metadata: Metadata, device: str) -> Callable[[], Captioner] | None:
     """A loader for the captioner in the same directory, if there is one."""
-    if "captioner" not in card:
+    if "captioner" not in metadata:
         return None
     from diptych.captioning.captioner import load_captioner
 

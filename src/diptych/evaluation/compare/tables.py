@@ -38,9 +38,9 @@ GROUPS = {  # group of measures -> title and note of its table
     ),
     "captions": (
         "Captions",
-        "One caption for each image, scored against all of its references. BLEU-4 and METEOR are scores of all captions "
-        "together, not means over images, and have no interval; BLEU-4 is 0 where no caption has four words in a row "
-        "from a reference.",
+        "One caption for each image, scored against all of its references. BLEU-4 and METEOR are scores of all "
+        "captions together, not means over images, and have no interval; BLEU-4 is 0 where no caption has four words "
+        "in a row from a reference.",
     ),
 }
 
