@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -16,12 +17,16 @@ from diptych.captioning.transformers_captioner import is_whole, load_chat_model,
 from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
 from diptych.models.checkpoints import METADATA, model_directory
+from diptych.models.heads import Features
 from diptych.models.modalities import checked_images, checked_texts, several_images
 from diptych.models.pretrained import Pretrained
 
 __all__ = ["Caption", "CaptionModel", "Captioner", "load_captioner"]
 
 Item = TypeVar("Item")
+
+_TUNED = ("length_penalty", "no_repeat")
+"""Fields of `GenerationConfig` that a model brings with its weights."""
 
 
 class CaptionModel(Protocol):
@@ -30,11 +35,11 @@ class CaptionModel(Protocol):
     It may also have `image_size` (input side in pixels) and `defaults` (fields of `GenerationConfig`).
     """
 
-    def prepare(self, images: Sequence[Image.Image]) -> Any:
+    def prepare(self, images: Sequence[Image.Image]) -> Features:
         """Preprocess images. Thread-safe."""
 
     def generate(
-        self, prepared: Any, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first; samples depend on the image's own seed."""
 
@@ -155,12 +160,9 @@ class Captioner(Pretrained):
         Raises:
             ConfigError: A setting is out of its range.
         """
-        defaults: dict[str, Any] = getattr(self.model, "defaults", {})
-        settings: dict[str, Any] = {
-            **{"method": method, "beams": beams, "count": count, "max_tokens": max_tokens},
-            **{"temperature": temperature, "top_p": top_p, "seed": seed},
-        }
-        return GenerationConfig(**{**defaults, **settings})
+        config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
+        tuned: Mapping[str, float] = getattr(self.model, "defaults", {})
+        return replace(config, **{key: value for key, value in tuned.items() if key in _TUNED})
 
     def _write(self, images: list[Image.Image], config: GenerationConfig, prefix: str) -> list[list[Caption]]:
         samples = config.method == "nucleus"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +218,7 @@ class MatchReport:
     scores: dict[str, MatchScores]
     intervals: dict[str, dict[str, Interval]]
     pairs: LabelledPairs
-    probabilities: NDArray[Any]
+    probabilities: NDArray[np.floating]
 
     def to_dict(self) -> dict[str, dict[str, float | list[float]]]:
         """For each set, every score by name, and its interval as `NAME_interval`."""
@@ -229,7 +228,7 @@ class MatchReport:
             sets[name] = {**scores.to_dict(), **ends}
         return sets
 
-    def of(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def of(self, name: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Probabilities and labels of one set, (pairs of the set,) each."""
         rows = self.pairs.sets[name]
         return self.probabilities[rows], self.pairs.labels[rows]
@@ -256,7 +255,7 @@ class MatchEvaluator:
         self.pairs, self.threshold, self.bins = pairs, threshold, bins
         self.resamples, self.seed = resamples, seed
 
-    def __call__(self, probabilities: NDArray[Any]) -> MatchReport:
+    def __call__(self, probabilities: NDArray[np.floating]) -> MatchReport:
         """Score (pairs,) probabilities, one for each of the labelled pairs in order.
 
         Raises:
@@ -274,12 +273,15 @@ class MatchEvaluator:
         return MatchReport(scores, intervals, self.pairs, probabilities)
 
     def _scores(
-        self, probabilities: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]
+        self,
+        probabilities: NDArray[np.floating],
+        labels: NDArray[np.bool_] | NDArray[np.integer],
+        groups: NDArray[np.integer],
     ) -> tuple[MatchScores, dict[str, Interval]]:
-        def scores(weights: NDArray[Any] | None) -> MatchScores:
+        def scores(weights: NDArray[np.floating] | None) -> MatchScores:
             return matching_metrics(probabilities, labels, threshold=self.threshold, bins=self.bins, weights=weights)
 
-        def numbers(weights: NDArray[Any]) -> dict[str, float]:
+        def numbers(weights: NDArray[np.floating]) -> dict[str, float]:
             if len(np.unique(labels[weights > 0])) < 2:  # drawn from few images: not defined, and left out
                 return dict.fromkeys(self.measured, math.nan)
             weighted = scores(weights).to_dict()

@@ -74,16 +74,16 @@ class PromptBaselines:
         train_features: (training images, width) image features of the training images.
     """
 
-    embeddings: NDArray[Any]
-    owner: NDArray[np.integer[Any]] | None = None
-    features: NDArray[Any] | None = None
-    train_features: NDArray[Any] | None = None
+    embeddings: NDArray[np.floating]
+    owner: NDArray[np.integer] | None = None
+    features: NDArray[np.floating] | None = None
+    train_features: NDArray[np.floating] | None = None
 
-    def mean(self, images: int) -> NDArray[Any]:
+    def mean(self, images: int) -> NDArray[np.floating]:
         """The mean training embedding as the prediction for every image: (images, dim)."""
         return np.broadcast_to(self.embeddings.mean(0), (images, self.embeddings.shape[1]))
 
-    def nearest(self) -> dict[str, NDArray[Any]]:
+    def nearest(self) -> dict[str, NDArray[np.floating]]:
         """The first prompt, and the mean of all prompts, of the training image with the most similar features.
 
         Returns:
@@ -112,14 +112,14 @@ class PromptEvaluator:
         DataError: the pairs hold no prompt.
     """
 
-    def __init__(self, pairs: Pairs, truth: NDArray[Any]) -> None:
+    def __init__(self, pairs: Pairs, truth: NDArray[np.floating]) -> None:
         self.pairs, self.truth = pairs, truth
         self.prompts, self.owner = pairs.flat_captions()
         if not self.prompts:
             raise DataError(f"none of the {len(pairs)} images has a prompt; evaluation needs at least one")
 
     def __call__(
-        self, predicted: Mapping[str, NDArray[Any]], *, baselines: PromptBaselines | None = None
+        self, predicted: Mapping[str, NDArray[np.floating]], *, baselines: PromptBaselines | None = None
     ) -> dict[str, SimilarityScores]:
         """Score predictions.
 
@@ -212,7 +212,7 @@ def evaluate_prompter(
     ), left_out
 
 
-def nearest_rows(features: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+def nearest_rows(features: NDArray[np.floating], known: NDArray[np.floating]) -> NDArray[np.int64]:
     """The row of `known` with the largest cosine to each row of `features`: (images,).
 
     Args:
@@ -226,9 +226,7 @@ def nearest_rows(features: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int6
     return rows[:, 0]
 
 
-def mean_embeddings(
-    embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int
-) -> NDArray[np.floating[Any]]:
+def mean_embeddings(embeddings: NDArray[np.floating], owner: NDArray[np.integer], images: int) -> NDArray[np.floating]:
     """The mean embedding of each image's prompts: (images, dim); zero for an image without prompts.
 
     Args:
@@ -243,7 +241,7 @@ def mean_embeddings(
     return _sums(embeddings, owner, images) / np.maximum(counts, 1)
 
 
-def _sums(embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int) -> NDArray[np.float64]:
+def _sums(embeddings: NDArray[np.floating], owner: NDArray[np.integer], images: int) -> NDArray[np.float64]:
     sums = np.zeros((images, embeddings.shape[1]))
     np.add.at(sums, owner, embeddings)
     return sums

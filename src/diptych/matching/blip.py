@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from diptych.matching.heads import Side
 from diptych.models.checkpoints import loading, refuse_unsafe
+from diptych.models.heads import Features
 from diptych.models.hidden_states import HiddenStates
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.modalities import checked_images, checked_texts
@@ -61,7 +62,7 @@ class BlipEncoder:
         """The distinct texts of which the model knows no word, in order."""
         return unknown_in(self.processor.tokenizer.backend_tokenizer, self.processor.tokenizer.unk_token_id, texts)
 
-    def encode(self, features: dict[str, Any]) -> tuple[Tensor, Side]:
+    def encode(self, features: Features) -> tuple[Tensor, Side]:
         """Embeddings (batch, dim), and patch states of images or token ids and mask of texts."""
         features = {name: tensor.to(self.device) for name, tensor in features.items()}
         if "pixel_values" in features:

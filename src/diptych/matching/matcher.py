@@ -23,8 +23,10 @@ from diptych.matching.encoded import Encoded
 from diptych.matching.heads import Side
 from diptych.matching.hubness import Banks
 from diptych.matching.storage import read_matcher, save_matchers
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
+from diptych.models.heads import Features
 from diptych.models.hidden_states import HiddenStates, compute_hidden_states
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.pretrained import Pretrained
@@ -61,9 +63,9 @@ class Matcher(Pretrained):
         calibration: Calibration,
         *,
         name: str,
-        settings: dict[str, Any] | None = None,
+        settings: HeadSettings | None = None,
         banks: Banks | None = None,
-        encode: Callable[[dict[str, Any]], tuple[Tensor, Side]] | None = None,
+        encode: Callable[[Features], tuple[Tensor, Side]] | None = None,
     ) -> None:
         self.encoder, self.calibration, self.name, self.settings = encoder, calibration, name, settings or {}
         self.head: Any = head.eval().to(encoder.device)
@@ -157,7 +159,7 @@ class Matcher(Pretrained):
             DataError: An image cannot be decoded; `doctor.inspect.usable_pairs` leaves such images out.
         """
 
-        def prepare(start: int) -> dict[str, Any]:
+        def prepare(start: int) -> Features:
             rows = list(pairs[start : start + batch_size])
             images, good = decode_all((row.image for row in rows), self.encoder.image_size)
             if not good.all():
@@ -181,7 +183,7 @@ class Matcher(Pretrained):
         return self._encoded(modality, copied, (copied,))
 
     @torch.inference_mode()
-    def _forward(self, features: dict[str, Any]) -> Encoded:
+    def _forward(self, features: Features) -> Encoded:
         modality = "image" if "pixel_values" in features else "text"
         if self._encode is not None:
             return self._encoded(modality, *self._encode(features))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 
 from diptych.models import heads, towers
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.loading import Arguments
 from diptych.runtime.device import pick_device
 
 
@@ -26,8 +26,8 @@ def build(
     image_pooling: str | None = None,
     text_pooling: str = "mean",
     max_length: int = 64,
-    image_arguments: dict[str, Any] | None = None,
-    text_arguments: dict[str, Any] | None = None,
+    image_arguments: Arguments | None = None,
+    text_arguments: Arguments | None = None,
     captions: Iterable[str] | None = None,
     device: str = "auto",
 ) -> DualEncoder:

@@ -22,6 +22,9 @@ METADATA = "diptych.json"
 Metadata = dict[str, Any]
 """The content of a `diptych.json`: parsed JSON, whose values are checked where they are used."""
 
+HeadSettings = dict[str, int | float | bool]
+"""The arguments of a head (of a matcher, captioner or prompter) as `diptych.json` keeps them."""
+
 BUNDLED = Path(__file__).parent / "box"
 """Directory of the models that come with the package, one subdirectory each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,9 +18,18 @@ from torch import Tensor
 from diptych.errors import ConfigError, ModelError
 from diptych.models import modalities
 from diptych.models.architectures import configure_tokenizer
-from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
+from diptych.models.checkpoints import (
+    METADATA,
+    Metadata,
+    loading,
+    model_directory,
+    read_metadata,
+    refuse_unsafe,
+    write_metadata,
+)
 from diptych.models.cosine import normalize
 from diptych.models.fingerprint import modules_fingerprint
+from diptych.models.heads import Features
 from diptych.models.loading import load_modules
 from diptych.models.open_clip.names import is_named
 from diptych.models.open_clip.towers import is_open_clip, open_clip_towers
@@ -65,7 +74,7 @@ class DualEncoder(TwoTowers, Pretrained):
         *,
         logit_scale: float | None = None,
         logit_bias: float | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: Metadata | None = None,
         readme: str | None = None,
     ) -> None:
         super().__init__(model)
@@ -126,19 +135,19 @@ class DualEncoder(TwoTowers, Pretrained):
         self.save(path, self.metadata, self.readme)
 
     @quiet()
-    def save(self, path: str | Path, card: dict[str, Any] | None = None, readme: str | None = None) -> None:
+    def save(self, path: str | Path, metadata: Metadata | None = None, readme: str | None = None) -> None:
         """Write the model with other metadata than it was loaded with; recipes publish their models by it.
 
         Args:
             path: The directory; created if it does not exist.
-            card: Further entries of `diptych.json`.
+            metadata: Further entries of `diptych.json`.
             readme: Text of the model card; none is written by default.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(str(path), create_model_card=False, safe_serialization=True)
         numbers = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        write_metadata(path, {"kind": "dual", **numbers, **(card or {})})
+        write_metadata(path, {"kind": "dual", **numbers, **(metadata or {})})
         if readme is not None:
             (path / "README.md").write_text(readme, "utf-8")
 
@@ -150,7 +159,12 @@ class DualEncoder(TwoTowers, Pretrained):
 
     @overload
     def encode_images(
-        self, images: Images, *, batch_size: int = ..., show_progress: bool = ..., convert_to: Literal["numpy"] = ...
+        self,
+        images: Images,
+        *,
+        batch_size: int = ...,
+        show_progress: bool = ...,
+        convert_to: Literal["numpy"] = "numpy",
     ) -> NDArray[np.float32]: ...
     @overload
     def encode_images(
@@ -179,9 +193,7 @@ class DualEncoder(TwoTowers, Pretrained):
         images = modalities.several_images(images)
         total = math.ceil(len(images) / batch_size) if isinstance(images, Sequence) and batch_size > 0 else None
         batches = _progress_bar(_batched(images, batch_size), total, show_progress, "embedding images")
-        with torch.inference_mode():
-            parts = [self._collect(self.embed(self.preprocess_images(batch)), convert_to) for batch in batches]
-        return self._joined(parts, convert_to)
+        return self._embedded(map(self.preprocess_images, batches), convert_to)
 
     @overload
     def encode_texts(
@@ -190,7 +202,7 @@ class DualEncoder(TwoTowers, Pretrained):
         *,
         batch_size: int = ...,
         show_progress: bool = ...,
-        convert_to: Literal["numpy"] = ...,
+        convert_to: Literal["numpy"] = "numpy",
     ) -> NDArray[np.float32]: ...
     @overload
     def encode_texts(
@@ -227,12 +239,8 @@ class DualEncoder(TwoTowers, Pretrained):
         order = np.argsort(lengths, kind="stable")  # texts of similar length need little padding
         total = math.ceil(len(texts) / batch_size) if batch_size > 0 else None
         batches = _progress_bar(_batched(order, batch_size), total, show_progress, "embedding texts")
-        with torch.inference_mode():
-            parts = [
-                self._collect(self.embed(self.preprocess_texts([texts[i] for i in batch])), convert_to)
-                for batch in batches
-            ]
-        return self._joined(parts, convert_to)[np.argsort(order)]
+        prepared = (self.preprocess_texts([texts[i] for i in batch]) for batch in batches)
+        return self._embedded(prepared, convert_to)[np.argsort(order)]
 
     @overload
     def encode_image(self, image: Image.Image, *, convert_to: Literal["numpy"] = "numpy") -> NDArray[np.float32]: ...
@@ -288,14 +296,14 @@ class DualEncoder(TwoTowers, Pretrained):
         second = self._unit(texts, "text") if isinstance(texts, np.ndarray | Tensor) else self.encode_texts(texts)
         return first @ second.T
 
-    @staticmethod
-    def _collect(embeddings: Tensor, convert_to: str) -> Any:
-        return embeddings.cpu().numpy() if convert_to == "numpy" else embeddings
-
-    def _joined(self, parts: list[Any], convert_to: str) -> Any:
-        if convert_to == "tensor":
-            return torch.cat(parts) if parts else torch.empty((0, self.dim), device=self.device)
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+    def _embedded(self, batches: Iterable[Features], convert_to: str) -> NDArray[np.float32] | Tensor:
+        """Embeddings of preprocessed batches, (items, dim): an array, or a tensor on the model's device."""
+        with torch.inference_mode():
+            if convert_to == "tensor":
+                parts = [self.embed(features) for features in batches]
+                return torch.cat(parts) if parts else torch.empty((0, self.dim), device=self.device)
+            arrays = [self.embed(features).cpu().numpy() for features in batches]
+        return np.concatenate(arrays) if arrays else np.empty((0, self.dim), np.float32)
 
     def _unit(self, embeddings: Embeddings, name: str) -> NDArray[np.float32]:
         array = embeddings.detach().cpu().numpy() if isinstance(embeddings, Tensor) else embeddings
@@ -315,7 +323,7 @@ def load(name: str | Path, device: str = "auto") -> DualEncoder:
     return DualEncoder.from_pretrained(name, device=device)
 
 
-def _checked_metadata(path: Path) -> dict[str, Any]:
+def _checked_metadata(path: Path) -> Metadata:
     """A model's `diptych.json` with a valid logit scale and bias."""
     metadata = read_metadata(path)
     for name in ("logit_scale", "logit_bias"):

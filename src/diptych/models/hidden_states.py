@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from diptych.errors import ModelError
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
-from diptych.models.heads import EMBEDDING
+from diptych.models.heads import EMBEDDING, Features
 from diptych.runtime.progress import Progress, silent
+
+Item = TypeVar("Item")
 
 _INPUTS = {"image": "pixel_values", "text": "input_ids"}
 _WHOLE = {"image": "vision_model", "text": "text_model"}  # the towers inside a whole CLIP or SigLIP
@@ -45,7 +48,7 @@ class HiddenStates:
         return HiddenStates(self.embeddings.to(device), self.states.to(device))
 
 
-def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> HiddenStates:
+def compute_hidden_states(model: DualEncoder, features: Features) -> HiddenStates:
     """Embeddings and hidden states of preprocessed images or texts, in one forward pass.
 
     Patch states are those of the image tower's last layer. Token states are the text tower's input embeddings: the
@@ -70,7 +73,7 @@ def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> Hidde
         states, features[EMBEDDING] = output.last_hidden_state, output.pooler_output
     elif tower is not network:
         outputs: list[Tensor] = []
-        hook = tower.register_forward_hook(lambda module, inputs, output: outputs.append(output.last_hidden_state))
+        hook = tower.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.last_hidden_state))
         try:
             features = trunk(features)
         finally:
@@ -113,8 +116,8 @@ class StoredHiddenStates:
     def write(
         self,
         model: DualEncoder,
-        items: Sequence[Any],
-        prepare: Callable[[Sequence[Any]], dict[str, Any]],
+        items: Sequence[Item],
+        prepare: Callable[[Sequence[Item]], Features],
         *,
         progress: Progress = silent,
         label: str,
@@ -126,7 +129,7 @@ class StoredHiddenStates:
         self._embeddings.done = self._states.done  # a process killed between the two writes leaves one batch too many
 
         @torch.inference_mode()
-        def forward(features: dict[str, Any]) -> np.ndarray:
+        def forward(features: Features) -> NDArray[np.floating]:
             batch = compute_hidden_states(model, features)
             self._embeddings.append(batch.embeddings.cpu().numpy())
             states = batch.states[:, : self.length].cpu().numpy().astype(np.float16)
@@ -135,11 +138,11 @@ class StoredHiddenStates:
         write_embeddings(self._states, items, prepare, forward, progress=progress, label=label)
 
     @property
-    def embeddings(self) -> np.ndarray:
+    def embeddings(self) -> NDArray[np.floating]:
         """The embeddings, (items, dim) float32."""
         return self._embeddings.read()
 
-    def take(self, rows: np.ndarray) -> HiddenStates:
+    def take(self, rows: NDArray[np.integer]) -> HiddenStates:
         """The items at `rows`, in that order, in memory, without positions that are padding in all of them."""
         embeddings = torch.from_numpy(self.embeddings[rows])
         if self._states is None:
@@ -150,5 +153,5 @@ class StoredHiddenStates:
 
 
 @torch.inference_mode()
-def _embed(model: DualEncoder, features: dict[str, Any]) -> np.ndarray:
+def _embed(model: DualEncoder, features: Features) -> NDArray[np.floating]:
     return model.embed(features).cpu().numpy()

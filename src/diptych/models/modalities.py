@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -18,6 +18,11 @@ from diptych.models.truncation import token_limit, within_reach
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Module
+
+    from diptych.models.heads import Features
+
+Item = TypeVar("Item")
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
@@ -74,7 +79,7 @@ def checked_images(images: Iterable[Image.Image]) -> list[Image.Image]:
     return list(map(central, listed))
 
 
-def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:
+def preprocess_texts(module: Module, texts: Iterable[str]) -> Features:
     """Input tensors of a text route, from its first module; empty for no texts."""
     texts = within_reach(checked_texts(texts), token_limit(module))
     if not texts:
@@ -82,13 +87,13 @@ def preprocess_texts(module: Any, texts: Iterable[str]) -> dict[str, Any]:
     return module.preprocess(texts if _reads_texts_alone(module) else _named("text", texts))
 
 
-def preprocess_images(module: Any, images: Iterable[Image.Image]) -> dict[str, Any]:
+def preprocess_images(module: Module, images: Iterable[Image.Image]) -> Features:
     """Input tensors of an image route, from its first module; empty for no images."""
     images = checked_images(images)
     return module.preprocess(_named("image", images)) if images else {}
 
 
-def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[Any]:
+def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[dict[str, str]] | list[str]:
     """Texts in the form in which `SentenceTransformer.encode` treats each as a text.
 
     Raises:
@@ -106,11 +111,11 @@ def inputs_to_encode(model: SentenceTransformer, texts: Iterable[str]) -> list[A
     return list(texts)
 
 
-def _named(modality: str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+def _named(modality: str, inputs: Sequence[Item]) -> list[dict[str, Item]]:
     return [{modality: item} for item in inputs]
 
 
-def _reads_texts_alone(module: Any) -> bool:
+def _reads_texts_alone(module: object) -> bool:
     """Whether a module accepts plain strings only and does not guess modalities."""
     from sentence_transformers.sentence_transformer.modules import BoW, StaticEmbedding, WordEmbeddings
 

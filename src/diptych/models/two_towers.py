@@ -15,11 +15,9 @@ from torch.nn import functional
 from diptych.errors import ModelError
 from diptych.models import heads, modalities
 from diptych.models.architectures import embedding_width, input_size
+from diptych.models.heads import Features
 
 MODALITIES: tuple[Literal["image"], Literal["text"]] = ("image", "text")
-
-Features = dict[str, Any]
-"""Inputs and outputs of sentence-transformers modules by name: tensors, and the modality as a string."""
 
 
 class TwoTowers:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.modalities import checked_images
 from diptych.models.pretrained import Pretrained
 from diptych.prompting.features import ImageFeatures
@@ -29,10 +30,19 @@ PromptMethod = Literal["retrieve", "compose", "generate"]
 PROMPT_METHODS: tuple[PromptMethod, ...] = ("retrieve", "compose", "generate")
 
 
+class GeneratedText(Protocol):
+    """A caption: its text is all that the prompter reads."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+
+
 class Captioner(Protocol):
     """What the prompter asks of a captioner (`diptych.load_captioner`)."""
 
-    def caption(self, images: Sequence[Image.Image], *, count: int = 1) -> list[list[Any]]: ...
+    def caption(self, images: Sequence[Image.Image], *, count: int = 1) -> Sequence[Sequence[GeneratedText]]:
+        """At most `count` captions of each image, best first."""
 
 
 class Prompter(Pretrained):
@@ -57,7 +67,7 @@ class Prompter(Pretrained):
         *,
         name: str,
         space: Callable[[], TextSpace],
-        settings: dict[str, Any] | None = None,
+        settings: HeadSettings | None = None,
         library: Callable[[], PromptLibrary] | None = None,
         captioner: Callable[[], Captioner] | None = None,
     ) -> None:

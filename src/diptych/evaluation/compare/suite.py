@@ -138,7 +138,7 @@ def read_suite(
     data: str | Path | None,
     *,
     split: str = "test",
-    format: str | None = None,
+    format: str | None = None,  # noqa: A002 - the name that `read_pairs` and the command line have
     class_data: str | Path | None = None,
     class_split: str = "all",
     classes: str | Path | None = None,

@@ -196,7 +196,7 @@ class QuadScores:
 
     all: WinogroundScores
     by_tag: dict[str, WinogroundScores]
-    scores: NDArray[Any]
+    scores: NDArray[np.floating]
 
     def to_dict(self) -> dict[str, Any]:
         """The scores of all examples by name, and those of each tag under `by_tag`, for JSON."""
@@ -229,18 +229,18 @@ def evaluate_quads(model: DualEncoder | Matcher, quads: Quads, *, progress: Prog
     return QuadScores(winoground_scores(scores), by_tag, scores)
 
 
-Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
+Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]]
 
 
 def _scores(
     model: DualEncoder | Matcher, images: Pairs, texts: Sequence[str], progress: Progress
-) -> tuple[Score, NDArray[Any]]:
+) -> tuple[Score, NDArray[np.floating]]:
     """A function from (n,) image rows and (n,) text rows to (n,) scores; and (texts,) scores with the mean image."""
     if isinstance(model, Matcher):
         image_parts, text_parts = model.encode_dataset(images, progress=progress), model.encode_texts(texts)
         image_embeddings, text_embeddings = image_parts.embeddings.cpu().numpy(), text_parts.embeddings.cpu().numpy()
 
-        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
             return model.logits(image_parts, text_parts, rows, columns)
 
     else:
@@ -252,7 +252,7 @@ def _scores(
                 "of its images: download them again"
             )
 
-        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
             return np.einsum("nd,nd->n", image_embeddings[rows], text_embeddings[columns])
 
     return score, text_embeddings @ image_embeddings.mean(0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,9 @@ RESAMPLES = 2000
 
 
 def bootstrap_interval(
-    values: NDArray[Any],
-    groups: NDArray[Any],
-    statistic: Callable[[NDArray[Any]], float] = np.mean,
+    values: NDArray[np.floating],
+    groups: NDArray[np.integer],
+    statistic: Callable[[NDArray[np.floating]], float] = np.mean,
     *,
     level: float = 0.95,
     resamples: int = 1000,
@@ -69,7 +68,7 @@ def bootstrap_interval(
 
 def bootstrap_intervals(
     measure: Callable[[NDArray[np.float64]], Mapping[str, float]],
-    groups: NDArray[Any],
+    groups: NDArray[np.integer],
     *,
     resamples: int = 200,
     level: float = 0.95,
@@ -120,7 +119,7 @@ def resample_statistics(
     return np.array([[statistic(weights) for statistic in statistics] for weights in draws])
 
 
-def percentile_interval(values: Sequence[float] | NDArray[Any], level: float = 0.95) -> Interval:
+def percentile_interval(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> Interval:
     """Percentile interval (Efron 1979) of (resamples,) values; NaN values are ignored.
 
     >>> percentile_interval([0.0, 1.0, 2.0, 3.0, 4.0], level=0.5)
@@ -130,7 +129,7 @@ def percentile_interval(values: Sequence[float] | NDArray[Any], level: float = 0
     return float(low), float(high)
 
 
-def mean_statistic(values: NDArray[Any], owner: NDArray[Any], groups: int) -> Statistic:
+def mean_statistic(values: NDArray[np.floating], owner: NDArray[np.integer], groups: int) -> Statistic:
     """The mean of values, each of which belongs to a group: recall of hits, accuracy of correct choices.
 
     Args:
@@ -157,7 +156,9 @@ def mean_statistic(values: NDArray[Any], owner: NDArray[Any], groups: int) -> St
     return statistic
 
 
-def auc_statistic(scores: NDArray[Any], labels: NDArray[Any], owner: NDArray[Any]) -> Statistic:
+def auc_statistic(
+    scores: NDArray[np.floating], labels: NDArray[np.bool_] | NDArray[np.integer], owner: NDArray[np.integer]
+) -> Statistic:
     """Area under the ROC curve, equal to scikit-learn's `roc_auc_score` with sample weights; ties count one half.
 
     Scores are sorted once, not for each resample.

@@ -24,6 +24,7 @@ from diptych.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
+    from diptych.models.heads import Features
 
 _FORMAT = 2
 _GRAPH, _TOKENIZER, _SETTINGS = "graph.onnx", "tokenizer.json", "settings.json"
@@ -170,7 +171,7 @@ def _write(encoder: DualEncoder, folder: Path) -> None:
         raise ModelError("the graph's embeddings differ from the model's")
 
 
-def _write_graph(encoder: DualEncoder, features: dict[str, Any], path: Path) -> list[str]:
+def _write_graph(encoder: DualEncoder, features: Features, path: Path) -> list[str]:
     """Write the text tower's graph and return the names of its inputs; an exported tower's graph is copied."""
     from diptych.models.onnx.engines import GRAPHS
     from diptych.models.onnx.exported_tower import ExportedTower
