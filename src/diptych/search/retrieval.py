@@ -104,6 +104,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
     with index.model_lock:
         embedding = _embedding(index, resolved)
+        unknown = index.texts.unknown_texts(resolved.texts) if resolved.texts else []
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
@@ -124,6 +125,7 @@ def search(
         page=page,
         before=min(start, len(hits)),
         nearest=nearest,
+        unknown=tuple(unknown),
         readable=index.readable,
     )
 

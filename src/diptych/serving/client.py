@@ -28,6 +28,7 @@ from diptych.images.decode import decode, read_bytes
 from diptych.images.skipped import Skipped
 from diptych.images.source import ImageLike, encoded, several
 from diptych.models.modalities import as_texts
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.search.add_report import AddReport
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
@@ -115,12 +116,14 @@ class Client:
         if not listed and not texts:
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         answer = self._post("/v1/embed", listed, texts=texts)
+        warn_of_unknown_words(answer.get("unknown", ()))
         rows = (answer["image_vectors"], answer["text_vectors"])
         return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
     def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
         """P(match) of the image and each text, in [0, 1]; see `Service.match`."""
         answer = self._post("/v1/match", [image], texts=as_texts(texts), prior=prior)
+        warn_of_unknown_words(answer.get("unknown", ()))
         probabilities: list[float] = answer["probabilities"][0]
         return probabilities
 
@@ -157,6 +160,7 @@ class Client:
             top_p=top_p,
             seed=seed,
         )
+        warn_of_unknown_words(answer.get("unknown", ()))
         return [_captioned(captioned) for captioned in answer["captions"]]
 
     def prompt(
@@ -302,7 +306,8 @@ def _captioned(fields: Mapping[str, Any]) -> CaptionedImage:
 def _results(fields: JSON) -> Results:
     hits, nearest = fields.pop("hits"), fields.pop("nearest")
     del fields["message"]  # a property of `Results`
-    return Results(**fields, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
+    unknown = tuple(fields.pop("unknown", ()))
+    return Results(**fields, unknown=unknown, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
 
 
 def _hit(fields: JSON) -> Hit:

@@ -147,6 +147,16 @@ class Service:
         with self.loaded.using("encoder") as encoder:
             return Embeddings(encoder.encode_images(opened), encoder.encode_texts(texts))
 
+    def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
+        """The distinct texts of which a model knows no word, in order: its numbers for them say nothing.
+
+        Raises:
+            ConfigError: a text is not a string.
+            ModelError: there is no such model.
+        """
+        with self.loaded.using(kind) as model:
+            return model.unknown_texts(texts)
+
     def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
         """P(match) of the image and each text, in [0, 1].
 

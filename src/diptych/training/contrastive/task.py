@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
-from diptych.models import dual_encoder
+from diptych.models import builder, dual_encoder
 from diptych.models.dual_encoder import MODALITIES, DualEncoder
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress
@@ -138,7 +138,7 @@ class _ContrastiveTraining:
 def _build_model(recipe: ContrastiveRecipe, pairs: Pairs) -> DualEncoder:
     if recipe.start:
         return dual_encoder.load(recipe.start, recipe.device)
-    return dual_encoder.build(
+    return builder.build(
         recipe.image_tower,
         recipe.text_tower,
         projection=recipe.projection,

@@ -57,7 +57,7 @@ def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata:
     with run.publish() as folder:
         if recipe.model:
             dual_encoder.load(recipe.model, recipe.device).save(folder)
-        save_prompter(prompter, folder, card={"recipe": asdict(recipe), **metadata})
+        save_prompter(prompter, folder, metadata={"recipe": asdict(recipe), **metadata})
         if recipe.library:
             prompts = list(dict.fromkeys(train.flat_captions()[0]))[: recipe.library]
             save_library(PromptLibrary.of(prompts, prompter.space, run.progress), folder)
