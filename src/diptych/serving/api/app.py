@@ -30,6 +30,7 @@ from diptych.serving.api.operations import Operations  # noqa: E402
 from diptych.serving.api.prometheus import ServerMetrics  # noqa: E402
 from diptych.serving.api.responses import HealthResponse  # noqa: E402
 from diptych.serving.api.routes import make_router  # noqa: E402
+from diptych.serving.validation_messages import describe_all  # noqa: E402
 
 log = logging.getLogger("diptych.serving.api")
 _TYPES = {404: "not_found", 405: "method_not_allowed"}
@@ -137,8 +138,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     """Invalid path and query parameters."""
     assert isinstance(error, RequestValidationError)
-    message = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-    return _error_response(request, 422, "invalid_request", message)
+    return _error_response(request, 422, "invalid_request", describe_all(error.errors()))
 
 
 def _error_response(
