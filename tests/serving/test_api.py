@@ -111,7 +111,7 @@ def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestCl
 
 
 def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service, cat: bytes) -> None:
-    results = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
+    results = post(api, "/v1/search", texts=["a cat"], k=3, keep=None)
     assert [hit["id"] for hit in results["hits"]] == [hit.id for hit in service.search("a cat", k=3, keep=None)]
     by_picture = post(api, "/v1/search", images=[in_base64(cat)], min_side=100, since="2001-01-01")
     assert by_picture["hits"][0]["path"].endswith("cat.png")
@@ -122,7 +122,7 @@ def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service
 
 
 def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
-    results = post(api, "/v1/search", texts=["a cat"], count=2, keep=None)
+    results = post(api, "/v1/search", texts=["a cat"], k=2, keep=None)
     local = service.search("a cat", k=2, keep=None)
     page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
     assert list(results) == page
@@ -220,7 +220,7 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "a long path": ("/v1/index/add", {"path": "a" * 5_000}, (422, "invalid_request")),
     "a long word": ("/v1/search", {"texts": ["a"], "camera": "a" * 1_001}, (422, "invalid_request")),
     "a great many values": ("/v1/embed", b'{"texts":[' + b"0," * 60_000, (413, "too_many_rows")),
-    "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "count": 200}, (400, "config_error")),
+    "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "k": 200}, (400, "config_error")),
     "a day that no month has": ("/v1/search", {"texts": ["a"], "until": "2021-02-30"}, (422, "invalid_request")),
     "a date as a number": ("/v1/search", {"texts": ["a"], "since": 2021}, (422, "invalid_request")),
     "a date in words": ("/v1/search", {"texts": ["a"], "since": "yesterday"}, (422, "invalid_request")),

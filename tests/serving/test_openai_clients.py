@@ -1,6 +1,6 @@
 """What widely used clients send to /v1/embeddings, as their sources and issues show it.
 
-openai (Python and Node) asks for base64 unless told otherwise, LiteLLM sends `null` for what is not set, LlamaIndex sends
+openai (Python and Node) asks for base64 by default, LiteLLM sends `null` for what is not set, LlamaIndex sends
 `dimensions` and `user`, LangChain sends token ids by default, and `extra_body` adds fields of other servers.
 """
 

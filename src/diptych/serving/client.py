@@ -25,6 +25,7 @@ from diptych.errors import (
     require,
 )
 from diptych.images.decode import decode, read_bytes
+from diptych.images.paths import to_text
 from diptych.images.skipped import Skipped
 from diptych.images.source import ImageLike, encoded, several
 from diptych.models.modalities import as_texts
@@ -197,7 +198,7 @@ class Client:
             texts=as_texts(text or ()),
             like=[like] if isinstance(like, str) else list(like or ()),
             unwanted=as_texts(unwanted or ()),
-            count=k,
+            k=k,
             page=page,
             sort=sort,
             keep=keep,
@@ -213,7 +214,7 @@ class Client:
 
     def add(self, path: str | Path, *, prune: bool = False) -> AddReport:
         """Bring the index up to date with a folder on the server; see `Service.add`. Returns when that is done."""
-        answer = self._json("POST", "/v1/index/add", json={"path": str(path), "prune": prune}, timeout=None)
+        answer = self._json("POST", "/v1/index/add", json={"path": to_text(path), "prune": prune}, timeout=None)
         skipped = [Skipped(**file) for file in answer.pop("skipped")]
         return AddReport(**{name: value for name, value in answer.items() if name not in _DERIVED}, skipped=skipped)
 
@@ -223,7 +224,7 @@ class Client:
         return removed
 
     def image(self, id: str, *, size: int = 512) -> Image.Image:
-        """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.picture`."""
+        """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.image`."""
         return decode(self._request("GET", f"/v1/images/{id}", params={"size": size}).content)
 
     def status(self) -> IndexStatus:
@@ -285,7 +286,7 @@ def _filters_to_json(filters: Filters | None) -> JSON:
     """The filters that are set; days as ISO 8601, folders as strings."""
     fields = {name: value for name, value in asdict(filters).items() if value is not None} if filters else {}
     return {
-        name: value.isoformat() if isinstance(value, datetime.date) else str(value) if name == "folder" else value
+        name: value.isoformat() if isinstance(value, datetime.date) else to_text(value) if name == "folder" else value
         for name, value in fields.items()
     }
 

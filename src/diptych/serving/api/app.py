@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException  # noqa: E402
 from diptych.serving.api.access import AccessControl, check_keys  # noqa: E402
 from diptych.serving.api.error_responses import ErrorResponse, RequestRefused, error_body  # noqa: E402
 from diptych.serving.api.limits import CapacityLimiter, RequestLimits  # noqa: E402
-from diptych.serving.api.middleware import ErrorMiddleware  # noqa: E402
+from diptych.serving.api.middleware import ErrorMiddleware, HeadAsGet  # noqa: E402
 from diptych.serving.api.openai_embeddings import make_embeddings_router  # noqa: E402
 from diptych.serving.api.operations import Operations  # noqa: E402
 from diptych.serving.api.prometheus import ServerMetrics  # noqa: E402
@@ -77,6 +77,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: Sequence[str], metri
     requests = CapacityLimiter(settings.queue, "requests", settings.per_client)
     memory = CapacityLimiter(settings.memory, "bytes")
     metrics.watch_requests(lambda: requests.held)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLimits, settings=settings, requests=requests, memory=memory)
     app.add_middleware(AccessControl, settings=settings, keys=check_keys(keys))
     app.add_middleware(ErrorMiddleware, metrics=metrics)

@@ -87,6 +87,26 @@ class ErrorMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:_MAX_REASON]})
 
 
+class HeadAsGet:
+    """ASGI middleware: answers HEAD as GET, as HTTP requires (RFC 9110, 9.3.2); the server leaves out the body.
+
+    Load balancers check health with HEAD, and FastAPI's routes do not answer it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}  # a copy: the server omits the body by the method of its own scope
+        try:
+            await self.app(as_get, receive, send)
+        finally:
+            scope.update({name: as_get[name] for name in ("route",) if name in as_get})  # for the metrics
+
+
 async def _respond(send: Send, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
     body = json.dumps(content).encode()
     all_headers = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}

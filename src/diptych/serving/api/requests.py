@@ -82,7 +82,7 @@ class SearchRequest(RequestBody):
     images: Images = []
     like: Annotated[list[Id], Field(fail_fast=True, description="ids of indexed images")] = []
     unwanted: Texts = []
-    count: Annotated[int, Field(ge=1, le=200)] = 20
+    k: Annotated[int, Field(ge=1, le=200, description="results per page")] = 20
     page: Annotated[int, Field(ge=1, le=5_000)] = 1
     sort: Literal["score", "newest", "oldest"] = "score"
     keep: Annotated[float | None, Field(ge=0, le=1)] = KEEP

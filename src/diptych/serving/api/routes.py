@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from diptych.images.paths import from_text
 from diptych.search.filters import Filters
 from diptych.serving.api.error_responses import ErrorResponse, invalid
 from diptych.serving.api.operations import CaptionSettings, MatchSettings, Operations, PromptSettings
@@ -140,7 +141,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
             like=body.like,
             unwanted=body.unwanted,
             filters=_filters(body),
-            k=body.count,
+            k=body.k,
             page=body.page,
             sort=body.sort,
             keep=body.keep,
@@ -196,7 +197,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
 
 def _filters(body: SearchRequest) -> Filters:
     return Filters(
-        folder=body.folder,
+        folder=None if body.folder is None else from_text(body.folder),  # as the paths of hits
         since=body.since,
         until=body.until,
         min_side=body.min_side,
