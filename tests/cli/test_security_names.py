@@ -338,7 +338,7 @@ def test_a_caption_that_speaks_to_the_agent_stays_in_its_quotes() -> None:
     tools = Tools(service)  # type: ignore[arg-type]
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    tools._image = lambda name: buffer.getvalue()  # type: ignore[method-assign]
+    tools._named_image = lambda name: buffer.getvalue()  # type: ignore[method-assign]
     answers = [_output(tools.caption_image("x")), _output(tools.match_image("x", [spoken]))]
     for answer, line in zip(answers, (0, 1), strict=True):
         assert seen(answer["text"]) == []

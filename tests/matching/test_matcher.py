@@ -198,7 +198,7 @@ def test_an_image_that_is_close_to_every_text_has_the_greatest_hubness() -> None
 def test_a_trained_matcher_loads_with_every_head_and_its_encoder_is_unchanged(trained: Path, encoder: Path) -> None:
     assert heads_of(trained) == ["cosine", "pair", "cross"]
     assert load_matcher(trained).name == "cross"
-    assert dual.load(trained, "cpu").fingerprint() == dual.load(encoder, "cpu").identity()
+    assert dual.load(trained, "cpu").fingerprint() == dual.load(encoder, "cpu").fingerprint()
     card = json.loads((trained / "model" / "diptych.json").read_text())
     assert card["kind"] == "matcher"
     calibration = card["matcher"]["cross"]["calibration"]

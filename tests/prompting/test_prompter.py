@@ -286,7 +286,7 @@ def test_train_tower_also_trains_the_image_tower(settings: dict[str, Any], tmp_p
     result = train_prompter(PromptRecipe(**options, out=str(tmp_path / "run"), library=0))
     trained = load_prompter(result.model, "cpu")
     fresh = ImageFeatures.of_tower(_tower(settings), "cpu")
-    assert trained.image_features.fingerprint() != fresh.identity()
+    assert trained.image_features.fingerprint() != fresh.fingerprint()
     assert not trained.has_library
 
 
