@@ -40,7 +40,7 @@ from diptych.serving.api.responses import (
     RemoveResponse,
     SearchResponse,
 )
-from diptych.serving.api.server import check_exposure, is_loopback
+from diptych.serving.api.server import accepted_hosts, check_exposure, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
@@ -383,6 +383,17 @@ def test_settings_out_of_range_are_refused() -> None:
     for settings in ({"queue": 0}, {"rate": -1}, {"rate": float("nan")}, {"body_seconds": 0}, {"cors": ("*",)}):
         with pytest.raises(ConfigError):
             Settings(**settings)
+
+
+def test_a_single_key_host_or_origin_is_one(service: Service) -> None:
+    settings = Settings(hosts="example.org", cors="https://example.org")  # type: ignore[arg-type]
+    assert (settings.hosts, settings.cors) == (("example.org",), ("https://example.org",))
+    assert accepted_hosts("127.0.0.1", "example.org")[-1] == "example.org"
+    with pytest.raises(ConfigError, match="name the origins"):
+        Settings(cors="*")  # type: ignore[arg-type]
+    api = client_of(make_app(service, keys=KEY))
+    assert api.get("/v1/models", headers={"X-API-Key": KEY}).status_code == 200
+    assert api.get("/v1/models", headers={"X-API-Key": KEY[0]}).status_code == 401
 
 
 def test_texts_count_towards_the_row_limit_as_images_do(service: Service, cat: bytes) -> None:

@@ -138,12 +138,12 @@ class ServedIndex:
             store.delete(list(ids))
             return before - len(store)
 
-    def image(self, id: str, size: int | None = None) -> Image.Image:
+    def image(self, image_id: str, size: int | None = None) -> Image.Image:
         """An indexed image; with `size`, its longer side has at most `size` pixels. Raises as `image_bytes`."""
-        image = decode(self.image_bytes(id), min_side=size)
+        image = decode(self.image_bytes(image_id), min_side=size)
         return thumbnail(image, size) if size else image
 
-    def image_bytes(self, id: str) -> bytes:
+    def image_bytes(self, image_id: str) -> bytes:
         """The encoded bytes of an indexed image.
 
         Raises:
@@ -152,9 +152,9 @@ class ServedIndex:
         """
         index = self.existing()
         with self.guarded():
-            rows = index.store.rows([id], ["path"])
+            rows = index.store.rows([image_id], ["path"])
         if not rows.num_rows:
-            raise DataError(f"no indexed image has the id '{id}'; search results contain the ids")
+            raise DataError(f"no indexed image has the id '{image_id}'; search results contain the ids")
         return read_at(rows["path"][0].as_py(), index.readable)
 
     def readable(self) -> Roots:

@@ -104,7 +104,7 @@ def make_server(service: Service) -> MCPServer:
     return server
 
 
-def http_app(server: MCPServer, settings: Settings, keys: Sequence[str] = ()) -> ASGIApp:
+def http_app(server: MCPServer, settings: Settings, keys: str | Sequence[str] = ()) -> ASGIApp:
     """The server as an ASGI app at /mcp, with the access checks and request limits of the API.
 
     It is stateless: it keeps no sessions, and no streams other than those of running tools, so that a client cannot
@@ -135,6 +135,7 @@ class _PostOnly:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a POST request on."""
         from diptych.serving.api.error_responses import RequestRefused
 
         if scope["type"] == "http" and scope["method"] != "POST":

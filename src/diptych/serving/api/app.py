@@ -36,7 +36,7 @@ log = logging.getLogger("diptych.serving.api")
 _TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def make_app(service: Service, settings: Settings | None = None, keys: Sequence[str] = ()) -> FastAPI:
+def make_app(service: Service, settings: Settings | None = None, keys: str | Sequence[str] = ()) -> FastAPI:
     """The API over a service. It loads the service's model at startup.
 
     Args:
@@ -54,7 +54,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
     readiness = Readiness()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         operations.open()
         loading = asyncio.create_task(readiness.load(service))
         yield
@@ -72,7 +72,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Settings, keys: Sequence[str], metrics: ServerMetrics) -> None:
+def _add_middleware(app: FastAPI, settings: Settings, keys: str | Sequence[str], metrics: ServerMetrics) -> None:
     """The middleware, innermost first."""
     requests = CapacityLimiter(settings.queue, "requests", settings.per_client)
     memory = CapacityLimiter(settings.memory, "bytes")
@@ -130,10 +130,10 @@ def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetric
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: an unknown route, a wrong method, an invalid form."""
     assert isinstance(error, HTTPException)
-    type, message = _TYPES.get(error.status_code, "invalid_request"), str(error.detail)
+    kind, message = _TYPES.get(error.status_code, "invalid_request"), str(error.detail)
     if error.status_code in _TYPES:
         message = f"there is no {request.method} {request.url.path}; /openapi.json lists the routes"
-    return _error_response(request, error.status_code, type, message, dict(error.headers or {}))
+    return _error_response(request, error.status_code, kind, message, dict(error.headers or {}))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -143,9 +143,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 def _error_response(
-    request: Request, status: int, type: str, message: str, headers: dict[str, str] | None = None
+    request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse(error_body(type, message, request.state.request_id), status, headers)
+    return JSONResponse(error_body(kind, message, request.state.request_id), status, headers)
 
 
 def _version() -> str:

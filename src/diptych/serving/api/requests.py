@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from diptych.errors import ConfigError
 from diptych.search.filters import parse_day
-from diptych.serving.results import KEEP
+from diptych.serving.parameters import KEEP, Method, PromptMethod
 from diptych.serving.validation_messages import ID_PATTERN
 
 _MAX_NAME = 255  # bytes of a file name that file systems accept
@@ -105,7 +105,7 @@ class CaptionRequest(RequestBody):
 
     images: Images
     count: Annotated[int, Field(ge=1, le=10)] = 1
-    method: Literal["beam", "greedy", "nucleus"] = "beam"
+    method: Method = "beam"
     candidates: Annotated[Texts, Field(description="captions to rank beside the generated ones")] = []
     choose: Annotated[bool, Field(description="order the generated captions by captioner and matcher together")] = False
     prefix: Annotated[str, Field(max_length=200)] = ""
@@ -128,7 +128,7 @@ class PromptRequest(RequestBody):
     """Images to make prompts for, and the method."""
 
     images: Images
-    how: Literal["retrieve", "compose", "generate"] = "retrieve"
+    how: PromptMethod = "retrieve"
     count: Annotated[int, Field(ge=1, le=20)] = 1
 
 

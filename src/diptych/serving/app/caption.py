@@ -14,8 +14,9 @@ from diptych.serving.app.layout import error_as_message, page_header, row_html, 
 from diptych.serving.app.match import probability_phrase
 from diptych.serving.app.progress import cached_in_session, timed_spinner
 from diptych.serving.app.services import current_service, library_paths, missing_model
+from diptych.serving.parameters import Method, PromptMethod
 from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt
-from diptych.serving.service import Method, PromptMethod, Service
+from diptych.serving.service import Service
 
 METHODS: dict[Method, str] = {
     "beam": "Beam search: most likely",
