@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,21 @@ def test_openais_embeddings_api_accepts_texts_and_images(api: TestClient, servic
     assert api.post("/v1/embeddings", json={"input": "a", "dimensions": 7}).status_code == 422
 
 
+def test_the_docs_are_a_page_of_every_route_and_field_that_fetches_nothing(api: TestClient) -> None:
+    response = api.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    page = response.text
+    for path, operations in api.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            assert f"<code>{method.upper()} {path}</code></h2>" in page
+            for body in operation.get("requestBody", {}).get("content", {}).values():
+                assert all(f"<td><code>{name}</code></td>" in page for name in body["schema"]["properties"])
+    assert "default-src 'none'" in page
+    assert not re.search(r"<script|<link|src=|https?://", page)
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert links <= set(re.findall(r'id="([^"]+)"', page))
+
+
 # errors
 
 
@@ -237,6 +253,53 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
 def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: str, until: str | None) -> None:
     found = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
     assert found["searched"] == 15
+
+
+def test_a_year_as_text_is_a_year_and_not_seconds_since_1970(api: TestClient) -> None:
+    count = partial(post, api, "/v1/search", texts=["a cat"], keep=None)
+    assert count(since="2100")["searched"] == count(until="1901")["searched"] == 0
+
+
+SENTENCES: dict[str, tuple[str, Any, str]] = {
+    "an unknown field": ("embed", {"text": "a"}, "text is not a field of this request; did you mean 'texts'? valid: "),
+    "a number for a text": ("embed", {"texts": [1]}, "texts.0 must be a string"),
+    "a text for a list": ("embed", {"texts": "a"}, "texts must be a list"),
+    "an empty text": ("embed", {"texts": ["a", ""]}, "texts.1 is empty"),
+    "a list for an object": ("embed", [], "the body must be an object"),
+    "broken JSON": ("embed", b"{", "the body is not valid JSON ("),
+    "an id": ("search", {"like": ["x"]}, "like.0 must be the id of an indexed image: 32 hexadecimal digits"),
+    "k": ("search", {"texts": ["a"], "k": 0}, "k must be at least 1"),
+    "too many": ("search", {"texts": ["a"], "k": 1_000}, "k must be at most 200"),
+    "half a result": ("search", {"texts": ["a"], "k": 1.5}, "k must be a whole number"),
+    "a share": ("search", {"texts": ["a"], "keep": "most"}, "keep must be a number"),
+    "an order": ("search", {"texts": ["a"], "sort": "size"}, "sort must be 'score', 'newest' or 'oldest'"),
+    "a switch": ("search", {"texts": ["a"], "fold": "perhaps"}, "fold must be true or false"),
+    "a date": ("search", {"texts": ["a"], "since": "2021-02-30"}, "since: '2021-02-30' is not a date (day is out of"),
+    "a date as a number": ("search", {"texts": ["a"], "until": 2021}, "until: a date as text is needed, such as 2021"),
+    "words": ("search", {"texts": ["a"], "camera": "a" * 1_001}, "camera has more than 1,000 characters"),
+    "a prior": ("match", {"images": ["AA=="], "texts": ["a"], "prior": 1}, "prior must be less than 1"),
+    "no texts": ("match", {"images": ["AA=="], "texts": []}, "texts has no items; send at least one"),
+    "nothing at all": ("match", {}, "images is missing; texts is missing"),
+    "a path": ("index/add", {"path": "~/x"}, "path: home folders are not expanded; give the full path"),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_an_invalid_field_is_described_in_a_plain_sentence(api: TestClient, case: str) -> None:
+    route, content, sentence = SENTENCES[case]
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    response = api.post(f"/v1/{route}", content=data, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error"]["message"].startswith(sentence)
+
+
+def test_an_invalid_parameter_of_a_path_or_query_is_described_in_a_plain_sentence(api: TestClient) -> None:
+    def message(path: str) -> str:
+        return api.get(path).json()["error"]["message"]
+
+    assert message("/v1/images/x").startswith("id must be the id of an indexed image: 32 hexadecimal digits")
+    assert message(f"/v1/images/{'0' * 32}?size=1") == "size must be at least 16"
+    assert message(f"/v1/images/{'0' * 32}?size=wide") == "size must be a whole number"
 
 
 @pytest.mark.parametrize("case", INVALID_JSON)

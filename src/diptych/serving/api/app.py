@@ -18,7 +18,7 @@ require("python_multipart", extra="api")
 from fastapi import FastAPI, Request  # noqa: E402 - after the check that it is installed
 from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.middleware.cors import CORSMiddleware  # noqa: E402
-from fastapi.responses import JSONResponse, Response  # noqa: E402
+from fastapi.responses import HTMLResponse, JSONResponse, Response  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 
 from diptych.serving.api.access import AccessControl, check_keys  # noqa: E402
@@ -28,6 +28,7 @@ from diptych.serving.api.middleware import ErrorMiddleware, HeadAsGet  # noqa: E
 from diptych.serving.api.openai_embeddings import make_embeddings_router  # noqa: E402
 from diptych.serving.api.operations import Operations  # noqa: E402
 from diptych.serving.api.prometheus import ServerMetrics  # noqa: E402
+from diptych.serving.api.reference_page import reference_page  # noqa: E402
 from diptych.serving.api.responses import HealthResponse  # noqa: E402
 from diptych.serving.api.routes import make_router  # noqa: E402
 from diptych.serving.validation_messages import describe_all  # noqa: E402
@@ -65,7 +66,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: str | Seq
     app.state.operations = operations
     app.include_router(make_router(operations))
     app.include_router(make_embeddings_router(operations))
-    _add_health_routes(app, readiness, metrics)
+    _add_server_routes(app, readiness, metrics)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_middleware(app, settings, keys, metrics)
@@ -101,7 +102,7 @@ class Readiness:
             self.failed = True
 
 
-def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetrics) -> None:
+def _add_server_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetrics) -> None:
     error = {"model": ErrorResponse}
 
     @app.get("/healthz")
@@ -120,6 +121,11 @@ def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetric
 
     text = {"content": {metrics.media_type: {"schema": {"type": "string"}}}}
     responses: dict[int | str, dict[str, Any]] = {200: text, 401: error, 403: error, 429: error}
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    async def docs() -> HTMLResponse:
+        """The routes and their fields as a page that works offline."""
+        return HTMLResponse(reference_page(app.openapi()))
 
     @app.get("/metrics", name="metrics", response_class=Response, responses=responses)
     async def prometheus_metrics() -> Response:
