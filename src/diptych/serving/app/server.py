@@ -52,7 +52,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8501,
-    hosts: Sequence[str] = (),
+    hosts: str | Sequence[str] = (),
     browser: bool = True,
 ) -> None:
     """Serve the page until the process is interrupted.
