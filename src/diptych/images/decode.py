@@ -31,10 +31,6 @@ MAX_EXIF_BYTES = 2**20
 DECODE_MEMORY = DecodeMemory()
 """The memory budget of all decodes in the process: requests, index workers and the web page."""
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
-)
-
 # Pillow opens some 45 formats, among them ones that run Ghostscript (EPS) or had many vulnerabilities (PSD, FLI).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 

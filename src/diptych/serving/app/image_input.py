@@ -9,8 +9,9 @@ import streamlit as st
 from PIL import Image
 
 from diptych.data.containers import read_at
-from diptych.images.decode import IMAGE_SUFFIXES, MAX_BYTES, content_hash, decode, thumbnail
+from diptych.images.decode import MAX_BYTES, content_hash, decode, thumbnail
 from diptych.images.paths import from_text
+from diptych.images.suffixes import IMAGE_SUFFIXES
 from diptych.runtime.quoting import printable
 from diptych.serving.app.layout import error_as_message, escape_markdown
 from diptych.serving.app.progress import cached_in_session
