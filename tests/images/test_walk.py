@@ -24,7 +24,9 @@ def names(root: Path, **options: object) -> list[str]:
     return sorted(Path(file.path).relative_to(root).as_posix() for file in files if not isinstance(file, Skipped))
 
 
-@pytest.mark.parametrize("suffix", "HIF mpo jps insp jfi jif heics avifs apng dib pjpeg".split())
+@pytest.mark.parametrize(
+    "suffix", ["HIF", "mpo", "jps", "insp", "jfi", "jif", "heics", "avifs", "apng", "dib", "pjpeg"]
+)
 def test_the_names_that_cameras_and_phones_give_their_files_are_read_in_either_case(tmp_path: Path, suffix: str):
     make(tmp_path, f"a.{suffix}", f"b.{suffix.upper()}")
     assert names(tmp_path) == [f"a.{suffix}", f"b.{suffix.upper()}"]

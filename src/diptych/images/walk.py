@@ -89,32 +89,41 @@ def _entries(
     while folders or links:
         folder, level = folders.pop() if folders else links.pop(0)
         subfolders: list[tuple[str, int]] = []
-        try:
-            entries = _listing(folder, entered)
-        except OSError as error:
-            yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
-            continue
-        parent = os.path.basename(folder)  # noqa: PTH119 (as above)
-        for entry in entries:
-            if is_excluded(entry.path, root, exclude, skip_system_folders=False):
-                continue
-            try:
-                is_folder, is_link = entry.is_dir(), entry.is_symlink()
-            except OSError as error:
-                yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
-                continue
-            if not is_folder:
+        for entry in _visible(folder, root, entered, exclude, skip_system_folders):
+            if isinstance(entry, Skipped):
+                yield entry
+            elif not entry.is_dir():
                 if is_image_file(entry.name):
                     yield entry
                 elif unread is not None:
                     unread.note(entry.name)
-            elif skip_system_folders and is_system_folder(entry.name, parent):
-                continue
             elif not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
-            elif (depth is None or level < depth) and (enter_links or not is_link):
-                (links if is_link else subfolders).append((entry.path, level + 1))
+            elif (depth is None or level < depth) and (enter_links or not entry.is_symlink()):
+                (links if entry.is_symlink() else subfolders).append((entry.path, level + 1))
         folders += reversed(subfolders)
+
+
+def _visible(
+    folder: str, root: str, entered: set[tuple[int, int]], exclude: Sequence[str], skip_system_folders: bool
+) -> Iterator[os.DirEntry[str] | Skipped]:
+    """The entries of a folder that are not left out, in order of name, and those that cannot be looked at."""
+    try:
+        entries = _listing(folder, entered)
+    except OSError as error:
+        yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
+        return
+    parent = os.path.basename(folder)  # noqa: PTH119 (a Path costs three times as much, a million times)
+    for entry in entries:
+        if is_excluded(entry.path, root, exclude, skip_system_folders=False):
+            continue
+        try:
+            is_folder, _ = entry.is_dir(), entry.is_symlink()
+        except OSError as error:
+            yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
+            continue
+        if not (is_folder and skip_system_folders and is_system_folder(entry.name, parent)):
+            yield entry
 
 
 def _listing(folder: str, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
