@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.decode import ImageSource, Slice, readable_text
 
 SPLIT_ALIASES = {
@@ -160,7 +160,8 @@ class Pairs(Sequence[Row]):
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}. Use --split all to select all images"
+                f"no image is in split '{name}'; the data set has: {existing}",
+                steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
 

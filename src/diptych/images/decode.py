@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, JpegImagePlugin, TiffImagePlugin
 
-from diptych.errors import ImageError
+from diptych.errors import ImageError, NextStep
 from diptych.images.decode_memory import DecodeMemory
 from diptych.images.headers import CostlyError, check_strips, check_structure, coded_pixels, jpeg_frame, without_texts
 
@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 # Pillow opens some 45 formats, among them ones that run Ghostscript (EPS) or had many vulnerabilities (PSD, FLI).
+_RAISE_LIMIT = NextStep("or raise the limit", "max_pixels")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
 # What Pillow's decoders were seen to raise on damaged or hostile bytes. Programming errors (NameError, ImportError)
@@ -128,9 +129,7 @@ def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES) -> bytes:
                 "unreadable", f"{name} cannot be read ({error}); check its path and permissions"
             ) from error
     if max(size, len(data)) > max_bytes:
-        raise ImageError(
-            "too_many_bytes", f"{name} has {size:,} bytes, the limit is {max_bytes:,}; shrink it or raise max_bytes"
-        )
+        raise ImageError("too_many_bytes", f"{name} has {size:,} bytes, the limit is {max_bytes:,}; shrink it")
     if not data:
         raise ImageError("empty", f"{name} is empty; fetch it again or remove it")
     if len(data) < size:
@@ -165,13 +164,15 @@ def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int |
             raise ImageError(
                 "too_many_pixels",
                 f"{name} has {width} x {height} = {width * height:,} pixels{decoded}, the limit is {max_pixels:,}; "
-                "shrink it or raise max_pixels",
+                "shrink it",
+                steps=[_RAISE_LIMIT],
             )
         if size > (most := max(max_pixels, _LEAST_PIXELS) * MAX_PIXEL_BYTES):
             raise ImageError(
                 "too_many_pixels",
                 f"{name} has {width} x {height} pixels, which take {size:,} bytes to decode as {image.format}, the "
-                f"limit is {most:,}; save it as PNG, shrink it or raise max_pixels",
+                f"limit is {most:,}; save it as PNG or shrink it",
+                steps=[_RAISE_LIMIT],
             )
         with DECODE_MEMORY.hold(size):
             image.load()

@@ -14,7 +14,7 @@ from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
 
-_OUTSIDE = "a link that leads out of the folder; --follow-links reads what it leads to"
+_OUTSIDE = "a link that leads out of the folder; `follow_links` reads what it leads to"
 
 JUNK = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """Folders in which operating systems keep thumbnails, resource forks and deleted files."""

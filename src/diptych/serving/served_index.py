@@ -12,7 +12,7 @@ from typing import TypeVar
 from PIL import Image
 
 from diptych.data.containers import read_at
-from diptych.errors import DataError, DiptychError, IndexMissing, ModelError
+from diptych.errors import DataError, DiptychError, IndexMissing, ModelError, NextStep
 from diptych.images.decode import decode, thumbnail
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
@@ -74,7 +74,9 @@ class ServedIndex:
         if (index := self.get()) is not None:
             return index
         if self._folder is None:
-            raise IndexMissing("there is no index to search; name one (--index FOLDER, or index= in Python)")
+            raise IndexMissing(
+                "there is no index to search; start with the folder of one", steps=[NextStep("name it", "index")]
+            )
         raise IndexMissing(_MISSING)
 
     @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.walk import image_paths
 
@@ -72,8 +72,9 @@ class ImagePaths:
         inside = [path for folder in self.folders if (path := _within(folder, name))]
         if not inside:
             raise DataError(
-                f"{where}: '{name}' lies outside the image folder '{self.folders[0]}'; "
-                "if this is intended, pass `images`, a folder that contains all images"
+                f"{where}: '{name}' lies outside the image folder '{self.folders[0]}'; move the images into it, or the "
+                "captions into a folder above them",
+                steps=[NextStep("or name a folder that contains all images", "images")],
             )
         for path in inside:
             if os.path.isfile(path):  # noqa: PTH113 (a Path takes three times as long)

@@ -168,7 +168,7 @@ def read_suite(
     """
     if data is None and class_data is None:
         raise ConfigError(
-            "there is no data to compare on: give captioned images (--data), labelled images (--class-data), or both"
+            "there is no data to compare on: give captioned images as `data`, labelled images as `class_data`, or both"
         )
     source: dict[str, Any] = {}
     pairs = labelled = None
