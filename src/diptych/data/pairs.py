@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.data.reading_notes import ReadingNotes
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.decode import ImageSource, Slice, readable_text
 
 _NOTES = b"diptych.notes"  # key in the metadata of the table's schema
@@ -200,7 +200,8 @@ class Pairs(Sequence[Row]):
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}. Use --split all to select all images"
+                f"no image is in split '{name}'; the data set has: {existing}",
+                steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
 

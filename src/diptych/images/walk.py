@@ -15,7 +15,7 @@ from diptych.images.skipped import Skipped
 from diptych.images.suffixes import UnreadFiles, is_image_file
 from diptych.images.system_folders import is_system_folder
 
-_OUTSIDE = "a link that leads out of the folder; --follow-links reads what it leads to"
+_OUTSIDE = "a link that leads out of the folder; `follow_links` reads what it leads to"
 
 
 @dataclass(frozen=True, slots=True)

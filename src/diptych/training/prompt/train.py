@@ -74,5 +74,5 @@ def _check(recipe: PromptRecipe) -> None:
         raise ConfigError("batch_size must be at least 2")
     if recipe.train_tower and recipe.model:
         raise ConfigError(
-            "train_tower trains image_tower, but the dual encoder in model is frozen; set only one of them"
+            "train_tower trains image_tower, but the dual encoder in `model` is frozen; set only one of them"
         )
