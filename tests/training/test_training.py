@@ -20,6 +20,7 @@ import yaml
 from diptych.data.formats.read import read_pairs
 from diptych.data.row_table import Captions
 from diptych.errors import ConfigError, DataError
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.training.batches import PairSampler
 from diptych.training.caption.config import CaptionRecipe
@@ -169,7 +170,7 @@ def test_stored_views_differ_and_the_first_is_not_augmented(tiny: Make) -> None:
 
     recipe = tiny()
     pairs = read_pairs(recipe.data)
-    model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
+    model = builder.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments, image_size=32)  # fmt: skip
     stored = store_image_features(model, pairs, pairs, augment="light", views=3, seed=0)
     assert stored.train.shape[:2] == (48, 3)
@@ -227,7 +228,7 @@ def test_both_objectives_train_and_save_their_scale_and_bias(tiny: Make, objecti
 
 def test_freezing_by_prefix_freezes_exactly_these_weights(tiny: Make) -> None:
     recipe = tiny(freeze=["image.conv1", "text.embeddings"])
-    model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
+    model = builder.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments)  # fmt: skip
     trainable_groups(recipe, model)
     named = model.tower_parameters("image") | model.tower_parameters("text")

@@ -270,7 +270,7 @@ def is_published(model: Path) -> bool:
 
 def _refuse_other_files(out: Path, recipe: RunSettings) -> None:
     if os.path.lexists(out) and not out.is_dir():
-        raise ConfigError(f"'{out}' is not a folder; choose another with out")
+        raise ConfigError(f"'{out}' is not a folder; choose another with `out`")
     for name in _OWN_NAMES:
         if (out / name).is_symlink():
             raise ConfigError(f"'{out / name}' is a link, and what it leads to would be replaced; remove the link")
@@ -280,10 +280,10 @@ def _refuse_other_files(out: Path, recipe: RunSettings) -> None:
             if os.path.lexists(out / name):
                 raise ConfigError(
                     f"'{out}' holds '{name}', which was not written by a training run of diptych and would be "
-                    "replaced; choose another folder with out"
+                    "replaced; choose another folder with `out`"
                 )
     elif kind != _kind(recipe):
-        raise ConfigError(f"'{out}' holds a run of {kind}, not of {_kind(recipe)}; choose another folder with out")
+        raise ConfigError(f"'{out}' holds a run of {kind}, not of {_kind(recipe)}; choose another folder with `out`")
 
 
 def _kind_of_run(out: Path) -> str | None:

@@ -127,7 +127,7 @@ def caption_pairs(
         return start, captioner.prepare([load_view(row, None, 0, 0, 0) for row in rows])
 
     for start, prepared in prefetch(range(0, len(pairs), _BLOCK), prepare):
-        yield from captioner.write(prepared, config, "", range(start, start + len(prepared["pixel_values"])))
+        yield from captioner.generate(prepared, config, "", range(start, start + len(prepared["pixel_values"])))
 
 
 @quiet()

@@ -71,7 +71,7 @@ def decoder_settings(recipe: CaptionRecipe, images: EncodedImages) -> dict[str, 
     return {
         "places": sample.states.shape[1],
         "image_width": sample.states.shape[2],
-        "vector_dim": sample.vectors.shape[1],
+        "vector_dim": sample.embeddings.shape[1],
         **{name: getattr(recipe, name) for name in names},
         "max_tokens": max(recipe.max_tokens, 40),
     }
@@ -215,8 +215,8 @@ class DecoderTraining:
         with self.autocast():
             memory = self.decoder.encode(states)
             decoding = self.decoder.start(memory)
-            logits = strategies.read(decoding, len(memory) * config.width, (START,))
-            sampled = strategies.draw(decoding, logits, range(first, first + len(memory)), config, END, NEVER)
+            logits = strategies.prefill(decoding, len(memory) * config.width, (START,))
+            sampled = strategies.sample(decoding, logits, range(first, first + len(memory)), config, END, NEVER)
         self.decoder.train()
         return [[caption.tokens for caption in of_image] for of_image in sampled]
 

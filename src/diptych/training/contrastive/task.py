@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
-from diptych.models import dual_encoder
+from diptych.models import builder, dual_encoder
 from diptych.models.dual_encoder import MODALITIES, DualEncoder
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
@@ -168,7 +168,7 @@ def build_model(recipe: ContrastiveRecipe, captions: list[str] | None = None) ->
     if recipe.start:
         return dual_encoder.load(recipe.start, recipe.device)
     try:
-        return dual_encoder.build(
+        return builder.build(
             recipe.image_tower,
             recipe.text_tower,
             projection=recipe.projection,

@@ -103,4 +103,6 @@ def _check(recipe: ContrastiveRecipe) -> None:
     if recipe.batch_size < 2:
         raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
     if recipe.head_epochs and recipe.start:
-        raise ConfigError("head_epochs trains new heads, but the model in start has trained ones; set only one of them")
+        raise ConfigError(
+            "head_epochs trains new heads, but the model in `start` has trained ones; set only one of them"
+        )

@@ -57,7 +57,7 @@ def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata:
     with run.publish() as folder:
         if recipe.model:
             dual_encoder.load(recipe.model, recipe.device).save(folder)
-        save_prompter(prompter, folder, card=metadata)
+        save_prompter(prompter, folder, metadata=metadata)
         if recipe.library:
             prompts = list(dict.fromkeys(train.flat_captions()[0]))[: recipe.library]
             save_library(PromptLibrary.of(prompts, prompter.space, run.progress), folder)
@@ -74,5 +74,5 @@ def _check(recipe: PromptRecipe) -> None:
         raise ConfigError("batch_size must be at least 2")
     if recipe.train_tower and recipe.model:
         raise ConfigError(
-            "train_tower trains image_tower, but the dual encoder in model is frozen; set only one of them"
+            "train_tower trains image_tower, but the dual encoder in `model` is frozen; set only one of them"
         )
