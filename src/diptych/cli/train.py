@@ -81,7 +81,7 @@ def contrastive(
     from diptych.training.contrastive.train import train
 
     set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
+    recipe = _chosen_settings(recipe, config, given, resume and not sweep)
     if sweep:
         from diptych.training.sweep import run_sweep
 

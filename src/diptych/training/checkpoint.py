@@ -43,7 +43,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     except DAMAGED as error:
         raise ConfigError(
             f"'{path}' is not a checkpoint of diptych, or is damaged ({type(error).__name__}); restore a copy, "
-            "or start again in another folder with out"
+            "or start again in another folder with `out`"
         ) from error
     return saved
 

@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 

@@ -21,6 +21,7 @@ from diptych.captioning.decoder import CaptionDecoder
 from diptych.captioning.grid_captioner import NEVER, GridCaptionModel, save_captioner
 from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words, words_of
+from diptych.errors import DataError
 from diptych.evaluation.metrics.cider import CiderD
 from diptych.models import dual_encoder
 from diptych.models.hidden_states import HiddenStates
@@ -49,6 +50,11 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
     recipe = run.recipe
     encoder = dual_encoder.load(recipe.model, recipe.device)
     words = Words.learn(data.train.flat_captions()[0], recipe.min_count)
+    if not words.words:
+        raise DataError(
+            f"no word occurs {recipe.min_count} times in the captions of the {len(data.train):,} training images, so "
+            "the decoder would have no vocabulary; set min_count to 1, or add images"
+        )
     views = recipe.views if recipe.augment != "none" else 1
     encode = partial(encode_images, encoder, shape=state_shapes(encoder)["image"], progress=run.progress)
     train = encode(data.train, augment=recipe.augment, views=views, seed=recipe.seed)

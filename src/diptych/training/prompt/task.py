@@ -67,7 +67,7 @@ def _tower(recipe: PromptRecipe) -> list[Module]:
             arguments=recipe.image_arguments or None,
         )
     except ModelError as error:
-        raise ModelError(f"{error}. Without a network, set model to mini, the bundled model") from error
+        raise ModelError(f"{error}. Without a network, set `model` to mini, the bundled model") from error
 
 
 def prompt_task(recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> Task:
