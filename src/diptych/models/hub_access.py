@@ -45,6 +45,6 @@ def _is_reachable() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-    except Exception:  # noqa: BLE001 - the errors of httpx2, httpx or requests, by the version of the hub's client
+    except Exception:
         return False
     return True

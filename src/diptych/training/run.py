@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import yaml
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
+Batch = TypeVar("Batch")
 
 MODEL = "model"
 LOCK, OWNER = "diptych-run.lock", "diptych-owner.json"
@@ -65,17 +66,6 @@ class TrainingData:
     def sizes(self) -> dict[str, int]:
         """The number of images by split."""
         return {"train": len(self.train), "val": len(self.val)}
-
-
-class RunMetadata(TypedDict):
-    """What a published model says of its training."""
-
-    recipe: dict[str, object]
-    pictures: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-    validation: Mapping[str, object]
-    changes: NotRequired[list[str]]
-    """The settings that were changed when the run was resumed, in words."""
 
 
 @dataclasses.dataclass
@@ -132,18 +122,21 @@ class Run(Generic[Recipe]):
         self.record = dataclasses.replace(self.record, data=recorded)
         return data
 
-    def metadata(self, data: TrainingData, scores: Mapping[str, object]) -> RunMetadata:
-        """What the published model says of its training; `scores` are its validation scores."""
-        metadata: RunMetadata = {
+    @property
+    def changes(self) -> list[str]:
+        """The settings that were changed when the run was resumed, in words."""
+        return [str(change) for change in self.record.changes]
+
+    def metadata(self, data: TrainingData, scores: Mapping[str, object]) -> dict[str, object]:
+        """What the published model says of its training: recipe, number of images, validation scores and changes."""
+        metadata: dict[str, object] = {
             "recipe": dataclasses.asdict(self.recipe),
             "pictures": data.sizes,
             "validation": scores,
         }
-        if self.record.changes:
-            metadata["changes"] = [str(change) for change in self.record.changes]
-        return metadata
+        return metadata | ({"changes": self.changes} if self.changes else {})
 
-    def fit(self, task: Task, *, phase: str = "", settings: RunSettings | None = None) -> Outcome:
+    def fit(self, task: Task[Batch], *, phase: str = "", settings: RunSettings | None = None) -> Outcome:
         """Train a task, from the last checkpoint if there is one; `start_run` refuses checkpoints without `resume`.
 
         Args:

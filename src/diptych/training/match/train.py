@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.progress import Progress, silent
@@ -100,17 +101,15 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
             _refuse_one_label(part, f"{name} pairs", "set val_fraction to another fraction, or add pairs")
     if labelled is None:
         _require_negatives(data)
-    shared: dict[str, Any] = {
-        "with_states": any(HEADS[name].needs_states for name in recipe.heads),
-        "max_tokens": recipe.max_tokens,
-        "progress": run.progress,
-    }
-    views: dict[str, Any] = {"augment": recipe.augment, "views": recipe.views, "seed": recipe.seed}
-    return (
-        data,
-        encode_pairs(encoder, data.train, train, **shared, **views),
-        encode_pairs(encoder, data.val, val, **shared),
+    encode = partial(
+        encode_pairs,
+        encoder,
+        with_states=any(getattr(HEADS[name], "needs_states", False) for name in recipe.heads),
+        max_tokens=recipe.max_tokens,
+        progress=run.progress,
     )
+    augmented = encode(data.train, train, augment=recipe.augment, views=recipe.views, seed=recipe.seed)
+    return data, augmented, encode(data.val, val)
 
 
 def _refuse_one_label(labelled: Labelled, name: str, step: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from diptych.matching.hubness import Banks
 from diptych.matching.matcher import Encoded, Matcher
 from diptych.matching.negatives import make_labelled_pairs
 from diptych.matching.rerank import Candidates, candidates
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates
 from diptych.training.match.config import MatchRecipe
@@ -53,7 +53,7 @@ class MatchValidator:
             "hard_share": recipe.hard_share,
         }
 
-    def matcher(self, head: nn.Module, name: str = "", settings: dict[str, Any] | None = None) -> Matcher:
+    def matcher(self, head: nn.Module, name: str = "", settings: HeadSettings | None = None) -> Matcher:
         """A matcher with this head, calibrated on the validation pairs."""
         return self._calibrated(head, name, settings)[0]
 
@@ -77,8 +77,8 @@ class MatchValidator:
         return scores | {"rerank_r@1": 100 * float(np.mean(ranks == 1)), "rerank_mrr": mrr, "score": mrr}
 
     def _calibrated(
-        self, head: nn.Module, name: str = "", settings: dict[str, Any] | None = None
-    ) -> tuple[Matcher, NDArray[Any], Candidates | None]:
+        self, head: nn.Module, name: str = "", settings: HeadSettings | None = None
+    ) -> tuple[Matcher, NDArray[np.floating], Candidates | None]:
         """The calibrated matcher, the evidence of the validation pairs, and the candidates of each caption."""
         is_cosine = isinstance(head, CosineHead)
         banks = None if is_cosine else self.banks
