@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from diptych.cli import main
 from diptych.data.classes import Classes, classes_in, read_class_folders
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
@@ -23,6 +22,9 @@ from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import html_page
+from tests.evaluation.test_compare import run  # noqa: F401 - a fixture
+
+# ruff: noqa: F811 - the fixture
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
 
@@ -157,17 +159,6 @@ def test_labels_and_names_of_classes_may_differ(folder: Path, colours: Path) -> 
     classes = Classes(("blue", "green", "red"), ("a blue wall", "a green wall", "a red wall"))
     classifier = ImageClassifier(dual.load(folder, "cpu"), classes, prompts="one")
     assert classifier.cross_validate(read_class_folders(colours), methods=["probe"])[0].top1 > 60
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def command(*words: object) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, words)])
-        assert not ended.value.code, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return command
 
 
 def test_the_command_measures_the_methods_on_class_folders(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.captioning.decoder import CaptionDecoder
@@ -28,6 +27,7 @@ from diptych.models.checkpoints import (
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.heads import Features
 from diptych.models.hidden_states import compute_hidden_states
+from diptych.models.weights import read_weights, save_weights
 
 WEIGHTS = "captioner.safetensors"
 WORDS = "captioner.txt"
@@ -144,9 +144,7 @@ def save_captioner(
     path = Path(path)
     if not (path / METADATA).exists():
         raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
-    weights = model.decoder.state_dict()
-    saved = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
-    save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
+    save_weights(path / WEIGHTS, model.decoder.state_dict(), half=half)
     (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
     section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
     write_metadata(path, {**read_metadata(path), "captioner": section})
@@ -174,5 +172,5 @@ def load_grid_model(name: str | Path, device: str = "auto") -> GridCaptionModel:
     with loading(f"the captioner of '{name}'"):
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = CaptionDecoder(len(words), **section["settings"])
-        decoder.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+        decoder.load_state_dict(read_weights(path / WEIGHTS))
         return GridCaptionModel(encoder, decoder, words, section["settings"], section.get("habits"))

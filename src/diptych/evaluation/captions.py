@@ -225,16 +225,8 @@ def evaluate_captioner(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    generate = functools.partial(
-        captioner.caption,
-        method=method,
-        beams=beams,
-        prefix=prefix,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
+    config = captioner.generation_config(method, beams, 1, max_tokens, temperature, top_p, seed)
+    generate = functools.partial(captioner.caption_with, config=config, prefix=prefix)
     results = caption_images(images, generate, image_size=captioner.image_size)
     captions = {result.path: result.texts[0].text for result in results if result.texts}
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)

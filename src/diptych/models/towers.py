@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def image_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     image_size: int | None = None,
     crop: str | None = None,
     pooling: str | None = None,
@@ -89,8 +89,8 @@ def image_tower(
 
 def text_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     pooling: str = "mean",
     max_length: int | None = 64,
     arguments: Arguments | None = None,

@@ -16,7 +16,8 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.models import builder, dual_encoder
-from diptych.models.dual_encoder import MODALITIES, DualEncoder
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.two_towers import MODALITIES
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress
 from diptych.training.batches import (
