@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +63,7 @@ class CaptionReport:
     scorer: str | None
     missing: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything except the captions of single images, for JSON."""
         labels = {"tokenizer": TOKENIZERS[self.tokenizer], "clipscore_model": self.scorer}
         return {**self.corpus, **self.variety.to_dict(), **labels, "missing": self.missing}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,9 +198,11 @@ def evaluate_prompter(
             chosen = PromptLibrary.of(chosen, space, progress)
         generated = [prompts[0].text for prompts in chosen.nearest(predicted)]
     else:
-        options: dict[str, Any] = {"how": how, "library": library, "captioner": captioner, "lists": lists}
         images = [row.image for row in usable]
-        generated = [best[0].text for _, best in prompt_images(prompter, images, progress=progress, **options)]
+        prompted = prompt_images(
+            prompter, images, how=how, library=library, captioner=captioner, lists=lists, progress=progress
+        )
+        generated = [best[0].text for _, best in prompted]
     scores = evaluator({PROMPTER: predicted, GENERATED: space.encode(generated)}, baselines=baselines)
     return PromptReport(
         scores,
