@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from diptych.data.classes import Classes
 from diptych.data.pairs import Pairs
 from diptych.data.templates import templates
-from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.errors import ConfigError, DataError, NextStep, did_you_mean
 from diptych.evaluation.classifiers import (
     ClassLabels,
     EmbeddingClassifier,
@@ -147,7 +147,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         if self.method == "zero-shot":
             self.classifier_ = classifier.fit()
         elif X is None or (y is None and not isinstance(X, Pairs)):
-            raise ConfigError(f"'{self.method}' needs labelled images; give some with --examples, or use zero-shot")
+            raise ConfigError(
+                f"the method '{self.method}' needs labelled images; give some, or use zero-shot",
+                steps=[NextStep("name a folder of labelled images", "examples")],
+            )
         else:
             labels = self.classes_of(X) if isinstance(X, Pairs) and y is None else y
             self.classifier_ = classifier.fit(self._decoded(X), labels)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diptych.errors import ModelError
+from diptych.errors import ModelError, NextStep
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.truncation import TextCutWarning
 from diptych.models.unknown_words import UnknownWordsWarning
@@ -100,8 +100,9 @@ def check_parity(parity: Parity, tolerance: Tolerance) -> None:
         f"the exported {parity.name} graph does not reproduce the model's embeddings: minimum cosine "
         f"{parity.min_cosine:.5f} (limit {tolerance.min_cosine}), mean cosine {parity.mean_cosine:.5f} (limit "
         f"{tolerance.mean_cosine}), maximum difference {parity.largest_difference:.1e} (limit "
-        f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images "
-        "(--data), or use fp32"
+        f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images, or "
+        "use fp32",
+        steps=[NextStep("name the images to calibrate with", "data")],
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import path_id, to_text
 from diptych.images.roots import Roots
 from diptych.search.copies import copy_groups
@@ -234,7 +234,8 @@ def _with_row_ids(store: Store, query: Query) -> Query:
             if not ids:
                 raise DataError(
                     f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-                    "index it first, or search by the picture itself (--image)"
+                    "index it first, or search by the image itself",
+                    steps=[NextStep("name its file", "image")],
                 )
             part = replace(part, value=ids[0])
         parts.append(part)

@@ -16,7 +16,7 @@ from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt
 if TYPE_CHECKING:
     from diptych.captioning.strategies import Caption
     from diptych.prompting.library import PromptLibrary
-    from diptych.prompting.prompter import PromptMethod
+    from diptych.serving.parameters import PromptMethod
 
 
 def non_empty_texts(texts: str | Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from diptych.data.formats.encoding import clean, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries
-from diptych.data.joins import canonical_id
+from diptych.data.joins import JoinReport, Tally, canonical_id
 from diptych.data.pairs import Row
 from diptych.errors import DataError
 
@@ -45,11 +45,19 @@ def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     captions: dict[str, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
         captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+    numbers: dict[str, None] = {}
+    repeated: list[str] = []
     for where, image in _entries(path, "images"):
         name = clean(_value(image, "file_name", where))
         number = _id(image, "id", where)
+        if number in numbers:
+            repeated.append(number)
+        numbers[number] = None
         texts = tuple(map(clean, captions.get(number, ())))
         yield Row(name, images.find(name, where), texts, split_of(path, images.base), number)
+    orphans = Tally.of(number for number in captions if number not in numbers)
+    left, right = f"image ids of the captions in '{path.name}'", "its images"
+    images.notes.add_join(JoinReport(left, right, left_only=orphans, repeated=Tally.of(repeated)))
 
 
 def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -140,7 +140,7 @@ def read_suite(
     data: str | Path | None,
     *,
     split: str = "test",
-    format: str | None = None,  # noqa: A002 - the name that `read_pairs` and the command line have
+    format: str | None = None,
     class_data: str | Path | None = None,
     class_split: str = "all",
     classes: str | Path | None = None,
@@ -171,7 +171,7 @@ def read_suite(
     """
     if data is None and class_data is None:
         raise ConfigError(
-            "there is no data to compare on: give captioned images (--data), labelled images (--class-data), or both"
+            "there is no data to compare on: give captioned images as `data`, labelled images as `class_data`, or both"
         )
     source: Sources = {}
     pairs = labelled = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
     model.defaults, scores = choose_generation_config(recipe, model, val)
     with run.publish() as folder:
         encoder.save(folder)
-        metadata = {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores}
-        save_captioner(model, folder, metadata)
+        save_captioner(model, folder, run.metadata(data, scores))
     return outcomes, scores
 
 
