@@ -16,7 +16,7 @@ from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
 from diptych.errors import DataError
 from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
-from diptych.evaluation.metrics.matching import BINS, MatchScores, matching_metrics
+from diptych.evaluation.metrics.matching import BINS, Labels, MatchScores, matching_metrics
 from diptych.evaluation.metrics.retrieval import Embeddings, RetrievalScores, retrieval_metrics
 from diptych.evaluation.metrics.zeroshot import ZeroShotScores, mean_class_embeddings, zeroshot_metrics
 from diptych.matching.matcher import Matcher
@@ -220,7 +220,7 @@ class MatchReport:
             sets[name] = {**scores.to_dict(), **ends}
         return sets
 
-    def of(self, name: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def of(self, name: str) -> tuple[NDArray[np.floating], Labels]:
         """Probabilities and labels of one set, (pairs of the set,) each."""
         rows = self.pairs.sets[name]
         return self.probabilities[rows], self.pairs.labels[rows]
@@ -267,7 +267,7 @@ class MatchEvaluator:
     def _scores(
         self,
         probabilities: NDArray[np.floating],
-        labels: NDArray[np.bool_] | NDArray[np.integer],
+        labels: Labels,
         groups: NDArray[np.integer],
     ) -> tuple[MatchScores, dict[str, Interval]]:
         def scores(weights: NDArray[np.floating] | None) -> MatchScores:
