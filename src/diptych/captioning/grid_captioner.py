@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +126,7 @@ class _DeviceState:
 
 
 def save_captioner(
-    model: GridCaptionModel, path: str | Path, metadata: Metadata | None = None, *, half: bool = False
+    model: GridCaptionModel, path: str | Path, metadata: Mapping[str, object] | None = None, *, half: bool = False
 ) -> None:
     """Add a captioner to the directory of its dual encoder, which still loads as a dual encoder and as a matcher.
 

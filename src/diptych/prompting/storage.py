@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,7 @@ class PrompterParts:
 
 
 def save_prompter(
-    prompter: StoredPrompter, path: str | Path, *, half: bool = False, metadata: Metadata | None = None
+    prompter: StoredPrompter, path: str | Path, *, half: bool = False, metadata: Mapping[str, object] | None = None
 ) -> None:
     """Save a prompter to a directory: `prompter.safetensors`, and its settings in `diptych.json`.
 
