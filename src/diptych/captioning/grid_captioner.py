@@ -16,9 +16,9 @@ from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
 from diptych.models import dual_encoder
 from diptych.models.checkpoints import (
-    METADATA,
     HeadSettings,
     Metadata,
+    add_part,
     loading,
     model_directory,
     read_metadata,
@@ -142,12 +142,11 @@ def save_captioner(
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / METADATA).exists():
-        raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
+    model_metadata = add_part(path, "captioner")
     save_weights(path / WEIGHTS, model.decoder.state_dict(), half=half)
     (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
     section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
-    write_metadata(path, {**read_metadata(path), "captioner": section})
+    write_metadata(path, {**model_metadata, "captioner": section})
 
 
 def has_captioner(path: Path) -> bool:

@@ -16,8 +16,8 @@ from diptych.matching.heads import HEADS, CosineHead, Side
 from diptych.matching.hubness import Banks
 from diptych.models import dual_encoder
 from diptych.models.checkpoints import (
-    METADATA,
     HeadSettings,
+    add_part,
     loading,
     model_directory,
     read_metadata,
@@ -68,8 +68,7 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / METADATA).exists():
-        raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
+    metadata = add_part(path, "matcher")
     banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
         f"{matcher.name}.{name}": tensor for matcher in matchers for name, tensor in matcher.head.state_dict().items()
@@ -84,7 +83,7 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         for matcher in matchers
     }
     save_weights(path / WEIGHTS, weights, half=half)
-    write_metadata(path, {**read_metadata(path), "kind": "matcher", "matcher": section})
+    write_metadata(path, {**metadata, "kind": "matcher", "matcher": section})
 
 
 def heads_of(name: str | Path) -> list[str]:
