@@ -33,7 +33,7 @@ def save_clip(folder: Path) -> None:
 
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: at for at, word in enumerate(words)}, merges=[], model_max_length=LIMIT)
+    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=LIMIT)
     ids = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     text = {**SIDE, **ids, "vocab_size": len(words), "max_position_embeddings": LIMIT}
     config = CLIPConfig(text_config=text, vision_config={**SIDE, "image_size": 32, "patch_size": 8}, projection_dim=16)
@@ -87,8 +87,8 @@ def siglip_config(vocabulary: int) -> Any:
 
 def gemma_vocabulary() -> dict[str, int]:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    letters = [chr(at) for at in range(32, 127)] + ["▁"]
-    return {token: at for at, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters])}
+    letters = [chr(code) for code in range(32, 127)] + ["▁"]
+    return {token: code for code, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters])}
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {

@@ -84,7 +84,7 @@ def reference(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray, A
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     network.eval()
     with torch.inference_mode():
-        images = network.encode_image(torch.stack([preprocess(each) for each in make_images()]), normalize=True)
+        images = network.encode_image(torch.stack([preprocess(image) for image in make_images()]), normalize=True)
         return images.numpy(), network.encode_text(tokenizer(texts), normalize=True).numpy(), network
 
 
