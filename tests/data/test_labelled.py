@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from diptych.data.labelled import LABELS, read_labelled_pairs
+from diptych.data.labelled import LABELS, is_labelled, read_labelled_pairs
 from diptych.errors import DataError
 from diptych.matching.match_table import read_match_table
 from tests.broken import encoded
@@ -55,3 +57,10 @@ def test_several_texts_of_one_image_are_no_conflict(tmp_path: Path) -> None:
     table = read_match_table(tmp_path / "t.csv")
     assert [image.exists() for image in table.images] == [True, True]
     assert table.notes.counts == {}
+
+
+def test_labelled_pairs_in_parquet_keep_their_labels(tmp_path: Path) -> None:
+    table = pa.table({"image": ["a.jpg", "b.jpg"], "caption": ["x", "y"], "Label": [1.0, 0.0]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert is_labelled(tmp_path / "p.parquet")
+    assert read_labelled_pairs(tmp_path / "p.parquet").labels.tolist() == [True, False]

@@ -33,12 +33,14 @@ class Classes:
             raise DataError("invalid classes: there are none; give each class its own label")
         known: dict[str, str] = {}
         for label in self.labels:
-            if (first := known.setdefault(_plain(label), label)) is not label:
+            first = known.get(_plain(label))
+            if first is not None:
                 fault = f"label '{label}' occurs twice" if first == label else f"'{first}' and '{label}' are one label"
                 raise DataError(
                     f"invalid classes: {fault} (case, hyphens and underscores do not count); give each class its own "
                     "label, or merge their folders"
                 )
+            known[_plain(label)] = label
 
     def __len__(self) -> int:
         return len(self.labels)

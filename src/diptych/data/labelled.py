@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diptych.data.formats.encoding import clean
 from diptych.data.formats.read import ImagePaths, settled
-from diptych.data.formats.tables import records, rows
+from diptych.data.formats.tables import plain_name, records, rows
 from diptych.data.joins import JoinReport, Tally
 from diptych.data.pairs import Pairs, Row
 from diptych.data.reading_notes import ReadingNotes
@@ -65,7 +65,7 @@ def is_labelled(source: str | Path) -> bool:
     if path.suffix.lower() not in _TABLES or not path.is_file():
         return False
     try:
-        first = next(records(path), None)
+        first = next(records(path, LABEL_COLUMNS), None)
     except DataError:
         return False
     return first is not None and _label_column(first[1]) is not None
@@ -88,7 +88,7 @@ def read_labelled_pairs(source: str | Path) -> Labelled:
     images = ImagePaths.around(path.absolute().parent, path.absolute().parent, notes=notes)
 
     def with_labels() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for where, record in records(path):
+        for where, record in records(path, LABEL_COLUMNS):
             labels.append(_label(record, where))
             yield where, record
 
@@ -138,9 +138,5 @@ _DECIMALS = re.compile(r"^([01])\.0*$")
 
 
 def _label_column(names: Mapping[str, Any]) -> str | None:
-    plain = {_plain(name): name for name in names}
+    plain = {plain_name(name): name for name in names}
     return next((plain[name] for name in LABEL_COLUMNS if name in plain), None)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s_-]", "", text).lower()
