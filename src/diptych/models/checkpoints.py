@@ -97,6 +97,17 @@ def read_metadata(folder: Path) -> Metadata:
     return metadata
 
 
+def add_part(folder: Path, part: str) -> Metadata:
+    """The metadata of a dual encoder's directory, to which a part such as a matcher is added.
+
+    Raises:
+        ModelError: There is no dual encoder in the directory.
+    """
+    if not (folder / METADATA).exists():
+        raise ModelError(f"'{folder}' holds no dual encoder to add a {part} to; save the encoder there first")
+    return read_metadata(folder)
+
+
 def write_metadata(folder: Path, metadata: Metadata) -> None:
     """Write a model directory's `diptych.json` atomically."""
     write_text(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
