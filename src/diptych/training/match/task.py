@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.matching.heads import HEADS, Head
+from diptych.matching.heads import CrossHead, Head, PairHead
 from diptych.matching.negatives import Matches, hard_negatives
 from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
@@ -54,13 +54,14 @@ class _Source:
 
 def new_head(recipe: MatchRecipe, name: str, encoder: DualEncoder) -> tuple[nn.Module, HeadSettings]:
     """A new head, and the arguments that rebuild it."""
-    settings: HeadSettings = {"dropout": recipe.dropout}
     if name == "pair":
-        settings |= {"dim": encoder.dim, "hidden": recipe.hidden}
-    else:
-        shapes = state_shapes(encoder)
-        settings |= {"image_width": shapes["image"][1], "text_width": shapes["text"][1], "dim": recipe.dim}
-    return HEADS[name](**settings), settings
+        pair = PairHead(encoder.dim, recipe.hidden, recipe.dropout)
+        return pair, {"dim": encoder.dim, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    shapes = state_shapes(encoder)
+    image_width, text_width = shapes["image"][1], shapes["text"][1]
+    cross = CrossHead(image_width, text_width, recipe.dim, recipe.dropout)
+    widths = {"image_width": image_width, "text_width": text_width}
+    return cross, {**widths, "dim": recipe.dim, "dropout": recipe.dropout}
 
 
 def match_task(
