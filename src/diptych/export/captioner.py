@@ -127,7 +127,7 @@ def measure_captioner(
     features = before.prepare(images[:_TIMED_IMAGES])
     count, config = len(images[:_TIMED_IMAGES]), GenerationConfig(beams=3)
     first, second = alternating_medians(
-        *(lambda model=model: model.write(dict(features), config, "", range(count)) for model in (before, after))
+        *(lambda model=model: model.generate(dict(features), config, "", range(count)) for model in (before, after))
     )
     return parity_of("captioner", old, new, (count / first, count / second))
 
