@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import fetched_directory, refuse_unsafe
 from diptych.models.heads import EMBEDDING
+from diptych.models.hub_access import quick_offline
 from diptych.models.loading import LOCAL, WEIGHTS, Arguments
 from diptych.runtime.quiet import quiet
 
@@ -74,8 +76,9 @@ def _timm_network(name: str, pretrained: bool, arguments: Arguments) -> nn.Modul
     try:
         if not timm.is_model(own_name):  # a source such as `hf-hub:`
             raise ValueError("timm has no such model of its own; give the hub name of another model without 'timm/'")
-        network: nn.Module = timm.create_model(own_name, pretrained=pretrained, num_classes=0, **arguments)
-    except (RuntimeError, OSError, ValueError) as error:
+        with quick_offline(name) if pretrained else nullcontext():
+            network: nn.Module = timm.create_model(own_name, pretrained=pretrained, num_classes=0, **arguments)
+    except (RuntimeError, OSError, ValueError, ModelError) as error:
         raise ModelError(_no_tower(name, pretrained, error)) from error
     return network
 
