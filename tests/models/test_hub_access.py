@@ -37,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("name", ["timm/resnet18", "somebody/vit"])
 def test_a_tower_that_cannot_be_downloaded_fails_without_retries(no_network: list[str], name: str) -> None:
     started = time.monotonic()
-    with pytest.raises(ModelError, match="not in the local cache of the model hub, and https://.* cannot be reached"):
+    with pytest.raises(ModelError, match=r"not in the local cache of the model hub, and https://.* cannot be reached"):
         image_tower(name)
     assert time.monotonic() - started < 20
     assert len(no_network) <= 1
