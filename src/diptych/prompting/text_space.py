@@ -60,8 +60,8 @@ class TextSpace:
         Raises:
             ConfigError: an item is not a string.
         """
-        first = self.model[0]
-        trunk: Any = first.sub_modules["text"][0] if isinstance(first, Router) else first
+        first: Any = self.model[0]
+        trunk = first.sub_modules["text"][0] if isinstance(first, Router) else first
         return unknown_to(trunk, checked_texts(texts))
 
     def encode_cached(
