@@ -115,7 +115,7 @@ class Client(ImageService):
         if not images and not texts:
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         answer = self._post("/v1/embed", images, texts=texts)
-        rows = (answer["image_vectors"], answer["text_vectors"])
+        rows = (answer["image_embeddings"], answer["text_embeddings"])
         return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
     def run_match(self, images: Sequence[ImageLike], parameters: MatchParameters) -> list[list[float]]:

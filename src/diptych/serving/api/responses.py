@@ -21,8 +21,8 @@ class EmbedResponse:
 
     model: str
     dim: int
-    image_vectors: list[list[float]]
-    text_vectors: list[list[float]]
+    image_embeddings: list[list[float]]
+    text_embeddings: list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
