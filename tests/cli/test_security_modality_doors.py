@@ -212,7 +212,8 @@ def test_the_api_embeds_searches_and_matches_by_the_words(house: House, api: Tes
     expected, seen = by_hand(house.model, texts), house.model.encode_images([house.trap.image])
     house.trap.check(np.array(post(api, "/v1/embed", texts=texts)["text_embeddings"]), expected, seen, atol=1e-4)
     for text, vector in zip(texts, expected, strict=True):
-        house.trap.check(np.array(post(api, "/v1/embed", texts=[text])["text_embeddings"]), vector[None], seen, atol=1e-4)
+        vectors = np.array(post(api, "/v1/embed", texts=[text])["text_embeddings"])
+        house.trap.check(vectors, vector[None], seen, atol=1e-4)
         best = post(api, "/v1/search", texts=[text], keep=None, k=1)["hits"][0]
         of_best = house.model.encode_images([Image.open(best["path"]).convert("RGB")])[0]
         assert best["score"] == pytest.approx(float(vector @ of_best), abs=1e-3)

@@ -141,7 +141,7 @@ def test_an_endpoint_is_pushed_whole_and_loads_as_a_model(hub: Hub, run: Path, t
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda folder: (folder / "README.md").unlink(), "names no licence.*--licence"),
+        (lambda folder: (folder / "README.md").unlink(), "names no licence"),
         (lambda folder: [file.unlink() for file in folder.rglob("*.safetensors")], "safetensors"),
     ],
 )

@@ -158,7 +158,7 @@ def test_a_server_indexes_nothing_outside_its_roots(
     (root / "photos" / "inside.png").symlink_to(root / "photos" / "0.png")
     added = api.post("/v1/index/add", json={"path": str(root / "photos")}).json()
     assert (added["images"], added["reasons"]) == (2, {"outside": 2})
-    assert "--follow-links" in added["skipped"][0]["detail"]
+    assert "`follow_links`" in added["skipped"][0]["detail"]
     assert _paths(service) == {to_text(root / "photos" / "0.png"), to_text(root / "photos" / "inside.png")}
 
 

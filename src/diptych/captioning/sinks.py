@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from diptych.captioning.many_images import CaptionResult
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import from_text
 from diptych.runtime.atomic import storing, write_bytes, write_text
 from diptych.runtime.files import open_file
@@ -20,6 +20,7 @@ from diptych.runtime.files import open_file
 SCORES = ("score", "confidence", "similarity", "probability")
 COLUMNS = ("image", "rank", "caption", *SCORES, "error")
 _HEADER = ",".join(COLUMNS) + "\n"
+_ONE_FILE = NextStep("name that file", "output")
 _LINE_START = '{"image": "'  # of a JSON line
 
 
@@ -102,16 +103,23 @@ class Sidecars:
             try:
                 write_text(target, "".join(f"{text.text}\n" for text in result.texts))
             except OSError as error:
-                raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --output") from error
+                raise ConfigError(
+                    f"cannot write '{target}' ({error.strerror}); write the captions to one file instead",
+                    steps=[_ONE_FILE],
+                ) from error
 
     def _sidecar(self, path: str) -> Path:
         image = from_text(path)
         if not image.parent.is_dir():
-            raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --output")
+            raise ConfigError(
+                f"'{path}' lies inside another file, so no text file can stand beside it; write the captions to one "
+                "file instead",
+                steps=[_ONE_FILE],
+            )
         return image.with_suffix(".txt")
 
 
-def as_dict(result: CaptionResult) -> dict[str, Any]:
+def as_dict(result: CaptionResult) -> dict[str, object]:
     """An image and its texts as a JSON object."""
     if result.reason:
         return {"image": result.path, "error": result.reason, "message": result.message}

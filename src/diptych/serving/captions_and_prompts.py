@@ -74,7 +74,7 @@ def make_prompts(
         loaded.using("prompter") as prompter,
         loaded.using("captioner") if needs_captioner else nullcontext() as captioner,
     ):
-        prompts = prompter.prompt(images, how=how, captioner=captioner, count=count, library=library)
+        prompts = prompter.prompt(images, how=how, captioner=captioner, k=count, library=library)
     return [[GeneratedPrompt(prompt.text, float(prompt.score)) for prompt in row] for row in prompts]
 
 

@@ -28,6 +28,7 @@ from diptych.images.decode import decode, read_bytes
 from diptych.images.paths import to_text
 from diptych.images.skipped import Skipped
 from diptych.images.source import ImageLike, encoded
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.search.add_report import AddReport
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
@@ -115,17 +116,22 @@ class Client(ImageService):
         if not images and not texts:
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         answer = self._post("/v1/embed", images, texts=texts)
+        warn_of_unknown_words(answer.get("unknown", ()))
         rows = (answer["image_embeddings"], answer["text_embeddings"])
         return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
     def run_match(self, images: Sequence[ImageLike], parameters: MatchParameters) -> list[list[float]]:
         """P(match) of each image with each text: (images, texts)."""
-        probabilities: list[list[float]] = self._post("/v1/match", images, **asdict(parameters))["probabilities"]
+        answer = self._post("/v1/match", images, **asdict(parameters))
+        warn_of_unknown_words(answer.get("unknown", ()))
+        probabilities: list[list[float]] = answer["probabilities"]
         return probabilities
 
     def run_caption(self, images: Sequence[ImageLike], parameters: CaptionParameters) -> list[CaptionedImage]:
         """`caption` of a list of images."""
-        return [_captioned(fields) for fields in self._post("/v1/caption", images, **asdict(parameters))["captions"]]
+        answer = self._post("/v1/caption", images, **asdict(parameters))
+        warn_of_unknown_words(answer.get("unknown", ()))
+        return [_captioned(fields) for fields in answer["captions"]]
 
     def run_prompt(self, images: Sequence[ImageLike], parameters: PromptParameters) -> list[list[GeneratedPrompt]]:
         """`prompt` of a list of images."""
@@ -232,7 +238,8 @@ def _captioned(fields: Mapping[str, Any]) -> CaptionedImage:
 def _results(fields: JSON) -> Results:
     hits, nearest = fields.pop("hits"), fields.pop("nearest")
     del fields["message"]  # a property of `Results`
-    return Results(**fields, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
+    unknown = tuple(fields.pop("unknown", ()))
+    return Results(**fields, unknown=unknown, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
 
 
 def _hit(fields: JSON) -> Hit:

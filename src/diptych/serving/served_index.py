@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from PIL import Image
 
 from diptych.data.containers import read_at
-from diptych.errors import DataError, DiptychError, IndexMissing, ModelError
+from diptych.errors import DataError, DiptychError, IndexMissing, ModelError, NextStep
 from diptych.images.decode import decode, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
@@ -76,7 +76,9 @@ class ServedIndex:
         if (index := self.get()) is not None:
             return index
         if self._folder is None:
-            raise IndexMissing("there is no index to search; name one (--index FOLDER, or index= in Python)")
+            raise IndexMissing(
+                "there is no index to search; start with the folder of one", steps=[NextStep("name it", "index")]
+            )
         raise IndexMissing(_MISSING)
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
@@ -140,6 +140,16 @@ class Service(ImageService):
         checked, opened = non_empty_texts(texts), self.open(images, self.encoder.image_size)
         with self.loaded.using("encoder") as encoder:
             return Embeddings(encoder.encode_images(opened), encoder.encode_texts(checked))
+
+    def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
+        """The distinct texts of which a model knows no word, in order: its numbers for them say nothing.
+
+        Raises:
+            ConfigError: a text is not a string.
+            ModelError: there is no such model.
+        """
+        with self.loaded.using(kind) as model:
+            return model.unknown_texts(texts)
 
     def run_match(self, images: Sequence[ImageLike], parameters: MatchParameters) -> list[list[float]]:
         """P(match) of each image with each text: (images, texts)."""

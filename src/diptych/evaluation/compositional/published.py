@@ -12,7 +12,7 @@ from diptych.data.formats.encoding import open_text
 from diptych.data.formats.json_values import entries, parse
 from diptych.data.formats.read import ImagePaths
 from diptych.data.pairs import Pairs, Row
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.evaluation.compositional.checks import Checks, Quads
 
 SUGARCREPE_KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -35,7 +35,8 @@ def read_published(source: str | Path, *, images: Path | None = None) -> Checks 
         return read_sugarcrepe(path, images=images)
     raise DataError(
         f"'{path}' holds neither Winoground (examples.jsonl) nor SugarCrepe (such as swap_obj.json); pass the folder "
-        "of one of them, or use --data for checks made from your own captions"
+        "of one of them",
+        steps=[NextStep("or have the checks made from your own captions", "data")],
     )
 
 
@@ -105,10 +106,13 @@ def read_sugarcrepe(source: str | Path, *, images: Path | None = None) -> Checks
     )
 
 
+Example = dict[str, Any]
+"""A parsed example of a benchmark, of which the fields that are read are known to be there."""
+
 _WINOGROUND = ("caption_0", "caption_1", "image_0", "image_1")
 
 
-def _examples(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _examples(file: Path) -> Iterator[tuple[Example, str]]:
     for number, example in entries(file):
         where = f"{file}, example {number}"
         yield _fields(example, where, "filename", "caption", "negative_caption"), where
@@ -127,7 +131,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot read '{file}' ({error}); pass the original file") from error
 
 
-def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
+def _fields(example: object, where: str, *names: str) -> Example:
     if not isinstance(example, dict) or (missing := [name for name in names if not example.get(name)]):
         lacks = ", ".join(missing) if isinstance(example, dict) else "all fields, since it is not an object"
         raise DataError(f"{where} lacks {lacks}; an example needs {', '.join(names)}")
@@ -137,5 +141,8 @@ def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
 def _image_path(folders: ImagePaths, name: str, where: str) -> Path:
     path = folders.find(name, where)
     if not path.is_file():
-        raise DataError(f"{where}: there is no image '{name}' in {folders.folders[0]}; pass its folder as --images")
+        raise DataError(
+            f"{where}: there is no image '{name}' in '{folders.folders[0]}'",
+            steps=[NextStep("name the folder of the images", "images")],
+        )
     return path

@@ -78,6 +78,7 @@ class MatchData(TypedDict):
     """The answer of `match_image`, in the order of the texts."""
 
     matches: list[MatchedText]
+    unknown: list[str]
 
 
 class SkippedFile(TypedDict):
@@ -161,8 +162,11 @@ class Tools:
         probabilities = [float(probability) for probability in self.service.match(opened, texts)]
         lines = [f"{probability:.3f} {to_json(text)}" for text, probability in zip(texts, probabilities, strict=True)]
         matches = [MatchedText(text=text, probability=p) for text, p in zip(texts, probabilities, strict=True)]
+        unknown = self.service.unknown_texts(texts, "matcher")
+        if unknown:
+            lines.append(f"the model does not know these words, so their numbers say nothing: {to_json(unknown)}")
         text = "\n".join(["match probability, from 0 to 1:", *lines])
-        return ToolResult(text, {"matches": matches}, (thumbnail(opened, _THUMBNAIL_SIDE),))
+        return ToolResult(text, {"matches": matches, "unknown": unknown}, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
     def index_folder(self, path: str) -> ToolResult:
         """Index a folder inside the roots, or update the index if the folder is already indexed.
@@ -222,6 +226,8 @@ def jpeg_bytes(image: Image.Image) -> bytes:
 def _outcome(results: Results) -> str:
     """The outcome of a search in a sentence, with the query and the nearest picture quoted."""
     query = to_json(results.query)
+    if results.unknown:
+        return f"the model does not know these words: {to_json(list(results.unknown))}; describe it in other words"
     if results.nothing_found and results.searched and results.nearest is not None:
         nearest = to_json(results.nearest.path)
         return f"no matches for {query} among {results.searched:,} pictures; closest, below the cutoff: path {nearest}"

@@ -77,7 +77,7 @@ class AccessControl:
             raise RequestRefused(403, "forbidden_host", message)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin not in self._origins and origin.partition("://")[2] != host:
-            message = f"pages of '{origin[:100]}' are not allowed; start the server with --cors ORIGIN to allow them"
+            message = f"pages of '{origin[:100]}' are not allowed; `diptych serve --cors ORIGIN` allows them"
             raise RequestRefused(403, "forbidden_origin", message)
 
     def _is_own_host(self, host: str, server: str) -> bool:

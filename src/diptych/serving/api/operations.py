@@ -81,6 +81,10 @@ class Operations:
         """P(match) of each image with each text; raises as `embed`."""
         return await self._submit(self._matches, images, settings, texts=len(settings.texts))
 
+    async def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
+        """The distinct texts of which a model knows no word, in order."""
+        return await self.run_in_thread("ask", self.service.unknown_texts, texts, kind) if texts else []
+
     async def prompt(self, images: Sequence[bytes], settings: PromptParameters) -> list[list[GeneratedPrompt]]:
         """Prompts for each image; raises as `embed`."""
         return await self._submit(self._prompts, images, settings)

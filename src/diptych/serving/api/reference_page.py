@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from diptych.reports.html import document
+from diptych.reports.html import html_document
 from diptych.runtime.quoting import escaped
 from diptych.serving.api.requests import Schema
 
@@ -42,7 +42,7 @@ def reference_page(openapi: Schema) -> str:
     body = f"<nav><ul>{index}</ul></nav>\n" + "".join(_route(name, operation) for name, operation in routes)
     body += "<h2>Objects</h2>\n" + "".join(_object(name, schema) for name, schema in objects.items())
     info = openapi["info"]
-    return document(f"{info['title']} API {info['version']}", "The same as JSON: /openapi.json", body, _STYLE)
+    return html_document(f"{info['title']} API {info['version']}", "The same as JSON: /openapi.json", body, _STYLE)
 
 
 def _route(name: str, operation: Schema) -> str:

@@ -136,7 +136,9 @@ async def read_images(
         if index not in files and image[:8].lower().startswith(("http://", "https://")):
             if not settings.urls:
                 raise RequestRefused(
-                    403, "urls_off", "this server fetches no URLs (start it with --urls); send the image itself"
+                    403,
+                    "urls_off",
+                    "this server fetches no URLs; send the image itself, or start `diptych serve --urls`",
                 )
             content = await fetch(
                 image,

@@ -98,7 +98,8 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         images = await read_images(request, body.images, settings, body.files)
         of_images, of_texts = await operations.embed(images, body.texts)
         dim = max(of_images.shape[1], of_texts.shape[1])
-        return EmbedResponse(service.loaded.name("encoder"), dim, as_lists(of_images), as_lists(of_texts))
+        unknown = await operations.unknown_texts(body.texts)
+        return EmbedResponse(service.loaded.name("encoder"), dim, as_lists(of_images), as_lists(of_texts), unknown)
 
     @post(router, "/caption", CaptionRequest, form=True)
     async def caption(request: Request) -> CaptionResponse:
@@ -107,7 +108,8 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         images = await read_images(request, body.images, settings, body.files)
         fields = {**body.model_dump(exclude={"images"}), "candidates": tuple(body.candidates)}
         captions = await operations.caption(images, CaptionParameters(**fields))
-        return CaptionResponse(service.loaded.name("captioner"), captions)
+        unknown = await operations.unknown_texts(body.candidates)
+        return CaptionResponse(service.loaded.name("captioner"), captions, unknown)
 
     @post(router, "/match", MatchRequest, form=True)
     async def match(request: Request) -> MatchResponse:
@@ -115,7 +117,8 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         body = await read_request(request, MatchRequest, settings)
         images = await read_images(request, body.images, settings, body.files)
         probabilities = await operations.match(images, MatchParameters(tuple(body.texts), body.prior))
-        return MatchResponse(service.loaded.name("matcher"), probabilities)
+        unknown = await operations.unknown_texts(body.texts, "matcher")
+        return MatchResponse(service.loaded.name("matcher"), probabilities, unknown)
 
     @post(router, "/prompt", PromptRequest, form=True)
     async def prompt(request: Request) -> PromptResponse:
@@ -155,6 +158,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
             cutoff=results.cutoff,
             hits=results.hits,
             nearest=results.nearest,
+            unknown=results.unknown,
             before=results.before,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from diptych.models.unknown_words import unknown_words_message
 from diptych.serving.app.image_input import SelectedImage, show_image
 from diptych.serving.app.image_page import image_page
 from diptych.serving.app.layout import error_as_message, row_html, show_note
@@ -57,6 +58,8 @@ def show_match(service: Service, selected: SelectedImage, texts: Sequence[str]) 
         return
     with timed_spinner("Matching…") as timing:
         probabilities = service.match(selected.image, texts)
+    if unknown := service.unknown_texts(texts, "matcher"):
+        show_note(f"Note: {unknown_words_message(unknown)}.")
     show_probabilities(texts, probabilities)
     st.caption(
         f"Computed in {timing}. The probabilities assume that half of all pairs match: about eight in ten pairs with "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.errors import require
-from diptych.images.decode import MAX_BYTES
+from diptych.images.decode import MAX_UPLOAD_BYTES
 from diptych.serving.api.server import accepted_hosts, check_port, is_loopback, run
 from diptych.serving.api.settings import MIB
 from diptych.serving.api.settings import Settings as Limits
@@ -103,7 +103,7 @@ def page_app(hosts: Sequence[str]) -> ASGIApp:
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.app.uploads import Uploads
 
-    limits = Limits(max_bytes=MAX_BYTES + _FORM_OVERHEAD, hosts=tuple(hosts))
+    limits = Limits(max_bytes=MAX_UPLOAD_BYTES + _FORM_OVERHEAD, hosts=tuple(hosts))
     requests, memory = CapacityLimiter(limits.queue, "requests"), CapacityLimiter(limits.memory, "bytes")
     sockets = CapacityLimiter(_MAX_VISITORS, "visitors")
     app = RequestLimits(Uploads(App(SCRIPT)), limits, requests, memory, sockets=sockets)
@@ -128,7 +128,7 @@ def streamlit_options(host: str, port: int) -> dict[str, object]:
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
-        "server.maxUploadSize": MAX_BYTES // MIB,
+        "server.maxUploadSize": MAX_UPLOAD_BYTES // MIB,
         "server.maxMessageSize": _MESSAGE_MIB,
         "server.maxWidgetStateSize": _WIDGET_STATE_MIB,
         "server.disconnectedSessionTTL": _SESSION_SECONDS,
