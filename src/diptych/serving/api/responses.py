@@ -24,8 +24,8 @@ class EmbedResponse:
 
     model: str
     dim: int
-    image_vectors: list[list[float]]
-    text_vectors: list[list[float]]
+    image_embeddings: list[list[float]]
+    text_embeddings: list[list[float]]
     unknown: list[str]
 
 
