@@ -23,6 +23,7 @@ from diptych.images.pixel_comparison import PixelComparison
 Found = dict[str, list[Example]]
 
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
+_LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"]")  # the beginning of a list of strings, by Python, NumPy or JSON
 _BLOCK = 1024  # rows converted to Python objects at a time
 _SHOWN = 6  # ids listed for a group of duplicates or a shared caption
 
@@ -57,7 +58,7 @@ def missing_captions(pairs: Pairs) -> Found:
 
 
 def caption_faults(pairs: Pairs) -> Found:
-    """Missing captions, replacement characters, mojibake, and captions shared by several images."""
+    """Missing captions, replacement characters, mojibake, lists as text, and captions shared by several images."""
     found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
@@ -65,6 +66,8 @@ def caption_faults(pairs: Pairs) -> Found:
         for caption in written:
             if "\ufffd" in caption:
                 found["lost_characters"].append(Example(image_id, caption))
+            if _LIST_AS_TEXT.match(caption):
+                found["list_captions"].append(Example(image_id, caption))
             if repaired := repair_mojibake(caption):
                 found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
         for plain in {" ".join(caption.casefold().split()) for caption in written}:
