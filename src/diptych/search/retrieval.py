@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import path_id, to_text
 from diptych.images.roots import Roots
-from diptych.search.copies import copy_groups, pixel_comparison
+from diptych.search.copies import copy_groups, only_first, pixel_comparison
 from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
 from diptych.search.filters import Filters, both
 from diptych.search.query import Query, QueryLike, as_query, query_embedding
@@ -208,12 +208,14 @@ def _as_hits(
     embeddings: NDArray[np.float32],
     evidence: NDArray[np.floating] | None,
     readable: Roots | None,
+    needed: int = MAX_RANK,
 ) -> list[Hit]:
+    """The rows as hits, with copies folded among the first `needed` hits unless `readable` is None."""
     rows = table.select([name for name in table.column_names if name != "vector"]).to_pylist()
     groups: list[list[int]] = []
     if readable is not None:
         contents = [row["hash"] for row in rows]
-        is_same = pixel_comparison([row["path"] for row in rows], contents, readable)
+        is_same = only_first(pixel_comparison([row["path"] for row in rows], contents, readable), needed, contents)
         groups = copy_groups(contents, [row["phash"] for row in rows], embeddings, is_same)
     copies = {group[0]: tuple(rows[place]["path"] for place in group[1:]) for group in groups}
     folded = {place for group in groups for place in group[1:]}

@@ -99,6 +99,7 @@ class AddResponse:
     embedded: int
     skipped: tuple[Skipped, ...]
     seconds: float
+    unread: dict[str, int]
     images: int
     images_per_second: float
     reasons: dict[str, int]
