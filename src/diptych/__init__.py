@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from diptych.export.exporter import export_model
     from diptych.export.hub import push
     from diptych.matching.matcher import Matcher, load_matcher
-    from diptych.models.dual_encoder import DualEncoder, build, load
+    from diptych.models.builder import build
+    from diptych.models.dual_encoder import DualEncoder, load
     from diptych.prompting.prompter import Prompter, load_prompter
+    from diptych.runtime.progress import progress_bar
     from diptych.search.filters import Filters
     from diptych.search.find_matches import Match, find_matches
     from diptych.search.index import Index
@@ -53,7 +55,7 @@ _HOMES = {
     "Caption": "captioning.strategies",
     "inspect": "data.doctor.inspect",
     "DualEncoder": "models.dual_encoder",
-    "build": "models.dual_encoder",
+    "build": "models.builder",
     "load": "models.dual_encoder",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -84,6 +86,7 @@ _HOMES = {
     "train_matcher": "training.match.train",
     "PromptRecipe": "training.prompt.config",
     "train_prompter": "training.prompt.train",
+    "progress_bar": "runtime.progress",
     "Match": "search.find_matches",
     "find_matches": "search.find_matches",
     "Service": "serving.service",
@@ -129,6 +132,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "train_matcher",
     "PromptRecipe",
     "train_prompter",
+    "progress_bar",
     "Match",
     "find_matches",
     "Service",

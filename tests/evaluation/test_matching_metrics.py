@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from diptych.data.labelled import Labelled
+from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
+from diptych.evaluation.evaluators import MatchEvaluator, evaluate_match
 from diptych.evaluation.metrics import matching
 from diptych.evaluation.metrics.matching import (
     best_threshold,
@@ -20,6 +24,7 @@ from diptych.evaluation.metrics.matching import (
 )
 from diptych.matching import calibration
 from diptych.matching.calibration import Calibration, fit_calibration, sigmoid
+from diptych.matching.negatives import LabelledPairs
 from diptych.training import objectives
 
 judged = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=4, max_size=40).filter(
@@ -38,10 +43,10 @@ def test_the_examples_of_the_docstrings_hold(module) -> None:
 
 @given(judged, st.integers(0, 20))
 @settings(max_examples=40, deadline=None)
-def test_decisions_equal_scikit_learns_and_auc_is_the_fraction_of_pairs_in_order(pairs, at) -> None:
+def test_decisions_equal_scikit_learns_and_auc_is_the_fraction_of_pairs_in_order(pairs, twentieths) -> None:
     p, y = arrays(pairs)
-    scores = matching_metrics(p, y, threshold=at / 20)
-    called = p >= at / 20
+    scores = matching_metrics(p, y, threshold=twentieths / 20)
+    called = p >= twentieths / 20
     assert scores.precision == pytest.approx(precision_score(y, called, zero_division=0))
     assert scores.recall == pytest.approx(recall_score(y, called, zero_division=0))
     assert scores.f1 == pytest.approx(f1_score(y, called, zero_division=0))
@@ -80,18 +85,18 @@ def test_a_weight_of_two_equals_the_pair_twice() -> None:
 
 @given(judged, st.sampled_from([0.3, 0.5, 0.75, 1.0]))
 @settings(max_examples=40, deadline=None)
-def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(pairs, wished) -> None:
+def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(pairs, precision) -> None:
     p, y = arrays(pairs)
-    having = [t for t in sorted(set(p)) if y[p >= t].mean() >= wished]
-    assert threshold_for_precision(p, y, wished) == (having[0] if having else None)
+    having = [t for t in sorted(set(p)) if y[p >= t].mean() >= precision]
+    assert threshold_for_precision(p, y, precision) == (having[0] if having else None)
 
 
 @given(judged)
 @settings(max_examples=40, deadline=None)
 def test_no_threshold_is_more_accurate_than_the_best(pairs) -> None:
     p, y = arrays(pairs)
-    found = best_threshold(p, y)
-    assert ((p >= found) == y).mean() == max(((p >= t) == y).mean() for t in p)
+    threshold = best_threshold(p, y)
+    assert ((p >= threshold) == y).mean() == max(((p >= t) == y).mean() for t in p)
 
 
 @pytest.mark.parametrize(
@@ -203,3 +208,26 @@ def test_a_prior_of_0_or_1_and_labels_of_one_kind_are_refused() -> None:
         Calibration({"head": 1.0}, 0)(evidence, prior=1.0)
     with pytest.raises(DataError, match="both"):
         fit_calibration(evidence, np.ones_like(labels))
+
+
+def one_set(labels: list[int]) -> LabelledPairs:
+    every = np.arange(len(labels))
+    return LabelledPairs(every, every, np.array(labels), every, {"labelled": every})
+
+
+@pytest.mark.parametrize(("labels", "words"), [([1, 1, 1], "all of the 3 pairs"), ([0, 0], "none of the 2 pairs")])
+def test_pairs_of_one_label_are_refused_in_a_sentence(labels: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=f"{words} of the set 'labelled' are matches"):
+        MatchEvaluator(one_set(labels))(np.full(len(labels), 0.5))
+
+
+def test_pairs_of_one_label_are_refused_before_the_images_are_read() -> None:
+    images = Pairs.from_rows([Row("a", Path("nowhere.jpg"), ("x",))])
+    data = Labelled(images, ["x"], np.array([0]), np.array([1]))
+    with pytest.raises(DataError, match="all of the 1 pairs"):
+        evaluate_match(None, data)  # type: ignore[arg-type]
+
+
+def test_draws_of_one_label_leave_the_interval_of_the_others() -> None:
+    report = MatchEvaluator(one_set([1, 0]), resamples=20)(np.array([0.9, 0.1]))
+    assert report.intervals["labelled"]["auc"] == (1.0, 1.0)

@@ -16,8 +16,10 @@ from diptych.data.pairs import Pairs, Row
 from diptych.data.templates import TEMPLATES, fill, templates
 from diptych.errors import ConfigError, DataError
 from diptych.evaluation.evaluators import ZeroShotEvaluator, embed_classes, evaluate_zeroshot
+from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.metrics import zeroshot
 from diptych.evaluation.metrics.zeroshot import mean_class_embeddings, zeroshot_metrics, zeroshot_ranks
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -31,7 +33,7 @@ def unit(*shape: int, seed: int = 0) -> np.ndarray:
 def naive_rank(image: np.ndarray, names: np.ndarray, label: int) -> int:
     """One picture at a time, by counting."""
     scores = [float(np.dot(image.astype(float), name.astype(float))) for name in names]
-    return 1 + sum(score >= scores[label] for at, score in enumerate(scores) if at != label)
+    return 1 + sum(score >= scores[label] for i, score in enumerate(scores) if i != label)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model() -> dual.DualEncoder:
     torch.manual_seed(0)
-    return dual.build(
+    return builder.build(
         "timm/test_resnet",
         "distilbert",
         pretrained=False,
@@ -136,8 +138,8 @@ def test_a_k_below_one_is_refused() -> None:
 
 
 def test_the_templates_are_as_many_as_clips_and_each_has_one_placeholder() -> None:
-    assert {name: len(each) for name, each in TEMPLATES.items()} == {"one": 1, "seven": 7, "eighty": 80}
-    assert all(template.count("{}") == 1 for each in TEMPLATES.values() for template in each)
+    assert {name: len(group) for name, group in TEMPLATES.items()} == {"one": 1, "seven": 7, "eighty": 80}
+    assert all(template.count("{}") == 1 for group in TEMPLATES.values() for template in group)
     assert len(set(TEMPLATES["eighty"])) == 80
     assert set(TEMPLATES["seven"]) <= set(TEMPLATES["eighty"])
 
@@ -158,8 +160,8 @@ def test_a_folder_above_the_classes_is_their_split(tmp_path: Path) -> None:
     for place in ("train/cat", "val/cat", "val/dog/deeper"):
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (20, 20)).save(tmp_path / place / "a.png")
-    found = {row.image_id: (row.captions[0], row.split) for row in read_class_folders(tmp_path)}
-    assert found == {
+    labels = {row.image_id: (row.captions[0], row.split) for row in read_class_folders(tmp_path)}
+    assert labels == {
         "train/cat/a.png": ("cat", "train"),
         "val/cat/a.png": ("cat", "val"),
         "val/dog/deeper/a.png": ("dog", "val"),
@@ -205,7 +207,7 @@ def test_imagenet_by_clips_names_has_the_same_classes() -> None:
 
 
 def test_an_image_is_classified_by_its_label_or_its_name_whatever_the_case_and_hyphens() -> None:
-    rows = [Row(str(at), Path(f"{at}.png"), (label,)) for at, label in enumerate(("N01", "Red-Fox", "red_fox"))]
+    rows = [Row(str(i), Path(f"{i}.png"), (label,)) for i, label in enumerate(("N01", "Red-Fox", "red_fox"))]
     assert Classes(("n01", "n02"), ("tench", "red fox")).of(Pairs.from_rows(rows)).tolist() == [0, 1, 1]
 
 
@@ -286,3 +288,11 @@ def test_the_command_line_prints_the_scores(
     assert (scores["images"], scores["classes"], scores["left_out"]) == (9, 4, 0)
     assert f"{scores['top1']:.1f}" in outputs[False]
     assert "9 images, 4 classes" in outputs[False]
+
+
+def test_a_single_class_is_nothing_to_measure() -> None:
+    pairs = Pairs.from_rows([Row("a.jpg", Path("a.jpg"), ("cat",)), Row("b.jpg", Path("b.jpg"), ("cat",))])
+    with pytest.raises(DataError, match="there is one class, 'cat', which every classifier gets right"):
+        ZeroShotEvaluator(pairs)
+    with pytest.raises(DataError, match="there is one class"):
+        ImageClassifier(None, classes_in(pairs)).cross_validate(pairs)  # type: ignore[arg-type]

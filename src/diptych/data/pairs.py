@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.data.reading_notes import ReadingNotes
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
 from diptych.errors import DataError, NextStep
 from diptych.images.decode import ImageSource, Slice, readable_text
+
+_NOTES = b"diptych.notes"  # key in the metadata of the table's schema
 
 SPLIT_ALIASES = {
     "dev": "val",
@@ -29,12 +32,17 @@ SPLIT_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its captions."""
+    """One image and its captions.
+
+    `source_id` is the id of the image in its source where that is not its name: the number in COCO's annotations, or
+    the id column of a table.
+    """
 
     image_id: str
     image: ImageSource
     captions: tuple[str, ...]
     split: str | None = None
+    source_id: str | None = None
 
 
 def canonical_split(name: str) -> str:
@@ -45,6 +53,20 @@ def canonical_split(name: str) -> str:
 def split_position(image_id: str) -> float:
     """The position of an id in [0, 1): a hash of the id alone, so it does not change when rows are added."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
+
+
+def _part_sizes(positions: Iterable[float], val: float, test: float) -> tuple[int, int]:
+    """The number of test and validation images: those below the thresholds, but no part that can be filled is empty."""
+    values = np.fromiter(positions, np.float64)
+    tests = int((values < test).sum())
+    vals = int((values < test + val).sum()) - tests
+    count, trains = len(values), int(test + val < 1)
+    least_val = int(val > 0 and count > trains)
+    least_test = int(test > 0 and count > trains + least_val)
+    tests, vals = max(tests, least_test), max(vals, least_val)
+    while tests + vals > count - trains and (tests > least_test or vals > least_val):
+        tests, vals = (tests - 1, vals) if tests - least_test > vals - least_val else (tests, vals - 1)
+    return tests, vals
 
 
 class Pairs(Sequence[Row]):
@@ -58,16 +80,22 @@ class Pairs(Sequence[Row]):
         self.table = table
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row], blobs: Callable[[], BinaryIO] | None = None) -> Pairs:
+    def from_rows(
+        cls,
+        rows: Iterable[Row],
+        blobs: Callable[[], BinaryIO] | None = None,
+        notes: ReadingNotes | None = None,
+    ) -> Pairs:
         """Build a data set from rows. Rows with the same id are merged, their captions in order of appearance.
 
         An image passed as bytes is appended to the file that `blobs` opens, and the row stores its offset there, so
-        memory use stays constant.
+        memory use stays constant. `notes` are those that the reader of the rows takes; they stay with the data set.
 
         Raises:
             DataError: an image is bytes and `blobs` is None, or an id occurs in two splits.
         """
-        builder = TableBuilder()
+        notes = notes if notes is not None else ReadingNotes()
+        builder = TableBuilder(notes)
         sink: BinaryIO | None = None
         for row in rows:
             image = row.image
@@ -76,12 +104,24 @@ class Pairs(Sequence[Row]):
                     raise DataError(f"image '{row.image_id}' is passed as bytes; pass `blobs`, a file to store it in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            builder.add(
-                row.image_id, image, row.captions, readable_text(canonical_split(row.split)) if row.split else None
-            )
+            split = readable_text(canonical_split(row.split)) if row.split else None
+            builder.add(row.image_id, image, row.captions, split, row.source_id)
         if sink is not None:
             sink.flush()
-        return cls(builder.table())
+        return cls(builder.table()).with_notes(notes)
+
+    @property
+    def notes(self) -> ReadingNotes:
+        """What was noticed while the data set was read: names that were left over, repeated or guessed.
+
+        They are stored in the table's metadata, and describe the whole data set also after a selection of rows.
+        """
+        stored = (self.table.schema.metadata or {}).get(_NOTES)
+        return ReadingNotes.from_json(stored) if stored else ReadingNotes()
+
+    def with_notes(self, notes: ReadingNotes) -> Pairs:
+        """The same rows with these notes."""
+        return Pairs(self.table.replace_schema_metadata({_NOTES: notes.to_json()} if notes.counts else None))
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -98,7 +138,7 @@ class Pairs(Sequence[Row]):
         row = self.table.slice(index % len(self), 1).to_pylist()[0]
         path = Path(row["path"])
         image: ImageSource = path if row["size"] < 0 else Slice(path, row["offset"], row["size"])
-        return Row(row["image_id"], image, tuple(row["captions"]), row["split"])
+        return Row(row["image_id"], image, tuple(row["captions"]), row["split"], row["source_id"])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -112,6 +152,15 @@ class Pairs(Sequence[Row]):
     def image_ids(self) -> list[str]:
         """The image ids in row order."""
         return self.table.column("image_id").to_pylist()
+
+    @property
+    def source_ids(self) -> dict[str, str]:
+        """The image of each id that the source gives its images: source id -> image id.
+
+        The aliases for `diptych.data.joins.match_ids`: predictions for COCO name images by these numbers.
+        """
+        pairs = zip(self.values("source_id"), self.values("image_id"), strict=True)
+        return {source_id: image_id for source_id, image_id in pairs if source_id is not None}
 
     def flat_captions(self) -> tuple[list[str], NDArray[np.int64]]:
         """All captions in row order, and the row of each caption's image: (captions,) int64."""
@@ -139,6 +188,11 @@ class Pairs(Sequence[Row]):
         kept = np.fromiter(keep, bool, len(self))
         return self if kept.all() else Pairs(self.table.filter(pa.array(kept)))
 
+    def with_column(self, name: str, values: Iterable[object]) -> Pairs:
+        """The data set with other values, one for each row, in a column of its table."""
+        index, field = self.table.schema.get_field_index(name), SCHEMA.field(name)
+        return Pairs(self.table.set_column(index, field, pa.array(values, field.type, size=len(self))))
+
     @property
     def split_sizes(self) -> dict[str, int]:
         """The number of images in each split; images without a split are counted under `""`."""
@@ -159,9 +213,10 @@ class Pairs(Sequence[Row]):
         chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
+            few = "a validation split takes at least two images; " if wanted == "val" and len(self) < 2 else ""
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}",
-                steps=[NextStep("select all images", "split", "all")],
+                f"no image is in split '{name}'; the data set has: {existing}. {few}choose one of these splits",
+                steps=[NextStep("or select all images", "split", "all")],
             )
         return chosen
 
@@ -171,18 +226,22 @@ class Pairs(Sequence[Row]):
         With `of`, the images of that split are reassigned (`of="train", test=0` holds out a validation split from the
         training images); without it, the images that have no split. The result depends on the id alone, so adding rows
         does not change the split of existing images.
+
+        Small sets are the exception. No part with a fraction above 0 stays empty, as long as there are images for it:
+        with two images, one is for training and one for validation; from three on, one for the test. An empty part gets
+        the image whose hash is nearest, which may leave it again when rows are added.
         """
-
-        def assign(image_id: str, split: str | None) -> str | None:
-            if split != (canonical_split(of) if of else None):
-                return split
-            position = split_position(image_id)
-            return "test" if position < test else "val" if position < test + val else "train"
-
-        splits = (assign(*pair) for pair in zip(self.values("image_id"), self.values("split"), strict=True))
-        index = self.table.schema.get_field_index("split")
-        column = pa.array(splits, pa.string(), size=len(self))
-        return Pairs(self.table.set_column(index, SCHEMA.field("split"), column))
+        wanted = canonical_split(of) if of else None
+        positions = {
+            row: split_position(image_id)
+            for row, (image_id, split) in enumerate(zip(self.values("image_id"), self.values("split"), strict=True))
+            if split == wanted
+        }
+        tests, vals = _part_sizes(positions.values(), val, test)
+        splits = list(self.values("split"))
+        for rank, row in enumerate(sorted(positions, key=positions.__getitem__)):
+            splits[row] = "test" if rank < tests else "val" if rank < tests + vals else "train"
+        return self.with_column("split", splits)
 
     def with_val(self, share: float = 0.1) -> Pairs:
         """The data set with a validation split: its own, or a fraction `share` of the training images.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from diptych.evaluation.metrics.ptb import TOKENIZERS, tokenize
 from diptych.images.decode import ImageSource
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import dataset_image_embeddings
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.progress import Progress, silent
 
 
@@ -63,7 +63,7 @@ class CaptionReport:
     scorer: str | None
     missing: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything except the captions of single images, for JSON."""
         labels = {"tokenizer": TOKENIZERS[self.tokenizer], "clipscore_model": self.scorer}
         return {**self.corpus, **self.variety.to_dict(), **labels, "missing": self.missing}
@@ -134,6 +134,7 @@ class CaptionEvaluator:
         """(images,) CLIPScore and RefCLIPScore, in the order of the pairs."""
         references, owner = self.pairs.flat_captions()
         images = dataset_image_embeddings(scorer.encoder, self.pairs, progress=self.progress)
+        warn_of_unknown_words(scorer.encoder.unknown_texts([*captions.values(), *references]))  # the prefix is known
         texts = scorer.encoder.encode_texts([PREFIX + captions[image_id] for image_id in self.references])
         reference_texts = scorer.encoder.encode_texts([PREFIX + text for text in references])
         return {
@@ -223,16 +224,8 @@ def evaluate_captioner(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    generate = functools.partial(
-        captioner.caption,
-        method=method,
-        beams=beams,
-        prefix=prefix,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
+    config = captioner.generation_config(method, beams, 1, max_tokens, temperature, top_p, seed)
+    generate = functools.partial(captioner.caption_with, config=config, prefix=prefix)
     results = caption_images(images, generate, image_size=captioner.image_size)
     captions = {result.path: result.texts[0].text for result in results if result.texts}
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)

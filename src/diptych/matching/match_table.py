@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.data.formats.read import ImagePaths
 from diptych.data.formats.parquet import parquet_rows
+from diptych.data.formats.read import ImagePaths, settled_rows
 from diptych.data.formats.tables import Columns, records, rows
+from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import ImageSource, decode
 from diptych.matching.matcher import Matcher
@@ -37,6 +38,7 @@ class MatchTable:
         image_column: Name of the column of images.
         text_column: Name of the column of texts; of several, the first.
         columns: Names of all columns in the order of the file; of several columns of texts, only the first.
+        notes: What was noticed about the names of the images.
     """
 
     names: list[str]
@@ -46,6 +48,7 @@ class MatchTable:
     image_column: str = "image"
     text_column: str = "caption"
     columns: tuple[str, ...] = ("image", "caption")
+    notes: ReadingNotes = field(default_factory=ReadingNotes)
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Each pair as column -> cell, with the text of the pair in the column of texts."""
@@ -74,10 +77,10 @@ def read_match_table(path: str | Path) -> MatchTable:
         raise DataError(f"there is no file '{path}'; give a table with the columns image and caption")
     base = path.absolute().parent
     kept: list[tuple[str, Mapping[str, object]]] = []
-    table = _keep(_records(path), kept)
-    pairs = [
-        (row, text, kept[-1][1]) for row in rows(table, ImagePaths.around(base, base), None) for text in row.captions
-    ]
+    notes = ReadingNotes()
+    paths = ImagePaths.around(base, base, notes=notes)
+    read = list(settled_rows(rows(_keep(_records(path), kept), paths, None), notes))
+    pairs = [(row, text, record) for row, (_, record) in zip(read, kept, strict=True) for text in row.captions]
     if not pairs:
         raise DataError(f"'{path}' holds no pair; it needs the columns image and caption, and a line for each pair")
     where, first = kept[0]
@@ -91,6 +94,7 @@ def read_match_table(path: str | Path) -> MatchTable:
         found.image,
         found.captions[0],
         tuple(column for column in columns if column not in found.captions[1:]),
+        notes,
     )
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.errors import ModelError, did_you_mean
-from diptych.matching.blip import is_blip, load_blip
+from diptych.matching.blip import BlipEncoder, is_blip, load_blip
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import HEADS, CosineHead, Side
 from diptych.matching.hubness import Banks
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
+from diptych.models.checkpoints import (
+    HeadSettings,
+    add_part,
+    loading,
+    model_directory,
+    read_metadata,
+    refuse_unsafe,
+    write_metadata,
+)
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
+from diptych.models.weights import read_weights, save_weights
 
 WEIGHTS = "matcher.safetensors"
 
@@ -25,8 +35,8 @@ class StoredMatcher(Protocol):
     """The parts of a `Matcher` that are saved."""
 
     name: str
-    settings: dict[str, Any]
-    head: Any
+    settings: HeadSettings
+    head: nn.Module
     calibration: Calibration
     banks: Banks | None
 
@@ -35,13 +45,13 @@ class StoredMatcher(Protocol):
 class MatcherParts:
     """The arguments of a `Matcher`, as read from a directory."""
 
-    encoder: Any  # a DualEncoder or BlipEncoder
+    encoder: DualEncoder | BlipEncoder
     head: nn.Module
     calibration: Calibration
     name: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: HeadSettings = field(default_factory=dict)
     banks: Banks | None = None
-    encode: Callable[[dict[str, Any]], tuple[Tensor, Side]] | None = None
+    encode: Callable[[Features], tuple[Tensor, Side]] | None = None
 
 
 def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: bool = False) -> None:
@@ -58,14 +68,12 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / METADATA).exists():
-        raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
+    metadata = add_part(path, "matcher")
     banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
         f"{matcher.name}.{name}": tensor for matcher in matchers for name, tensor in matcher.head.state_dict().items()
     }
     weights |= {f"bank.{name}": tensor for name, tensor in (banks.state_dict().items() if banks else ())}
-    saved = {name: (tensor.half() if half else tensor).contiguous() for name, tensor in weights.items()}
     section = {
         matcher.name: {
             "settings": matcher.settings,
@@ -74,8 +82,8 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         }
         for matcher in matchers
     }
-    save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
-    write_metadata(path, {**read_metadata(path), "kind": "matcher", "matcher": section})
+    save_weights(path / WEIGHTS, weights, half=half)
+    write_metadata(path, {**metadata, "kind": "matcher", "matcher": section})
 
 
 def heads_of(name: str | Path) -> list[str]:
@@ -97,7 +105,7 @@ def read_matcher(name: str | Path, head: str | None = None, device: str = "auto"
     dual = dual_encoder.load(name, device)
     with loading(f"matcher '{name}'"):
         section = read_metadata(path)["matcher"][chosen]
-        weights = {key: value.float() for key, value in load_file(path / WEIGHTS).items()}
+        weights = read_weights(path / WEIGHTS)
         module = CosineHead() if chosen == "cosine" else HEADS[chosen](**section["settings"])
         own = {key: value for key, value in weights.items() if key.startswith(f"{chosen}.")}
         module.load_state_dict({key.removeprefix(f"{chosen}."): value for key, value in own.items()})

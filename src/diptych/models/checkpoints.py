@@ -13,11 +13,18 @@ from typing import Any
 from safetensors import SafetensorError
 
 from diptych.errors import ModelError
+from diptych.models.hub_access import quick_offline
 from diptych.models.safety import is_checked, refuse_config
 from diptych.runtime.atomic import in_place, write_text
 
 METADATA = "diptych.json"
 """Metadata beside sentence-transformers' `modules.json`: logit scale, matcher, captioner, prompter, recipe."""
+
+Metadata = dict[str, Any]
+"""The content of a `diptych.json`: parsed JSON, whose values are checked where they are used."""
+
+HeadSettings = dict[str, int | float | bool]
+"""The arguments of a head (of a matcher, captioner or prompter) as `diptych.json` keeps them."""
 
 BUNDLED = Path(__file__).parent / "box"
 """Directory of the models that come with the package, one subdirectory each."""
@@ -72,7 +79,7 @@ def is_unreadable(error: Exception) -> bool:
     return isinstance(error, UNREADABLE) or type(error).__module__ == "huggingface_hub.errors"
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> Metadata:
     """The metadata in a model directory's `diptych.json`; empty if there is no such file.
 
     Raises:
@@ -90,9 +97,20 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_metadata(folder: Path, card: dict[str, Any]) -> None:
+def add_part(folder: Path, part: str) -> Metadata:
+    """The metadata of a dual encoder's directory, to which a part such as a matcher is added.
+
+    Raises:
+        ModelError: There is no dual encoder in the directory.
+    """
+    if not (folder / METADATA).exists():
+        raise ModelError(f"'{folder}' holds no dual encoder to add a {part} to; save the encoder there first")
+    return read_metadata(folder)
+
+
+def write_metadata(folder: Path, metadata: Metadata) -> None:
     """Write a model directory's `diptych.json` atomically."""
-    write_text(folder / METADATA, json.dumps(card, indent=2) + "\n")
+    write_text(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
 
 
 def model_directory(name: str | Path) -> Path:
@@ -130,8 +148,9 @@ def fetched_directory(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: not a valid repository name
+        with quick_offline(name):
+            return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
+    except (OSError, HfHubHTTPError, HFValidationError, ModelError) as error:  # HFValidationError: not a valid name
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"

@@ -10,31 +10,34 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.modules import Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
 
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import fetched_directory, refuse_unsafe
 from diptych.models.heads import EMBEDDING
-from diptych.models.loading import LOCAL, WEIGHTS
+from diptych.models.hub_access import quick_offline
+from diptych.models.loading import LOCAL, WEIGHTS, Arguments
 from diptych.runtime.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast, ViTImageProcessor
 
 
 def image_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     image_size: int | None = None,
     crop: str | None = None,
     pooling: str | None = None,
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments | None = None,
 ) -> list[Module]:
     """Modules from images to pooled features, (batch, width).
 
@@ -57,43 +60,53 @@ def image_tower(
         refuse_unsafe(Path(name))
         return _image_transformer(name, pooling)
     if name.startswith("timm/"):
-        timm = require("timm", "train")
-        try:
-            if not timm.is_model(name.removeprefix("timm/")):  # a source such as `hf-hub:`
-                raise ValueError(
-                    "timm has no such model of its own; give the hub name of another model without 'timm/'"
-                )
-            network = timm.create_model(
-                name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
-            )
-        except (RuntimeError, OSError, ValueError) as error:
-            raise ModelError(_no_tower(name, pretrained, error)) from error
-        return _timm_tower(network, image_size, crop, arguments)
-    from transformers import AutoImageProcessor, AutoModel
-
+        return _timm_tower(_timm_network(name, pretrained, arguments or {}), image_size, crop, arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if pretrained:
-                path = _fetched(name)
-                AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
-                AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
-            else:
-                config = config_alone(name, arguments)
-                with quiet():
-                    AutoModel.from_config(config).save_pretrained(folder)
-                default_image_processor(config, image_size).save_pretrained(folder)
+            _write_image_transformer(folder, name, pretrained, image_size, arguments)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
         return _image_transformer(folder, pooling)
 
 
+def _timm_network(name: str, pretrained: bool, arguments: Arguments) -> nn.Module:
+    """A network of timm, `timm/NAME`, without its classifier."""
+    timm = require("timm", "train")
+    own_name = name.removeprefix("timm/")
+    try:
+        if not timm.is_model(own_name):  # a source such as `hf-hub:`
+            raise ValueError("timm has no such model of its own; give the hub name of another model without 'timm/'")
+        with quick_offline(name) if pretrained else nullcontext():
+            network: nn.Module = timm.create_model(own_name, pretrained=pretrained, num_classes=0, **arguments)
+    except (RuntimeError, OSError, ValueError, ModelError) as error:
+        raise ModelError(_no_tower(name, pretrained, error)) from error
+    return network
+
+
+def _write_image_transformer(
+    folder: str, name: str, pretrained: bool, image_size: int | None, arguments: Arguments | None
+) -> None:
+    """Write an image model of transformers with its preprocessing: downloaded, or with random weights."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    if pretrained:
+        path = _fetched(name)
+        AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
+        AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
+        return
+    config = config_alone(name, arguments)
+    with quiet():
+        AutoModel.from_config(config).save_pretrained(folder)
+    default_image_processor(config, image_size).save_pretrained(folder)
+
+
 def text_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     pooling: str = "mean",
     max_length: int | None = 64,
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments | None = None,
     captions: Iterable[str] | None = None,
 ) -> list[Module]:
     """Modules from texts to pooled features, (batch, width).
@@ -175,7 +188,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192) -> PreTrain
 
 @quiet()
 def _timm_tower(
-    network: Any, image_size: int | None, crop: str | None, arguments: dict[str, Any] | None = None
+    network: Any, image_size: int | None, crop: str | None, arguments: Arguments | None = None
 ) -> list[Module]:
     """A timm network as a transformers `TimmWrapperModel`, with its preprocessing in the configuration."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
@@ -189,7 +202,7 @@ def _timm_tower(
         preprocessing["crop_mode"] = crop
         if crop == "squash":
             preprocessing["crop_pct"] = 1.0
-    extra: dict[str, Any] = {
+    extra: Arguments = {
         "pretrained_cfg": preprocessing,
         "num_features": network.num_features,  # sentence-transformers reads the width of a timm tower from it
     }
@@ -226,7 +239,7 @@ def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[M
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 
-def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfig:
+def config_alone(name: str, arguments: Arguments | None) -> PretrainedConfig:
     """The default configuration of the architecture that begins a name, as `distilbert` begins `distilbert-base`.
 
     Raises:
@@ -244,7 +257,7 @@ def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfi
     return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
 
 
-def default_image_processor(config: Any, image_size: int | None) -> Any:
+def default_image_processor(config: PretrainedConfig, image_size: int | None) -> ViTImageProcessor:
     """A ViT image processor with the given input side, that of the configuration, or 224 pixels."""
     from transformers import ViTImageProcessor
 

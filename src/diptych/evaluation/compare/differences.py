@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Measure:
         intervals: model name to 95% interval.
         differences: (first, second) to the value of the first minus that of the second, with an interval at a level
             that holds for all pairs together (Bonferroni; `metrics.bootstrap.paired_difference`).
+        images: number of images that have a value.
     """
 
     key: str
@@ -46,6 +48,7 @@ class Measure:
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     differences: dict[tuple[str, str], Difference]
+    images: int
 
     @property
     def best(self) -> str:
@@ -57,23 +60,32 @@ class Measure:
         if (first, second) in self.differences:
             return self.differences[first, second]
         other = self.differences[second, first]
-        return Difference(-other.value, -other.high, -other.low)
+        return replace(other, value=-other.value, low=-other.high, high=-other.low)
 
     def tied(self, name: str) -> bool:
         """Whether a model is the best, or not significantly worse than the best."""
         return name == self.best or not self.difference(self.best, name).significant
 
 
+ModelStatistic = Callable[[Measured], Statistic | None]
+"""From a model to its statistic, a function of the weights of images; None if the model lacks the measure."""
+
+
 @dataclass(frozen=True)
 class _Column:
-    """A measure to compute: `statistic` gives it for one model as a function of image weights; None if it lacks it."""
+    """A measure to compute.
+
+    `statistic` gives it for one model as a function of the weights of `images` images; None if the model lacks it.
+    `groups` counts the images that have a value.
+    """
 
     key: str
     group: str
     title: str
     digits: int
-    statistic: Callable[[Measured], Statistic | None]
+    statistic: ModelStatistic
     images: int
+    groups: int
 
 
 def measures(models: Sequence[Measured], suite: Suite, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Measure]:
@@ -123,8 +135,22 @@ def _measure(column: _Column, values: dict[str, float], draws: dict[str, NDArray
         column.digits,
         values,
         {name: percentile_interval(draws[name]) for name in values},
-        {(one, two): paired_difference(values[one], values[two], draws[one], draws[two], level) for one, two in pairs},
+        {
+            (one, two): paired_difference(values[one], values[two], draws[one], draws[two], level, column.groups)
+            for one, two in pairs
+        },
+        column.groups,
     )
+
+
+def _of_array(name: str, make: Callable[[NDArray[Any]], Statistic]) -> ModelStatistic:
+    """The statistic that `make` gives of a model's array of that name."""
+
+    def statistic(model: Measured) -> Statistic | None:
+        values = model.arrays.get(name)
+        return None if values is None else make(values)
+
+    return statistic
 
 
 def _retrieval(suite: Suite) -> list[_Column]:
@@ -134,15 +160,11 @@ def _retrieval(suite: Suite) -> list[_Column]:
     owner = suite.pairs.flat_captions()[1]
     own = {"found_images": owner, "found_captions": np.unique(owner)}
 
-    def recall(array: str, k: int) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            ranks = model.arrays.get(array)
-            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), own[array], count)
-
-        return statistic
+    def recall(array: str, k: int) -> ModelStatistic:
+        return _of_array(array, lambda ranks: mean_statistic(100.0 * (ranks <= k), own[array], count))
 
     return [
-        _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count)
+        _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count, len(np.unique(owner)))
         for short, words, array in (
             ("t2i", "text to image", "found_images"),
             ("i2t", "image to text", "found_captions"),
@@ -156,15 +178,11 @@ def _classes(suite: Suite) -> list[_Column]:
         return []
     count = len(suite.labelled)
 
-    def accuracy(array: str, k: int) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            ranks = model.arrays.get(array)
-            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), np.arange(count), count)
-
-        return statistic
+    def accuracy(array: str, k: int) -> ModelStatistic:
+        return _of_array(array, lambda ranks: mean_statistic(100.0 * (ranks <= k), np.arange(count), count))
 
     return [
-        _Column(key, "classes", title, 1, accuracy(array, k), count)
+        _Column(key, "classes", title, 1, accuracy(array, k), count, count)
         for key, title, array, k in (
             ("top1", "zero-shot top-1 %", "class_ranks", 1),
             ("top5", "zero-shot top-5 %", "class_ranks", 5),
@@ -179,15 +197,20 @@ def _matching(suite: Suite) -> list[_Column]:
         return []
     pairs = suite.labelled_pairs
 
-    def auc(rows: NDArray[np.int64]) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            scores = model.arrays.get("match_scores")
-            return None if scores is None else auc_statistic(scores[rows], pairs.labels[rows], pairs.owner[rows])
-
-        return statistic
+    def auc(rows: NDArray[np.int64]) -> ModelStatistic:
+        labels, owner = pairs.labels[rows], pairs.owner[rows]
+        return _of_array("match_scores", lambda scores: auc_statistic(scores[rows], labels, owner))
 
     return [
-        _Column(f"auc_{name}", "matching", f"AUC, {name} negatives", 3, auc(pairs.sets[name]), len(suite.subset))
+        _Column(
+            f"auc_{name}",
+            "matching",
+            f"AUC, {name} negatives",
+            3,
+            auc(pairs.sets[name]),
+            len(suite.subset),
+            len(np.unique(pairs.owner[pairs.sets[name]])),
+        )
         for name in ("random", "hard")
     ]
 
@@ -197,17 +220,20 @@ def _checks(suite: Suite) -> list[_Column]:
         return []
     checks, count = suite.checks, len(suite.pairs)
 
-    def right(kind: str) -> Callable[[Measured], Statistic | None]:
+    def right(kind: str) -> ModelStatistic:
         rows = np.flatnonzero(checks.kinds == kind)
-
-        def statistic(model: Measured) -> Statistic | None:
-            values = model.arrays.get("checks_right")
-            return None if values is None else mean_statistic(100.0 * values[rows], checks.rows[rows], count)
-
-        return statistic
+        return _of_array("checks_right", lambda values: mean_statistic(100.0 * values[rows], checks.rows[rows], count))
 
     return [
-        _Column(kind, "checks", f"{kind} % (of {number:,})", 1, right(kind), count)
+        _Column(
+            kind,
+            "checks",
+            f"{kind} % (of {number:,})",
+            1,
+            right(kind),
+            count,
+            len(np.unique(checks.rows[checks.kinds == kind])),
+        )
         for kind, number in checks.counts().items()
     ]
 
@@ -219,13 +245,11 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
     count = len(suite.subset)
     keys = dict.fromkeys(key for model in models for key in model.summary.get("captions", {}).get("scores", {}))
 
-    def mean(key: str) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            values = model.arrays.get(f"caption_{key}")
-            return None if values is None else mean_statistic(values, np.arange(count), count)
-
-        return statistic
+    def mean(key: str) -> ModelStatistic:
+        return _of_array(f"caption_{key}", lambda values: mean_statistic(values, np.arange(count), count))
 
     return [
-        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in keys if key not in CORPUS_LEVEL
+        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count, count)
+        for key in keys
+        if key not in CORPUS_LEVEL
     ]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from diptych.errors import ConfigError
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.report_page import html_report
-from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.evaluation.compare.tables import (
+    Cell,
+    Table,
+    cost_table,
+    difference_table,
+    quality_tables,
+    summary_sentences,
+)
 from diptych.runtime import quoting
 from diptych.runtime.atomic import new_text, write_text
 
@@ -46,7 +52,7 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     return [folder / name for name in (*contents, "report.csv")]
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: object) -> object:
     """Replace NaN and infinity by None, since JSON has neither."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}
@@ -59,7 +65,7 @@ def markdown(comparison: Comparison, command: str = "") -> str:
     """The report as Markdown: the best value in bold, values not significantly worse after a `≈`."""
     tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
     sentences = [
-        *said(comparison),
+        *summary_sentences(comparison),
         *(f"{name} could not be measured: {reason}" for name, reason in comparison.failed.items()),
     ]
     parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ class ZeroShotScores:
     Attributes:
         accuracy: K to the percentage of images whose class is among the K nearest.
         mean_per_class: top-1 accuracy of each class, averaged over the classes that have images.
-        pictures: number of images.
+        images: number of images.
         classes: number of candidate classes, those without images included.
     """
 
@@ -39,7 +38,7 @@ class ZeroShotScores:
         return accuracy | rest
 
 
-def mean_class_embeddings(prompt_embeddings: NDArray[Any]) -> NDArray[np.float32]:
+def mean_class_embeddings(prompt_embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
     """One unit vector for each class: its prompts' embeddings are normalized, averaged, and normalized again.
 
     Args:
@@ -72,7 +71,7 @@ def _checked_normalize(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def zeroshot_ranks(
     image_embeddings: Embeddings,
     class_embeddings: Embeddings,
-    labels: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer],
 ) -> NDArray[np.int64]:
     """The rank of each image's own class, from 1 to the number of classes: (images,).
 
@@ -97,7 +96,7 @@ def zeroshot_ranks(
 def zeroshot_metrics(
     image_embeddings: Embeddings,
     class_embeddings: Embeddings,
-    labels: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer],
     ks: Sequence[int] = (1, 5),
 ) -> ZeroShotScores:
     """Top-K accuracy and mean per-class accuracy.

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -22,49 +21,23 @@ from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.limits import CapacityLimiter
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.settings import Settings
+from diptych.serving.parameters import CaptionParameters, MatchParameters, PromptParameters
 from diptych.serving.results import CaptionedImage, GeneratedPrompt
-from diptych.serving.service import Method, PromptMethod, Service
+from diptych.serving.service import Service
 
 _MIN_SIDE = 512  # pixels of the shorter side at which a JPEG is decoded for captioners, matchers and prompters
 _MAX_SIDE = 1_024  # pixels of the longer side of a decoded image that waits for its batch
 
 Pool = Literal["decode", "ask", "show", "write"]
+Input = TypeVar("Input")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Setting = TypeVar("Setting", bound=Hashable)
 Parameters = ParamSpec("Parameters")
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionSettings:
-    """Settings of `Service.caption`; requests with equal ones share a batch."""
-
-    candidates: tuple[str, ...]
-    count: int
-    method: Method
-    choose: bool
-    prefix: str
-    beams: int
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class MatchSettings:
-    """Texts and prior of `Service.match`; requests with equal ones share a batch."""
-
-    texts: tuple[str, ...]
-    prior: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSettings:
-    """Settings of `Service.prompt`; requests with equal ones share a batch."""
-
-    how: PromptMethod
-    count: int
+Features = dict[str, Any]
+"""The input of an image tower: tensors by name."""
+Prepared = tuple[Item, Setting]
+"""An image of a request with the request's settings."""
 
 
 class Operations:
@@ -79,13 +52,11 @@ class Operations:
     def open(self) -> None:
         """Create the batchers; call it inside the event loop."""
         self._stopping.clear()
-        self._batchers: dict[str, Batcher[Any, Any, Any]] = {
-            "embed_images": self._batcher("embed_images", self._embed_images, self._features),
-            "embed_texts": self._batcher("embed_texts", self._embed_texts, lambda text: text),
-            "caption": self._batcher("caption", self._caption, self._decoded_item),
-            "match": self._batcher("match", self._match, self._decoded_item),
-            "prompt": self._batcher("prompt", self._prompt, self._decoded_item),
-        }
+        self._images = self._batcher("embed_images", self._embed_images, self._features)
+        self._texts = self._batcher("embed_texts", self._embed_texts, str)
+        self._captions = self._batcher_of("caption", self._caption)
+        self._matches = self._batcher_of("match", self._match)
+        self._prompts = self._batcher_of("prompt", self._prompt)
 
     async def embed(
         self, images: Sequence[bytes], texts: Sequence[str]
@@ -97,22 +68,26 @@ class Operations:
             ImageError: an image cannot be decoded.
         """
         with self.rows.reserve(len(images) + len(texts)):
-            of_images = await self._batchers["embed_images"].submit(images)
-            of_texts = await self._batchers["embed_texts"].submit(texts)
+            of_images = await self._images.submit(images)
+            of_texts = await self._texts.submit(texts)
         empty = np.empty((0, 0), np.float32)
         return np.stack(of_images) if of_images else empty, np.stack(of_texts) if of_texts else empty
 
-    async def caption(self, images: Sequence[bytes], settings: CaptionSettings) -> list[CaptionedImage]:
+    async def caption(self, images: Sequence[bytes], settings: CaptionParameters) -> list[CaptionedImage]:
         """A caption for each image; raises as `embed`."""
-        return await self._submit("caption", images, settings, texts=len(settings.candidates))
+        return await self._submit(self._captions, images, settings, texts=len(settings.candidates))
 
-    async def match(self, images: Sequence[bytes], settings: MatchSettings) -> list[list[float]]:
+    async def match(self, images: Sequence[bytes], settings: MatchParameters) -> list[list[float]]:
         """P(match) of each image with each text; raises as `embed`."""
-        return await self._submit("match", images, settings, texts=len(settings.texts))
+        return await self._submit(self._matches, images, settings, texts=len(settings.texts))
 
-    async def prompt(self, images: Sequence[bytes], settings: PromptSettings) -> list[list[GeneratedPrompt]]:
+    async def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
+        """The distinct texts of which a model knows no word, in order."""
+        return await self.run_in_thread("ask", self.service.unknown_texts, texts, kind) if texts else []
+
+    async def prompt(self, images: Sequence[bytes], settings: PromptParameters) -> list[list[GeneratedPrompt]]:
         """Prompts for each image; raises as `embed`."""
-        return await self._submit("prompt", images, settings)
+        return await self._submit(self._prompts, images, settings)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
         """The number of tokens that the text tower reads of these texts, padding excluded."""
@@ -159,7 +134,7 @@ class Operations:
     async def close(self) -> None:
         """Stop the batchers and thread pools; `open` may follow."""
         self.stop()
-        for batcher in self._batchers.values():
+        for batcher in (self._images, self._texts, self._captions, self._matches, self._prompts):
             await batcher.close()
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
@@ -173,7 +148,11 @@ class Operations:
         return self._pools[name]
 
     def _until_stopped(
-        self, cancelled: threading.Event, items: Iterable[Item], total: int | None, label: str
+        self,
+        cancelled: threading.Event,
+        items: Iterable[Item],
+        total: int | None,  # noqa: ARG002 - it is a `Progress`
+        label: str,  # noqa: ARG002
     ) -> Iterator[Item]:
         """A `Progress` that raises when the server stops or `cancelled` is set."""
         for item in items:
@@ -182,14 +161,20 @@ class Operations:
                 raise RequestRefused(503, "ending", message, {"Retry-After": "5"})
             yield item
 
-    async def _submit(self, operation: str, images: Sequence[bytes], settings: Hashable, texts: int = 0) -> list[Any]:
+    async def _submit(
+        self,
+        batcher: Batcher[Prepared[bytes, Setting], Prepared[Image.Image, Setting], Result],
+        images: Sequence[bytes],
+        settings: Setting,
+        texts: int = 0,
+    ) -> list[Result]:
         """The result of each image; `texts` is the number of texts that the model reads beside them."""
         with self.rows.reserve(len(images) + texts):
-            return await self._batchers[operation].submit([(image, settings) for image in images])
+            return await batcher.submit([(image, settings) for image in images])
 
     def _batcher(
-        self, operation: str, work: Callable[[list[Item]], Sequence[Result]], prepare: Callable[[Any], Item]
-    ) -> Batcher[Any, Item, Result]:
+        self, operation: str, work: Callable[[list[Item]], Sequence[Result]], prepare: Callable[[Input], Item]
+    ) -> Batcher[Input, Item, Result]:
         return Batcher(
             work,
             prepare=prepare,
@@ -200,23 +185,29 @@ class Operations:
             on_batch=partial(self.metrics.record_batch, operation),
         )
 
+    def _batcher_of(
+        self, operation: str, run: Callable[[list[Image.Image], Setting], Sequence[Result]]
+    ) -> Batcher[Prepared[bytes, Setting], Prepared[Image.Image, Setting], Result]:
+        """A batcher of images with settings, which runs those with equal settings together."""
+        return self._batcher(operation, partial(_by_setting, run), self._decoded_item)
+
     # preparing one input, in the decode pool
 
     def _decoded(self, image: bytes, min_side: int | None) -> Image.Image:
         return decode(image, max_pixels=self.settings.max_pixels, min_side=min_side)
 
-    def _features(self, image: bytes) -> dict[str, Any]:
+    def _features(self, image: bytes) -> Features:
         """The model's input for an image: smaller than the image, and computed while the model runs."""
         encoder = self.service.encoder
         return encoder.preprocess_images([self._decoded(image, encoder.image_size)])
 
-    def _decoded_item(self, item: tuple[bytes, Setting]) -> tuple[Image.Image, Setting]:
+    def _decoded_item(self, item: Prepared[bytes, Setting]) -> Prepared[Image.Image, Setting]:
         image = self._decoded(item[0], _MIN_SIDE)
         return (image if max(image.size) <= _MAX_SIDE else thumbnail(image, _MAX_SIDE)), item[1]
 
     # running a batch, in the batcher's thread
 
-    def _embed_images(self, features: list[dict[str, Any]]) -> list[NDArray[np.float32]]:
+    def _embed_images(self, features: list[Features]) -> list[NDArray[np.float32]]:
         import torch
 
         batch = {
@@ -232,28 +223,21 @@ class Operations:
         mask = features.get("attention_mask")
         return int((mask if mask is not None else features["input_ids"] != 0).sum())
 
+    def _caption(self, images: list[Image.Image], parameters: CaptionParameters) -> list[CaptionedImage]:
+        return self.service.run_caption(images, parameters)
+
+    def _match(self, images: list[Image.Image], parameters: MatchParameters) -> list[list[float]]:
+        return self.service.run_match(images, parameters)
+
+    def _prompt(self, images: list[Image.Image], parameters: PromptParameters) -> list[list[GeneratedPrompt]]:
+        return self.service.run_prompt(images, parameters)
+
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
         return list(self.service.embed(texts=texts).text_vectors)
 
-    def _caption(self, items: list[tuple[Image.Image, CaptionSettings]]) -> list[CaptionedImage]:
-        return _by_setting(items, lambda images, settings: self.service.caption(images, **asdict(settings)))
-
-    def _prompt(self, items: list[tuple[Image.Image, PromptSettings]]) -> list[list[GeneratedPrompt]]:
-        return _by_setting(items, lambda images, settings: self.service.prompt(images, **asdict(settings)))
-
-    def _match(self, items: list[tuple[Image.Image, MatchSettings]]) -> list[list[float]]:
-        return _by_setting(items, self._match_all)
-
-    def _match_all(self, images: list[Image.Image], settings: MatchSettings) -> list[list[float]]:
-        """P(match) of each image with each text: (images, texts)."""
-        texts = settings.texts
-        pairs = [image for image in images for _ in texts], texts * len(images)
-        probabilities = self.service.match_pairs(*pairs, prior=settings.prior)
-        return [probabilities[start : start + len(texts)] for start in range(0, len(probabilities), len(texts))]
-
 
 def _by_setting(
-    items: list[tuple[Image.Image, Setting]], run: Callable[[list[Image.Image], Setting], Sequence[Result]]
+    run: Callable[[list[Image.Image], Setting], Sequence[Result]], items: list[Prepared[Image.Image, Setting]]
 ) -> list[Result]:
     """The result of each image; images with equal settings run together."""
     rows_of: dict[Setting, list[int]] = {}

@@ -6,7 +6,7 @@ import asyncio
 import binascii
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar, get_origin
+from typing import TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -16,13 +16,12 @@ from diptych.serving.api.error_responses import RequestRefused, invalid
 from diptych.serving.api.requests import RequestBody
 from diptych.serving.api.settings import Settings
 from diptych.serving.api.url_fetch import fetch
+from diptych.serving.validation_messages import describe
 
 Body = TypeVar("Body", bound=RequestBody)
 _MAX_FIELDS = 1_000  # of a form, files excluded
 _FETCH_SECONDS = 10.0
 _MAX_VALUES = 20_000  # of a JSON body: twice the ids that may be removed at once
-_MAX_ERRORS = 1_000  # of a request that are listed; each becomes an object in memory
-_MAX_LOCATION = 200  # characters of an error's location, which the client chose
 
 
 async def read_request(request: Request, model: type[Body], settings: Settings) -> Body:
@@ -51,7 +50,7 @@ async def read_request(request: Request, model: type[Body], settings: Settings) 
                 f"'{media_type[:100]}' is not supported; send application/json or multipart/form-data",
             )
     except ValidationError as error:
-        raise invalid(_describe(error)) from None
+        raise invalid(describe(error, model)) from None
     _check_rows(body, settings)
     return body
 
@@ -75,36 +74,25 @@ def _check_values(content: bytes, settings: Settings) -> None:
 
 async def _read_form(
     request: Request, model: type[RequestBody], settings: Settings
-) -> tuple[dict[str, Any], dict[int, bytes]]:
+) -> tuple[dict[str, str | list[str]], dict[int, bytes]]:
     """The fields of a form, as lists where the model has lists, and its files; file names are ignored."""
-    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
-    fields: dict[str, Any] = {}
+    fields: dict[str, str] = {}
+    rows = {name: list[str]() for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
     files: dict[int, bytes] = {}
     async with request.form(max_files=settings.max_rows, max_fields=_MAX_FIELDS) as form:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                if name != "images":
+                if name != "images" or name not in rows:
                     raise invalid(f"{name}: files are accepted as images only")
-                files[len(fields.get(name, ()))] = await value.read()
+                files[len(rows[name])] = await value.read()
             content = "" if isinstance(value, UploadFile) else value
-            if name in lists:
-                fields.setdefault(name, []).append(content)
+            if name in rows:
+                rows[name].append(content)
             elif name in fields:
                 raise invalid(f"{name}: the field is repeated; send it once")
             else:
                 fields[name] = content
-    return fields, files
-
-
-def _describe(error: ValidationError) -> str:
-    """The first three errors of a request with their locations; only the number of very many."""
-    if error.error_count() > _MAX_ERRORS:
-        return f"the request has {error.error_count():,} errors; /openapi.json describes requests"
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    locations = [".".join(map(str, item["loc"]))[:_MAX_LOCATION] for item in errors[:3]]
-    described = [": ".join(filter(None, (place, item["msg"]))) for place, item in zip(locations, errors, strict=False)]
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return "; ".join(described) + more
+    return {**fields, **{name: listed for name, listed in rows.items() if listed}}, files
 
 
 def _check_rows(body: RequestBody, settings: Settings) -> None:
@@ -180,8 +168,3 @@ def _decode_base64(text: str) -> bytes:
         return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"an image is not valid base64 ({error}); send base64, or the file in a form") from None
-
-
-def is_image_url(text: str) -> bool:
-    """Whether a string is a data: URL of an image."""
-    return text[:11].lower() == "data:image/"
