@@ -706,7 +706,7 @@ def test_absolute_paths_are_read_below_the_folder_given_for_images(folder: Path,
     assert len(seen(read_pairs(table))) == 1  # inside the data set's own folder
     (tmp_path / "apart").mkdir()
     table = table.rename(tmp_path / "apart" / "t.csv")
-    with pytest.raises(DataError, match="pass `images`"):
+    with pytest.raises(DataError, match="move the images into it"):
         read_pairs(table)
     assert len(seen(read_pairs(table, images=folder))) == 1
 

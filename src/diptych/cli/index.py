@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter
 
 from diptych.cli.options import BatchSize, Device, Flag, FollowLinks, Format, Json, Quiet, Several
 from diptych.cli.show import (
@@ -38,6 +40,7 @@ def index(
     prune: Flag = False,
     watch: Flag = False,
     exclude: Several = (),
+    skip_system_folders: Annotated[bool, Parameter(negative="--no-skip-system-folders", show_default=False)] = True,
     follow_links: FollowLinks = False,
     captions: Flag = False,
     format: Format = None,
@@ -70,6 +73,9 @@ def index(
     exclude
         Skip files and folders that match a pattern, such as "*.thumb.jpg" or Backup. Put the source before this
         option.
+    skip_system_folders
+        Leave out recycle bins, snapshots and caches of network storage and photo programs, such as #recycle,
+        @eaDir and *.lrdata.
     captions
         Read the source as a captioned data set and store its captions.
     wait
@@ -78,7 +84,13 @@ def index(
     set_quiet(quiet, as_json)
     source = source or _working_folder(exclude)
     settings: dict[str, Any] = {
-        **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": warn},
+        **{
+            "exclude": exclude,
+            "skip_system_folders": skip_system_folders,
+            "batch_size": batch_size,
+            "wait": wait,
+            "on_wait": warn,
+        },
         **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
         **({"prune": True} if prune else {}),
     }
@@ -141,6 +153,8 @@ def _report(index: Index, added: AddReport, as_json: bool, brief: bool = False) 
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in added.reasons.items())
         print_table(f"skipped: {reasons}", rows)
         note(f"all skipped files with reasons: {index.folder / 'skipped.json'}")
+    if not brief and (unread := added.unread_summary()):
+        note(f"not read: {unread}; save them as JPEG or PNG to index them")
     if added.gone:
         note(f"{added.gone:,} indexed images no longer exist; --prune removes them")
     if not brief:

@@ -16,7 +16,7 @@ from diptych.search.add_report import AddReport
 from diptych.search.prune import remove_stale
 from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
 from diptych.search.snapshot import Snapshot
-from diptych.search.sources import Item, Source
+from diptych.search.sources import Folder, Item, Source
 from diptych.search.store import Store, in_list
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def add(
         embedded=run.embedded,
         skipped=tuple(run.skipped),
         seconds=time.perf_counter() - began,
+        unread=source.unread.by_suffix() if isinstance(source, Folder) else {},
     )
 
 

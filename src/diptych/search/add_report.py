@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diptych.images.skipped import Skipped
+from diptych.images.suffixes import describe_unread
 from diptych.runtime.atomic import write_text
 
 
@@ -20,7 +21,8 @@ class AddReport:
     `new` paths have new content; `copied` ones have the content of another image and took its embedding, `renamed`
     ones that of an image whose file is gone; `changed` ones have new content or a new caption; `unchanged` ones cost a
     stat call. `gone` are in the index but no longer in the source, and were kept; `pruned` were removed. `embedded` is
-    how many went through the model, `seconds` how long it took.
+    how many went through the model, `seconds` how long it took. `unread` counts the files of a folder that have the
+    suffix of no image that is read, by suffix in lower case.
     """
 
     new: int = 0
@@ -33,6 +35,7 @@ class AddReport:
     embedded: int = 0
     skipped: Sequence[Skipped] = ()
     seconds: float = 0.0
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -59,6 +62,13 @@ class AddReport:
         counts = {name: getattr(self, name) for name in ("new", "changed", "renamed", "copied", "unchanged")}
         counts |= {"pruned": self.pruned, "no longer there": self.gone, "skipped": len(self.skipped)}
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to index"
+
+    def unread_summary(self) -> str:
+        """The RAW photographs, videos and other images that are not read, in one line; empty if there are none.
+
+        All other files are named too if there was nothing to index.
+        """
+        return describe_unread(self.unread, others=not self.images)
 
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:

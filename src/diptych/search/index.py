@@ -240,6 +240,7 @@ class Index:
         source: str | Path | Pairs | Source,
         *,
         exclude: Sequence[str] = (),
+        skip_system_folders: bool = True,
         captions: bool = False,
         format: str | None = None,
         prune: bool = False,
@@ -259,6 +260,8 @@ class Index:
         Args:
             source: what to index.
             exclude: patterns of names or paths to leave out, such as `*.thumb.jpg`.
+            skip_system_folders: leave out the recycle bins, snapshots and caches of
+                `images.system_folders.SYSTEM_FOLDERS`.
             captions: read a folder as a data set with captions.
             format: the format of the data set, as for `read_pairs`; implies `captions`.
             prune: remove images of the source that are gone.
@@ -285,7 +288,14 @@ class Index:
             else:
                 own = roots or roots_of(source)
                 inside = ANYWHERE if follow_links else own
-                opened = source_of(source, exclude=exclude, captions=captions, format=format, roots=inside)
+                opened = source_of(
+                    source,
+                    exclude=exclude,
+                    captions=captions,
+                    format=format,
+                    roots=inside,
+                    skip_system_folders=skip_system_folders,
+                )
                 self._allow(own, follow_links)
                 added = add_from(
                     self.store, opened, lambda: self.model, prune=prune, batch_size=batch_size, progress=progress
@@ -315,6 +325,7 @@ class Index:
         source: str | Path,
         *,
         exclude: Sequence[str] = (),
+        skip_system_folders: bool = True,
         stop: threading.Event | None = None,
         quiet: float = 1.0,
         captions: bool = False,
@@ -338,10 +349,13 @@ class Index:
             MissingExtra: watchfiles is not installed.
         """
         root = Path(source).expanduser().resolve()
-        for changed in changes(root, exclude, stop, quiet):  # watching starts before `add`, so that no change is missed
+        for changed in changes(
+            root, exclude, stop, quiet, skip_system_folders=skip_system_folders
+        ):  # watching starts before `add`, so that no change is missed
             yield self.add(
                 root,
                 exclude=exclude,
+                skip_system_folders=skip_system_folders,
                 captions=captions,
                 format=format,
                 prune=bool(changed) if prune is None else prune,

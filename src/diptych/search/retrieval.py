@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import path_id, to_text
 from diptych.images.roots import Roots
 from diptych.search.copies import copy_groups
@@ -104,6 +104,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
     with index.model_lock:
         embedding = _embedding(index, resolved)
+        unknown = index.texts.unknown_texts(resolved.texts) if resolved.texts else []
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
@@ -124,6 +125,7 @@ def search(
         page=page,
         before=min(start, len(hits)),
         nearest=nearest,
+        unknown=tuple(unknown),
         readable=index.readable,
     )
 
@@ -232,7 +234,8 @@ def _with_row_ids(store: Store, query: Query) -> Query:
             if not ids:
                 raise DataError(
                     f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-                    "index it first, or search by the picture itself (--image)"
+                    "index it first, or search by the image itself",
+                    steps=[NextStep("name its file", "image")],
                 )
             part = replace(part, value=ids[0])
         parts.append(part)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import DataError, ModelError, require
+from diptych.errors import DataError, ModelError, NextStep, require
 from diptych.runtime.atomic import is_temporary, storing
 from diptych.search.lock import HOLDER, LOCK, writing
 from diptych.search.metadata import FORMAT, METADATA_FILE, first_line, read_metadata, write_json
@@ -58,7 +58,8 @@ class ModelIdentity:
             raise ModelError(
                 f"'{folder}' was made by the model '{self.name}' ({self.hash or 'elsewhere'}, {self.dim} dimensions) "
                 f"and cannot be used with '{other.name}' ({other.hash or 'elsewhere'}, {other.dim} dimensions); use "
-                "the model that made it, or make another index with --index FOLDER"
+                "the model that made it, or make another index",
+                steps=[NextStep("name the folder of that index", "index")],
             )
 
 
@@ -275,7 +276,8 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"'{folder}' cannot be made ({error.strerror}); put the index elsewhere with --index FOLDER"
+            f"'{folder}' cannot be made ({error.strerror}); store the index in another folder",
+            steps=[NextStep("name that folder", "index")],
         ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diptych.data.formats.encoding import open_text
 from diptych.errors import DataError
-from diptych.images.walk import is_image_file
+from diptych.images.suffixes import is_image_file
 from diptych.runtime.files import MAX_COLUMNS, MAX_RECORD
 
 

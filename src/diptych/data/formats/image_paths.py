@@ -173,7 +173,7 @@ class _FileIndex:
         self._by_name: dict[str, Path | None] = {}  # None: the name is ambiguous
         self._in_folder: dict[str, list[Path]] = {}  # by parent folder and name
         self._by_number: dict[int, Path | None] = {}
-        for path in dict.fromkeys(path for folder in folders for path in image_files(Path(folder))):
+        for path in dict.fromkeys(path for folder in folders for path in image_paths(Path(folder))):
             name, stem = _normal(path.name), _normal(path.stem)
             for key in {name, stem}:
                 self._by_name[key] = None if key in self._by_name else path

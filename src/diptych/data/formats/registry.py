@@ -16,7 +16,7 @@ from diptych.data.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecar
 from diptych.data.formats.tables import Columns, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.data.pairs import Row
 from diptych.errors import DataError
-from diptych.images.walk import is_image_file
+from diptych.images.suffixes import is_image_file
 
 Reader = Callable[[Path, ImagePaths], Iterator[Row]]
 

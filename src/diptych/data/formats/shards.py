@@ -18,7 +18,8 @@ from diptych.data.pairs import Row
 from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError
 from diptych.images.decode import MAX_BYTES, ImageSource, Slice
-from diptych.images.walk import is_hidden, is_image_file
+from diptych.images.suffixes import is_image_file
+from diptych.images.walk import is_hidden
 from diptych.runtime.files import MAX_PATTERN_FILES, MAX_RECORD
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -21,7 +21,7 @@ from diptych.data.joins import canonical_id
 from diptych.data.pairs import Row
 from diptych.errors import DataError, require
 from diptych.images.decode import MAX_BYTES, ImageSource, content_hash
-from diptych.images.walk import is_image_file
+from diptych.images.suffixes import is_image_file
 
 # Compared in lower case without spaces, `_` and `-`, in order of preference.
 IMAGE_COLUMNS = (
