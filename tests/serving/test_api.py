@@ -60,16 +60,6 @@ RESPONSES: dict[str, type] = {
 KEY = "a-key-of-the-tests-0123456789"
 
 
-@pytest.fixture(scope="module")
-def folder(whole: tuple[Service, Path]) -> Path:
-    return whole[1]
-
-
-@pytest.fixture(scope="module")
-def service(whole: tuple[Service, Path]) -> Service:
-    return whole[0]
-
-
 def client_of(app: FastAPI) -> TestClient:
     return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
 

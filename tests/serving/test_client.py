@@ -27,16 +27,6 @@ KEY = "a-key-of-the-tests-0123456789"
 
 
 @pytest.fixture(scope="module")
-def folder(whole: tuple[Service, Path]) -> Path:
-    return whole[1]
-
-
-@pytest.fixture(scope="module")
-def service(whole: tuple[Service, Path]) -> Service:
-    return whole[0]
-
-
-@pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[Client]:
     with running(make_app(service, Settings(max_rows=8), keys=[KEY])) as url, Client(url, KEY) as client:
         yield client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,7 +16,7 @@ from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.transformers_captioner import is_whole, load_chat_model, load_transformers_model
 from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
-from diptych.models.checkpoints import METADATA, model_directory
+from diptych.models.checkpoints import METADATA, Metadata, model_directory
 from diptych.models.heads import Features
 from diptych.models.modalities import checked_images, checked_texts, several_images
 from diptych.models.pretrained import Pretrained
@@ -126,15 +126,13 @@ class Captioner(Pretrained):
             ConfigError: A setting is out of its range, `greedy` with several captions, or an item is not a decoded
                 image.
         """
-        config = self.generation_config(
-            method=method,
-            beams=beams,
-            count=count,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        config = self.generation_config(method, beams, count, max_tokens, temperature, top_p, seed)
+        return self.caption_with(images, config, prefix=prefix, batch_size=batch_size)
+
+    def caption_with(
+        self, images: Iterable[Image.Image], config: GenerationConfig, *, prefix: str = "", batch_size: int = 16
+    ) -> list[list[Caption]]:
+        """Like `caption`, with settings from `generation_config`."""
         (prefix,) = checked_texts([prefix])
         batches = (checked_images(batch) for batch in batches_of(several_images(images), batch_size))
         return [captions for batch in batches for captions in self._write(batch, config, prefix)]
@@ -146,7 +144,6 @@ class Captioner(Pretrained):
 
     def generation_config(
         self,
-        *,
         method: str = "beam",
         beams: int = 3,
         count: int = 1,
@@ -161,7 +158,7 @@ class Captioner(Pretrained):
             ConfigError: A setting is out of its range.
         """
         config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
-        tuned: Mapping[str, float] = getattr(self.model, "defaults", {})
+        tuned: Metadata = getattr(self.model, "defaults", {})
         return replace(config, **{key: value for key, value in tuned.items() if key in _TUNED})
 
     def _write(self, images: list[Image.Image], config: GenerationConfig, prefix: str) -> list[list[Caption]]:

@@ -25,12 +25,13 @@ from diptych.export.metadata import ExportTarget, write_metadata
 from diptych.export.parity import TOLERANCES, Parity, Tolerance, check_parity, measure_parity, preprocess
 from diptych.export.quantization import quantize_onnx, quantize_openvino
 from diptych.models.checkpoints import model_directory
-from diptych.models.dual_encoder import MODALITIES, DualEncoder, load
+from diptych.models.dual_encoder import DualEncoder, load
 from diptych.models.embedding_cache import decode_all
 from diptych.models.onnx.engines import GRAPHS, Inputs, known_engine
 from diptych.models.onnx.exported_tower import ExportedTower, read_front, write_front
 from diptych.models.onnx.graphs import tensors_of, traced
 from diptych.models.open_clip.names import is_named
+from diptych.models.two_towers import MODALITIES
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.quiet import quiet
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.data.formats.read import ImagePaths
+from diptych.data.formats.read import ImagePaths, settled_rows
 from diptych.data.formats.tables import records, rows
+from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError
 from diptych.images.decode import ImageSource
 from diptych.matching.matcher import Matcher
@@ -28,13 +29,15 @@ class MatchTable:
 
     Attributes:
         names: Names of the images as the table has them.
-        pictures: The images.
+        images: The images.
         texts: The text of each pair.
+        notes: What was noticed about the names of the images.
     """
 
     names: list[str]
     images: list[ImageSource]
     texts: list[str]
+    notes: ReadingNotes = field(default_factory=ReadingNotes)
 
 
 def read_match_table(path: str | Path) -> MatchTable:
@@ -47,10 +50,14 @@ def read_match_table(path: str | Path) -> MatchTable:
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; give a table with the columns image and caption")
     base = path.absolute().parent
-    pairs = [(row, text) for row in rows(records(path), ImagePaths.around(base, base), None) for text in row.captions]
+    notes = ReadingNotes()
+    read = settled_rows(rows(records(path), ImagePaths.around(base, base, notes=notes), None), notes)
+    pairs = [(row, text) for row in read for text in row.captions]
     if not pairs:
         raise DataError(f"'{path}' holds no pair; it needs the columns image and caption, and a line for each pair")
-    return MatchTable([row.image_id for row, _ in pairs], [row.image for row, _ in pairs], [text for _, text in pairs])
+    return MatchTable(
+        [row.image_id for row, _ in pairs], [row.image for row, _ in pairs], [text for _, text in pairs], notes
+    )
 
 
 def match_table(

@@ -25,7 +25,8 @@ def changes(
     """Yields 0 once `root` is watched, then the number of changed paths after each pause of `quiet` seconds.
 
     Changes made while the consumer works are reported next. Only images and folders count; hidden and excluded paths
-    do not, among them the index's own folder, nor do system folders unless `skip_system_folders` is False. Ends when `stop` is set or the process is interrupted.
+    do not, among them the index's own folder, nor do system folders unless `skip_system_folders` is False. Ends when
+    `stop` is set or the process is interrupted.
 
     Raises:
         MissingExtra: watchfiles is not installed.

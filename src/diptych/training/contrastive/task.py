@@ -15,7 +15,8 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.models import builder, dual_encoder
-from diptych.models.dual_encoder import MODALITIES, DualEncoder
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.two_towers import MODALITIES
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 from diptych.training.batches import (
@@ -239,7 +240,7 @@ def trainable_groups(recipe: ContrastiveRecipe, model: DualEncoder) -> list[Para
     """Freeze the weights that the recipe freezes, and group the others by learning rate: image, text, heads.
 
     Raises:
-        ConfigError: an entry of `freeze` matches no weight.
+        ConfigError: an entry of `freeze` matches no weight, or nothing is left to train.
     """
     if recipe.lora_rank:
         add_lora(model, recipe.lora_rank, [modality for modality in MODALITIES if modality not in recipe.freeze])
@@ -257,6 +258,11 @@ def trainable_groups(recipe: ContrastiveRecipe, model: DualEncoder) -> list[Para
     heads = [p for modality in MODALITIES for module in model.head(modality) for p in module.parameters()]
     groups.append({"params": heads, "lr": recipe.lr_head})
     _freeze_others(model, heads)
+    if not any(group["params"] for group in groups):
+        raise ConfigError(
+            "freeze: both towers are frozen and the model has no projection heads, so nothing is left to train; freeze "
+            "one tower, or parts of them"
+        )
     return groups
 
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ModelError
-from diptych.evaluation.metrics.similarity import similarity_metrics
+from diptych.evaluation.metrics.similarity import paired_cosines, similarity_metrics
+from diptych.evaluation.prompts import mean_embeddings
 from diptych.images.augment import augmentation, sides_key
 from diptych.models import dual_encoder, towers
+from diptych.models.cosine import normalize
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.prompter import Prompter, PromptHead
 from diptych.prompting.text_space import load_text_space
@@ -28,6 +30,7 @@ from diptych.training.batches import PairBatch, PairSampler, load_view
 from diptych.training.checkpoint import BEST, load_weights, save_weights
 from diptych.training.objectives import cosine_loss, info_nce
 from diptych.training.prompt.config import PromptRecipe
+from diptych.training.results import BASELINE
 from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
 _SAMPLED = 1024  # images from which the statistics of a live tower's features are computed
@@ -107,7 +110,10 @@ class _PromptTraining:
         self.prompts = embed(self.sampler.captions, label="embedding the prompts")
         val_prompts, self.val_rows = val.flat_captions()
         self.val_prompts = embed(val_prompts, label="embedding the validation prompts")
-        self.means = _means(self.prompts, train.flat_captions()[1], len(train))
+        means = mean_embeddings(self.prompts, train.flat_captions()[1], len(train))
+        self.means = normalize(means).astype(np.float32)  # (images, dim)
+        constant = np.broadcast_to(self.prompts.mean(0), (len(val), self.prompts.shape[1]))
+        self.baseline = float(paired_cosines(constant, self.val_prompts, self.val_rows).mean())
         source: type[_LiveImages] | type[_StoredImages] = _LiveImages if recipe.train_tower else _StoredImages
         self.images: _ImageSource = source(recipe, prompter, train, val, progress)
         self.module = _trained_module(prompter, recipe)
@@ -154,9 +160,15 @@ class _PromptTraining:
         return loss.detach()
 
     def validate(self) -> dict[str, float]:
+        """The mean cosine of predicted and true prompts, that of the baseline, both in percent, and median ranks."""
         predicted = self.prompter.predict_features(self.images.validation())
         scores = similarity_metrics(predicted, self.val_prompts, self.val_rows)
-        return {"cosine": 100 * scores.mean, "median_rank": scores.median_rank, "first_rank": scores.median_first_rank}
+        return {
+            "cosine": 100 * scores.mean,
+            BASELINE: 100 * self.baseline,
+            "median_rank": scores.median_rank,
+            "first_rank": scores.median_first_rank,
+        }
 
 
 class _ImageSource(Protocol):
@@ -223,13 +235,6 @@ class _LiveImages:
         batches = (pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH))
         images = ([load_view(row, None, self.size, 0, 0) for row in batch] for batch in batches)
         return np.concatenate([self.encoder.encode(batch, _BATCH) for batch in images])
-
-
-def _means(embeddings: NDArray[np.float32], rows: NDArray[np.int64], images: int) -> NDArray[np.float32]:
-    """(images, dim) the normalized mean embedding of the prompts of each image; `rows` is the image of each prompt."""
-    sums = np.zeros((images, embeddings.shape[1]), np.float32)
-    np.add.at(sums, rows, embeddings)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
 
 
 def _set_mode(recipe: PromptRecipe, prompter: Prompter, training: bool) -> None:
