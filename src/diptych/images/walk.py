@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.errors import DataError
 from diptych.images.decode import IMAGE_SUFFIXES
+from diptych.images.exclusions import NOTHING, Exclusions
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
@@ -27,15 +27,15 @@ class ImageFile:
     path: str
     size: int
     mtime: int
+    is_link: bool = False
 
 
-def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> Iterator[ImageFile | Skipped]:
+def walk(root: Path, exclude: Exclusions = NOTHING, roots: Roots = ANYWHERE) -> Iterator[ImageFile | Skipped]:
     """Every image file below `root`, by suffix, and each file or folder that cannot be read, with the reason.
 
-    Hidden names (see `is_hidden`) and names that match a pattern of `exclude` are left out. A pattern such as
-    `*.thumb.jpg`, `Backup` or `2019/raw/*` is compared with the name and with the path below `root`. Linked folders
-    are entered after all others, and each folder is entered once, so links neither loop nor repeat files. A link that
-    leads out of `roots` is reported as skipped.
+    Hidden names (see `is_hidden`) and what `exclude` matches are left out. Linked folders are entered after all
+    others, and each folder is entered once, so links neither loop nor repeat files. A link that leads out of `roots` is
+    reported as skipped.
 
     Raises:
         DataError: `root` is not a folder.
@@ -47,11 +47,12 @@ def walk(root: Path, exclude: Sequence[str] = (), roots: Roots = ANYWHERE) -> It
             yield entry
             continue
         try:
-            if entry.is_symlink() and not roots.contains(entry.path):
+            is_link = entry.is_symlink()
+            if is_link and not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
             elif entry.is_file():
                 status = entry.stat()
-                yield ImageFile(to_text(entry.path), status.st_size, change_time(status))
+                yield ImageFile(to_text(entry.path), status.st_size, change_time(status), is_link)
         except (OSError, ValueError) as error:
             yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
 
@@ -69,7 +70,7 @@ def image_paths(root: Path, depth: int | None = None) -> Iterator[Path]:
 
 def _entries(
     root: str,
-    exclude: Sequence[str] = (),
+    exclude: Exclusions = NOTHING,
     roots: Roots = ANYWHERE,
     *,
     depth: int | None = None,
@@ -87,12 +88,14 @@ def _entries(
             yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
             continue
         for entry in entries:
-            if is_excluded(entry.path, root, exclude):
+            if is_hidden(entry.name):
                 continue
             try:
                 is_folder, is_link = entry.is_dir(), entry.is_symlink()
             except OSError as error:
                 yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
+                continue
+            if exclude.excludes(entry.path, is_folder=is_folder):
                 continue
             if not is_folder:
                 if is_image_file(entry.name):
@@ -120,13 +123,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
-def is_excluded(path: str, root: str, exclude: Sequence[str] = ()) -> bool:
-    """Whether the last name of `path`, which lies below `root`, is hidden or matches a pattern."""
-    name = os.path.basename(path)  # noqa: PTH119 (as above)
-    if is_hidden(name):
-        return True
-    below = path[len(root) :].strip(os.sep).replace(os.sep, "/") if exclude else ""
-    return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(below, pattern) for pattern in exclude)
+def is_left_out(path: str, root: str, exclude: Exclusions = NOTHING) -> bool:
+    """Whether `walk(root, exclude)` leaves out a file or folder below `root`, for its own name or a parent's."""
+    is_folder = os.path.isdir(path)  # noqa: PTH112 (called for every change of a watched folder)
+    while len(path) > len(root):
+        if is_hidden(os.path.basename(path)) or exclude.excludes(path, is_folder=is_folder):  # noqa: PTH119
+            return True
+        path, is_folder = os.path.dirname(path), True  # noqa: PTH120
+    return False
 
 
 def change_time(status: os.stat_result) -> int:
@@ -137,12 +141,6 @@ def change_time(status: os.stat_result) -> int:
 def shown(path: str | Path) -> str:
     """A path as text for messages, with undecodable bytes as U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def is_gone(text: str) -> bool:
-    """Whether a row's path (from `to_text`) no longer exists: neither the file nor a shard that contains it."""
-    path = from_text(text)
-    return not os.path.lexists(path) and not any(parent.is_file() for parent in path.parents)
 
 
 def is_image_file(name: str) -> bool:

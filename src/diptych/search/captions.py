@@ -29,7 +29,7 @@ class IndexCaptions:
         *,
         again: bool = False,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.store, self.again, self.wait, self.on_wait = store, again, wait, on_wait
         self.skipped: list[Skipped] = []
