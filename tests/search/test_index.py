@@ -499,5 +499,5 @@ def test_an_index_whose_model_hash_is_not_a_hash_is_refused(index: Index, made_b
     metadata = json.loads((index.folder / "index.json").read_text())
     metadata["model"]["hash"] = made_by
     (index.folder / "index.json").write_text(json.dumps(metadata))
-    with pytest.raises(DataError, match=r"index.json' does not name the model that made the index"):
+    with pytest.raises(DataError, match=r"index.json does not name the model that made the index"):
         Index(index.folder)

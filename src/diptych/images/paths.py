@@ -41,6 +41,16 @@ def path_id(text: str) -> str:
     return content_hash(text.encode())
 
 
+def texts_of(path: str | Path) -> list[str]:
+    """The texts under which an index may have a path, given as a path or as `to_text` shows it.
+
+    Raises:
+        OSError, ValueError: as `spellings`.
+    """
+    forms = [form for name in (path, from_text(str(path))) for form in spellings(name)]
+    return list(dict.fromkeys(map(to_text, forms)))
+
+
 def spellings(path: str | Path) -> list[str]:
     """The absolute forms of a path, from the one with all links resolved to the one with none.
 
@@ -50,8 +60,10 @@ def spellings(path: str | Path) -> list[str]:
     Raises:
         OSError, ValueError: the path has a loop of links, a NUL, or more characters than the system takes.
     """
-    whole = Path(os.path.join(os.getcwd(), expand_home(path)))  # noqa: PTH109, PTH118 (Path would drop `./..`)
-    parts = whole.parts
-    first = max((place + 1 for place, part in enumerate(parts) if part == os.pardir), default=1)
-    forms = [Path(os.path.realpath(Path(*parts[:end])), *parts[end:]) for end in range(len(parts), first - 1, -1)]
+    whole = os.path.join(os.getcwd(), expand_home(path))  # noqa: PTH109, PTH118 (Path would drop `./..`)
+    forms: list[Path] = []
+    for form in dict.fromkeys((whole, os.path.normpath(whole))):  # `link/..` is the link's folder to most shells
+        parts = Path(form).parts
+        first = max((place + 1 for place, part in enumerate(parts) if part == os.pardir), default=1)
+        forms += [Path(os.path.realpath(Path(*parts[:end])), *parts[end:]) for end in range(len(parts), first - 1, -1)]
     return list(dict.fromkeys(map(str, forms)))

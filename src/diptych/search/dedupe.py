@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from diptych.search.copies import copy_groups
+from diptych.search.layout import guarded
 from diptych.search.vector_search import embedding_matrix
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def find_duplicates(index: Index, *, where: str | None = None) -> list[Duplicate
     The one to keep has the most pixels; among equals it is the largest file (the least compressed), then the oldest,
     then the one with the shortest path. `where` is an SQL condition that images must meet.
     """
-    query = index.store.table.search().select(list(_COLUMNS))
-    table = (query.where(where) if where else query).to_arrow().sort_by("id")
+    with guarded(index.folder):
+        query = index.store.table.search().select(list(_COLUMNS))
+        table = (query.where(where) if where else query).to_arrow().sort_by("id")
     rows = table.drop_columns("vector").to_pylist()
     groups = copy_groups([row["hash"] for row in rows], [row["phash"] for row in rows], embedding_matrix(table))
     duplicates = [_duplicates([rows[place] for place in group]) for group in groups]

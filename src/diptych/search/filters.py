@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from diptych.errors import ConfigError
-from diptych.images.paths import spellings, to_text
+from diptych.images.paths import texts_of
 from diptych.search.store import quoted
 
 Shape = Literal["landscape", "portrait", "square"]
@@ -132,7 +132,7 @@ _SHAPES = {
 
 def _in_folder(folder: str | Path) -> str:
     try:
-        texts = [to_text(form) for form in spellings(folder)]
+        texts = texts_of(folder)
     except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, longer than the system takes
         raise ConfigError(
             f"folder is {str(folder)[:200]!r}, which is not a path; name a folder of the index"

@@ -14,7 +14,7 @@ from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError
 from diptych.images.decode import ImageSource
-from diptych.images.paths import spellings, to_text
+from diptych.images.paths import texts_of
 from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
 from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
@@ -32,7 +32,7 @@ from diptych.search.query import QueryLike
 from diptych.search.results import Results
 from diptych.search.retrieval import Sort
 from diptych.search.sources import DataSet, Folder, Item, Source
-from diptych.search.store import ModelIdentity, Store
+from diptych.search.store import ModelIdentity, Store, discard_index
 from diptych.search.update import UpdateOptions, update, watch
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Index:
             IndexBusy: another process still writes after `wait` seconds.
         """
         with self.store.lock(wait, on_wait):
-            return sum(forget(self.store, to_text(form)) for form in spellings(folder))
+            return sum(forget(self.store, text) for text in texts_of(folder))
 
     def watch(
         self,
@@ -408,6 +408,21 @@ class Index:
                 rerank=rerank,
                 matcher=matcher,
             )
+
+    @classmethod
+    def rebuild(cls, path: str | Path, model: str | Path | DualEncoder, *, device: str = "auto") -> Index:
+        """An empty index by `model` in place of the one at `path`, damaged or not; its exclusions are kept.
+
+        Raises:
+            DataError: the folder holds other files than those of an index.
+            IndexBusy: another process writes to it.
+            ModelError: the model cannot be loaded.
+        """
+        exclude = discard_index(index_folder(path))
+        index = cls(path, model, device=device)
+        with index.store.lock():
+            index.store.record_exclusions(exclude)
+        return index
 
     @classmethod
     def for_embeddings(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:

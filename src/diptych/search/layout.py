@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -53,11 +54,11 @@ def find_index(start: str | Path = ".") -> Path:
 def index_folder(path: str | Path) -> Path:
     """The folder of the index called `path`, which need not exist yet.
 
-    It is `path` itself if that is an index, empty, or missing; otherwise `path` is a library, whose index is
-    `path/.diptych`.
+    It is `path` itself if that is an index, what remains of one, an empty folder, or missing; otherwise `path` is a
+    library, whose index is `path/.diptych`.
     """
     path = Path(path).expanduser().resolve()
-    if is_index(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
+    if is_index(path) or not path.exists() or (path.name != HIDDEN and _holds_only_own_files(path)):
         return path
     return path if path.name == HIDDEN else path / HIDDEN
 
@@ -122,9 +123,13 @@ def check_own_files(folder: Path) -> None:
     Raises:
         DataError: it holds other files.
     """
-    ours = (METADATA_FILE, LOCK, HOLDER, "skipped.", TABLE_FOLDER)
-    if folder.exists() and any(not (e.name.startswith(ours) or is_temporary(e)) for e in folder.iterdir()):
+    if folder.exists() and not _holds_only_own_files(folder):
         raise DataError(f"'{folder}' holds other files and no index; name a new folder")
+
+
+def _holds_only_own_files(folder: Path) -> bool:
+    ours = (METADATA_FILE, LOCK, HOLDER, "skipped.", TABLE_FOLDER)
+    return all(entry.name.startswith(ours) or is_temporary(entry) for entry in folder.iterdir())
 
 
 def discard(folder: Path) -> None:
@@ -145,9 +150,9 @@ def discard(folder: Path) -> None:
 def damaged(folder: Path, reason: str) -> IndexDamaged:
     """The error for a damaged index, with the command that makes it again."""
     command = (
-        f"diptych index '{folder.parent}' --rebuild"
+        f"diptych index {shlex.quote(str(folder.parent))} --rebuild"
         if folder.name == HIDDEN
-        else f"diptych index FOLDER --index '{folder}' --rebuild"
+        else f"diptych index FOLDER --index {shlex.quote(str(folder))} --rebuild"
     )
     return IndexDamaged(f"the index in '{folder}' is damaged ({reason}); to index the pictures again: {command}")
 

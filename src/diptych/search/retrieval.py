@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.errors import ConfigError, DataError
-from diptych.images.paths import from_text, path_id, spellings, to_text
+from diptych.images.paths import from_text, path_id, texts_of, to_text
 from diptych.images.roots import Roots, expand_home
 from diptych.search.copies import copy_groups
 from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
@@ -235,7 +235,7 @@ def _with_row_ids(store: Store, query: Query) -> Query:
 def _row_id(store: Store, name: str) -> str:
     """The id of the row that is named by its id or by a path, with links or without."""
     try:
-        forms = [path_id(to_text(form)) for form in spellings(name)]
+        forms = [path_id(text) for text in texts_of(name)]
     except (OSError, ValueError) as error:  # a loop of links, a NUL
         raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
     candidates = [name, *forms] if _ID.fullmatch(name) else forms

@@ -106,6 +106,7 @@ class Store:
         self.id: str = metadata.get("id") or ""  # random, drawn when the index was made; "" in older indexes
         self.root = folder.parent if folder.name == HIDDEN else None  # the library that the index was made for
         made_for = metadata.get("root")
+        # The former path of a library that was moved together with its index, until `rebase` has written the new one.
         self.moved_from: str | None = made_for if self.root is not None and made_for != str(self.root) else None
 
     @classmethod
@@ -134,36 +135,18 @@ class Store:
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)
-            with storing(folder, "it is started again"), guarded(folder):
+            volumes = None if (folder / TABLE_FOLDER).exists() else []  # unknown for rows of an earlier index
+            with storing(folder, "the next run starts the index again"), guarded(folder):
                 _make_table(folder, model_identity.dim)
             metadata = {
                 **{"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root},
-                **{"volumes": [], "exclude": {}},
+                **{"volumes": volumes, "exclude": {}},
             }
             write_json(folder / METADATA_FILE, metadata)  # last: an index with metadata is complete
         store = cls.open(folder)
         store.identity.check(model_identity, folder)
         if not cls.is_whole(folder):  # somebody removed only the table
             _make_table(folder, model_identity.dim)
-        return store
-
-    @classmethod
-    def rebuild(cls, folder: Path, model_identity: ModelIdentity, root: str | None = None) -> Store:
-        """Replace an index, damaged or not, by an empty one; what it excludes is kept where that can be read.
-
-        Raises:
-            DataError: the folder holds other files than those of an index.
-            IndexBusy: another process writes to the index.
-        """
-        exclude = {}
-        with suppress(DataError):
-            exclude = read_metadata(folder).get("exclude") or {}
-        make_folder(folder)
-        refuse_links(folder)
-        with writing(folder, wait=0):
-            discard(folder)
-            store = cls.create(folder, model_identity, root)
-            update_metadata(folder, exclude=exclude)
         return store
 
     is_index = staticmethod(is_index)
@@ -304,6 +287,24 @@ class Store:
         config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
         update_metadata(self.folder, ann_rows=rows, ann_partitions=partitions)
+
+
+def discard_index(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Remove an index, damaged or not, and return its exclusions, as far as they can be read.
+
+    Raises:
+        DataError: the folder holds other files than those of an index.
+        IndexBusy: another process writes to it.
+    """
+    if not folder.is_dir():
+        return {}
+    refuse_links(folder)
+    exclusions: dict[str, tuple[str, ...]] = {}
+    with suppress(DataError):
+        exclusions = Store.open(folder).exclusions
+    with storing(folder), guarded(folder), writing(folder, wait=0):
+        discard(folder)
+    return exclusions
 
 
 def embedding_column(embeddings: NDArray[np.floating]) -> pa.FixedSizeListArray:
