@@ -179,6 +179,39 @@ def test_another_drive_in_the_same_place_does_not_empty_the_index(
     assert index.prune(prune_all=True).pruned == 2
 
 
+def test_cards_that_take_turns_in_one_place_keep_their_rows(
+    tmp_path: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card, inserted = Drive(tmp_path / "card", monkeypatch).folder, ["1"]
+    monkeypatch.setattr(
+        "diptych.search.volumes.identity_of", lambda folder: inserted[-1] if folder == str(card) else None
+    )
+    monkeypatch.setattr("diptych.search.add.identity_of", lambda folder: volumes.identity_of(folder))
+    draw(card, "1.png", "2.png", "3.png")
+    index = Index(tmp_path / "index", model)
+    index.add(card)
+    (card / "3.png").unlink()
+    assert index.add(card, prune=True).pruned == 1
+    for number in ("2", "3"):
+        for file in card.iterdir():
+            file.unlink()
+        inserted.append(number)
+        if number == "3":
+            draw(card, "4.png", seed=10)
+        assert index.add(card, prune=True).unreachable == 2
+    assert names(index) == {"1.png", "2.png", "4.png"}
+    assert (index.prune().unreachable, len(index)) == (2, 3)
+    index.forget(card / "1.png")
+    index.forget(card / "2.png")
+    index.add(card)  # which sees all there is
+    draw(card, "5.png", seed=20)
+    index.add(card)
+    (card / "4.png").unlink()
+    assert index.add(card, prune=True).pruned == 1
+
+
 def test_most_of_many_pictures_are_only_removed_with_a_second_word(
     tmp_path: Path,
     model: diptych.DualEncoder,  # noqa: F811
@@ -260,7 +293,7 @@ def test_a_folder_that_cannot_be_listed_keeps_its_rows_whatever_its_name(
 def test_an_error_of_the_device_is_no_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"")
-    assert Volumes(["/"]).state(to_text(file)) == "there"
+    assert Volumes({"/": ()}).state(to_text(file)) == "there"
     stat = os.stat
 
     def failing(path: Any, **options: Any) -> os.stat_result:
@@ -269,7 +302,7 @@ def test_an_error_of_the_device_is_no_deletion(tmp_path: Path, monkeypatch: pyte
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", failing)
-    assert Volumes(["/"]).state(to_text(file)) == "unreachable"
+    assert Volumes({"/": ()}).state(to_text(file)) == "unreachable"
 
 
 def test_mount_points_are_read_with_their_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +321,7 @@ def test_a_bound_folder_of_the_same_device_is_a_volume_of_its_own(
     monkeypatch.setattr("diptych.search.volumes.mount_points", lambda: frozenset({str(tmp_path / "bound")}))
     assert Volumes(None).volume_of(str(tmp_path / "bound" / "deep")) == str(tmp_path / "bound")
     monkeypatch.setattr("diptych.search.volumes.mount_points", frozenset)
-    state = Volumes(["/", to_text(tmp_path / "bound")]).state(to_text(tmp_path / "bound" / "deep" / "a.png"))
+    state = Volumes({"/": (), to_text(tmp_path / "bound"): ()}).state(to_text(tmp_path / "bound" / "deep" / "a.png"))
     assert state == "unreachable"
 
 
@@ -456,7 +489,12 @@ def test_metadata_with_wrong_volumes_or_exclusions_is_refused(
 ) -> None:
     file = Index(library, model).folder / "index.json"
     metadata = json.loads(file.read_text())
-    for name, value in (("volumes", "/"), ("volumes", [7]), ("exclude", ["Backup"]), ("exclude", {"/": "Backup"})):
+    for name, value in (
+        ("volumes", ["/"]),
+        ("volumes", {"/": "7"}),
+        ("exclude", ["Backup"]),
+        ("exclude", {"/": "Backup"}),
+    ):
         file.write_text(json.dumps({**metadata, name: value}))
         with pytest.raises(DataError, match=rf"the value of '{name}' in index.json is not valid"):
             Index(library)

@@ -18,7 +18,7 @@ from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, 
 from diptych.search.snapshot import Snapshot
 from diptych.search.sources import Item, Source
 from diptych.search.store import Store, in_list
-from diptych.search.volumes import Volumes, known_gone
+from diptych.search.volumes import Volumes, identity_of, known_gone
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
@@ -86,7 +86,6 @@ class _Run:
         self.embedded = 0
         self._rows: dict[str, Row] = {}  # by id, not yet committed
         self._gone: set[str] = set()  # paths of known rows whose files are known to be gone
-        self._volumes: set[str] = set()
         self._committed_at = time.monotonic()
 
     # scanning: a stat call for each file, nothing is read
@@ -109,11 +108,12 @@ class _Run:
 
     def _record_volumes(self, places: Iterable[str]) -> None:
         """Remember on which volumes the images lie, before any row depends on it."""
-        volumes = Volumes(None)
+        mounted, volumes = Volumes(None), set[str]()
         for place in places:
             with suppress(OSError, ValueError):  # it has just gone, or is an image in memory
-                self._volumes.add(to_text(volumes.volume_of(str(from_text(place)))))
-        self.store.record_volumes(self._volumes, complete=not self.snapshot.unseen)
+                volumes.add(mounted.volume_of(str(from_text(place))))
+        identities = {to_text(volume): identity_of(volume) for volume in volumes}
+        self.store.record_volumes(identities, complete=not self.snapshot.unseen)
 
     def pending_items(self) -> Iterator[Item]:
         """The images that must be read. A second scan costs less than keeping a million paths in memory."""

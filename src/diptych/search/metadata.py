@@ -75,15 +75,10 @@ def _is_name(value: Any) -> bool:
     return True
 
 
-def _are_names(value: object, most: int) -> bool:
-    """Whether a value is a list of at most `most` names."""
-    return isinstance(value, list) and len(value) <= most and all(map(_is_name, value))
-
-
-def _are_exclusions(value: object) -> bool:
-    """Whether a value holds lists of patterns by folder."""
+def _are_lists(value: object) -> bool:
+    """Whether a value holds lists of names by name."""
     return isinstance(value, dict) and all(
-        _is_name(root) and _are_names(patterns, _MAX_BYTES) for root, patterns in value.items()
+        _is_name(name) and isinstance(items, list) and all(map(_is_name, items)) for name, items in value.items()
     )
 
 
@@ -93,8 +88,8 @@ _VALUES: Mapping[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict),
     "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
     "root": lambda value: value is None or _is_name(value),
-    "volumes": lambda value: value is None or _are_names(value, MAX_VOLUMES),
-    "exclude": lambda value: value is None or _are_exclusions(value),
+    "volumes": lambda value: value is None or (_are_lists(value) and len(value) <= MAX_VOLUMES),
+    "exclude": lambda value: value is None or _are_lists(value),
     "ann_rows": lambda value: value is None or _count(0, 2**40)(value),
     "ann_partitions": lambda value: value is None or _count(0, 2**40)(value),
 }

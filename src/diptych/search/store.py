@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -37,6 +37,7 @@ from diptych.search.layout import (
 )
 from diptych.search.lock import writing
 from diptych.search.metadata import FORMAT, MAX_VOLUMES, read_metadata, update_metadata, write_json
+from diptych.search.volumes import Recorded
 
 ANN_ROWS = 50_000  # smaller tables are searched exactly
 _SMALL_FILES = 32  # with more files than this the table is compacted
@@ -135,7 +136,7 @@ class Store:
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)
-            volumes = None if (folder / TABLE_FOLDER).exists() else []  # unknown for rows of an earlier index
+            volumes = None if (folder / TABLE_FOLDER).exists() else {}  # unknown for rows of an earlier index
             with storing(folder, "the next run starts the index again"), guarded(folder):
                 _make_table(folder, model_identity.dim)
             metadata = {
@@ -236,15 +237,22 @@ class Store:
         self.compact_if_scattered()
 
     @property
-    def volumes(self) -> tuple[str, ...] | None:
+    def volumes(self) -> Recorded | None:
         """The volumes on which its images were seen; None if an older version added some without recording that."""
-        recorded = read_metadata(self.folder).get("volumes")
-        return None if recorded is None else tuple(recorded)
+        recorded: Recorded | None = read_metadata(self.folder).get("volumes")
+        return recorded
 
-    def record_volumes(self, volumes: Iterable[str], *, complete: bool) -> None:
-        """Add volumes to those that are recorded; `complete` is whether every image of the index was seen now."""
+    def record_volumes(self, volumes: Mapping[str, str | None], *, complete: bool) -> None:
+        """Add volumes, with the identities of their file systems where known, to those that are recorded.
+
+        They replace what was recorded if they are `complete`: every image of the index was seen on them now.
+        """
         before = self.volumes
-        after = tuple(dict.fromkeys([*(before or ()), *sorted(volumes)]))
+        after = {} if complete else {volume: list(identities) for volume, identities in (before or {}).items()}
+        for volume, identity in sorted(volumes.items()):
+            identities = after.setdefault(volume, [])
+            if identity is not None and identity not in identities:
+                identities.append(identity)
         if (before is not None or complete) and after != before:
             update_metadata(self.folder, volumes=after if len(after) <= MAX_VOLUMES else None)
 

@@ -133,7 +133,9 @@ def watch(
     root, store = Path(source).expanduser().resolve(), index.store
     exclusions = exclusions_of(store, root, options.exclude, reset=options.reset_exclude)
     # Watching starts before the first update, so that no change is missed.
-    for changed in changes(root, exclusions, stop, quiet, volumes=lambda: store.volumes or (), on_wait=options.on_wait):
+    for changed in changes(
+        root, exclusions, stop, quiet, volumes=lambda: tuple(store.volumes or ()), on_wait=options.on_wait
+    ):
         after_change: Prune = "gone" if changed and prune is None else "unnamed" if prune else "no"
         try:
             report = update(index, root, replace(options, prune=after_change))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,10 @@ from diptych.images.roots import is_inside
 
 State = Literal["there", "gone", "unreachable"]
 
+Recorded = Mapping[str, Collection[str]]
+"""Volumes by their folder as text, each with the identities that file systems mounted there had."""
+
+_UUIDS = Path("/dev/disk/by-uuid")  # Linux
 _MOUNTS = Path("/proc/self/mountinfo")  # Linux; mounts of the same device elsewhere are not seen
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -39,21 +43,31 @@ def mount_points() -> frozenset[str]:
     )
 
 
+def identity_of(folder: str) -> str | None:
+    """The UUID of the file system that is mounted at a folder; None where the system does not tell it."""
+    try:
+        device = device_of(folder)
+        return next((link.name for link in _UUIDS.iterdir() if link.stat().st_rdev == device), None)
+    except OSError:
+        return None
+
+
 class Volumes:
     """A view of the mounted volumes at one moment: make another one when time has passed.
 
-    `recorded` are the volumes on which the images of an index were seen, as text (`to_text`); None in an index of an
-    older version, which did not record them. There a missing file counts as gone only if its own folder still holds
-    something, since an empty one may be where a drive is mounted.
+    `recorded` are the volumes on which the images of an index were seen; None in an index of an older version, which
+    did not record them. There a missing file counts as gone only if its own folder still holds something, since an
+    empty one may be where a drive is mounted. Where several file systems were mounted in turn, such as cards of a
+    camera, nobody knows on which of them a file was: none counts as gone.
     """
 
-    def __init__(self, recorded: Iterable[str] | None) -> None:
-        self._recorded = (
-            None if recorded is None else sorted((str(from_text(text)) for text in recorded), key=len, reverse=True)
-        )
+    def __init__(self, recorded: Recorded | None) -> None:
+        named = {str(from_text(text)): set(identities) for text, identities in (recorded or {}).items()}
+        self._recorded = None if recorded is None else dict(sorted(named.items(), key=lambda item: -len(item[0])))
         self._mounts = mount_points()
         self._volume_of = lru_cache(maxsize=65_536)(self._find_volume)
         self._is_listed = lru_cache(maxsize=65_536)(_is_listed)
+        self._identity_of = lru_cache(maxsize=1_024)(identity_of)
 
     def volume_of(self, folder: str) -> str:
         """The top folder of the volume that holds an existing file or folder, with all links followed.
@@ -94,7 +108,12 @@ class Volumes:
         if self._recorded is None:
             return folder == os.path.dirname(path) and _holds_something(folder)  # noqa: PTH120
         volume = self._recorded_volume(path)
-        return volume is not None and self.volume_of(folder) == volume
+        return volume is not None and self._is_mounted(volume, folder)
+
+    def _is_mounted(self, volume: str, folder: str) -> bool:
+        """Whether an existing folder lies on a recorded volume, and the same file system as ever is mounted there."""
+        identities = (self._recorded or {})[volume]
+        return self.volume_of(folder) == volume and (not identities or identities == {self._identity_of(volume)})
 
     def _recorded_volume(self, path: str) -> str | None:
         return next((volume for volume in self._recorded or () if is_inside(path, [volume])), None)
@@ -106,17 +125,16 @@ class Volumes:
         while not os.path.lexists(folder):
             missing, folder = folder, os.path.dirname(folder)  # noqa: PTH120
         volume = self._recorded_volume(path)
-        if volume is not None and volume != self.volume_of(folder):
+        if volume is not None and not self._is_mounted(volume, folder):
             return to_text(volume)
         return to_text(missing if missing != path else folder)
 
 
-def known_gone(paths: Iterable[str], recorded: Iterable[str] | None) -> set[str]:
+def known_gone(paths: Iterable[str], recorded: Recorded | None) -> set[str]:
     """The paths of rows whose files are known to be gone; each is looked at twice, in case a drive is just leaving."""
-    volumes = None if recorded is None else tuple(recorded)
-    first = Volumes(volumes)
+    first = Volumes(recorded)
     candidates = [path for path in paths if first.state(path) == "gone"]
-    second = Volumes(volumes)
+    second = Volumes(recorded)
     return {path for path in candidates if second.state(path) == "gone"}
 
 
