@@ -16,7 +16,7 @@ BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 PYTHONS = $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs bench constraints clean
+.PHONY: help setup demo test coverage lint docs bench constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s%s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ demo: $(if $(wildcard $(READY)),$(READY),$(DEMO)) ## Index fifteen photographs, 
 
 test: $(READY) ## Run the tests
 	$(BIN)/pytest
+
+coverage: $(READY) ## Run the tests and list the lines of the source that none of them reaches
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check

@@ -32,7 +32,7 @@ import resource, sys, time
 from pathlib import Path
 from diptych.errors import DiptychError
 from diptych.data.formats.read import read_pairs
-from diptych.training.settings import make, read_yaml
+from diptych.training.recipe_files import make, read_yaml
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.data.archives import unpack
 path = Path(sys.argv[1])

@@ -69,7 +69,7 @@ def measure(data: str, model: str, head: str, split: str, threads: int) -> dict[
     captions, owner = pairs.flat_captions()
     matcher = load_matcher(model, head, "cpu")
     images, texts = matcher.encode_dataset(pairs), matcher.encode_texts(captions)
-    judged = make_labelled_pairs(pairs, images.vectors.numpy(), texts.vectors.numpy())
+    judged = make_labelled_pairs(pairs, images.embeddings.numpy(), texts.embeddings.numpy())
     report = MatchEvaluator(judged)(matcher.probabilities(images, texts, judged.rows, judged.texts))
 
     def shown(name: str, key: str) -> str:

@@ -73,13 +73,13 @@ def main() -> None:
     train, pairs = data.split("train"), data.split(arguments.split)[: arguments.images]
     prompter = load_prompter(arguments.model, "cpu")
 
-    evaluator = PromptEvaluator(pairs, prompter.space.vectors(pairs.flat_captions()[0]))
+    evaluator = PromptEvaluator(pairs, prompter.space.encode_cached(pairs.flat_captions()[0]))
     known, owner = train.flat_captions()
     library = PromptLibrary.of(known, prompter.space)
     features, train_features = (prompter.image_features.stored(part)[:, 0] for part in (pairs, train))
     scores = evaluator(
         {"prompter": prompter.predict_features(features)},
-        baselines=PromptBaselines(prompter.space.vectors(known), owner, features, train_features),
+        baselines=PromptBaselines(prompter.space.encode_cached(known), owner, features, train_features),
     )
     show(
         [

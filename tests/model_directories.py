@@ -16,11 +16,11 @@ SIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num
 
 @cache
 def _encoder() -> Any:
-    from diptych.models import dual_encoder as dual
+    from diptych.models import builder
 
     small = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     fixed: dict[str, Any] = {"pretrained": False, "captions": TEXTS, "text_arguments": small, "dim": 16}
-    return dual.build("timm/test_resnet", "distilbert", projection="residual", image_size=32, device="cpu", **fixed)
+    return builder.build("timm/test_resnet", "distilbert", projection="residual", image_size=32, device="cpu", **fixed)
 
 
 def make_dual(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from diptych.matching.calibration import Calibration
 from diptych.matching.heads import CosineHead
 from diptych.matching.matcher import Matcher
 from diptych.matching.storage import save_matchers
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.checkpoints import model_directory
 from diptych.training.caption.config import CaptionRecipe
@@ -35,7 +36,7 @@ def plain_model(folder: Path) -> Path:
     torch.manual_seed(0)
     tiny = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     settings = {"pretrained": False, "text_arguments": tiny, "captions": QUERIES.values(), "dim": 16, "image_size": 32}
-    dual.build("timm/test_resnet", "distilbert", device="cpu", **settings).save(folder)
+    builder.build("timm/test_resnet", "distilbert", device="cpu", **settings).save(folder)
     return folder
 
 

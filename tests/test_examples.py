@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diptych.data.samples.library import QUERIES
-from diptych.models import dual_encoder as dual
+from diptych.models import builder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -34,7 +34,7 @@ def test_the_demo_indexes_the_photographs_and_answers_texts_and_a_picture(
     torch.manual_seed(0)
     tiny = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     settings = {"pretrained": False, "text_arguments": tiny, "captions": QUERIES.values(), "dim": 16, "image_size": 32}
-    dual.build("timm/test_resnet", "distilbert", device="cpu", **settings).save("model")
+    builder.build("timm/test_resnet", "distilbert", device="cpu", **settings).save("model")
     for _ in range(2):  # a second run finds what the first left
         example("demo").main("model")
         told = capsys.readouterr().out

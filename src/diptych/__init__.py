@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from diptych.export.exporter import export_model
     from diptych.export.hub import push
     from diptych.matching.matcher import Matcher, load_matcher
-    from diptych.models.dual_encoder import DualEncoder, build, load
+    from diptych.models.builder import build
+    from diptych.models.dual_encoder import DualEncoder, load
     from diptych.prompting.prompter import Prompter, load_prompter
     from diptych.search.filters import Filters
     from diptych.search.find_matches import Match, find_matches
@@ -53,7 +54,7 @@ _HOMES = {
     "Caption": "captioning.strategies",
     "inspect": "data.doctor.inspect",
     "DualEncoder": "models.dual_encoder",
-    "build": "models.dual_encoder",
+    "build": "models.builder",
     "load": "models.dual_encoder",
     "ConfigError": "errors",
     "DataError": "errors",

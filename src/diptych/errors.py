@@ -4,14 +4,64 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """A next step that sets a parameter, which not every door has.
+
+    The message of an error is shown to users of Python, of the command line and of the HTTP API alike. What only some
+    of them can do is said here instead: the command line shows a step under the flag of the parameter, and only if the
+    command has it; a Python traceback shows it under the parameter's name.
+
+    Attributes:
+        advice: What to do, as an imperative: "select all images".
+        parameter: Name of the parameter in Python.
+        value: The value to set, if it is known: "all".
+    """
+
+    advice: str
+    parameter: str
+    value: str = ""
+
+    def in_python(self) -> str:
+        """The step as a Python user takes it.
+
+        >>> NextStep("select all images", "split", "all").in_python()
+        "select all images (split='all')"
+        """
+        return f"{self.advice} ({self.parameter}={self.value!r})" if self.value else f"{self.advice} ({self.parameter})"
+
+    def with_flag(self, flag: str) -> str:
+        """The step as a user of a command takes it that calls the parameter `flag`.
+
+        >>> NextStep("select all images", "split", "all").with_flag("--split")
+        'select all images (--split all)'
+        """
+        return f"{self.advice} ({flag} {self.value})" if self.value else f"{self.advice} ({flag})"
+
+
 class DiptychError(Exception):
-    """Base of every error that diptych raises on purpose."""
+    """Base of every error that diptych raises on purpose.
+
+    The message may name parameters in backquotes or with their underscores, `batch_size`: the command line shows them
+    as flags.
+
+    Attributes:
+        status: HTTP status that the error maps to.
+        steps: Next steps that set a parameter.
+    """
 
     status = 500
+
+    def __init__(self, message: object = "", *, steps: Sequence[NextStep] = ()) -> None:
+        super().__init__(message)
+        self.steps = tuple(steps)
+        for step in steps:
+            self.add_note(f"Next step: {step.in_python()}")
 
 
 class DataError(DiptychError):
@@ -27,15 +77,18 @@ class IndexMissing(DataError):  # noqa: N818 - it names what is the matter
 
 
 class ImageError(DataError):
-    """One picture cannot be decoded.
+    """One image cannot be decoded.
 
     `reason` is one of `missing`, `empty`, `truncated`, `undecodable`, `too_many_pixels`, `too_many_bytes`,
     `unreadable`, `outside` (of the folders that may be read): stable words to count by.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, message: str, *, steps: Sequence[NextStep] = ()) -> None:
+        super().__init__(message, steps=steps)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str], dict[str, object]]:
+        return type(self), (self.reason, str(self)), self.__dict__
 
 
 class ConfigError(DiptychError):

@@ -19,10 +19,11 @@ from diptych.captioning.captioner import Captioner, load_captioner
 from diptych.captioning.decoder import CaptionDecoder
 from diptych.captioning.grid_captioner import GridCaptionModel, load_grid_model, save_captioner
 from diptych.captioning.many_images import caption_images
-from diptych.captioning.strategies import GenerationConfig, draw, nucleus, read, repeats, write
+from diptych.captioning.strategies import GenerationConfig, generate, nucleus, prefill, repeats, sample
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words, text_of, words_of
 from diptych.errors import ConfigError, ModelError
 from diptych.images.decode import decode
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates, compute_hidden_states
@@ -76,7 +77,7 @@ def every_caption(logits: Tensor, config: GenerationConfig) -> list[tuple[float,
 def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int, length_penalty: float) -> None:
     config = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
     logits = table(seed=seed)
-    found = write(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
+    found = generate(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
     for image, captions in enumerate(found):
         best = every_caption(logits[image], config)[:3]
         assert [caption.tokens for caption in captions] == [words for _, words, _ in best]
@@ -86,7 +87,7 @@ def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int
 def test_greedy_takes_the_likeliest_word_each_time() -> None:
     logits = table(60, seed=7)
     logits[:, :, 0] = -torch.inf
-    found = write(
+    found = generate(
         Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     for image, (caption,) in enumerate(found):
@@ -100,7 +101,7 @@ def test_a_search_ends_when_no_partial_caption_can_still_win() -> None:
     logits = torch.full((1, WORDS, WORDS), -10.0)
     logits[:, :, 1] = 10.0  # every caption ends at once
     state = Table(logits, 1)
-    write(state, 1, GenerationConfig("greedy", max_tokens=50), start=0, end=1)
+    generate(state, 1, GenerationConfig("greedy", max_tokens=50), start=0, end=1)
     assert state.steps <= 2
 
 
@@ -115,7 +116,7 @@ def test_samples_are_as_frequent_as_they_are_probable() -> None:
     logits = torch.log(torch.tensor([[[1e-9, 0.2, 0.5, 0.3, 1e-9]] * WORDS]))
     config = GenerationConfig("nucleus", count=4000, top_p=1.0, max_tokens=2, no_repeat=0)
     state = Table(logits, config.width)
-    first = [each.tokens[:1] for each in draw(state, read(state, 4000, (0,)), [0], config, 1)[0]]
+    first = [sampled.tokens[:1] for sampled in sample(state, prefill(state, 4000, (0,)), [0], config, 1)[0]]
     shares = [sum(each == wanted for each in first) / 4000 for wanted in ((), (2,), (3,))]
     assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
@@ -126,7 +127,7 @@ def test_suppressed_tokens_are_never_sampled(chance: float, monkeypatch: pytest.
     logits = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)).expand(1, 5000, 5000)
     config = GenerationConfig("nucleus", max_tokens=2, no_repeat=0, top_p=1.0)
     never = (0, 4999)
-    (drawn,) = draw(Table(logits, 1), logits[0, :1], [0], config, 1, never)
+    (drawn,) = sample(Table(logits, 1), logits[0, :1], [0], config, 1, never)
     assert not set(drawn[0].tokens) & set(never)
     assert math.isfinite(drawn[0].score)
 
@@ -134,8 +135,8 @@ def test_suppressed_tokens_are_never_sampled(chance: float, monkeypatch: pytest.
 def test_a_low_temperature_samples_the_greedy_caption() -> None:
     logits = table(3, seed=2)
     config = GenerationConfig("nucleus", temperature=1e-3, max_tokens=6, no_repeat=0)
-    drawn = write(Table(logits, 1), 3, config, start=0, end=1, suppress=(0,))
-    greedy = write(
+    drawn = generate(Table(logits, 1), 3, config, start=0, end=1, suppress=(0,))
+    greedy = generate(
         Table(logits, 1), 3, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
     assert [of_one[0].tokens for of_one in drawn] == [of_one[0].tokens for of_one in greedy]
@@ -144,9 +145,10 @@ def test_a_low_temperature_samples_the_greedy_caption() -> None:
 def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
     logits, config = table(4, seed=3), GenerationConfig("nucleus", count=2, max_tokens=6, seed=11)
     arguments = {"start": 0, "end": 1, "suppress": (0,)}
-    together = write(Table(logits, 2), 4, config, **arguments)
+    together = generate(Table(logits, 2), 4, config, **arguments)
     apart = [
-        write(Table(logits[at : at + 1], 2), 1, config, image_seeds=[at], **arguments)[0] for at in range(len(logits))
+        generate(Table(logits[at : at + 1], 2), 1, config, image_seeds=[at], **arguments)[0]
+        for at in range(len(logits))
     ]
     assert [[each.tokens for each in of_one] for of_one in together] == [[e.tokens for e in of_one] for of_one in apart]
 
@@ -154,7 +156,9 @@ def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
 def test_a_caption_ends_within_max_tokens() -> None:
     logits = torch.zeros(1, WORDS, WORDS)
     logits[:, :, 1] = -20.0  # the end token is improbable everywhere
-    (captions,) = write(Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, suppress=(0,))
+    (captions,) = generate(
+        Table(logits, 3), 1, GenerationConfig(max_tokens=7, no_repeat=0), start=0, end=1, suppress=(0,)
+    )
     assert len(captions[0].tokens) == 6
 
 
@@ -255,7 +259,7 @@ def encoder(scenes: Path) -> DualEncoder:
     torch.manual_seed(0)
     kept = ("projection", "dim", "pretrained", "text_arguments", "image_size", "crop", "device")
     settings = {name: TINY[name] for name in kept if name in TINY}
-    return dual.build(
+    return builder.build(
         TINY["image_tower"], TINY["text_tower"], captions=read_pairs(scenes).flat_captions()[0], **settings
     )
 

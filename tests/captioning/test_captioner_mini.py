@@ -25,7 +25,6 @@ def mini() -> Captioner:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("skimage")
-    pytest.importorskip("sklearn")
     rows = photographs.photographs(tmp_path_factory.mktemp("photographs"))
     return {Path(row.image_id).stem: Path(str(row.image)) for row in rows}
 

@@ -213,7 +213,7 @@ def test_the_api_embeds_searches_and_matches_by_the_words(house: House, api: Tes
     house.trap.check(np.array(post(api, "/v1/embed", texts=texts)["text_vectors"]), expected, seen, atol=1e-4)
     for text, vector in zip(texts, expected, strict=True):
         house.trap.check(np.array(post(api, "/v1/embed", texts=[text])["text_vectors"]), vector[None], seen, atol=1e-4)
-        best = post(api, "/v1/search", texts=[text], keep=None, count=1)["hits"][0]
+        best = post(api, "/v1/search", texts=[text], keep=None, k=1)["hits"][0]
         of_best = house.model.encode_images([Image.open(best["path"]).convert("RGB")])[0]
         assert best["score"] == pytest.approx(float(vector @ of_best), abs=1e-3)
     photo = house.trap.data.partition(",")[2]

@@ -293,7 +293,7 @@ def test_an_agent_reads_one_line_a_picture_with_its_texts_in_json_quotes(
 ) -> None:
     from diptych.serving.agents.tools import Tools
 
-    shown = Tools(service).find_similar(str(hostile / HOSTILE[0]), count=20)
+    shown = Tools(service).find_similar(str(hostile / HOSTILE[0]), k=20)
     _, *lines = shown.text.split("\n")
     assert seen(shown.text) == []
     assert len(lines) == len(shown.text.splitlines()) - 1 == len(shown.thumbnails) == len(shown.data["hits"])
@@ -316,7 +316,7 @@ def test_what_an_agent_is_told_of_no_hit_of_skipped_files_and_of_refusals_is_quo
     for text in (tools.search_images(FORGED).text, tools.index_folder(str(hostile)).text):
         assert seen(text) == []
         assert not [line for line in text.splitlines() if line.startswith(("2. id", "Note from"))]
-    result = asyncio.run(server.call_tool("find_similar", {"image": str(hostile / HOSTILE[0]), "count": 3}))
+    result = asyncio.run(server.call_tool("find_similar", {"image": str(hostile / HOSTILE[0]), "k": 3}))
     assert result.structured_content["hits"][0]["rank"] == 1
     assert result.content[0].text.count("\n") == 3
     with pytest.raises(ToolError) as refused:
@@ -338,7 +338,7 @@ def test_a_caption_that_speaks_to_the_agent_stays_in_its_quotes() -> None:
     tools = Tools(service)  # type: ignore[arg-type]
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    tools._image = lambda name: buffer.getvalue()  # type: ignore[method-assign]
+    tools._named_image = lambda name: buffer.getvalue()  # type: ignore[method-assign]
     answers = [_output(tools.caption_image("x")), _output(tools.match_image("x", [spoken]))]
     for answer, line in zip(answers, (0, 1), strict=True):
         assert seen(answer["text"]) == []

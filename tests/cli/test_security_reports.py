@@ -12,10 +12,10 @@ import pytest
 from diptych.captioning.candidates import Candidate
 from diptych.captioning.many_images import CaptionResult
 from diptych.captioning.sinks import CaptionFile, Sidecars
-from diptych.evaluation.classify import Classified, write_table
 from diptych.evaluation.compare.report_files import _markdown_table
 from diptych.evaluation.compare.report_page import _table
 from diptych.evaluation.compare.tables import Cell, Table
+from diptych.evaluation.image_classifier import Classified, write_table
 from diptych.evaluation.match_plots import reliability_diagram
 from diptych.reports.gallery import Card, Gallery, Section, html_page
 from diptych.runtime.quoting import ReportTable, code_block, code_span, escaped, markdown

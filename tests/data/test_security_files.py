@@ -29,7 +29,7 @@ from diptych.data.formats.tables import records
 from diptych.errors import ConfigError, DataError
 from diptych.prompting.library import read_prompts
 from diptych.runtime.files import MAX_RECORD, RATIO_ALLOWANCE, open_file
-from diptych.training.settings import read_yaml
+from diptych.training.recipe_files import read_yaml
 
 _SPEC = importlib.util.spec_from_file_location(
     "hostile_files", Path(__file__).parents[2] / "benchmarks" / "hostile_files.py"

@@ -21,7 +21,7 @@ from diptych.data.formats.json_values import entries
 from diptych.data.formats.read import read_pairs
 from diptych.data.labelled import is_labelled, read_labelled_pairs
 from diptych.errors import ConfigError, DataError
-from diptych.training.settings import read_yaml
+from diptych.training.recipe_files import read_yaml
 
 ROWS = [{"image": f"{i}.jpg", "caption": f'A "dog", {i}', "label": "1"} for i in range(4)]
 COCO = {

@@ -12,7 +12,7 @@ from diptych.data.formats.read import read_pairs, wrong_encoding
 from diptych.data.formats.shards import expand
 from diptych.data.formats.tables import records
 from diptych.errors import ConfigError, DataError
-from diptych.training.settings import read_yaml
+from diptych.training.recipe_files import read_yaml
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from diptych.evaluation.metrics.bootstrap import (
     auc_statistic,
     bootstrap_interval,
     bootstrap_intervals,
+    least_groups,
     mean_statistic,
     paired_difference,
     percentile_interval,
@@ -139,3 +140,17 @@ def test_resampling_by_weights_equals_resampling_of_the_values() -> None:
         lambda w: {"mean": float(np.average(values, weights=w))}, groups, level=0.9, resamples=100, seed=7
     )
     assert by_weight["mean"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("groups", "significant"), [(2, False), (5, False), (6, True), (7, True)])
+def test_a_difference_on_a_handful_of_images_is_never_significant(groups: int, significant: bool) -> None:
+    """Two models, right and wrong on every image: of two images every draw says 100, and so may chance."""
+    statistics = [mean_statistic(np.full(groups, value), np.arange(groups), groups) for value in (100.0, 0.0)]
+    draws = resample_statistics(statistics, groups, resamples=50)
+    difference = paired_difference(100.0, 0.0, draws[:, 0], draws[:, 1], groups=groups)
+    assert (difference.low, difference.high) == (100.0, 100.0)
+    assert difference.significant is significant
+
+
+def test_more_comparisons_need_more_images() -> None:
+    assert [least_groups(1 - 0.05 / comparisons) for comparisons in (1, 3, 10)] == [6, 7, 9]

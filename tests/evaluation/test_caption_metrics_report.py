@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.captioning.caption_files import one_each, read_caption_file
+from diptych.captioning.caption_files import one_each, read_caption_file, read_references
 from diptych.captioning.captioner import Captioner
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, Row
@@ -222,6 +222,54 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(DataError, match="holds no caption"):
         read_caption_file(tmp_path / "empty.json")
+
+
+def coco(folder: Path, names: dict[int, str], captions: dict[int | str, str]) -> Path:
+    """COCO's annotation file of `names`, image id to file name."""
+    path = folder / "captions_val2014.json"
+    images = [{"id": number, "file_name": name} for number, name in names.items()]
+    annotations = [{"id": i, "image_id": key, "caption": text} for i, (key, text) in enumerate(captions.items())]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+SHIFTED = {1: "000000000002.jpg", 2: "000000000001.jpg"}  # the ids are not the digits of the names
+
+
+@pytest.mark.parametrize("number", [int, str, float])
+def test_results_meet_the_ids_of_the_annotation_file_and_not_the_digits_of_names(
+    run: Run, number: type, tmp_path: Path
+) -> None:
+    annotated = coco(tmp_path, SHIFTED, {1: "two dogs run on grass", "2": "a red boat at sea"})
+    results = [
+        {"image_id": number(1), "caption": "two dogs run on grass"},
+        {"image_id": number(2), "caption": "a red boat at sea"},
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    arguments = ("--captions", tmp_path / "results.json", "--tokenizer", "fallback", "--json")
+    by_references = run("eval", "caption", *arguments, "--references", annotated)
+    assert by_references.code == 0, by_references.err
+    assert json.loads(by_references.out)["rouge_l"] == 1.0
+    (tmp_path / "images").mkdir()
+    for place, name in enumerate(SHIFTED.values()):
+        Image.new("RGB", (32, 32), (place, 0, 0)).save(tmp_path / "images" / name)
+    by_data = run("eval", "caption", *arguments, "--data", annotated, "--split", "val", "--clip", "none")
+    assert by_data.code == 0, by_data.err
+    assert json.loads(by_data.out)["rouge_l"] == 1.0
+
+
+def test_captions_without_an_image_and_images_without_a_caption_are_both_counted(run: Run, tmp_path: Path) -> None:
+    annotated = coco(tmp_path, SHIFTED, {1: "two dogs run on grass", 2: "a red boat at sea"})
+    (tmp_path / "results.json").write_text('[{"image_id": 1, "caption": "dogs"}, {"image_id": 7, "caption": "a cat"}]')
+    done = run("eval", "caption", "--captions", tmp_path / "results.json", "--references", annotated)
+    assert done.code != 0
+    assert "1 images have references but no caption ('000000000001.jpg')" in done.err
+    assert "1 images have a caption but no references ('7')" in done.err
+
+
+def test_an_annotation_file_without_captions_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no caption"):
+        read_references(coco(tmp_path, SHIFTED, {}))
 
 
 # the command

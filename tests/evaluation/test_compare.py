@@ -27,6 +27,7 @@ from diptych.evaluation.compare.worker import measure_fresh
 from diptych.evaluation.evaluators import evaluate_retrieval
 from diptych.evaluation.metrics import java
 from diptych.evaluation.metrics.bootstrap import Difference
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -53,14 +54,14 @@ def class_folders(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def suite(scenes: Path, class_folders: Path) -> Suite:
-    return read_suite(str(scenes), split="all", class_data=str(class_folders), prompts="one", most=20)
+    return read_suite(str(scenes), split="all", class_data=str(class_folders), prompts="one", limit=20)
 
 
 def tiny_model(scenes: Path, seed: int) -> dual.DualEncoder:
     torch.manual_seed(seed)
     captions = [caption for row in read_pairs(scenes) for caption in row.captions]
     arguments = {"pretrained": False, "captions": captions, "text_arguments": TINY_TEXT, "dim": 16, "image_size": 32}
-    return dual.build("timm/test_resnet", "distilbert", device="cpu", **arguments)
+    return builder.build("timm/test_resnet", "distilbert", device="cpu", **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +99,10 @@ def test_a_saved_suite_is_loaded_unchanged(suite: Suite, tmp_path: Path) -> None
 def test_other_data_or_settings_change_the_key_of_a_suite(scenes: Path, suite: Suite) -> None:
     keys = {
         suite.key,
-        read_suite(str(scenes), split="all", most=20).key,
-        read_suite(str(scenes), split="all", most=10).key,
-        read_suite(str(scenes), split="all", most=10, seed=1).key,
-        read_suite(str(scenes), split="val", most=10).key,
+        read_suite(str(scenes), split="all", limit=20).key,
+        read_suite(str(scenes), split="all", limit=10).key,
+        read_suite(str(scenes), split="all", limit=10, seed=1).key,
+        read_suite(str(scenes), split="val", limit=10).key,
     }
     assert len(keys) == 5
 
@@ -325,7 +326,7 @@ def test_a_check_that_is_won_without_the_image_does_not_lead(suite: Suite) -> No
         for one, two in itertools.combinations(values, 2)
     }
     intervals = {name: (value - 2, value + 2) for name, value in values.items()}
-    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences)
+    measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences, 9)
     table = quality_tables(Comparison(suite, tuple(models), (measure,), {}))[0]
     marks = {row[0].text: (row[1].best, row[1].tied) for row in table.rows}
     nothing = (False, False)
@@ -345,7 +346,7 @@ def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 @pytest.mark.usefixtures("_without_java")
 def test_captioners_are_measured_on_their_captions(scenes: Path, tmp_path: Path) -> None:
     captioner = tiny_captioner(scenes, tmp_path / "captioner")
-    suite = read_suite(str(scenes), split="all", most=6)
+    suite = read_suite(str(scenes), split="all", limit=6)
     found = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
     model = found.models[0]
     assert "encoder" in model.summary["absent"]

@@ -18,6 +18,7 @@ from diptych.evaluation.compositional.published import read_published, read_suga
 from diptych.evaluation.compositional.swaps import wrong_captions
 from diptych.evaluation.metrics import compositional
 from diptych.evaluation.metrics.compositional import right_choices, winoground_scores
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 
 
@@ -87,7 +88,7 @@ def test_wrong_captions_are_deterministic_and_differ_from_the_right_one(scenes: 
 
 def test_checks_have_every_kind_that_the_captions_allow_up_to_the_limit(scenes: Path) -> None:
     pairs = read_pairs(scenes)
-    checks = make_checks(pairs, most=20)
+    checks = make_checks(pairs, limit=20)
     assert set(checks.counts()) <= set(KINDS)
     assert {"swapped attributes", "replaced noun", "replaced attribute"} <= set(checks.counts())
     assert max(checks.counts().values()) == 20
@@ -131,7 +132,7 @@ def test_chance_is_what_winoground_states() -> None:
 @pytest.fixture(scope="module")
 def model(scenes: Path) -> dual.DualEncoder:
     captions = [caption for row in read_pairs(scenes) for caption in row.captions]
-    return dual.build(
+    return builder.build(
         "timm/test_resnet",
         "distilbert",
         pretrained=False,
@@ -147,7 +148,7 @@ def test_choices_equal_those_of_one_check_at_a_time(model: dual.DualEncoder, sce
     from diptych.images.decode import decode
 
     pairs = read_pairs(scenes)
-    checks = make_checks(pairs, most=12)
+    checks = make_checks(pairs, limit=12)
     scores = evaluate_checks(model, checks, resamples=20)
     for at in range(0, len(checks), 7):
         image = model.encode_images([decode(pairs[int(checks.rows[at])].image, min_side=model.image_size)])[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from diptych.data.labelled import Labelled
+from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
+from diptych.evaluation.evaluators import MatchEvaluator, evaluate_match
 from diptych.evaluation.metrics import matching
 from diptych.evaluation.metrics.matching import (
     best_threshold,
@@ -20,6 +24,7 @@ from diptych.evaluation.metrics.matching import (
 )
 from diptych.matching import calibration
 from diptych.matching.calibration import Calibration, fit_calibration, sigmoid
+from diptych.matching.negatives import LabelledPairs
 from diptych.training import objectives
 
 judged = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=4, max_size=40).filter(
@@ -203,3 +208,26 @@ def test_a_prior_of_0_or_1_and_labels_of_one_kind_are_refused() -> None:
         Calibration({"head": 1.0}, 0)(evidence, prior=1.0)
     with pytest.raises(DataError, match="both"):
         fit_calibration(evidence, np.ones_like(labels))
+
+
+def one_set(labels: list[int]) -> LabelledPairs:
+    every = np.arange(len(labels))
+    return LabelledPairs(every, every, np.array(labels), every, {"labelled": every})
+
+
+@pytest.mark.parametrize(("labels", "words"), [([1, 1, 1], "all of the 3 pairs"), ([0, 0], "none of the 2 pairs")])
+def test_pairs_of_one_label_are_refused_in_a_sentence(labels: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=f"{words} of the set 'labelled' are matches"):
+        MatchEvaluator(one_set(labels))(np.full(len(labels), 0.5))
+
+
+def test_pairs_of_one_label_are_refused_before_the_images_are_read() -> None:
+    images = Pairs.from_rows([Row("a", Path("nowhere.jpg"), ("x",))])
+    data = Labelled(images, ["x"], np.array([0]), np.array([1]))
+    with pytest.raises(DataError, match="all of the 1 pairs"):
+        evaluate_match(None, data)  # type: ignore[arg-type]
+
+
+def test_draws_of_one_label_leave_the_interval_of_the_others() -> None:
+    report = MatchEvaluator(one_set([1, 0]), resamples=20)(np.array([0.9, 0.1]))
+    assert report.intervals["labelled"]["auc"] == (1.0, 1.0)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
-from diptych.evaluation.evaluators import RetrievalEvaluator
+from diptych.evaluation.evaluators import RetrievalEvaluator, evaluate_retrieval
 from diptych.evaluation.metrics import retrieval
 from diptych.evaluation.metrics.retrieval import retrieval_metrics, retrieval_ranks, scores_from_ranks
 
@@ -267,3 +267,9 @@ def test_the_worked_examples_hold():
     outcome = doctest.testmod(retrieval)
     assert outcome.attempted >= 4
     assert outcome.failed == 0
+
+
+def test_captions_that_are_all_the_same_text_are_refused_before_images_are_read() -> None:
+    pairs = Pairs.from_rows(Row(f"{place}.jpg", Path("nowhere.jpg"), ("a photo",)) for place in range(3))
+    with pytest.raises(DataError, match="all captions of the 3 images are 'a photo'"):
+        evaluate_retrieval(None, pairs)  # type: ignore[arg-type]

@@ -16,8 +16,10 @@ from diptych.data.pairs import Pairs, Row
 from diptych.data.templates import TEMPLATES, fill, templates
 from diptych.errors import ConfigError, DataError
 from diptych.evaluation.evaluators import ZeroShotEvaluator, embed_classes, evaluate_zeroshot
+from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.metrics import zeroshot
 from diptych.evaluation.metrics.zeroshot import mean_class_embeddings, zeroshot_metrics, zeroshot_ranks
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 
 TINY_TEXT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
@@ -50,7 +52,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model() -> dual.DualEncoder:
     torch.manual_seed(0)
-    return dual.build(
+    return builder.build(
         "timm/test_resnet",
         "distilbert",
         pretrained=False,
@@ -286,3 +288,11 @@ def test_the_command_line_prints_the_scores(
     assert (scores["images"], scores["classes"], scores["left_out"]) == (9, 4, 0)
     assert f"{scores['top1']:.1f}" in outputs[False]
     assert "9 images, 4 classes" in outputs[False]
+
+
+def test_a_single_class_is_nothing_to_measure() -> None:
+    pairs = Pairs.from_rows([Row("a.jpg", Path("a.jpg"), ("cat",)), Row("b.jpg", Path("b.jpg"), ("cat",))])
+    with pytest.raises(DataError, match="there is one class, 'cat', which every classifier gets right"):
+        ZeroShotEvaluator(pairs)
+    with pytest.raises(DataError, match="there is one class"):
+        ImageClassifier(None, classes_in(pairs)).cross_validate(pairs)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_the_directory_has_what_an_endpoint_expects(directory: Path) -> None:
     card = (directory / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "## Limitations" in card  # the model's own card goes on below
-    assert diptych.load(directory, "cpu").fingerprint() == diptych.load("mini", "cpu").identity()
+    assert diptych.load(directory, "cpu").fingerprint() == diptych.load("mini", "cpu").fingerprint()
 
 
 def test_texts_and_images_are_embedded(ask: Ask, image: Path) -> None:
@@ -175,11 +175,11 @@ def test_an_image_and_texts_are_matched(ask: Ask, image: Path) -> None:
     assert "no matcher" in answer["error"]
 
 
-def test_an_image_decoded_by_the_endpoint_is_rotated_upright(directory: Path, picture: Path) -> None:
-    with Image.open(picture) as image:
-        exif = image.getexif()
+def test_an_image_decoded_by_the_endpoint_is_rotated_upright(directory: Path, image: Path) -> None:
+    with Image.open(image) as opened:
+        exif = opened.getexif()
         exif[0x0112] = 6  # the camera lay on its side
-        image.save(directory.parent / "turned.jpg", exif=exif, quality=95)
+        opened.save(directory.parent / "turned.jpg", exif=exif, quality=95)
     endpoint = Endpoint(directory)
     with Image.open(directory.parent / "turned.jpg") as turned:
         found = endpoint({"inputs": turned, "parameters": {"task": "embed"}})

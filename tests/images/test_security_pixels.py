@@ -124,9 +124,9 @@ def test_texts_and_profiles_of_a_png_are_left_out_before_they_are_unpacked() -> 
 
 
 def test_the_tile_of_a_tiff_counts_and_not_the_picture_cut_from_it() -> None:
-    error = refusal(large_tile(12_800))
+    error = refusal(large_tile(17_600))
     assert error.reason == "too_many_pixels"
-    assert "64 x 64 = 4,096 pixels, and 163,840,000 are decoded for them" in str(error)
+    assert "64 x 64 = 4,096 pixels, and 309,760,000 are decoded for them" in str(error)
     assert decode(large_tile(256)).size == (64, 64)
 
 
@@ -156,11 +156,52 @@ def test_a_webp_is_judged_by_the_memory_that_its_canvases_take() -> None:
 
 def test_a_jpeg_is_judged_by_the_size_to_which_it_is_reduced() -> None:
     data = plain("L", 3_000, "JPEG")
-    assert decode(data, max_pixels=4_000_000, min_side=300).size == (375, 375)
-    assert refusal(data, max_pixels=2_000_000, min_side=300).reason == "too_many_pixels"
+    assert decode(data, max_pixels=1_800_000, min_side=300).size == (375, 375)
+    assert refusal(data, max_pixels=1_799_999, min_side=300).reason == "too_many_pixels"
     assert refusal(data, max_pixels=4_000_000).reason == "too_many_pixels"
-    progressive = plain("L", 3_000, "JPEG", progressive=True)  # its coefficients are held, whatever the reduction
-    assert refusal(progressive, max_pixels=4_000_000, min_side=300).reason == "too_many_pixels"
+
+
+def test_a_progressive_jpeg_is_judged_by_the_coefficients_that_are_held_whatever_the_reduction() -> None:
+    small = plain("RGB", 3_000, "JPEG", progressive=True, subsampling=2)  # 3 bytes a pixel
+    assert decode(small, max_pixels=3_000_000, min_side=300).size == (375, 375)
+    large = plain("RGB", 3_000, "JPEG", progressive=True, subsampling=0)  # 6 bytes a pixel
+    assert "take 54," in str(refusal(large, max_pixels=3_000_000, min_side=300))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_largest_photographs_of_phones_are_read(progressive: bool) -> None:
+    data = _saved(Image.new("RGB", (16_384, 12_288), (200, 120, 40)), "JPEG", progressive=progressive)
+    assert decode(data, min_side=224).size == (2_048, 1_536)
+    assert decode(data, min_side=512, max_pixels=50_000_000 if not progressive else 100_000_000).size == (2_048, 1_536)
+
+
+def test_a_panorama_of_112_megapixels_is_read_whole_and_reduced() -> None:
+    panorama = Image.new("RGB", (30_000, 3_750), (200, 120, 40))
+    for data in (_saved(panorama, "JPEG", progressive=True, subsampling=0), _saved(panorama, "PNG", compress_level=1)):
+        assert decode(data, min_side=224).width < 10_000
+    assert decode(_saved(panorama, "JPEG")).size == (30_000, 3_750)
+
+
+def test_a_tiff_of_75_megabytes_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    Image.new("RGB", (5_200, 4_900), (9, 200, 90)).save(path)
+    assert path.stat().st_size > 75_000_000
+    assert decode(path, min_side=224).getpixel((5, 5)) == (9, 200, 90)
+
+
+def test_no_error_about_a_limit_names_a_parameter_that_its_reader_may_not_have(tmp_path: Path) -> None:
+    errors = [
+        refusal(plain("RGB", 300, "PNG"), max_pixels=80_000),
+        refusal(plain("RGBA", 1_100, "WEBP", lossless=True), max_pixels=1_210_000),
+    ]
+    path = tmp_path / "large.png"
+    with path.open("wb") as file:
+        file.truncate(300 * MIB)
+    with pytest.raises(ImageError) as caught:
+        decode(path)
+    for error in (*errors, caught.value):
+        assert "save a smaller copy of it" in str(error)
+        assert "max_" not in str(error)
 
 
 _PEAK = """

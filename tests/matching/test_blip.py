@@ -75,7 +75,7 @@ def test_embeddings_give_transformers_own_cosines_for_reranking(blip: Path) -> N
     with torch.inference_mode():
         inputs = processor(images=make_images()[0], text=TEXTS[0], return_tensors="pt")
         cosine = float(model(**inputs, use_itm_head=False).itm_score)
-    assert float(images.vectors[0] @ texts.vectors[0]) == pytest.approx(cosine, abs=1e-5)
+    assert float(images.embeddings[0] @ texts.embeddings[0]) == pytest.approx(cosine, abs=1e-5)
     assert set(reranked_ranks(matcher, images, texts, np.arange(3))) <= {1, 2, 3}
 
 

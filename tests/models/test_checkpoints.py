@@ -14,8 +14,8 @@ import torch
 from diptych.captioning.captioner import load_captioner
 from diptych.errors import ModelError
 from diptych.matching.matcher import load_matcher
+from diptych.models import builder, towers
 from diptych.models import dual_encoder as dual
-from diptych.models import towers
 from diptych.models.checkpoints import BUNDLED, refuse_unsafe
 from diptych.models.safety import OUR_MODULES, module_types
 from diptych.prompting.prompter import load_prompter
@@ -38,7 +38,7 @@ def encoder() -> dual.DualEncoder:
     """A tiny dual encoder with heads of ours, which is what loading trusts a class for."""
     small = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     fixed: dict[str, Any] = {"pretrained": False, "captions": TEXTS, "text_arguments": small, "dim": 16}
-    return dual.build("timm/test_resnet", "distilbert", projection="residual", image_size=32, device="cpu", **fixed)
+    return builder.build("timm/test_resnet", "distilbert", projection="residual", image_size=32, device="cpu", **fixed)
 
 
 @pytest.fixture

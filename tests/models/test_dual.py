@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from diptych.errors import ConfigError, ModelError
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.checkpoints import refuse_unsafe
 from diptych.models.heads import ResidualHead
@@ -31,7 +32,7 @@ def images(count: int = 3) -> list[Image.Image]:
 def build(**settings) -> dual.DualEncoder:
     torch.manual_seed(0)
     fixed = {"pretrained": False, "captions": TEXTS, "text_arguments": TINY_TEXT, "dim": 16, "image_size": 32}
-    return dual.build("timm/test_resnet", "distilbert", device="cpu", **{**fixed, **settings})
+    return builder.build("timm/test_resnet", "distilbert", device="cpu", **{**fixed, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_saved_model_loads_with_the_same_vectors(projection: str, tmp_path: Pa
     np.testing.assert_array_equal(again.encode_images(images()), model.encode_images(images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
     assert again.logit_scale == 12.5
-    assert again.fingerprint() == model.identity()
+    assert again.fingerprint() == model.fingerprint()
 
 
 def test_a_model_that_names_the_residual_head_at_its_old_place_still_loads(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_the_two_towers_of_a_clip_share_no_weight_and_leave_only_its_scale(tiny_
 
 def test_a_transformers_image_tower_is_built_from_configuration_alone() -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    model = dual.build(
+    model = builder.build(
         "google/vit-base-patch16-224",
         "distilbert/distilbert-base-uncased",
         pretrained=False,
@@ -154,7 +155,7 @@ def test_a_local_directory_serves_as_a_tower(tmp_path: Path) -> None:
     trunk = text_tower("distilbert", pretrained=False, captions=TEXTS, arguments=TINY_TEXT)[0]
     trunk.model.save_pretrained(tmp_path / "text")
     trunk.tokenizer.save_pretrained(tmp_path / "text")
-    model = dual.build(str(tmp_path / "image"), str(tmp_path / "text"), dim=16, device="cpu")
+    model = builder.build(str(tmp_path / "image"), str(tmp_path / "text"), dim=16, device="cpu")
     assert model.encode_texts(TEXTS).shape == (3, 16)
 
 
@@ -175,7 +176,7 @@ def test_long_texts_are_truncated_at_the_token_limit() -> None:
 def test_an_unknown_tower_is_refused_with_its_name(settings: dict[str, str], words: str) -> None:
     names = {"image_tower": "timm/test_resnet", "text_tower": "distilbert", **settings}
     with pytest.raises(ModelError, match=words):
-        dual.build(**names, pretrained=False, captions=TEXTS, device="cpu")
+        builder.build(**names, pretrained=False, captions=TEXTS, device="cpu")
 
 
 def test_an_unknown_head_is_refused_with_the_nearest_name() -> None:

@@ -229,9 +229,9 @@ def test_a_text_space_over_a_clip_embeds_words(folders: dict[str, Path], clip: D
     space = load_text_space(str(folders["clip"]), "cpu")
     expected, seen = by_hand(clip, private.texts), clip.encode_images([private.image])
     private.check(space.encode(private.texts), expected, seen)
-    private.check(space.vectors(private.texts), expected, seen)
-    private.check(PromptLibrary.of(private.texts, space).vectors, expected, seen)
-    for door in (space.encode, space.vectors, lambda texts: PromptLibrary.of(texts, space)):
+    private.check(space.encode_cached(private.texts), expected, seen)
+    private.check(PromptLibrary.of(private.texts, space).embeddings, expected, seen)
+    for door in (space.encode, space.encode_cached, lambda texts: PromptLibrary.of(texts, space)):
         with pytest.raises(ConfigError, match="text 1 is a dict"):
             door(["a dog", {"image": private.url}])
 

@@ -152,21 +152,21 @@ def test_drawn_prompts_do_not_overwrite_others(tmp_path: Path) -> None:
 def test_cached_embeddings_equal_those_of_the_encoder(encoder_folder: Path) -> None:
     space = load_text_space(str(encoder_folder), "cpu")
     texts = ["a red star", "a blue fish above a tree", "a red star"]
-    cached = space.vectors(texts)
+    cached = space.encode_cached(texts)
     np.testing.assert_allclose(cached, space.encode(texts), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(cached, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(space.vectors(texts), cached)
+    np.testing.assert_array_equal(space.encode_cached(texts), cached)
 
 
 def test_phrases_are_embedded_once_per_content_and_encoder(
     encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = load_text_space(str(encoder_folder), "cpu")
-    kept = space.vectors(["oil painting", "at night"])
+    kept = space.encode_cached(["oil painting", "at night"])
     monkeypatch.setattr(TextSpace, "encode", lambda *_: pytest.fail("embedded again"))
-    np.testing.assert_array_equal(space.vectors(["at night", "oil painting"]), kept[::-1])
+    np.testing.assert_array_equal(space.encode_cached(["at night", "oil painting"]), kept[::-1])
     with pytest.raises(pytest.fail.Exception, match="embedded again"):
-        space.vectors(["oil painting", "at noon"])
+        space.encode_cached(["oil painting", "at noon"])
 
 
 def test_a_bert_without_sentence_transformers_files_gets_mean_pooling(encoder_folder: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_features_of_a_dual_encoder_are_tower_features_and_the_embedding(
 
 
 def test_stored_features_equal_those_of_the_images(prompter: Prompter, drawn: Path, images: list[Image.Image]) -> None:
-    stored = prompter.image_features.stored(diptych.read_pairs(drawn))
+    stored = prompter.image_features.cached(diptych.read_pairs(drawn))
     assert stored.shape == (48, 1, prompter.image_features.width)
     np.testing.assert_allclose(stored[:3, 0], prompter.image_features.encode(images), atol=5e-3)
 
@@ -217,7 +217,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(prompter: Prompter, drawn: Pa
     broken = sorted((tmp_path / "set" / "images").iterdir())[5]
     broken.write_bytes(b"no picture")
     with pytest.raises(DataError, match=broken.stem):
-        prompter.image_features.stored(diptych.read_pairs(tmp_path / "set"))
+        prompter.image_features.cached(diptych.read_pairs(tmp_path / "set"))
 
 
 # training
@@ -286,7 +286,7 @@ def test_train_tower_also_trains_the_image_tower(settings: dict[str, Any], tmp_p
     result = train_prompter(PromptRecipe(**options, out=str(tmp_path / "run"), library=0))
     trained = load_prompter(result.model, "cpu")
     fresh = ImageFeatures.of_tower(_tower(settings), "cpu")
-    assert trained.image_features.fingerprint() != fresh.identity()
+    assert trained.image_features.fingerprint() != fresh.fingerprint()
     assert not trained.has_library
 
 
@@ -361,17 +361,17 @@ def test_half_precision_changes_the_embeddings_little(
 
 
 def test_retrieving_finds_the_nearest_prompts_of_the_library(prompter: Prompter, images: list[Image.Image]) -> None:
-    results = prompter.prompt(images, count=4)
+    results = prompter.prompt(images, k=4)
     predicted = prompter.predict(images)
     for row, prompts in enumerate(results):
-        cosines = prompter.library.vectors @ predicted[row]
+        cosines = prompter.library.embeddings @ predicted[row]
         order = np.argsort(-cosines)[:4]
         assert [prompt.text for prompt in prompts] == [prompter.library.texts[index] for index in order]
         np.testing.assert_allclose([prompt.score for prompt in prompts], cosines[order], atol=1e-5)
 
 
 def test_a_custom_library_replaces_the_stored_one(prompter: Prompter, images: list[Image.Image]) -> None:
-    results = prompter.prompt(images, library=["a red star", "a blue boat", "a red star"], count=9)
+    results = prompter.prompt(images, library=["a red star", "a blue boat", "a red star"], k=9)
     assert [sorted(prompt.text for prompt in prompts) for prompts in results] == [["a blue boat", "a red star"]] * 3
 
 
@@ -414,7 +414,7 @@ def _greedily(wanted: np.ndarray, space: TextSpace, lists: dict[str, list[str]])
 
 def test_generated_prompts_are_ordered_by_score(prompter: Prompter, images: list[Image.Image]) -> None:
     results = prompter.prompt(
-        images, how="generate", count=3, captioner=FixedCaptioner("a star", "a blue boat", "a tree at night")
+        images, how="generate", k=3, captioner=FixedCaptioner("a star", "a blue boat", "a tree at night")
     )
     for prompts in results:
         assert len(prompts) == 3
@@ -431,8 +431,8 @@ def test_without_a_captioner_compose_works_and_generate_fails(prompter: Prompter
 def test_invalid_options_are_refused(prompter: Prompter, images: list[Image.Image]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'compose'"):
         prompter.prompt(images, how="composed")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="count is 0"):
-        prompter.prompt(images, count=0)
+    with pytest.raises(ConfigError, match="k is 0"):
+        prompter.prompt(images, k=0)
     with pytest.raises(DataError, match="library is empty"):
         prompter.prompt(images, library=["", " "])
     assert prompter.prompt([]) == []

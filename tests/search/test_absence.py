@@ -171,9 +171,9 @@ def test_another_drive_in_the_same_place_does_not_empty_the_index(
     index.add(drive.folder)
     for file in drive.folder.iterdir():
         file.unlink()
-    with pytest.raises(DataError, match=r"would remove 2 pictures.*--prune-all"):
+    with pytest.raises(DataError, match="would remove 2 pictures"):
         index.add(drive.folder, prune=True)
-    with pytest.raises(DataError, match="--prune-all"):
+    with pytest.raises(DataError, match="would remove 2 pictures"):
         index.prune()
     assert len(index) == 2
     assert index.prune(prune_all=True).pruned == 2
@@ -429,7 +429,7 @@ def test_exclusions_are_remembered_and_take_their_rows_out(
         added = Index(library).add(source)
         assert (added.new, added.excluded, added.gone) == (0, 0, 0), source
     assert (library / "Backup" / "1.png").exists()
-    with pytest.raises(DataError, match="--reset-exclude"):
+    with pytest.raises(DataError, match="left out by a pattern"):
         index.add(library / "Backup")
     assert (index.add(library, reset_exclude=True).copied, index.add(library, reset_exclude=True).new) == (0, 0)
 
@@ -588,7 +588,7 @@ def test_an_index_cannot_lie_in_a_folder_whose_name_the_database_refuses_but_els
 ) -> None:
     library = tmp_path / os.fsdecode(name)
     draw(library, "a.png", "b.png")
-    with pytest.raises(DataError, match=r"an index cannot lie in .* --index OTHER"):
+    with pytest.raises(DataError, match="an index cannot be stored in .* rename the folder"):
         Index(library, model)
     assert not (library / ".diptych").exists()
     index = Index(tmp_path / "index", model)

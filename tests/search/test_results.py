@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,9 @@ def test_a_matcher_is_passed_to_a_search_and_not_kept(tmp_path: Path) -> None:
 
 class FakeTexts:
     """A text encoder for which every text is the first axis."""
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        return []
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         return np.tile(np.eye(3, dtype=np.float32)[0], (len(texts), 1))

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ from diptych.serving.api.responses import (
     RemoveResponse,
     SearchResponse,
 )
-from diptych.serving.api.server import check_exposure, is_loopback
+from diptych.serving.api.server import accepted_hosts, check_exposure, is_loopback
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.broken import BROKEN
@@ -111,7 +112,7 @@ def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestCl
 
 
 def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service, cat: bytes) -> None:
-    results = post(api, "/v1/search", texts=["a cat"], count=3, keep=None)
+    results = post(api, "/v1/search", texts=["a cat"], k=3, keep=None)
     assert [hit["id"] for hit in results["hits"]] == [hit.id for hit in service.search("a cat", k=3, keep=None)]
     by_picture = post(api, "/v1/search", images=[in_base64(cat)], min_side=100, since="2001-01-01")
     assert by_picture["hits"][0]["path"].endswith("cat.png")
@@ -122,7 +123,7 @@ def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service
 
 
 def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
-    results = post(api, "/v1/search", texts=["a cat"], count=2, keep=None)
+    results = post(api, "/v1/search", texts=["a cat"], k=2, keep=None)
     local = service.search("a cat", k=2, keep=None)
     page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
     assert list(results) == page
@@ -188,6 +189,21 @@ def test_openais_embeddings_api_accepts_texts_and_images(api: TestClient, servic
     assert api.post("/v1/embeddings", json={"input": "a", "dimensions": 7}).status_code == 422
 
 
+def test_the_docs_are_a_page_of_every_route_and_field_that_fetches_nothing(api: TestClient) -> None:
+    response = api.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    page = response.text
+    for path, operations in api.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            assert f"<code>{method.upper()} {path}</code></h2>" in page
+            for body in operation.get("requestBody", {}).get("content", {}).values():
+                assert all(f"<td><code>{name}</code></td>" in page for name in body["schema"]["properties"])
+    assert "default-src 'none'" in page
+    assert not re.search(r"<script|<link|src=|https?://", page)
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert links <= set(re.findall(r'id="([^"]+)"', page))
+
+
 # errors
 
 
@@ -220,7 +236,7 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
     "a long path": ("/v1/index/add", {"path": "a" * 5_000}, (422, "invalid_request")),
     "a long word": ("/v1/search", {"texts": ["a"], "camera": "a" * 1_001}, (422, "invalid_request")),
     "a great many values": ("/v1/embed", b'{"texts":[' + b"0," * 60_000, (413, "too_many_rows")),
-    "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "count": 200}, (400, "config_error")),
+    "a far page": ("/v1/search", {"texts": ["a"], "page": 5_000, "k": 200}, (400, "config_error")),
     "a day that no month has": ("/v1/search", {"texts": ["a"], "until": "2021-02-30"}, (422, "invalid_request")),
     "a date as a number": ("/v1/search", {"texts": ["a"], "since": 2021}, (422, "invalid_request")),
     "a date in words": ("/v1/search", {"texts": ["a"], "since": "yesterday"}, (422, "invalid_request")),
@@ -237,6 +253,53 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
 def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: str, until: str | None) -> None:
     found = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
     assert found["searched"] == 15
+
+
+def test_a_year_as_text_is_a_year_and_not_seconds_since_1970(api: TestClient) -> None:
+    count = partial(post, api, "/v1/search", texts=["a cat"], keep=None)
+    assert count(since="2100")["searched"] == count(until="1901")["searched"] == 0
+
+
+SENTENCES: dict[str, tuple[str, Any, str]] = {
+    "an unknown field": ("embed", {"text": "a"}, "text is not a field of this request; did you mean 'texts'? valid: "),
+    "a number for a text": ("embed", {"texts": [1]}, "texts.0 must be a string"),
+    "a text for a list": ("embed", {"texts": "a"}, "texts must be a list"),
+    "an empty text": ("embed", {"texts": ["a", ""]}, "texts.1 is empty"),
+    "a list for an object": ("embed", [], "the body must be an object"),
+    "broken JSON": ("embed", b"{", "the body is not valid JSON ("),
+    "an id": ("search", {"like": ["x"]}, "like.0 must be the id of an indexed image: 32 hexadecimal digits"),
+    "k": ("search", {"texts": ["a"], "k": 0}, "k must be at least 1"),
+    "too many": ("search", {"texts": ["a"], "k": 1_000}, "k must be at most 200"),
+    "half a result": ("search", {"texts": ["a"], "k": 1.5}, "k must be a whole number"),
+    "a share": ("search", {"texts": ["a"], "keep": "most"}, "keep must be a number"),
+    "an order": ("search", {"texts": ["a"], "sort": "size"}, "sort must be 'score', 'newest' or 'oldest'"),
+    "a switch": ("search", {"texts": ["a"], "fold": "perhaps"}, "fold must be true or false"),
+    "a date": ("search", {"texts": ["a"], "since": "2021-02-30"}, "since: '2021-02-30' is not a date (day is out of"),
+    "a date as a number": ("search", {"texts": ["a"], "until": 2021}, "until: a date as text is needed, such as 2021"),
+    "words": ("search", {"texts": ["a"], "camera": "a" * 1_001}, "camera has more than 1,000 characters"),
+    "a prior": ("match", {"images": ["AA=="], "texts": ["a"], "prior": 1}, "prior must be less than 1"),
+    "no texts": ("match", {"images": ["AA=="], "texts": []}, "texts has no items; send at least one"),
+    "nothing at all": ("match", {}, "images is missing; texts is missing"),
+    "a path": ("index/add", {"path": "~/x"}, "path: home folders are not expanded; give the full path"),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_an_invalid_field_is_described_in_a_plain_sentence(api: TestClient, case: str) -> None:
+    route, content, sentence = SENTENCES[case]
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    response = api.post(f"/v1/{route}", content=data, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error"]["message"].startswith(sentence)
+
+
+def test_an_invalid_parameter_of_a_path_or_query_is_described_in_a_plain_sentence(api: TestClient) -> None:
+    def message(path: str) -> str:
+        return api.get(path).json()["error"]["message"]
+
+    assert message("/v1/images/x").startswith("id must be the id of an indexed image: 32 hexadecimal digits")
+    assert message(f"/v1/images/{'0' * 32}?size=1") == "size must be at least 16"
+    assert message(f"/v1/images/{'0' * 32}?size=wide") == "size must be a whole number"
 
 
 @pytest.mark.parametrize("case", INVALID_JSON)
@@ -383,6 +446,17 @@ def test_settings_out_of_range_are_refused() -> None:
     for settings in ({"queue": 0}, {"rate": -1}, {"rate": float("nan")}, {"body_seconds": 0}, {"cors": ("*",)}):
         with pytest.raises(ConfigError):
             Settings(**settings)
+
+
+def test_a_single_key_host_or_origin_is_one(service: Service) -> None:
+    settings = Settings(hosts="example.org", cors="https://example.org")  # type: ignore[arg-type]
+    assert (settings.hosts, settings.cors) == (("example.org",), ("https://example.org",))
+    assert accepted_hosts("127.0.0.1", "example.org")[-1] == "example.org"
+    with pytest.raises(ConfigError, match="name the origins"):
+        Settings(cors="*")  # type: ignore[arg-type]
+    api = client_of(make_app(service, keys=KEY))
+    assert api.get("/v1/models", headers={"X-API-Key": KEY}).status_code == 200
+    assert api.get("/v1/models", headers={"X-API-Key": KEY[0]}).status_code == 401
 
 
 def test_texts_count_towards_the_row_limit_as_images_do(service: Service, cat: bytes) -> None:

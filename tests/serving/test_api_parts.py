@@ -27,6 +27,7 @@ from diptych.serving.api.requests import EmbedRequest, OpenAIEmbeddingsRequest, 
 from diptych.serving.api.server import accepted_hosts
 from diptych.serving.api.settings import Settings
 from diptych.serving.api.url_fetch import fetch, is_public
+from diptych.serving.validation_messages import describe
 
 # batches
 
@@ -123,7 +124,7 @@ def test_very_many_errors_of_a_request_are_not_listed_one_by_one() -> None:
         assert error.value.error_count() < 9
     with pytest.raises(ValidationError) as error:
         EmbedRequest.model_validate({str(number): 1 for number in range(5_000)})
-    assert request_body._describe(error.value).startswith("the request has 5,000 errors")
+    assert describe(error.value).startswith("the request has 5,000 errors")
 
 
 def test_fetched_images_share_the_byte_limit_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import psutil
 import pytest
 
 from diptych.cli import main
+from diptych.serving.api.app import make_app
+from diptych.serving.service import Service
 from tests.broken import BROKEN, encoded
-from tests.servers import free_port
+from tests.servers import free_port, running
 
 QUEUE = 8
 PICTURE = encoded("JPEG")
@@ -258,3 +261,32 @@ def test_a_server_finishes_the_requests_in_flight_on_sigterm(server: tuple[str, 
     assert process.wait(30) in (0, -signal.SIGTERM)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/healthz", trust_env=False)
+
+
+def test_head_is_answered_as_get_without_a_body() -> None:
+    with (
+        running(make_app(Service(device="cpu"))) as url,
+        httpx2.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.05)
+        for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/v1/index", "/openapi.json"):
+            get, head = client.get(path), client.head(path)
+            assert (head.status_code, head.content) == (200, b""), path
+            assert head.headers["content-type"] == get.headers["content-type"]
+        assert client.head("/v1/index").headers["content-length"] == client.get("/v1/index").headers["content-length"]
+        for path, status in (("/v1/images/x", 422), ("/none", 404), ("/v1/embed", 405)):
+            refused = client.head(path)
+            assert (refused.status_code, refused.content) == (status, b""), path
+            assert refused.headers["x-request-id"]
+        figures = client.get("/metrics").text
+    assert 'diptych_requests_total{route="/healthz",status="200"} 2.0' in figures
+    assert 'diptych_requests_total{route="/v1/index",status="200"} 4.0' in figures
+
+
+def test_head_of_an_unready_server_is_503_and_needs_no_key(tmp_path: Path) -> None:
+    with running(make_app(Service(tmp_path), keys=["a-key-of-the-tests-0123456789"])) as url:
+        head = partial(httpx2.head, trust_env=False, timeout=60)
+        assert head(f"{url}/readyz").status_code == 503
+        assert head(f"{url}/healthz").status_code == 200
+        assert head(f"{url}/v1/index").status_code == 401

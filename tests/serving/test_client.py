@@ -15,7 +15,7 @@ import diptych
 from diptych.errors import ConfigError, DataError, DiptychError, ImageError, ModelError
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters
-from diptych.serving import results as answers
+from diptych.serving import parameters
 from diptych.serving.api.app import make_app
 from diptych.serving.api.settings import Settings
 from diptych.serving.client import Client, ServiceError
@@ -56,6 +56,15 @@ def test_images_in_any_form_give_the_embeddings_of_the_service(client: Client, s
     assert np.allclose(remote.text_vectors, local.text_vectors, atol=1e-4)
     assert client.embed(texts=["a"]).image_vectors.shape == (0, 256)
     assert client.embed().similarity.shape == service.embed().similarity.shape
+
+
+def test_a_single_path_is_one_image_and_not_one_for_each_letter(client: Client, service: Service, cat: Path) -> None:
+    name = str(cat)
+    assert client.embed(name).image_vectors.shape == (1, 256)
+    assert client.caption(name) == client.caption([cat])
+    assert client.prompt(name) == client.prompt([cat])
+    assert client.search(image=name).hits[0].path.endswith("cat.png")
+    assert client.remove("0" * 32) == 0
 
 
 def test_a_search_gives_the_same_results(client: Client, service: Service, cat: Path) -> None:
@@ -137,5 +146,5 @@ def test_a_missing_captioner_is_a_model_error_in_the_client(tmp_path: Path, serv
 
 
 def test_the_default_cutoff_is_that_of_the_index() -> None:
-    assert answers.KEEP == KEEP
+    assert parameters.KEEP == KEEP
     assert diptych.Client is Client

@@ -51,14 +51,14 @@ async def use_every_tool(session: ClientSession, folder: Path) -> None:
     assert [tool.name for tool in (await session.list_tools()).tools] == NAMES
     added = await session.call_tool("index_folder", {"path": str(folder / "photos")})
     assert "the library has 15" in answer(added)
-    found = await session.call_tool("search_images", {"query": "a cat", "count": 3})
+    found = await session.call_tool("search_images", {"query": "a cat", "k": 3})
     assert "cat.png" in answer(found).splitlines()[1]
     assert thumbnails(found)[0].size == (256, 170)
     id = answer(found).split("id ")[1][:32]
-    similar = await session.call_tool("find_similar", {"image": id, "count": 2})
+    similar = await session.call_tool("find_similar", {"image": id, "k": 2})
     assert len(thumbnails(similar)) == 2
     assert f"id {id}" not in answer(similar)
-    by_path = await session.call_tool("find_similar", {"image": str(photo(folder, "cat.png")), "count": 1})
+    by_path = await session.call_tool("find_similar", {"image": str(photo(folder, "cat.png")), "k": 1})
     assert id in answer(by_path)
     captioned = await session.call_tool("caption_image", {"image": id})
     assert "confidence" in answer(captioned)
@@ -74,12 +74,16 @@ async def check_refusals(session: ClientSession) -> None:
         ("caption_image", {"image": "0" * 32}, "no indexed image has the id"),
         ("caption_image", {"image": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
         ("caption_image", {"image": "data:image/png;base64,*"}, "not valid base64"),
-        ("search_images", {"query": "a", "count": 1_000}, "less than or equal to 20"),
+        ("search_images", {"query": "a", "k": 1_000}, "arguments of search_images: k must be at most 20"),
+        ("search_images", {"query": "a", "k": "many"}, "arguments of search_images: k must be a whole number"),
+        ("search_images", {}, "arguments of search_images: query is missing"),
+        ("match_image", {"image": "0" * 32, "texts": []}, "arguments of match_image: texts has no items"),
         ("search_images", {"query": " "}, "is empty"),
     ):
         result = await session.call_tool(tool, arguments)
         assert result.is_error, (tool, arguments)
         assert message in answer(result), answer(result)
+        assert "pydantic" not in answer(result)
 
 
 async def everything(session: ClientSession, folder: Path) -> None:
@@ -130,7 +134,7 @@ def test_an_agent_uses_every_tool_over_http_with_a_key(service: Service, folder:
 def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
     tools = {tool.name: tool for tool in smolagents_tools(service)}
     assert list(tools) == NAMES
-    found = tools["search_images"](query="a cat", count=2)
+    found = tools["search_images"](query="a cat", k=2)
     assert "cat.png" in found["text"]
     assert max(found["images"][0].size) == 256
     id = found["text"].split("id ")[1][:32]

@@ -232,7 +232,7 @@ BODIES: dict[str, tuple[str, bytes]] = {
     "a path with NUL": ("index/add", b'{"path": "/a\\u0000b"}'),
     "the path of a user who is not there": ("index/add", b'{"path": "~nosuchuser"}'),
     "not UTF-8": ("embed", b'{"texts": ["\xff"]}'),
-    "a great number": ("search", b'{"texts": ["a"], "count": 1' + b"0" * 5_000 + b"}"),
+    "a great number": ("search", b'{"texts": ["a"], "k": 1' + b"0" * 5_000 + b"}"),
     "many keys": ("embed", b"{" + b",".join(b'"%d": 1' % key for key in range(5_000)) + b"}"),
     "many values": ("embed", b'{"texts": [' + b"," * 500_000 + b"]}"),
     "half of it": ("match", b'{"images": ["'),

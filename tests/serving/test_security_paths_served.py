@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import diptych
 from diptych.errors import DataError, DiptychError
 from diptych.images.decode import read_bytes
 from diptych.images.paths import path_id, to_text
+from diptych.search.filters import Filters
 from diptych.search.rows import to_table
 from diptych.serving.agents.tools import Tools
+from diptych.serving.client import Client
 from diptych.serving.service import Service
 from tests.broken import encoded
 from tests.search.test_index import model, model_folder  # noqa: F401 - fixtures
@@ -155,7 +158,7 @@ def test_a_server_indexes_nothing_outside_its_roots(
     (root / "photos" / "inside.png").symlink_to(root / "photos" / "0.png")
     added = api.post("/v1/index/add", json={"path": str(root / "photos")}).json()
     assert (added["images"], added["reasons"]) == (2, {"outside": 2})
-    assert "--follow-links" in added["skipped"][0]["detail"]
+    assert "`follow_links`" in added["skipped"][0]["detail"]
     assert _paths(service) == {to_text(root / "photos" / "0.png"), to_text(root / "photos" / "inside.png")}
 
 
@@ -327,3 +330,84 @@ def _other() -> dict[str, Any]:
 
     names = ("image_tower", "text_tower", "pretrained", "text_arguments", "image_size", "crop", "dim", "device")
     return {**{name: TINY[name] for name in names}, "projection": "linear"}
+
+
+# names of files in other forms
+
+
+def _forms(file: Path, root: Path, folder: str) -> list[str]:
+    """A path in the forms that agents and other programs send."""
+    relative = str(file.relative_to(root))
+    uri = file.as_uri()
+    return [
+        str(file),
+        uri,
+        uri.replace("file://", "file://localhost"),
+        uri.replace("file://", "FILE:"),
+        relative,
+        f"./{relative}",
+        f"{folder}/../{relative}",
+    ]
+
+
+def test_a_file_may_be_named_by_its_uri_or_relative_to_a_root(service: Service, root: Path) -> None:
+    file = root / "photos" / "a cat, 100% #1.png"
+    file.write_bytes(encoded("PNG", 3))
+    service.add("photos")
+    tools = Tools(service)
+    for name in _forms(file, root, "photos"):
+        assert service.allowed(name) == file, name
+        assert tools.find_similar(name, 1).data["hits"][0]["path"] == str(file), name
+    for name in _forms(root / "photos", root, "photos"):
+        assert tools.index_folder(name).data["summary"] == "2 unchanged", name
+        assert service.add(name).unchanged == 2
+
+
+def test_a_relative_name_is_looked_for_in_the_roots_in_their_order(model: Any, tmp_path: Path) -> None:
+    for root, file in (("a", "x.png"), ("b", "x.png"), ("b", "y.png")):
+        (tmp_path / root).mkdir(exist_ok=True)
+        (tmp_path / root / file).write_bytes(encoded("PNG", 0))
+    service = Service(model, roots=[tmp_path / "a", tmp_path / "b"], device="cpu")
+    assert service.allowed("x.png") == tmp_path / "a" / "x.png"
+    assert service.allowed("y.png") == tmp_path / "b" / "y.png"
+
+
+def test_no_uri_and_no_relative_name_leads_out_of_the_roots(service: Service, root: Path, private: Path) -> None:
+    (root / "link").symlink_to(private.parent)
+    outside = [
+        private.as_uri(),
+        f"file://localhost{private}",
+        f"file:{private}",
+        f"file://{root}/../{private.relative_to(root.parent)}",
+        f"file://{root}/%2e%2e/{private.relative_to(root.parent)}",
+        f"file://elsewhere{root}/photos/0.png",
+        f"file://{root}/photos/0.png%00",
+        "file:photos/0.png",
+        "file://",
+        f"../{private.relative_to(root.parent)}",
+        f"photos/../../{private.relative_to(root.parent)}",
+        "link/secret.png",
+        "photos/0.png\0",
+        "~/photos/0.png",
+    ]
+    for name in outside:
+        with pytest.raises(DataError, match="does not exist or is outside the folders that may be read"):
+            service.allowed(name)
+
+
+def test_the_path_of_a_hit_names_its_file_even_if_it_is_not_utf_8(
+    service: Service, api: httpx2.Client, root: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(encoded("PNG", 4))
+    service.add(root)
+    shown = next(path for path in _paths(service) if not path.endswith("0.png"))
+    assert Tools(service).find_similar(shown, 1).data["hits"][0]["path"] == shown
+    parent = shown.rpartition("/")[0]
+    found = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": parent}).json()
+    assert [hit["path"] for hit in found["hits"]] == [shown]
+    assert api.post("/v1/index/add", json={"path": parent}).json()["unchanged"] == 1
+    with Client(str(api.base_url)) as client:
+        assert client.add(folder).unchanged == 1
+        assert [hit.path for hit in client.search("a star", keep=None, filters=Filters(folder=folder))] == [shown]

@@ -57,6 +57,32 @@ def test_a_single_image_or_text_counts_as_one(service: Service, photos: Path) ->
     assert np.allclose(one.image_vectors, same.image_vectors, atol=1e-6)
 
 
+def test_a_single_path_is_one_image_and_not_one_for_each_letter(
+    whole: tuple[Service, Path], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, file = whole[0], cat(photos)
+    monkeypatch.chdir(file.parent)  # where the letters of the name are no files
+    for one in (file.name, Path(file.name), file.read_bytes(), Image.open(file)):
+        assert len(service.open(one)) == 1
+        assert service.embed(one).image_vectors.shape == (1, 256)
+        assert service.caption(one) == service.caption([file])
+        assert service.search(image=one).hits[0].path.endswith("cat.png")
+    assert service.prompt(file.name) == service.prompt([file])
+    assert service.prompt(file.name, library="a cat, oil on canvas")[0][0].text == "a cat, oil on canvas"
+    assert service.caption(file.name, candidates="a cat")[0].candidates[0].text == "a cat"
+
+
+def test_a_single_root_or_id_is_one(photos: Path, tmp_path: Path) -> None:
+    service = Service(index=tmp_path, roots=str(photos), device="cpu")
+    assert service.status().roots == (str(photos),)
+    assert Service(roots=photos).status().roots == (str(photos),)
+    service.add(photos)
+    first = service.search("a cat", keep=None).hits[0]
+    assert [hit.id for hit in service.search(like=first.id)] == [hit.id for hit in service.search(like=[first.id])]
+    assert service.remove(first.id) == 1
+    assert service.status().images == 14
+
+
 def test_a_search_accepts_text_images_or_both(service: Service, photos: Path) -> None:
     assert service.search("a cup of coffee", keep=None).hits[0].path.endswith("coffee.png")
     assert service.search(image=Image.open(cat(photos))).hits[0].path.endswith("cat.png")

@@ -61,14 +61,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny dual encoder with random weights."""
-    from diptych.models import dual_encoder as dual
+    from diptych.models import builder
 
     torch.manual_seed(0)
     kept = ("dim", "pretrained", "text_arguments", "image_size", "crop", "device")
     settings = {name: TINY[name] for name in kept}
     captions = read_pairs(scenes).flat_captions()[0]
     folder = tmp_path_factory.mktemp("encoder")
-    dual.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
+    builder.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
     return folder
 
 
@@ -186,7 +186,7 @@ def test_an_interrupted_run_of_an_encoder_decoder_resumes_exactly(
 
 def test_a_run_is_not_resumed_with_another_model_size(dataset: Path, encoder: Path, tmp_path: Path) -> None:
     train_captioner(small(dataset, encoder, tmp_path, epochs=1))
-    with pytest.raises(ConfigError, match="belongs to another recipe"):
+    with pytest.raises(ConfigError, match="dim is 64, the run has 32"):
         train_captioner(small(dataset, encoder, tmp_path, epochs=2, dim=64), resume=True)
 
 

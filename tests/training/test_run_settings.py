@@ -18,8 +18,8 @@ from diptych.training.checkpoint import load_weights, save_weights
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
+from diptych.training.recipe_files import make, to_yaml
 from diptych.training.run_settings import RunSettings
-from diptych.training.settings import make, to_yaml
 
 RECIPES = (ContrastiveRecipe, MatchRecipe, CaptionRecipe, PromptRecipe)
 

@@ -20,16 +20,17 @@ import yaml
 from diptych.data.formats.read import read_pairs
 from diptych.data.row_table import Captions
 from diptych.errors import ConfigError, DataError
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.training.batches import PairSampler
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
-from diptych.training.contrastive.task import contrastive_task, trainable_groups
+from diptych.training.contrastive.task import build_model, contrastive_task, trainable_groups
 from diptych.training.contrastive.train import train
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
+from diptych.training.recipe_files import make, to_yaml
 from diptych.training.run import split_for_training
-from diptych.training.settings import make, to_yaml
 from diptych.training.sweep import run_sweep
 from diptych.training.trainer import learning_rate_factor
 from tests.broken import BROKEN, break_files
@@ -52,6 +53,10 @@ def assert_same_weights(one: str | Path, other: str | Path) -> None:
 def losses(out: str | Path) -> list[float]:
     lines = (json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def step_of(checkpoint: Path) -> int:
+    return json.loads(torch.load(checkpoint, weights_only=True)["numbers"])["step"] if checkpoint.exists() else 0
 
 
 def test_training_lowers_the_loss_and_writes_model_card_recipe_and_log(tiny: Make) -> None:
@@ -92,7 +97,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_an_uninterrupted_one(ti
     (tmp_path / "recipe.yaml").write_text(to_yaml(killed))
     program = """
         import sys, torch
-        from diptych.training.settings import make, read_yaml
+        from diptych.training.recipe_files import make, read_yaml
         from diptych.training.contrastive.config import ContrastiveRecipe
         from diptych.training.contrastive.train import train
         train(make(ContrastiveRecipe, read_yaml(sys.argv[1])))
@@ -100,12 +105,11 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_an_uninterrupted_one(ti
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "recipe.yaml")])
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     deadline = time.monotonic() + 240
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not step_of(checkpoint) % 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    step = json.loads(torch.load(checkpoint, weights_only=True)["numbers"])["step"]
-    assert step % 4, "the checkpoint is from the end of an epoch, not from its middle"
+    assert step_of(checkpoint) % 4, "the checkpoint is from the end of an epoch, not from its middle"
     train(uninterrupted)
     train(killed, resume=True)
     assert_same_weights(uninterrupted.out, killed.out)
@@ -144,8 +148,10 @@ def test_frozen_towers_do_not_change_and_their_features_are_computed_once(tiny: 
 def test_stored_features_give_the_embeddings_of_the_live_model(tiny: Make) -> None:
     recipe = tiny(freeze=["image", "text"])
     train_pairs, val = split_for_training(read_pairs(recipe.data), recipe.val_fraction)
-    stored = contrastive_task(recipe, train_pairs, val, lambda items, total, label: items)
-    live = contrastive_task(tiny(freeze=["image.conv1"]), train_pairs, val, lambda items, total, label: items)
+    stored, live = (
+        contrastive_task(of, build_model(of, train_pairs.flat_captions()[0]), train_pairs, val)
+        for of in (recipe, tiny(freeze=["image.conv1"]))
+    )
     for task in (stored, live):
         task.set_mode(False)
     assert stored.validate()["t2i_mean_rank"] == pytest.approx(live.validate()["t2i_mean_rank"], rel=0.05)
@@ -164,7 +170,7 @@ def test_stored_views_differ_and_the_first_is_not_augmented(tiny: Make) -> None:
 
     recipe = tiny()
     pairs = read_pairs(recipe.data)
-    model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
+    model = builder.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments, image_size=32)  # fmt: skip
     stored = store_image_features(model, pairs, pairs, augment="light", views=3, seed=0)
     assert stored.train.shape[:2] == (48, 3)
@@ -178,7 +184,7 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny: Make) -> 
         recipe = tiny(chunk_size=chunk, dropout=0.0, text_arguments={**tiny().text_arguments, "dropout": 0.0,
                       "attention_dropout": 0.0}, batch_norm=False)  # fmt: skip
         pairs = split_for_training(read_pairs(recipe.data), recipe.val_fraction)
-        task = contrastive_task(recipe, *pairs, lambda items, total, label: items)
+        task = contrastive_task(recipe, build_model(recipe, pairs[0].flat_captions()[0]), *pairs)
         task.set_mode(True)
         task.backward(next(iter(task.batches(0, 0))))
         gradients.append([p.grad.clone() for p in task.module.parameters() if p.grad is not None])
@@ -222,7 +228,7 @@ def test_both_objectives_train_and_save_their_scale_and_bias(tiny: Make, objecti
 
 def test_freezing_by_prefix_freezes_exactly_these_weights(tiny: Make) -> None:
     recipe = tiny(freeze=["image.conv1", "text.embeddings"])
-    model = dual.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
+    model = builder.build("timm/test_resnet", "distilbert", pretrained=False, captions=["a"], dim=8, device="cpu",
                        text_arguments=recipe.text_arguments)  # fmt: skip
     trainable_groups(recipe, model)
     named = model.tower_parameters("image") | model.tower_parameters("text")
@@ -272,7 +278,7 @@ def test_heads_are_trained_on_stored_features_before_the_towers(tiny: Make) -> N
     moved = [not torch.equal(a, b) for a, b in zip(heads.tower_parameters("image").values(),
              final.tower_parameters("image").values(), strict=True)]  # fmt: skip
     assert any(moved)
-    assert yaml.safe_load((Path(recipe.out) / "heads" / "recipe.yaml").read_text())["freeze"] == ["image", "text"]
+    assert make(ContrastiveRecipe, yaml.safe_load((Path(recipe.out) / "recipe.yaml").read_text())) == recipe
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny: Make) -> None:

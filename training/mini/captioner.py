@@ -15,7 +15,7 @@ from diptych.captioning.grid_captioner import WEIGHTS, load_grid_model, save_cap
 from diptych.models.checkpoints import BUNDLED, METADATA
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
-from diptych.training.settings import make, read_yaml
+from diptych.training.recipe_files import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "caption.yaml"
 

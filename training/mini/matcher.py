@@ -15,7 +15,7 @@ from diptych.matching.storage import WEIGHTS, heads_of, save_matchers
 from diptych.models.checkpoints import BUNDLED
 from diptych.training.match.config import MatchRecipe
 from diptych.training.match.train import train_matcher
-from diptych.training.settings import make, read_yaml
+from diptych.training.recipe_files import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "flickr8k_match.yaml"
 

@@ -18,7 +18,7 @@ from diptych.prompting.prompter import load_prompter
 from diptych.prompting.storage import WEIGHTS, save_prompter
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.prompt.train import train_prompter
-from diptych.training.settings import make, read_yaml
+from diptych.training.recipe_files import make, read_yaml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "prompt.yaml"
 

@@ -13,8 +13,10 @@ from diptych.captioning.captioner import Captioner
 from diptych.data.templates import fill
 from diptych.errors import ConfigError
 from diptych.matching.matcher import Matcher
+from diptych.models.cosine import normalize
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.modalities import checked_texts
+from diptych.models.unknown_words import warn_of_unknown_words
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Ranker:
             raise ConfigError(f"temperature is {temperature}; it must be at least 0.001 and at most 1,000")
         self.texts, self.encoder = texts, encoder
         self.scale = 1 / temperature if temperature else encoder.logit_scale
+        warn_of_unknown_words(encoder.unknown_texts(texts))  # the words of a template are known
         filled = encoder.encode_texts(fill(templates, texts)).reshape(len(texts), len(templates), -1)
-        means = filled.mean(1)  # (texts, dim)
-        self.embeddings = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
+        self.embeddings = normalize(filled.mean(1))  # (texts, dim)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[Candidate]]:
         """The texts for each image, most probable first."""
@@ -169,7 +171,9 @@ def choose(
     chosen: list[list[Chosen]] = [[] for _ in images]
     for (i, caption), confidence in zip(pairs, confidences, strict=True):
         chosen[i].append(Chosen(caption.text, caption.score, float(confidence)))
-    return [sorted(group, key=lambda one: -combined_score(one.score, one.confidence, weight)) for group in chosen]
+    return [
+        sorted(group, key=lambda choice: -combined_score(choice.score, choice.confidence, weight)) for group in chosen
+    ]
 
 
 def combined_score(score: float, confidence: float, weight: float = 0.1) -> float:

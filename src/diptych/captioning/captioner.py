@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -16,12 +17,16 @@ from diptych.captioning.transformers_captioner import is_whole, load_chat_model,
 from diptych.errors import ConfigError
 from diptych.images.decode import content_hash
 from diptych.models.checkpoints import METADATA, model_directory
-from diptych.models.modalities import checked_images, checked_texts
-from diptych.models.model_upload import upload_model
+from diptych.models.heads import Features
+from diptych.models.modalities import checked_images, checked_texts, several_images
+from diptych.models.pretrained import Pretrained
 
 __all__ = ["Caption", "CaptionModel", "Captioner", "load_captioner"]
 
 Item = TypeVar("Item")
+
+_TUNED = ("length_penalty", "no_repeat")
+"""Fields of `GenerationConfig` that a model brings with its weights."""
 
 
 class CaptionModel(Protocol):
@@ -30,11 +35,11 @@ class CaptionModel(Protocol):
     It may also have `image_size` (input side in pixels) and `defaults` (fields of `GenerationConfig`).
     """
 
-    def prepare(self, images: Sequence[Image.Image]) -> Any:
+    def prepare(self, images: Sequence[Image.Image]) -> Features:
         """Preprocess images. Thread-safe."""
 
-    def write(
-        self, prepared: Any, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    def generate(
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first; samples depend on the image's own seed."""
 
@@ -42,7 +47,7 @@ class CaptionModel(Protocol):
         """Write the model to a directory."""
 
 
-class Captioner:
+class Captioner(Pretrained):
     """Captions of images.
 
     Load one with `Captioner.from_pretrained` or train one with `diptych.train_captioner`.
@@ -51,6 +56,8 @@ class Captioner:
         name: Name or path of the model, for messages.
         model: The model that generates the captions.
     """
+
+    hub_tags = ("image-captioning",)
 
     def __init__(self, name: str, model: CaptionModel) -> None:
         self.name, self.model = name, model
@@ -85,37 +92,6 @@ class Captioner:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.model.save(path)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        licence: str | None = None,
-        commit_message: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Upload the model to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
-
-        Args:
-            repo_id: `USER/NAME`; created if it does not exist.
-            private: Whether a new repository is private.
-            licence: Hub identifier of the licence (`apache-2.0`), needed if the model has no model card that names one.
-            commit_message: Message of the commit.
-            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
-
-        Raises:
-            ModelError: No licence is known, or the hub refuses.
-        """
-        return upload_model(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            licence=licence,
-            commit_message=commit_message,
-            token=token,
-            tags=["image-captioning"],
-        )
 
     def caption(
         self,
@@ -160,7 +136,7 @@ class Captioner:
             seed=seed,
         )
         (prefix,) = checked_texts([prefix])
-        batches = (checked_images(batch) for batch in batches_of(images, batch_size))
+        batches = (checked_images(batch) for batch in batches_of(several_images(images), batch_size))
         return [captions for batch in batches for captions in self._write(batch, config, prefix)]
 
     @property
@@ -184,17 +160,14 @@ class Captioner:
         Raises:
             ConfigError: A setting is out of its range.
         """
-        defaults: dict[str, Any] = getattr(self.model, "defaults", {})
-        settings: dict[str, Any] = {
-            **{"method": method, "beams": beams, "count": count, "max_tokens": max_tokens},
-            **{"temperature": temperature, "top_p": top_p, "seed": seed},
-        }
-        return GenerationConfig(**{**defaults, **settings})
+        config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
+        tuned: Mapping[str, float] = getattr(self.model, "defaults", {})
+        return replace(config, **{key: value for key, value in tuned.items() if key in _TUNED})
 
     def _write(self, images: list[Image.Image], config: GenerationConfig, prefix: str) -> list[list[Caption]]:
         samples = config.method == "nucleus"
         seeds = [_image_seed(image) for image in images] if samples else range(len(images))
-        return self.model.write(self.model.prepare(images), config, prefix, seeds)
+        return self.model.generate(self.model.prepare(images), config, prefix, seeds)
 
 
 def load_captioner(name: str | Path, device: str = "auto") -> Captioner:

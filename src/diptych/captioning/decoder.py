@@ -163,8 +163,9 @@ class ImageProjection(nn.Module):
         nn.init.normal_(self.positions, std=0.02)
 
     def forward(self, states: HiddenStates) -> Tensor:
+        """(images, 1 + patches, dim) from patch states (images, patches, image_width) and embeddings."""
         patches = self.patch_proj(self.dropout(self.norm(states.states))) + self.positions
-        embedding = self.embedding_proj(self.dropout(states.vectors * self.scale))
+        embedding = self.embedding_proj(self.dropout(states.embeddings * self.scale))
         return torch.cat([embedding[:, None], patches], dim=1)
 
 
@@ -201,6 +202,7 @@ class Mlp(nn.Module):
         self.fc1, self.fc2, self.dropout = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
         return self.fc2(self.dropout(functional.gelu(self.fc1(hidden))))
 
 
@@ -214,6 +216,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(items, length, dim) to (items, length, dim)."""
         normed = self.norm1(hidden)
         hidden = hidden + self.dropout(self.self_attn(normed, self.self_attn.keys_values(normed)))
         return hidden + self.dropout(self.mlp(self.norm2(hidden)))

@@ -16,8 +16,9 @@ from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.vocabulary import Words
 from diptych.errors import ModelError
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import loading, model_directory, read_metadata, refuse_unsafe, write_metadata
+from diptych.models.checkpoints import Metadata, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.onnx.engines import Inputs, open_graph
 from diptych.models.onnx.exported_tower import graph_hash
 
@@ -27,14 +28,14 @@ FOLDER = "captioner"
 class GraphCaptionModel(GridCaptionModel):
     """A `GridCaptionModel` whose tower and decoder are graphs; `section` is that of `diptych.json`."""
 
-    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, section: dict[str, Any]) -> None:
+    def __init__(self, encoder: DualEncoder, graphs: GraphDecoder, words: Words, section: Metadata) -> None:
         self.encoder, self.words, self.settings = encoder, words, section["settings"]
         self.defaults = section.get("habits") or {}
         self.section = section
         self.decoder: Any = graphs
 
-    def write(
-        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    def generate(
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
         return self.from_memory(self.decoder.encode(prepared), config, prefix, image_seeds)
@@ -63,7 +64,7 @@ class GraphDecoder:
         self.folder, self.inputs, self.max_tokens = folder, list(inputs), max_tokens
         self._encode, self._step = open_graph(engine, folder / "look"), open_graph(engine, folder / "step")
 
-    def encode(self, prepared: dict[str, Any]) -> Tensor:
+    def encode(self, prepared: Features) -> Tensor:
         """Preprocessed images to memory: (images, layers, 2, heads, patches, width), keys and values of each layer."""
         inputs = {name: np.ascontiguousarray(prepared[name].cpu().numpy()) for name in self.inputs}
         return torch.from_numpy(self._encode(inputs))

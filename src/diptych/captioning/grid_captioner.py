@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -13,12 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.captioning.decoder import CaptionDecoder
-from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis, write
+from diptych.captioning.strategies import Caption, GenerationConfig, Hypothesis, generate
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, write_metadata
+from diptych.models.checkpoints import (
+    METADATA,
+    HeadSettings,
+    Metadata,
+    loading,
+    model_directory,
+    read_metadata,
+    write_metadata,
+)
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.hidden_states import compute_hidden_states
 
 WEIGHTS = "captioner.safetensors"
@@ -44,8 +52,8 @@ class GridCaptionModel:
         encoder: DualEncoder,
         decoder: CaptionDecoder,
         words: Words,
-        settings: dict[str, Any],
-        defaults: dict[str, Any] | None = None,
+        settings: HeadSettings,
+        defaults: Metadata | None = None,
     ) -> None:
         self.encoder, self.words, self.settings, self.defaults = encoder, words, settings, defaults or {}
         self.decoder = decoder.eval().to(encoder.device)
@@ -55,13 +63,13 @@ class GridCaptionModel:
         """Input side of the image tower in pixels; None if its preprocessing does not fix one."""
         return self.encoder.image_size
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def prepare(self, images: Sequence[Image.Image]) -> Features:
         """The image tower's input tensors, on the CPU. Thread-safe."""
         return self.encoder.preprocess_images(images)
 
     @torch.inference_mode()
-    def write(
-        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    def generate(
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
         memory = self.decoder.encode(compute_hidden_states(self.encoder, prepared))
@@ -81,7 +89,7 @@ class GridCaptionModel:
             raise ConfigError(
                 f"the prefix has {len(prefix_tokens)} words; this model writes {self.decoder.max_tokens} at most"
             )
-        hypotheses = write(
+        hypotheses = generate(
             _DeviceState(self.decoder, memory),
             len(memory),
             replace(config, max_tokens=min(config.max_tokens, room)),
@@ -118,7 +126,7 @@ class _DeviceState:
 
 
 def save_captioner(
-    model: GridCaptionModel, path: str | Path, metadata: dict[str, Any] | None = None, *, half: bool = False
+    model: GridCaptionModel, path: str | Path, metadata: Metadata | None = None, *, half: bool = False
 ) -> None:
     """Add a captioner to the directory of its dual encoder, which still loads as a dual encoder and as a matcher.
 

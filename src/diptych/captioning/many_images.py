@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
@@ -17,8 +16,8 @@ from diptych.runtime.background import prefetch
 
 Text = Caption | Candidate | Chosen
 _NO_WORDS = "the model generated no word for it; try another method or more beams"
-CaptionFunction = Callable[[list[Image.Image]], list[list[Any]]]
-"""Texts for each of some images, best first: of a captioner, of `choose`, or of a `Ranker` (lists are invariant)."""
+CaptionFunction = Callable[[list[Image.Image]], Sequence[Sequence[Text]]]
+"""Texts for each of some images, best first: of a captioner, of `choose`, or of a `Ranker`."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diptych.captioning.many_images import CaptionResult
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import from_text
 from diptych.runtime.atomic import storing, write_bytes, write_text
 from diptych.runtime.files import open_file
@@ -20,6 +20,7 @@ from diptych.runtime.files import open_file
 SCORES = ("score", "confidence", "similarity", "probability")
 COLUMNS = ("image", "rank", "caption", *SCORES, "error")
 _HEADER = ",".join(COLUMNS) + "\n"
+_ONE_FILE = NextStep("name that file", "output")
 _LINE_START = '{"image": "'  # of a JSON line
 
 
@@ -102,12 +103,19 @@ class Sidecars:
             try:
                 write_text(target, "".join(f"{text.text}\n" for text in result.texts))
             except OSError as error:
-                raise ConfigError(f"cannot write '{target}' ({error.strerror}); use --output") from error
+                raise ConfigError(
+                    f"cannot write '{target}' ({error.strerror}); write the captions to one file instead",
+                    steps=[_ONE_FILE],
+                ) from error
 
     def _sidecar(self, path: str) -> Path:
         image = from_text(path)
         if not image.parent.is_dir():
-            raise ConfigError(f"'{path}' lies inside another file, so no text file can stand beside it; use --output")
+            raise ConfigError(
+                f"'{path}' lies inside another file, so no text file can stand beside it; write the captions to one "
+                "file instead",
+                steps=[_ONE_FILE],
+            )
         return image.with_suffix(".txt")
 
 

@@ -106,7 +106,7 @@ class DecodingState(Protocol):
         """Continue with the images at these rows only."""
 
 
-def write(
+def generate(
     state: DecodingState,
     images: int,
     config: GenerationConfig,
@@ -129,14 +129,14 @@ def write(
         prefix: Token ids that every caption begins with. They are not scored.
         image_seeds: One number per image on which its samples depend; by default its row.
     """
-    logits = read(state, images * config.width, (start, *prefix))
+    logits = prefill(state, images * config.width, (start, *prefix))
     if config.method != "nucleus":
         return _search(state, logits, images, config, end, suppress, prefix)
-    samples = draw(state, logits, image_seeds or range(images), config, end, suppress, prefix)
+    samples = sample(state, logits, image_seeds or range(images), config, end, suppress, prefix)
     return [sorted(dict.fromkeys(group), key=lambda hypothesis: -hypothesis.score) for group in samples]
 
 
-def read(state: DecodingState, rows: int, words: tuple[int, ...]) -> Tensor:
+def prefill(state: DecodingState, rows: int, words: tuple[int, ...]) -> Tensor:
     """Feed tokens that all captions begin with; the logits after the last of them, (rows, vocabulary)."""
     for word in words:
         logits = state.step(torch.full((rows,), word))
@@ -217,7 +217,7 @@ class _Beams:
         return self.finished[-1][0] >= total / longest**self.config.length_penalty
 
 
-def draw(
+def sample(
     state: DecodingState,
     logits: Tensor,
     image_seeds: Sequence[int],
@@ -231,7 +231,7 @@ def draw(
     `logits` (captions, vocabulary) are those after start and prefix. There is one of `image_seeds` for each image, on
     which its samples depend.
     """
-    rows, sampler = len(image_seeds) * config.width, Draws(config, image_seeds)
+    rows, sampler = len(image_seeds) * config.width, NucleusSampler(config, image_seeds)
     sequences: list[tuple[int, ...]] = [prefix] * rows
     totals, lengths, unfinished = torch.zeros(rows), torch.zeros(rows), torch.ones(rows, dtype=torch.bool)
     for length in range(1, config.max_tokens + 1):
@@ -253,7 +253,7 @@ def draw(
     return [samples[row : row + config.width] for row in range(0, rows, config.width)]
 
 
-class Draws:
+class NucleusSampler:
     """Nucleus sampling (Holtzman et al. 2020) with a random generator per image.
 
     An image's samples depend on the config's seed and the image's own, and not on the rest of the batch.
@@ -267,7 +267,7 @@ class Draws:
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Sample the next token of each caption, (captions,), from (captions, vocabulary) on the CPU."""
         probabilities = nucleus((log_probs / self.config.temperature).softmax(-1), self.config.top_p)
-        uniform = torch.cat([torch.rand(self.config.width, 1, generator=each) for each in self._generators])
+        uniform = torch.cat([torch.rand(self.config.width, 1, generator=source) for source in self._generators])
         cumulative = probabilities.double().cumsum(-1)  # in float32, rounding can select a token of probability 0
         return (cumulative <= uniform * cumulative[:, -1:]).sum(-1)
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.captioning.strategies import Caption, Draws, GenerationConfig
+from diptych.captioning.strategies import Caption, GenerationConfig, NucleusSampler
 from diptych.errors import ModelError
 from diptych.images.decode import central
 from diptych.models.checkpoints import first_line, is_unreadable, loading, refuse_unsafe
+from diptych.models.heads import Features
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
@@ -51,14 +52,14 @@ class TransformersCaptionModel:
         config = self.model.config
         return getattr(config.vision_config if self.is_blip else config.encoder, "image_size", None)
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def prepare(self, images: Sequence[Image.Image]) -> Features:
         """The image encoder's input, on the CPU. Thread-safe."""
         inputs = self.image_processor(images=list(map(central, images)), return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"]}
 
     @torch.inference_mode()
-    def write(
-        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    def generate(
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
         pixels = prepared["pixel_values"].to(self.device)
@@ -75,7 +76,7 @@ class TransformersCaptionModel:
         self,
         language_model: Any,
         pixels: Tensor,
-        inputs: dict[str, Any],
+        inputs: Features,
         prompt_length: int,
         config: GenerationConfig,
         image_seeds: Sequence[int],
@@ -127,13 +128,13 @@ class ChatCaptionModel:
         self.image_size = _CHAT_IMAGE_SIZE
         processor.tokenizer.padding_side = "left"  # generated tokens follow the prompt directly
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def prepare(self, images: Sequence[Image.Image]) -> Features:
         """Images bounded in aspect ratio; the processor runs together with the prompt in `write`."""
         return {"images": list(map(central, images))}
 
     @torch.inference_mode()
-    def write(
-        self, prepared: dict[str, Any], config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
+    def generate(
+        self, prepared: Features, config: GenerationConfig, prefix: str, image_seeds: Sequence[int]
     ) -> list[list[Caption]]:
         """Captions of each prepared image, best first."""
         images = prepared["images"]
@@ -169,13 +170,13 @@ class ChatCaptionModel:
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], inputs: dict[str, Any]) -> Any:
+def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], inputs: Features) -> Any:
     """Transformers' `generate` under a `GenerationConfig`; the samples of an image depend on its own seed."""
     arguments: dict[str, Any] = {"max_new_tokens": config.max_tokens, "no_repeat_ngram_size": config.no_repeat}
     if config.method == "nucleus":
         # transformers samples for the whole batch at once; `_SampledToken` samples per image and leaves it no choice
         arguments |= {"do_sample": True, "top_p": 1.0, "top_k": 0, "temperature": 1.0, "num_beams": 1}
-        arguments["logits_processor"] = [_SampledToken(Draws(config, image_seeds))]
+        arguments["logits_processor"] = [_SampledToken(NucleusSampler(config, image_seeds))]
     else:
         arguments |= {"do_sample": False, "num_beams": config.width}
         if config.width > 1:
@@ -188,10 +189,10 @@ def generate(model: Any, config: GenerationConfig, image_seeds: Sequence[int], i
 class _SampledToken:
     """A logits processor of transformers: 0 for the token that was sampled for each caption, -inf for all others."""
 
-    def __init__(self, sampler: Draws) -> None:
+    def __init__(self, sampler: NucleusSampler) -> None:
         self.sampler = sampler
 
-    def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
+    def __call__(self, _tokens: Tensor, logits: Tensor) -> Tensor:
         sampled = self.sampler(logits.float().log_softmax(-1).cpu()).to(logits.device)
         return torch.full_like(logits, -torch.inf).scatter(1, sampled[:, None], 0.0)
 

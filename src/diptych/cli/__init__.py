@@ -6,6 +6,7 @@ used, so that `diptych --help` stays fast.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -53,6 +54,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "hub": ("hub:app", "Publish models on the Hugging Face Hub."),
     },
 }
+
+_BROKEN_PIPE = 128 + 13  # as shells report SIGPIPE
 
 
 def _error_panel(error: CycloptsError) -> Panel:
@@ -102,7 +105,7 @@ def expand_help(name: str) -> None:
 
 def dispatch(words: Sequence[str]) -> None:
     """Run a command, whose flags may have old spellings, without handling its errors."""
-    if len(words) > 1 and any(words[0] in commands for commands in COMMANDS.values()):
+    if words and any(words[0] in commands for commands in COMMANDS.values()):
         from diptych.cli.renamed import current_spelling
 
         words = current_spelling(words)
@@ -110,11 +113,32 @@ def dispatch(words: Sequence[str]) -> None:
     program(words)
 
 
+def _fail_as_command(error: DiptychError, words: Sequence[str]) -> NoReturn:
+    """Report an error in the terms of the command that raised it."""
+    from diptych.cli.advice import flags_of, message_for
+
+    _fail(message_for(error, flags_of(program, words)), 1)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _end_of_pipe()
+
+
+def _end_of_pipe() -> NoReturn:
+    """End as a program does that the system ends for writing to a closed pipe: silently."""
+    # What is still buffered would be written, and fail, when the interpreter exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_BROKEN_PIPE)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line on `words` (by default those of the process) and exit.
 
     The exit code is 0 for success, 1 for an error, reported in one sentence on standard error, 2 for a command line
-    that cannot be parsed, and 130 when interrupted.
+    that cannot be parsed, 130 when interrupted, and 141 if the program that reads the output has ended.
     """
     words = list(sys.argv[1:] if words is None else words)
     # Rendering Markdown takes a quarter of the time of `diptych --help`, whose texts have none.
@@ -122,8 +146,15 @@ def main(words: Sequence[str] | None = None) -> None:
     guard_output()
     try:
         dispatch(words)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich turns it into an exit code of its own
+            _end_of_pipe()
+        _flush()
+        raise
     except DiptychError as error:
-        _fail(error, 1)
+        _fail_as_command(error, words)
+    except BrokenPipeError:
+        _end_of_pipe()
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             _fail(f"'{error.filename}': {error.strerror}", 1)

@@ -212,7 +212,7 @@ def _images_of(
     from diptych.images.paths import to_text
     from diptych.images.roots import ANYWHERE
     from diptych.images.skipped import Skipped
-    from diptych.images.walk import is_image_file
+    from diptych.images.suffixes import is_image_file
     from diptych.search.sources import source_of
 
     if source.is_file() and is_image_file(source.name):

@@ -14,7 +14,7 @@ from diptych.cli.show import note, note_files, note_left_out, print_json, print_
 
 if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
-    from diptych.evaluation.classify import Classified, ImageClassifier, MethodScores
+    from diptych.evaluation.image_classifier import Classified, ImageClassifier, MethodScores
 
 _SHOWN = 50  # images of the printed table
 
@@ -64,7 +64,7 @@ def classify(
         Write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
     from diptych.data.classes import classes_in, read_classes
-    from diptych.evaluation.classify import ImageClassifier
+    from diptych.evaluation.image_classifier import ImageClassifier
     from diptych.models.dual_encoder import load
 
     set_quiet(quiet, as_json)
@@ -98,7 +98,7 @@ def _labelled(folder: str) -> Pairs:
 def _classified(
     classifier: ImageClassifier, path: str, labelled: Pairs | None, method: str | None, k: int, as_json: bool
 ) -> list[Classified]:
-    from diptych.evaluation.classify import best_method
+    from diptych.evaluation.image_classifier import best_method
 
     images = _images(path)
     if labelled is not None and method is None:
@@ -161,7 +161,7 @@ def _row(image: Classified) -> dict[str, str]:
 
 
 def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, page: Path | None) -> None:
-    from diptych.evaluation.classify import class_gallery, write_table
+    from diptych.evaluation.image_classifier import class_gallery, write_table
     from diptych.reports.gallery import save_gallery
 
     files: list[Path] = []

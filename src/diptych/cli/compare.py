@@ -75,7 +75,7 @@ def compare(
         class_split=class_split,
         classes=classes,
         prompts=prompts,
-        most=max_images,
+        limit=max_images,
         seed=seed,
         progress=progress,
     )
@@ -88,7 +88,7 @@ def compare(
 
 
 def _print(comparison: Comparison) -> None:
-    from diptych.evaluation.compare.tables import cost_table, difference_table, quality_tables, said
+    from diptych.evaluation.compare.tables import cost_table, difference_table, quality_tables, summary_sentences
 
     costs = cost_table(comparison)
     for table in (*quality_tables(comparison), costs):
@@ -99,7 +99,7 @@ def _print(comparison: Comparison) -> None:
     echo("* best, or a significant difference; ≈ not significantly worse than the best")
     if costs.note:
         echo(costs.note)
-    for sentence in said(comparison):
+    for sentence in summary_sentences(comparison):
         echo(sentence)
 
 

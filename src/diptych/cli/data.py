@@ -113,7 +113,10 @@ def get(
     echo(f"{files}, {offered.size / 1e6:,.1f} MB, from {offered.published.repository}")
     if not accept_licence:
         if not sys.stdin.isatty():
-            raise ConfigError("cannot ask for agreement to the licence here; if you agree, add --accept-licence")
+            raise ConfigError(
+                "there is no terminal here to ask for your agreement to the licence; if you agree, run "
+                f"`diptych data get {name} --accept-licence`"
+            )
         if not confirm("Do you agree to this licence?"):
             raise ConfigError("you did not agree to the licence; nothing was downloaded")
     folder = get_published(offered, output or Path(name), progress=progress)

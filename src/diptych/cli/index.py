@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter
 
 from diptych.cli.options import BatchSize, Device, Flag, FollowLinks, Format, Json, Quiet, Several, SeveralPaths
 from diptych.cli.show import (
@@ -42,6 +44,7 @@ def index(
     watch: Flag = False,
     exclude: Several = (),
     reset_exclude: Flag = False,
+    skip_system_folders: Annotated[bool, Parameter(negative="--no-skip-system-folders", show_default=False)] = True,
     follow_links: FollowLinks = False,
     captions: Flag = False,
     format: Format = None,
@@ -83,6 +86,9 @@ def index(
         source before this option.
     reset_exclude
         Forget the patterns of earlier runs over this folder.
+    skip_system_folders
+        Leave out recycle bins, snapshots and caches of network storage and photo programs, such as #recycle,
+        @eaDir and *.lrdata.
     captions
         Read the source as a captioned data set and store its captions.
     wait
@@ -91,7 +97,13 @@ def index(
     set_quiet(quiet, as_json)
     source = source or _working_folder(exclude)
     settings: dict[str, Any] = {
-        **{"exclude": exclude, "batch_size": batch_size, "wait": wait, "on_wait": warn},
+        **{
+            "exclude": exclude,
+            "skip_system_folders": skip_system_folders,
+            "batch_size": batch_size,
+            "wait": wait,
+            "on_wait": warn,
+        },
         **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
         **{"reset_exclude": reset_exclude, "prune_all": prune_all},
         **({"prune": True} if prune else {}),
@@ -167,6 +179,8 @@ def _report(index: Index, added: AddReport, as_json: bool, brief: bool = False) 
         note(f"all skipped files with reasons: {index.folder / 'skipped.json'}")
     for pattern in added.unmatched:
         warn(f"--exclude '{pattern}' matches nothing; patterns are those of .gitignore, relative to the folder")
+    if not brief and (unread := added.unread_summary()):
+        note(f"not read: {unread}; save them as JPEG or PNG to index them")
     if added.gone:
         note(f"{added.gone:,} indexed images no longer exist; --prune removes them")
     if added.unreachable:

@@ -61,7 +61,7 @@ def prompt(
     if not files:
         raise DataError(f"'{images}' contains no images")
     prompter = load_prompter(model, device)
-    config = {"how": method, "count": k, **generation_config_of(prompter, library, captioner, lists, device)}
+    config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, device)}
     generated = prompt_images(prompter, files, progress=progress, **config)
     if output is None and not images.is_dir():
         prompts = next(iter(generated))[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import App, ArgumentCollection, Parameter, default_name_transform
 from cyclopts.config import Dict
@@ -15,14 +15,16 @@ from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
-from diptych.training.settings import make, read_yaml
+from diptych.training.recipe_files import make, read_yaml
+from diptych.training.resume import recorded_recipe
+from diptych.training.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from cyclopts.field_info import FieldInfo
 
     from diptych.training.trainer import Outcome
 
-Recipe = TypeVar("Recipe")
+Recipe = TypeVar("Recipe", bound=RunSettings)
 
 
 def _flag_of(field: str) -> str:
@@ -35,7 +37,13 @@ def _short_flag_of(field: FieldInfo, taken: frozenset[str]) -> str | None:
 
 _SETTINGS = Parameter(name="*", name_transform=_flag_of, short_alias=_short_flag_of)
 Config = Annotated[Path | None, Parameter(help="YAML file of settings. Flags on the command line override the file.")]
-Resume = Annotated[bool, Parameter(negative="", help="Resume an interrupted run exactly from its last checkpoint.")]
+Resume = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Resume the run in the output folder exactly from its last checkpoint; other flags are optional.",
+    ),
+]
 Given = Annotated[tuple[str, ...], Parameter(show=False)]
 
 
@@ -72,7 +80,7 @@ def contrastive(
     from diptych.training.contrastive.train import train
 
     set_quiet(quiet)
-    recipe = _with_config(recipe, config, given)
+    recipe = _chosen_settings(recipe, config, given, resume)
     if sweep:
         from diptych.training.sweep import run_sweep
 
@@ -99,7 +107,7 @@ def match(
     from diptych.training.match.train import train_matcher
 
     set_quiet(quiet)
-    recipe = _with_config(recipe, config, given)
+    recipe = _chosen_settings(recipe, config, given, resume)
     result = train_matcher(recipe, resume=resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
@@ -126,7 +134,7 @@ def caption(
     from diptych.training.caption.train import train_captioner
 
     set_quiet(quiet)
-    recipe = _with_config(recipe, config, given)
+    recipe = _chosen_settings(recipe, config, given, resume)
     result = train_captioner(recipe, resume=resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
@@ -149,7 +157,7 @@ def prompt(
     from diptych.training.prompt.train import train_prompter
 
     set_quiet(quiet)
-    recipe = _with_config(recipe, config, given)
+    recipe = _chosen_settings(recipe, config, given, resume)
     result = train_prompter(recipe, resume=resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
@@ -159,12 +167,14 @@ def prompt(
     echo(f"model: {result.model}")
 
 
-def _with_config(recipe: Recipe, config: Path | None, given: tuple[str, ...]) -> Recipe:
-    """The settings of the YAML file, overridden by the flags on the command line."""
-    if config is None:
-        return recipe
-    flags: dict[str, Any] = {name: value for name, value in asdict(recipe).items() if name in given}  # type: ignore[call-overload]
-    return make(type(recipe), {**read_yaml(config), **flags})
+def _chosen_settings(recipe: Recipe, config: Path | None, given: tuple[str, ...], resume: bool) -> Recipe:
+    """The recorded settings of a run that is resumed, overridden by the YAML file and those by the flags."""
+    flags = {name: value for name, value in asdict(recipe).items() if name in given}
+    chosen = {**(read_yaml(config) if config else {}), **flags}
+    if not resume:
+        return make(type(recipe), chosen) if config else recipe
+    recorded = recorded_recipe(type(recipe), make(type(recipe), chosen).out)
+    return make(type(recipe), {**asdict(recorded), **chosen})
 
 
 def _note_sizes(sizes: dict[str, int]) -> None:

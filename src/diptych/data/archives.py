@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from diptych.errors import DataError
-from diptych.images.decode import IMAGE_SUFFIXES
+from diptych.images.suffixes import IMAGE_SUFFIXES
 from diptych.runtime.files import MAX_RATIO, RATIO_ALLOWANCE, open_file
 from diptych.runtime.progress import Progress, silent
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES
 from diptych.data.formats.tar import members
-from diptych.errors import DataError, ImageError
+from diptych.errors import DataError, ImageError, NextStep
 from diptych.images.decode import ImageSource, Slice, read_bytes
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
@@ -53,7 +53,8 @@ def outside(text: str) -> ImageError:
     """The error for an image outside the folders that may be read."""
     return ImageError(
         OUTSIDE,
-        f"'{from_text(text)}' lies outside the folders that may be read; index its folder, or use --follow-links",
+        f"'{from_text(text)}' lies outside the folders that may be read; index its folder",
+        steps=[NextStep("or read what links lead to", "follow_links")],
     )
 
 

@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.data.reading_notes import ReadingNotes
 from diptych.data.row_table import BLOCK, SCHEMA, Captions, TableBuilder
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.decode import ImageSource, Slice, readable_text
+
+_NOTES = b"diptych.notes"  # key in the metadata of the table's schema
 
 SPLIT_ALIASES = {
     "dev": "val",
@@ -29,12 +32,17 @@ SPLIT_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its captions."""
+    """One image and its captions.
+
+    `source_id` is the id of the image in its source where that is not its name: the number in COCO's annotations, or
+    the id column of a table.
+    """
 
     image_id: str
     image: ImageSource
     captions: tuple[str, ...]
     split: str | None = None
+    source_id: str | None = None
 
 
 def canonical_split(name: str) -> str:
@@ -58,16 +66,22 @@ class Pairs(Sequence[Row]):
         self.table = table
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row], blobs: Callable[[], BinaryIO] | None = None) -> Pairs:
+    def from_rows(
+        cls,
+        rows: Iterable[Row],
+        blobs: Callable[[], BinaryIO] | None = None,
+        notes: ReadingNotes | None = None,
+    ) -> Pairs:
         """Build a data set from rows. Rows with the same id are merged, their captions in order of appearance.
 
         An image passed as bytes is appended to the file that `blobs` opens, and the row stores its offset there, so
-        memory use stays constant.
+        memory use stays constant. `notes` are those that the reader of the rows takes; they stay with the data set.
 
         Raises:
             DataError: an image is bytes and `blobs` is None, or an id occurs in two splits.
         """
-        builder = TableBuilder()
+        notes = notes if notes is not None else ReadingNotes()
+        builder = TableBuilder(notes)
         sink: BinaryIO | None = None
         for row in rows:
             image = row.image
@@ -76,12 +90,24 @@ class Pairs(Sequence[Row]):
                     raise DataError(f"image '{row.image_id}' is passed as bytes; pass `blobs`, a file to store it in")
                 sink = sink or blobs()
                 image = Slice(Path(sink.name), sink.tell(), sink.write(image))
-            builder.add(
-                row.image_id, image, row.captions, readable_text(canonical_split(row.split)) if row.split else None
-            )
+            split = readable_text(canonical_split(row.split)) if row.split else None
+            builder.add(row.image_id, image, row.captions, split, row.source_id)
         if sink is not None:
             sink.flush()
-        return cls(builder.table())
+        return cls(builder.table()).with_notes(notes)
+
+    @property
+    def notes(self) -> ReadingNotes:
+        """What was noticed while the data set was read: names that were left over, repeated or guessed.
+
+        They are stored in the table's metadata, and describe the whole data set also after a selection of rows.
+        """
+        stored = (self.table.schema.metadata or {}).get(_NOTES)
+        return ReadingNotes.from_json(stored) if stored else ReadingNotes()
+
+    def with_notes(self, notes: ReadingNotes) -> Pairs:
+        """The same rows with these notes."""
+        return Pairs(self.table.replace_schema_metadata({_NOTES: notes.to_json()} if notes.counts else None))
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -98,7 +124,7 @@ class Pairs(Sequence[Row]):
         row = self.table.slice(index % len(self), 1).to_pylist()[0]
         path = Path(row["path"])
         image: ImageSource = path if row["size"] < 0 else Slice(path, row["offset"], row["size"])
-        return Row(row["image_id"], image, tuple(row["captions"]), row["split"])
+        return Row(row["image_id"], image, tuple(row["captions"]), row["split"], row["source_id"])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
@@ -112,6 +138,15 @@ class Pairs(Sequence[Row]):
     def image_ids(self) -> list[str]:
         """The image ids in row order."""
         return self.table.column("image_id").to_pylist()
+
+    @property
+    def source_ids(self) -> dict[str, str]:
+        """The image of each id that the source gives its images: source id -> image id.
+
+        The aliases for `diptych.data.joins.match_ids`: predictions for COCO name images by these numbers.
+        """
+        pairs = zip(self.values("source_id"), self.values("image_id"), strict=True)
+        return {source_id: image_id for source_id, image_id in pairs if source_id is not None}
 
     def flat_captions(self) -> tuple[list[str], NDArray[np.int64]]:
         """All captions in row order, and the row of each caption's image: (captions,) int64."""
@@ -139,6 +174,11 @@ class Pairs(Sequence[Row]):
         kept = np.fromiter(keep, bool, len(self))
         return self if kept.all() else Pairs(self.table.filter(pa.array(kept)))
 
+    def with_column(self, name: str, values: Iterable[object]) -> Pairs:
+        """The data set with other values, one for each row, in a column of its table."""
+        index, field = self.table.schema.get_field_index(name), SCHEMA.field(name)
+        return Pairs(self.table.set_column(index, field, pa.array(values, field.type, size=len(self))))
+
     @property
     def split_sizes(self) -> dict[str, int]:
         """The number of images in each split; images without a split are counted under `""`."""
@@ -160,7 +200,8 @@ class Pairs(Sequence[Row]):
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}. Use --split all to select all images"
+                f"no image is in split '{name}'; the data set has: {existing}",
+                steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
 
@@ -179,9 +220,7 @@ class Pairs(Sequence[Row]):
             return "test" if position < test else "val" if position < test + val else "train"
 
         splits = (assign(*pair) for pair in zip(self.values("image_id"), self.values("split"), strict=True))
-        index = self.table.schema.get_field_index("split")
-        column = pa.array(splits, pa.string(), size=len(self))
-        return Pairs(self.table.set_column(index, SCHEMA.field("split"), column))
+        return self.with_column("split", splits)
 
     def with_val(self, share: float = 0.1) -> Pairs:
         """The data set with a validation split: its own, or a fraction `share` of the training images.

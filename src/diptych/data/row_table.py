@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError
-from diptych.images.decode import ImageSource, Slice, readable_text
+from diptych.images.decode import ImageSource, Slice, describe, readable_text
 
 SCHEMA = pa.schema(
     {
@@ -22,6 +23,7 @@ SCHEMA = pa.schema(
         "size": pa.int64(),  # -1: the image is the whole file at `path`
         "captions": pa.list_(pa.string()),
         "split": pa.string(),  # null: the source has no splits
+        "source_id": pa.string(),  # the number of the image in its source, such as COCO's; null: it has none
     }
 )
 BLOCK = 256  # rows converted to Arrow at a time
@@ -36,12 +38,14 @@ class _Values(TypedDict):
     size: int
     captions: list[str]
     split: str | None
+    source_id: str | None
 
 
 class TableBuilder:
     """Builds the table row by row and merges rows with the same id; only the last blocks are held as Python objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: ReadingNotes | None = None) -> None:
+        self._notes = notes if notes is not None else ReadingNotes()
         self._blocks: list[pa.Table] = []
         self._rows: list[_Values] = []  # rows not converted yet
         self._index: dict[str, int] = {}  # id -> row number
@@ -50,7 +54,14 @@ class TableBuilder:
     def __contains__(self, image_id: str) -> bool:
         return readable_text(image_id) in self._index
 
-    def add(self, image_id: str, image: ImageSource, captions: Sequence[str], split: str | None) -> None:
+    def add(
+        self,
+        image_id: str,
+        image: ImageSource,
+        captions: Sequence[str],
+        split: str | None,
+        source_id: str | None = None,
+    ) -> None:
         """Add a row, or its captions to the existing row of that id.
 
         Raises:
@@ -64,7 +75,10 @@ class TableBuilder:
                     f"image '{image_id}' is in split '{known['split']}' and in '{split}'; keep each image in one split"
                 )
             known["split"] = known["split"] or split
+            known["source_id"] = known["source_id"] or source_id
             known["captions"].extend(captions)
+            if _is_other(image, known):
+                self._notes.add("conflicting_ids", image_id, f"{describe(image)} has the id of '{known['path']}'")
             return
         path, offset, size = (image.path, image.offset, image.size) if isinstance(image, Slice) else (image, 0, -1)
         # A path that is not valid UTF-8 is replaced by one that does not exist; the image is then reported as missing.
@@ -75,6 +89,7 @@ class TableBuilder:
             size=size,
             captions=list(captions),
             split=split,
+            source_id=source_id,
         )
         self._index[image_id] = len(self._index)
         self._rows.append(row)
@@ -105,6 +120,16 @@ class TableBuilder:
         self._blocks.clear()
         pa.default_memory_pool().release_unused()  # otherwise Arrow keeps as much memory again in reserve
         return table
+
+
+def _is_other(image: ImageSource, known: _Values) -> bool:
+    """Whether an image is not that of a known row. Images in memory are compared by size."""
+    if isinstance(image, bytes):
+        return len(image) != known["size"]
+    if isinstance(image, Slice):
+        place = (readable_text(os.fsdecode(image.path)), image.offset, image.size)
+        return place != (known["path"], known["offset"], known["size"])
+    return readable_text(os.fsdecode(image)) != known["path"]
 
 
 class Captions(Sequence[str]):

@@ -21,6 +21,7 @@ from diptych.evaluation.metrics.ptb import TOKENIZERS, tokenize
 from diptych.images.decode import ImageSource
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import dataset_image_embeddings
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.progress import Progress, silent
 
 
@@ -134,6 +135,7 @@ class CaptionEvaluator:
         """(images,) CLIPScore and RefCLIPScore, in the order of the pairs."""
         references, owner = self.pairs.flat_captions()
         images = dataset_image_embeddings(scorer.encoder, self.pairs, progress=self.progress)
+        warn_of_unknown_words(scorer.encoder.unknown_texts([*captions.values(), *references]))  # the prefix is known
         texts = scorer.encoder.encode_texts([PREFIX + captions[image_id] for image_id in self.references])
         reference_texts = scorer.encoder.encode_texts([PREFIX + text for text in references])
         return {

@@ -12,7 +12,7 @@ from diptych.evaluation.captions import CaptionReport, ScoredCaption
 from diptych.evaluation.metrics.captions import NAMES
 from diptych.evaluation.metrics.ptb import TOKENIZERS
 from diptych.images.decode import decode, thumbnail
-from diptych.reports.html import CARDS, document, embedded
+from diptych.reports.html import CARDS, data_uri, html_document
 from diptych.runtime.atomic import new_text, write_text
 from diptych.runtime.background import prefetch
 from diptych.runtime.quoting import ReportTable, escaped
@@ -45,7 +45,7 @@ def caption_page(report: CaptionReport, title: str, *, shown: int = 24, size: in
     sections = [("Lowest CIDEr-D", worst[:shown]), ("Highest CIDEr-D", best)]
     body = _scores(report) + "".join(_section(name, rows, size) for name, rows in sections if rows)
     note = f"{len(worst):,} pictures, each with its caption and the reference captions."
-    return document(title, note, body, _STYLE)
+    return html_document(title, note, body, _STYLE)
 
 
 def save_page(report: CaptionReport, title: str, path: Path, *, shown: int = 24) -> None:
@@ -116,7 +116,7 @@ def _thumbnail(caption: ScoredCaption, size: int) -> Image.Image | None:
 
 
 def _card(caption: ScoredCaption, image: Image.Image | None) -> str:
-    figure = f'<img src="{embedded(image)}" alt="{escaped(caption.caption)}">' if image else "no longer available"
+    figure = f'<img src="{data_uri(image)}" alt="{escaped(caption.caption)}">' if image else "no longer available"
     references = "".join(f"<li>{escaped(text)}</li>" for text in caption.references)
     scores = (f"{NAMES[key]} {caption.scores[key]:.2f}" for key in _SHOWN if key in caption.scores)
     line = " · ".join(f'<span class="score">{score}</span>' for score in scores)

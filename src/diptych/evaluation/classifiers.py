@@ -7,7 +7,7 @@ of `classes_`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,16 +26,23 @@ BETAS = (1.0, 2.0, 5.5, 10.0, 20.0)
 _BLOCK = 1024  # images compared with all examples at once
 
 
+Embeddings = NDArray[np.floating]
+"""(images, dim) unit vectors."""
+
+ClassLabels = NDArray[np.generic]
+"""Labels of classes: an array of strings, integers, or anything else that can be sorted."""
+
+
 class EmbeddingClassifier(ClassifierMixin, BaseEstimator):
     """Base class: `predict` from the `predict_proba` of a subclass."""
 
-    classes_: NDArray[Any]
+    classes_: ClassLabels
 
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
+    def predict_proba(self, X: Embeddings) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Class probabilities: (images, classes); each row sums to 1."""
         raise NotImplementedError
 
-    def predict(self, X: NDArray[Any]) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Embeddings) -> ClassLabels:  # noqa: N803
         """The most probable class of each image: (images,), values of `classes_`."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
@@ -57,16 +64,16 @@ class ZeroShotClassifier(EmbeddingClassifier):
     """
 
     def __init__(
-        self, class_embeddings: NDArray[Any], classes: ArrayLike | None = None, *, logit_scale: float = 100.0
+        self, class_embeddings: NDArray[np.floating], classes: ArrayLike | None = None, *, logit_scale: float = 100.0
     ) -> None:
         self.class_embeddings, self.classes, self.logit_scale = class_embeddings, classes, logit_scale
 
-    def fit(self, X: NDArray[Any] | None = None, y: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Embeddings | None = None, y: ArrayLike | None = None) -> Self:  # noqa: ARG002, N803 - the protocol
         """Set `classes_`; the arguments are ignored."""
         self.classes_ = _labels(self.classes, len(self.class_embeddings))
         return self
 
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Embeddings) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities: (images, classes)."""
         check_is_fitted(self)
         return softmax(self.logit_scale * X @ self.class_embeddings.T, axis=1)
@@ -102,7 +109,7 @@ class TipAdapter(EmbeddingClassifier):
 
     def __init__(
         self,
-        class_embeddings: NDArray[Any],
+        class_embeddings: NDArray[np.floating],
         classes: ArrayLike | None = None,
         *,
         logit_scale: float = 100.0,
@@ -112,7 +119,7 @@ class TipAdapter(EmbeddingClassifier):
         self.class_embeddings, self.classes, self.logit_scale = class_embeddings, classes, logit_scale
         self.alphas, self.betas = alphas, betas
 
-    def fit(self, X: NDArray[Any], y: ArrayLike) -> Self:  # noqa: N803
+    def fit(self, X: Embeddings, y: ArrayLike) -> Self:  # noqa: N803
         """Store the examples and choose `alpha_` and `beta_`.
 
         Args:
@@ -139,13 +146,13 @@ class TipAdapter(EmbeddingClassifier):
         *_, self.alpha_, self.beta_ = max(results)
         return self
 
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Embeddings) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities: (images, classes)."""
         check_is_fitted(self)
         by_name = self.logit_scale * X @ self.class_embeddings.T
         return softmax(by_name + self.alpha_ * self._votes(X, self.beta_), axis=1)
 
-    def _votes(self, images: NDArray[Any], beta: float, *, leave_one_out: bool = False) -> NDArray[np.float64]:
+    def _votes(self, images: NDArray[np.floating], beta: float, *, leave_one_out: bool = False) -> NDArray[np.float64]:
         """The examples' votes for each image, block by block: (images, classes)."""
         votes = np.empty((len(images), len(self.classes_)))
         for start in range(0, len(images), _BLOCK):
@@ -185,7 +192,7 @@ class LinearProbe(EmbeddingClassifier):
     ) -> None:
         self.classes, self.strengths, self.folds, self.random_state = classes, strengths, folds, random_state
 
-    def fit(self, X: NDArray[Any], y: ArrayLike) -> Self:  # noqa: N803
+    def fit(self, X: Embeddings, y: ArrayLike) -> Self:  # noqa: N803
         """Choose `C` and fit the regression.
 
         Args:
@@ -214,7 +221,7 @@ class LinearProbe(EmbeddingClassifier):
         self.strength_, self.regression_ = float(search.best_params_["C"]), search.best_estimator_
         return self
 
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Embeddings) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities: (images, classes)."""
         check_is_fitted(self)
         probabilities = np.zeros((len(X), len(self.classes_)))
@@ -225,8 +232,8 @@ class LinearProbe(EmbeddingClassifier):
 
 def cross_validated_probabilities(
     classifier: EmbeddingClassifier,
-    X: NDArray[Any],  # noqa: N803
-    y: NDArray[Any],
+    X: Embeddings,  # noqa: N803
+    y: ClassLabels,
     *,
     folds: int = 5,
     shots: int | None = None,
@@ -260,7 +267,7 @@ def cross_validated_probabilities(
     return np.array(rows)
 
 
-def class_ranks(probabilities: NDArray[Any], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def class_ranks(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.int64]:
     """The rank of each image's own class, from 1: (images,); ties count against it.
 
     Args:
@@ -274,7 +281,7 @@ def class_ranks(probabilities: NDArray[Any], labels: NDArray[np.integer[Any]]) -
     return (probabilities >= own).sum(axis=1)
 
 
-def few_shots(labels: NDArray[Any], shots: int, *, seed: int = 0) -> NDArray[np.int64]:
+def few_shots(labels: ClassLabels, shots: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Rows of `shots` random examples of each class, ascending; all examples of a class that has fewer.
 
     >>> few_shots(np.array(["cat", "dog", "dog", "dog"]), 3).tolist()
@@ -285,14 +292,14 @@ def few_shots(labels: NDArray[Any], shots: int, *, seed: int = 0) -> NDArray[np.
     return np.sort(np.concatenate(drawn))
 
 
-def _labels(classes: ArrayLike | None, count: int) -> NDArray[Any]:
+def _labels(classes: ArrayLike | None, count: int) -> ClassLabels:
     labels = np.arange(count) if classes is None else np.asarray(classes)
     if len(labels) != count:
         raise DataError(f"{len(labels)} classes and {count} class embeddings; give one embedding for each class")
     return labels
 
 
-def _class_rows(embeddings: NDArray[Any], y: ArrayLike, classes: NDArray[Any]) -> NDArray[np.int64]:
+def _class_rows(embeddings: Embeddings, y: ArrayLike, classes: ClassLabels) -> NDArray[np.int64]:
     """The position of each label in `classes`: (examples,)."""
     labels = np.asarray(y)
     if not len(labels) or len(embeddings) != len(labels):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from diptych.matching.matcher import Matcher
 from diptych.matching.negatives import HARD_SHARE, LabelledPairs, make_labelled_pairs
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import dataset_image_embeddings
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.progress import Progress, silent
 
 
@@ -84,12 +85,30 @@ def evaluate_retrieval(
         The scores, and the images that were left out with reasons.
 
     Raises:
-        DataError: no image is left, or more than `max_bad_share` cannot be used.
+        DataError: no image is left, more than `max_bad_share` cannot be used, or all captions are the same text.
     """
+    if len(pairs) > 1 and len(set(pairs.captions())) == 1:
+        raise DataError(
+            f"all captions of the {len(pairs):,} images are '{pairs.captions()[0][:60]}'; retrieval needs captions "
+            "that tell images apart"
+        )
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     evaluator = RetrievalEvaluator(usable)
     image_embeddings = dataset_image_embeddings(model, usable, progress=progress)
     return evaluator(image_embeddings, model.encode_texts(evaluator.captions)), left_out
+
+
+def check_classes(classes: Classes) -> None:
+    """Check that there are several classes to tell apart.
+
+    Raises:
+        DataError: there is one class, which every classifier gets right.
+    """
+    if len(classes) < 2:
+        raise DataError(
+            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
+            "class, or name the classes to tell apart (--labels)"
+        )
 
 
 class ZeroShotEvaluator:
@@ -104,12 +123,13 @@ class ZeroShotEvaluator:
         ks: the values of K of top-K accuracy.
 
     Raises:
-        DataError: an image's first caption is not a class.
+        DataError: an image's first caption is not a class, or there is only one class.
     """
 
     def __init__(self, pairs: Pairs, classes: Classes | None = None, ks: Sequence[int] = (1, 5)) -> None:
         self.pairs = pairs
         self.classes = classes or classes_in(pairs)
+        check_classes(self.classes)
         self.labels = self.classes.of(pairs)
         self.ks = tuple(ks)
 
@@ -134,7 +154,11 @@ class ZeroShotEvaluator:
 def embed_classes(
     model: DualEncoder, names: Sequence[str], prompt_templates: Sequence[str], *, progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Embed class names: the normalized mean over all templates filled with the name, (classes, dim)."""
+    """Embed class names: the normalized mean over all templates filled with the name, (classes, dim).
+
+    A name without a known word issues an `UnknownWordsWarning`.
+    """
+    warn_of_unknown_words(model.unknown_texts(names))  # the words of a template are known
     blocks = [names[start : start + 16] for start in range(0, len(names), 16)]
     parts = [
         mean_class_embeddings(
@@ -194,7 +218,7 @@ class MatchReport:
     scores: dict[str, MatchScores]
     intervals: dict[str, dict[str, Interval]]
     pairs: LabelledPairs
-    probabilities: NDArray[Any]
+    probabilities: NDArray[np.floating]
 
     def to_dict(self) -> dict[str, dict[str, float | list[float]]]:
         """For each set, every score by name, and its interval as `NAME_interval`."""
@@ -204,7 +228,7 @@ class MatchReport:
             sets[name] = {**scores.to_dict(), **ends}
         return sets
 
-    def of(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def of(self, name: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Probabilities and labels of one set, (pairs of the set,) each."""
         rows = self.pairs.sets[name]
         return self.probabilities[rows], self.pairs.labels[rows]
@@ -231,12 +255,14 @@ class MatchEvaluator:
         self.pairs, self.threshold, self.bins = pairs, threshold, bins
         self.resamples, self.seed = resamples, seed
 
-    def __call__(self, probabilities: NDArray[Any]) -> MatchReport:
+    def __call__(self, probabilities: NDArray[np.floating]) -> MatchReport:
         """Score (pairs,) probabilities, one for each of the labelled pairs in order.
 
         Raises:
+            DataError: all pairs of a set have the same label.
             ValueError: the number of pairs differs, or as `matching_metrics`.
         """
+        check_labels(self.pairs)
         if len(probabilities) != len(self.pairs.labels):
             raise ValueError(f"{len(probabilities)} probabilities for {len(self.pairs.labels)} pairs; give one each")
         scores, intervals = {}, {}
@@ -247,16 +273,37 @@ class MatchEvaluator:
         return MatchReport(scores, intervals, self.pairs, probabilities)
 
     def _scores(
-        self, probabilities: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any]
+        self,
+        probabilities: NDArray[np.floating],
+        labels: NDArray[np.bool_] | NDArray[np.integer],
+        groups: NDArray[np.integer],
     ) -> tuple[MatchScores, dict[str, Interval]]:
-        def scores(weights: NDArray[Any] | None) -> MatchScores:
+        def scores(weights: NDArray[np.floating] | None) -> MatchScores:
             return matching_metrics(probabilities, labels, threshold=self.threshold, bins=self.bins, weights=weights)
 
-        def numbers(weights: NDArray[Any]) -> dict[str, float]:
+        def numbers(weights: NDArray[np.floating]) -> dict[str, float]:
+            if len(np.unique(labels[weights > 0])) < 2:  # drawn from few images: not defined, and left out
+                return dict.fromkeys(self.measured, math.nan)
             weighted = scores(weights).to_dict()
             return {key: weighted[key] for key in self.measured}
 
         return scores(None), bootstrap_intervals(numbers, groups, resamples=self.resamples, seed=self.seed)
+
+
+def check_labels(pairs: LabelledPairs) -> None:
+    """Check that each set of pairs has matches and others, without which there is nothing to measure.
+
+    Raises:
+        DataError: all pairs of a set have the same label, or there are none.
+    """
+    for name, rows in pairs.sets.items():
+        matches = int(np.count_nonzero(pairs.labels[rows]))
+        if not 0 < matches < len(rows):
+            kind = "all" if matches else "none"
+            raise DataError(
+                f"{kind} of the {len(rows):,} pairs of the set '{name}' are matches; accuracy, precision and AUC "
+                "compare matches with pairs that do not match: add pairs of the other kind"
+            )
 
 
 def evaluate_match(
@@ -291,20 +338,27 @@ def evaluate_match(
         The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: no image is left, or more than `max_bad_share` cannot be used.
+        DataError: no image is left, more than `max_bad_share` cannot be used, or all labels are equal.
     """
+    if isinstance(data, Labelled):
+        check_labels(_labelled_set(data))
     all_images = data.images if isinstance(data, Labelled) else data
     usable, left_out = usable_pairs(all_images, max_bad_share=max_bad_share, progress=progress)
     images = matcher.encode_dataset(usable, progress=progress)
     if isinstance(data, Labelled):
         kept = data.of(usable)
-        captions, every = kept.texts, np.arange(len(kept))
-        pairs = LabelledPairs(kept.rows, every, kept.labels, kept.rows, {"labelled": every})
-        texts = matcher.encode_texts(captions)
+        check_labels(pairs := _labelled_set(kept))
+        texts = matcher.encode_texts(kept.texts)
     else:
         texts = matcher.encode_texts(usable.flat_captions()[0])
-        embeddings = images.vectors.cpu().numpy(), texts.vectors.cpu().numpy()
+        embeddings = images.embeddings.cpu().numpy(), texts.embeddings.cpu().numpy()
         pairs = make_labelled_pairs(usable, *embeddings, hard_share=hard_share, hard_mixture=hard_mixture, seed=seed)
     probabilities = matcher.probabilities(images, texts, pairs.rows, pairs.texts, prior=prior)
     evaluator = MatchEvaluator(pairs, threshold=threshold, resamples=resamples, seed=seed)
     return evaluator(probabilities), left_out
+
+
+def _labelled_set(data: Labelled) -> LabelledPairs:
+    """Labelled pairs as the one set `labelled`."""
+    every = np.arange(len(data))
+    return LabelledPairs(data.rows, every, data.labels, data.rows, {"labelled": every})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Sets = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+Sets = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
 """Name of a set of pairs to its probabilities and labels, (pairs,) each."""
 
 _COLOURS = ("#2158c9", "#0f9d76", "#d1495b", "#7a5195")
@@ -85,7 +85,7 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def cosine_histogram(cosines: NDArray[np.floating[Any]], marks: Mapping[str, float], title: str) -> Figure:
+def cosine_histogram(cosines: NDArray[np.floating], marks: Mapping[str, float], title: str) -> Figure:
     """Histogram of (prompts,) cosines, with a vertical line at each of `marks`."""
     require("matplotlib", extra="train")
     from matplotlib.figure import Figure

@@ -21,6 +21,7 @@ from diptych.matching.match_table import MatchTable
 from diptych.models.cosine import normalize, top_k
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.prompting.library import PromptLibrary
 from diptych.prompting.many_images import prompt_images
 from diptych.prompting.prompter import Prompter, PromptMethod
@@ -73,16 +74,16 @@ class PromptBaselines:
         train_features: (training images, width) image features of the training images.
     """
 
-    embeddings: NDArray[Any]
-    owner: NDArray[np.integer[Any]] | None = None
-    features: NDArray[Any] | None = None
-    train_features: NDArray[Any] | None = None
+    embeddings: NDArray[np.floating]
+    owner: NDArray[np.integer] | None = None
+    features: NDArray[np.floating] | None = None
+    train_features: NDArray[np.floating] | None = None
 
-    def mean(self, images: int) -> NDArray[Any]:
+    def mean(self, images: int) -> NDArray[np.floating]:
         """The mean training embedding as the prediction for every image: (images, dim)."""
         return np.broadcast_to(self.embeddings.mean(0), (images, self.embeddings.shape[1]))
 
-    def nearest(self) -> dict[str, NDArray[Any]]:
+    def nearest(self) -> dict[str, NDArray[np.floating]]:
         """The first prompt, and the mean of all prompts, of the training image with the most similar features.
 
         Returns:
@@ -111,14 +112,14 @@ class PromptEvaluator:
         DataError: the pairs hold no prompt.
     """
 
-    def __init__(self, pairs: Pairs, truth: NDArray[Any]) -> None:
+    def __init__(self, pairs: Pairs, truth: NDArray[np.floating]) -> None:
         self.pairs, self.truth = pairs, truth
         self.prompts, self.owner = pairs.flat_captions()
         if not self.prompts:
             raise DataError(f"none of the {len(pairs)} images has a prompt; evaluation needs at least one")
 
     def __call__(
-        self, predicted: Mapping[str, NDArray[Any]], *, baselines: PromptBaselines | None = None
+        self, predicted: Mapping[str, NDArray[np.floating]], *, baselines: PromptBaselines | None = None
     ) -> dict[str, SimilarityScores]:
         """Score predictions.
 
@@ -181,14 +182,14 @@ def evaluate_prompter(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     space = prompter.space
-    evaluator = PromptEvaluator(usable, space.vectors(usable.flat_captions()[0], progress=progress))
-    features = prompter.image_features.stored(usable, progress=progress)[:, 0]
+    evaluator = PromptEvaluator(usable, space.encode_cached(usable.flat_captions()[0], progress=progress))
+    features = prompter.image_features.cached(usable, progress=progress)[:, 0]
     baselines = None
     if train is not None:
         train, _ = usable_pairs(train, max_bad_share=max_bad_share, progress=progress)
         prompts, owner = train.flat_captions()
-        train_features = prompter.image_features.stored(train, progress=progress)[:, 0]
-        baselines = PromptBaselines(space.vectors(prompts, progress=progress), owner, features, train_features)
+        train_features = prompter.image_features.cached(train, progress=progress)[:, 0]
+        baselines = PromptBaselines(space.encode_cached(prompts, progress=progress), owner, features, train_features)
         if library is None and not prompter.has_library:
             library = PromptLibrary.of(prompts, space, progress)
     predicted = prompter.predict_features(features)
@@ -211,7 +212,7 @@ def evaluate_prompter(
     ), left_out
 
 
-def nearest_rows(features: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+def nearest_rows(features: NDArray[np.floating], known: NDArray[np.floating]) -> NDArray[np.int64]:
     """The row of `known` with the largest cosine to each row of `features`: (images,).
 
     Args:
@@ -225,9 +226,7 @@ def nearest_rows(features: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int6
     return rows[:, 0]
 
 
-def mean_embeddings(
-    embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int
-) -> NDArray[np.floating[Any]]:
+def mean_embeddings(embeddings: NDArray[np.floating], owner: NDArray[np.integer], images: int) -> NDArray[np.floating]:
     """The mean embedding of each image's prompts: (images, dim); zero for an image without prompts.
 
     Args:
@@ -242,7 +241,7 @@ def mean_embeddings(
     return _sums(embeddings, owner, images) / np.maximum(counts, 1)
 
 
-def _sums(embeddings: NDArray[Any], owner: NDArray[np.integer[Any]], images: int) -> NDArray[np.float64]:
+def _sums(embeddings: NDArray[np.floating], owner: NDArray[np.integer], images: int) -> NDArray[np.float64]:
     sums = np.zeros((images, embeddings.shape[1]))
     np.add.at(sums, owner, embeddings)
     return sums
@@ -256,6 +255,7 @@ def score_images(encoder: DualEncoder, table: MatchTable, *, progress: Progress 
     """
     scores = np.full(len(table.texts), np.nan)
     prompt_rows = {text: row for row, text in enumerate(dict.fromkeys(table.texts))}
+    warn_of_unknown_words(encoder.unknown_texts(list(prompt_rows)))  # the words of the prefix are known
     prompts = encoder.encode_texts([PREFIX + text for text in prompt_rows])
     lines = [line for line, text in enumerate(table.texts) if text.strip()]
 

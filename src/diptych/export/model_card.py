@@ -13,7 +13,7 @@ from PIL import Image
 
 from diptych.captioning.transformers_captioner import is_whole
 from diptych.data.samples.photographs import PHOTOGRAPHS, photographs
-from diptych.errors import ModelError
+from diptych.errors import ModelError, NextStep
 from diptych.export.endpoint import split_metadata
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import decode
@@ -94,8 +94,8 @@ def complete_model_card(folder: Path, repo: str, *, licence: str | None = None, 
         metadata["license"] = licence
     if not metadata.get("license"):
         raise ModelError(
-            f"the model card of '{folder}' names no licence; set one with --licence, such as --licence apache-2.0 "
-            "(licence= in Python)"
+            f"the model card of '{folder}' names no licence",
+            steps=[NextStep("name the licence of the model, for example", "licence", "apache-2.0")],
         )
     body = body.replace(_PLACEHOLDER, to_json(repo)).strip() or f"# {markdown(repo.split('/')[-1])}"
     present = {heading.strip().lower() for heading in re.findall(r"^##\s+(.+)$", body, re.MULTILINE)}

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diptych.errors import ModelError
+from diptych.errors import ModelError, NextStep
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.truncation import TextCutWarning
+from diptych.models.unknown_words import UnknownWordsWarning
 
 _BATCH_SIZE = {"image": 8, "text": 32}
 _EXPORTED_BATCH_SIZE = 5  # differs from the above: a graph traced for one batch size fails the check
@@ -67,6 +68,7 @@ def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, input
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextCutWarning)  # both models truncate in the same way
+        warnings.simplefilter("ignore", UnknownWordsWarning)  # and know the same words
         old = encode[modality](before, _BATCH_SIZE[modality])  # (inputs, dim)
         new = encode[modality](after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
     if old.shape != new.shape:
@@ -98,8 +100,9 @@ def check_parity(parity: Parity, tolerance: Tolerance) -> None:
         f"the exported {parity.name} graph does not reproduce the model's embeddings: minimum cosine "
         f"{parity.min_cosine:.5f} (limit {tolerance.min_cosine}), mean cosine {parity.mean_cosine:.5f} (limit "
         f"{tolerance.mean_cosine}), maximum difference {parity.largest_difference:.1e} (limit "
-        f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images "
-        "(--data), or use fp32"
+        f"{tolerance.largest_difference}). Nothing was written. For int8, calibrate with more of your own images, or "
+        "use fp32",
+        steps=[NextStep("name the images to calibrate with", "data")],
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from diptych.images.decode import DECODER_ERRORS, MAX_EXIF_BYTES, open_lazily, orientation
+from diptych.images.formats import DECODER_ERRORS, open_lazily
+
+MAX_EXIF_BYTES = 2**20
 
 _TAKEN = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized)
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
@@ -45,6 +47,15 @@ def read_image_metadata(data: bytes) -> ImageMetadata:
         if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
             return _facts(image.getexif(), width, height)
     return ImageMetadata(width, height)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if the file has none that can be read."""
+    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF: leave the pixels as they are
+        if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
+            value = image.getexif().get(ExifTags.Base.Orientation)
+            return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    return 1
 
 
 def _facts(exif: Image.Exif, width: int, height: int) -> ImageMetadata:

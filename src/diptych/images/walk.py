@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.errors import DataError
-from diptych.images.decode import IMAGE_SUFFIXES
 from diptych.images.exclusions import NOTHING, Exclusions
-from diptych.images.paths import from_text, to_text
+from diptych.images.paths import to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
+from diptych.images.suffixes import UnreadFiles, is_image_file
+from diptych.images.system_folders import is_system_folder
 
-_OUTSIDE = "a link that leads out of the folder; --follow-links reads what it leads to"
-
-JUNK = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-"""Folders in which operating systems keep thumbnails, resource forks and deleted files."""
+_OUTSIDE = "a link that leads out of the folder; `follow_links` reads what it leads to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +28,27 @@ class ImageFile:
     is_link: bool = False
 
 
-def walk(root: Path, exclude: Exclusions = NOTHING, roots: Roots = ANYWHERE) -> Iterator[ImageFile | Skipped]:
+def walk(
+    root: Path,
+    exclude: Exclusions = NOTHING,
+    roots: Roots = ANYWHERE,
+    *,
+    skip_system_folders: bool = True,
+    unread: UnreadFiles | None = None,
+) -> Iterator[ImageFile | Skipped]:
     """Every image file below `root`, by suffix, and each file or folder that cannot be read, with the reason.
 
-    Hidden names (see `is_hidden`) and what `exclude` matches are left out. Linked folders are entered after all
-    others, and each folder is entered once, so links neither loop nor repeat files. A link that leads out of `roots` is
-    reported as skipped.
+    Names that begin with a dot, the folders of `system_folders.SYSTEM_FOLDERS` unless `skip_system_folders` is False,
+    and what `exclude` matches are left out. Linked folders are entered after all others, and each folder is entered
+    once, so links neither loop nor repeat files. A link that leads out of `roots` is reported as skipped. Files with
+    the suffix of no image are counted in `unread`.
 
     Raises:
         DataError: `root` is not a folder.
     """
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder; check the path, or whether its drive is mounted")
-    for entry in _entries(str(root), exclude, roots):
+    for entry in _entries(str(root), exclude, roots, skip_system_folders=skip_system_folders, unread=unread):
         if isinstance(entry, Skipped):
             yield entry
             continue
@@ -75,6 +81,8 @@ def _entries(
     *,
     depth: int | None = None,
     enter_links: bool = True,
+    skip_system_folders: bool = True,
+    unread: UnreadFiles | None = None,
 ) -> Iterator[os.DirEntry[str] | Skipped]:
     """The entries with the name of an image, folder by folder, and the folders that cannot be entered."""
     entered: set[tuple[int, int]] = set()
@@ -82,29 +90,42 @@ def _entries(
     while folders or links:
         folder, level = folders.pop() if folders else links.pop(0)
         subfolders: list[tuple[str, int]] = []
-        try:
-            entries = _listing(folder, entered)
-        except OSError as error:
-            yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
-            continue
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            try:
-                is_folder, is_link = entry.is_dir(), entry.is_symlink()
-            except OSError as error:
-                yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
-                continue
-            if exclude.excludes(entry.path, is_folder=is_folder):
-                continue
-            if not is_folder:
+        for entry in _visible(folder, entered, exclude, skip_system_folders):
+            if isinstance(entry, Skipped):
+                yield entry
+            elif not entry.is_dir():
                 if is_image_file(entry.name):
                     yield entry
+                elif unread is not None:
+                    unread.note(entry.name)
             elif not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
-            elif (depth is None or level < depth) and (enter_links or not is_link):
-                (links if is_link else subfolders).append((entry.path, level + 1))
+            elif (depth is None or level < depth) and (enter_links or not entry.is_symlink()):
+                (links if entry.is_symlink() else subfolders).append((entry.path, level + 1))
         folders += reversed(subfolders)
+
+
+def _visible(
+    folder: str, entered: set[tuple[int, int]], exclude: Exclusions, skip_system_folders: bool
+) -> Iterator[os.DirEntry[str] | Skipped]:
+    """The entries of a folder that are not left out, in order of name, and those that cannot be looked at."""
+    try:
+        entries = _listing(folder, entered)
+    except OSError as error:
+        yield Skipped(shown(folder), "unreadable", f"the folder cannot be listed ({error.strerror})")
+        return
+    parent = os.path.basename(folder)  # noqa: PTH119 (a Path costs three times as much, a million times)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            is_folder, _ = entry.is_dir(), entry.is_symlink()
+        except OSError as error:
+            yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
+            continue
+        is_left = is_folder and skip_system_folders and is_system_folder(entry.name, parent)
+        if not is_left and not exclude.excludes(entry.path, is_folder=is_folder):
+            yield entry
 
 
 def _listing(folder: str, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -119,17 +140,21 @@ def _listing(folder: str, entered: set[tuple[int, int]]) -> list[os.DirEntry[str
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden (`.name`, macOS's `._name.jpg`) or one of the system folders in `JUNK`."""
-    return name.startswith(".") or name in JUNK
+    """Whether a file or folder is hidden (`.name`, macOS's `._name.jpg`) or has the name of a system folder."""
+    return name.startswith(".") or is_system_folder(name)
 
 
-def is_left_out(path: str, root: str, exclude: Exclusions = NOTHING) -> bool:
+def is_left_out(path: str, root: str, exclude: Exclusions = NOTHING, *, skip_system_folders: bool = True) -> bool:
     """Whether `walk(root, exclude)` leaves out a file or folder below `root`, for its own name or a parent's."""
     is_folder = os.path.isdir(path)  # noqa: PTH112 (called for every change of a watched folder)
     while len(path) > len(root):
-        if is_hidden(os.path.basename(path)) or exclude.excludes(path, is_folder=is_folder):  # noqa: PTH119
+        parents, name = os.path.split(path)
+        parent = os.path.basename(parents)  # noqa: PTH119 (as above)
+        if name.startswith(".") or (is_folder and skip_system_folders and is_system_folder(name, parent)):
             return True
-        path, is_folder = os.path.dirname(path), True  # noqa: PTH120
+        if exclude.excludes(path, is_folder=is_folder):
+            return True
+        path, is_folder = parents, True
     return False
 
 
@@ -141,8 +166,3 @@ def change_time(status: os.stat_result) -> int:
 def shown(path: str | Path) -> str:
     """A path as text for messages, with undecodable bytes as U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def is_image_file(name: str) -> bool:
-    """Whether a name has the suffix of an image format that diptych decodes."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (as above)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from diptych.matching.heads import Side
 from diptych.models.checkpoints import loading, refuse_unsafe
+from diptych.models.heads import Features
 from diptych.models.hidden_states import HiddenStates
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.modalities import checked_images, checked_texts
 from diptych.models.truncation import within_reach
+from diptych.models.unknown_words import unknown_in
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
@@ -56,7 +58,11 @@ class BlipEncoder:
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
-    def encode(self, features: dict[str, Any]) -> tuple[Tensor, Side]:
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order."""
+        return unknown_in(self.processor.tokenizer.backend_tokenizer, self.processor.tokenizer.unk_token_id, texts)
+
+    def encode(self, features: Features) -> tuple[Tensor, Side]:
         """Embeddings (batch, dim), and patch states of images or token ids and mask of texts."""
         features = {name: tensor.to(self.device) for name, tensor in features.items()}
         if "pixel_values" in features:
@@ -124,5 +130,5 @@ def load_blip(path: Path, device: str = "auto") -> tuple[BlipEncoder, ItmHead]:
     return BlipEncoder(model, processor), ItmHead(model)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors.float(), dim=-1)
+def _unit(embeddings: Tensor) -> Tensor:
+    return functional.normalize(embeddings.float(), dim=-1)

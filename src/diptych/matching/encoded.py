@@ -17,33 +17,33 @@ class Encoded:
     """Images or texts that a matcher has encoded.
 
     Attributes:
-        vectors: (items, dim) embeddings.
+        embeddings: (items, dim) embeddings.
         hubness: (items,) mean similarity to the bank of the other modality.
         side: What the matcher's head made of them.
     """
 
-    vectors: Tensor
+    embeddings: Tensor
     hubness: Tensor
     side: Side
 
     def __len__(self) -> int:
         """The number of items."""
-        return len(self.vectors)
+        return len(self.embeddings)
 
     @classmethod
     def join(cls, parts: Sequence[Encoded]) -> Encoded:
         """Several batches as one; token states are padded to the longest text."""
         sides = zip(*(part.side for part in parts), strict=True)
         return cls(
-            torch.cat([part.vectors for part in parts]),
+            torch.cat([part.embeddings for part in parts]),
             torch.cat([part.hubness for part in parts]),
             tuple(_padded(list(tensors)) for tensors in sides),
         )
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Encoded:
         """The items at `rows`, in that order."""
-        index = torch.as_tensor(np.asarray(rows, np.int64), device=self.vectors.device)
-        return Encoded(self.vectors[index], self.hubness[index], tuple(tensor[index] for tensor in self.side))
+        index = torch.as_tensor(np.asarray(rows, np.int64), device=self.embeddings.device)
+        return Encoded(self.embeddings[index], self.hubness[index], tuple(tensor[index] for tensor in self.side))
 
 
 def _padded(tensors: list[Tensor]) -> Tensor:

@@ -6,7 +6,8 @@ every image with every text (`grid`).
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,9 @@ class CosineHead(nn.Module):
 
     needs_states = False
 
-    def encode(self, modality: str, states: HiddenStates) -> Side:
+    def encode(self, _modality: str, states: HiddenStates) -> Side:
         """The embeddings, (items, dim)."""
-        return (states.vectors,)
+        return (states.embeddings,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
         """Cosines of row i of `images` with row i of `texts`: (pairs,) in [-1, 1]."""
@@ -75,9 +76,9 @@ class PairHead(nn.Module):
         self.mlp = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * dim, hidden), nn.GELU(), nn.Dropout(dropout), last)
         load_renamed(self, [(r"body\.(.*)", r"mlp.\1")])  # its name before 0.1
 
-    def encode(self, modality: str, states: HiddenStates) -> Side:
+    def encode(self, _modality: str, states: HiddenStates) -> Side:
         """The embeddings, (items, dim)."""
-        return (states.vectors,)
+        return (states.embeddings,)
 
     def pairs(self, images: Side, texts: Side) -> Tensor:
         """Logits of row i of `images` with row i of `texts`: (pairs,)."""
@@ -169,6 +170,7 @@ class StateProjection(nn.Module):
         nn.init.zeros_(self.weight_proj.bias)
 
     def forward(self, states: HiddenStates) -> Side:
+        """Unit vectors (items, length, dim) of hidden states, and their weights (items, length), which sum to 1."""
         mask = states.mask
         hidden = self.dropout(self.norm(states.states))  # (items, length, width)
         weights = self.weight_proj(hidden).squeeze(-1).masked_fill(~mask, -torch.inf)  # (items, length)
@@ -202,5 +204,5 @@ def _attended_cosines(cosines: Tensor, sharpness: Tensor, keys: Tensor, padding:
     return (attention * cosines).sum(-1) / norm
 
 
-HEADS: dict[str, Any] = {"pair": PairHead, "cross": CrossHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {"pair": PairHead, "cross": CrossHead}
 """Trainable heads by name, the most accurate last."""

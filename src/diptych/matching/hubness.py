@@ -51,11 +51,11 @@ class Banks(nn.Module):
 
         return cls(bank(images), bank(texts), sharpness)
 
-    def hubness(self, modality: str, vectors: Tensor) -> Tensor:
+    def hubness(self, modality: str, embeddings: Tensor) -> Tensor:
         """Similarity of (items, dim) embeddings to the bank of the other modality: (items,).
 
         It is log(mean(exp(sharpness * cosine))) / sharpness, which lies between the mean and the maximum cosine.
         """
         bank = self.text if modality == "image" else self.image
-        cosines = vectors @ bank.T  # (items, size)
+        cosines = embeddings @ bank.T  # (items, size)
         return (torch.logsumexp(self.sharpness * cosines, dim=1) - math.log(len(bank))) / self.sharpness

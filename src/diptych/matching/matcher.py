@@ -23,11 +23,14 @@ from diptych.matching.encoded import Encoded
 from diptych.matching.heads import Side
 from diptych.matching.hubness import Banks
 from diptych.matching.storage import read_matcher, save_matchers
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import decode_all
+from diptych.models.heads import Features
 from diptych.models.hidden_states import HiddenStates, compute_hidden_states
 from diptych.models.modalities import checked_images, checked_texts
-from diptych.models.model_upload import upload_model
+from diptych.models.pretrained import Pretrained
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
@@ -36,7 +39,7 @@ __all__ = ["Encoded", "Matcher", "load_matcher"]
 _BLOCK = 512  # pairs compared in one call of the head
 
 
-class Matcher:
+class Matcher(Pretrained):
     """P(match) of images and texts by one head over one dual encoder.
 
     Load one with `Matcher.from_pretrained` or train one with `diptych.train_matcher`.
@@ -51,6 +54,8 @@ class Matcher:
         encode: Preprocessed inputs to (embeddings, side), for an encoder that is not a `DualEncoder`.
     """
 
+    hub_tags = ("image-text-matching",)
+
     def __init__(
         self,
         encoder: DualEncoder,
@@ -58,9 +63,9 @@ class Matcher:
         calibration: Calibration,
         *,
         name: str,
-        settings: dict[str, Any] | None = None,
+        settings: HeadSettings | None = None,
         banks: Banks | None = None,
-        encode: Callable[[dict[str, Any]], tuple[Tensor, Side]] | None = None,
+        encode: Callable[[Features], tuple[Tensor, Side]] | None = None,
     ) -> None:
         self.encoder, self.calibration, self.name, self.settings = encoder, calibration, name, settings or {}
         self.head: Any = head.eval().to(encoder.device)
@@ -90,37 +95,6 @@ class Matcher:
         self.encoder.save_pretrained(path)
         if self._encode is None:  # a BLIP is saved whole
             save_matchers([self], path)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        licence: str | None = None,
-        commit_message: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Upload the matcher to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
-
-        Args:
-            repo_id: `USER/NAME`; created if it does not exist.
-            private: Whether a new repository is private.
-            licence: Hub identifier of the licence (`apache-2.0`), needed if the model has no model card.
-            commit_message: Message of the commit.
-            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
-
-        Raises:
-            ModelError: No licence is known, or the hub refuses.
-        """
-        return upload_model(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            licence=licence,
-            commit_message=commit_message,
-            token=token,
-            tags=["image-text-matching"],
-        )
 
     def predict(
         self, images: Sequence[Image.Image], texts: Sequence[str], *, prior: float | None = None
@@ -160,18 +134,23 @@ class Matcher:
 
     def encode_images(self, images: Iterable[Image.Image], batch_size: int = 32) -> Encoded:
         """Encode upright RGB images."""
-        images = list(images)
+        images = checked_images(images)
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
         return Encoded.join([self._forward(self.encoder.preprocess_images(batch)) for batch in batches])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Encoded:
-        """Encode texts."""
+        """Encode texts; one without a known word gets an `UnknownWordsWarning`."""
         texts = checked_texts(texts)
+        warn_of_unknown_words(self.unknown_texts(texts))
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         prepared = (self.encoder.preprocess_texts(texts[i] for i in batch) for batch in batches)
         encoded = Encoded.join([self._forward(features) for features in prepared])
         return encoded.take(np.argsort(order))
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order: their probabilities say nothing."""
+        return self.encoder.unknown_texts(texts)
 
     def encode_dataset(self, pairs: Pairs, *, batch_size: int = 32, progress: Progress = silent) -> Encoded:
         """Encode the images of a data set, decoding them in background threads.
@@ -180,7 +159,7 @@ class Matcher:
             DataError: An image cannot be decoded; `doctor.inspect.usable_pairs` leaves such images out.
         """
 
-        def prepare(start: int) -> dict[str, Any]:
+        def prepare(start: int) -> Features:
             rows = list(pairs[start : start + batch_size])
             images, good = decode_all((row.image for row in rows), self.encoder.image_size)
             if not good.all():
@@ -192,7 +171,7 @@ class Matcher:
         batches = progress(prefetch(starts, prepare), len(starts), "encoding images")
         return Encoded.join([self._forward(features) for features in batches])
 
-    def from_embeddings(self, modality: str, vectors: np.ndarray) -> Encoded:
+    def from_embeddings(self, modality: str, embeddings: NDArray[np.floating]) -> Encoded:
         """Encode images or texts from embeddings of the dual encoder, (items, dim).
 
         Raises:
@@ -200,11 +179,11 @@ class Matcher:
         """
         if self.head.needs_states:
             raise ConfigError(f"the head '{self.name}' needs the images themselves; use the head 'pair'")
-        embeddings = torch.from_numpy(np.array(vectors, np.float32)).to(self.encoder.device)
-        return self._encoded(modality, embeddings, (embeddings,))
+        copied = torch.from_numpy(np.array(embeddings, np.float32)).to(self.encoder.device)
+        return self._encoded(modality, copied, (copied,))
 
     @torch.inference_mode()
-    def _forward(self, features: dict[str, Any]) -> Encoded:
+    def _forward(self, features: Features) -> Encoded:
         modality = "image" if "pixel_values" in features else "text"
         if self._encode is not None:
             return self._encoded(modality, *self._encode(features))
@@ -218,7 +197,7 @@ class Matcher:
         """Encode images or texts from hidden states; per-patch and per-token tensors are kept in half precision."""
         side = self.head.encode(modality, states)
         kept = tuple(tensor.half() if tensor.ndim > 2 else tensor for tensor in side)
-        return self._encoded(modality, states.vectors, kept)
+        return self._encoded(modality, states.embeddings, kept)
 
     def _encoded(self, modality: str, embeddings: Tensor, side: Side) -> Encoded:
         hubness = self.banks.hubness(modality, embeddings) if self.banks else embeddings.new_zeros(len(embeddings))
@@ -255,7 +234,7 @@ class Matcher:
     @torch.inference_mode()
     def _compare(self, images: Encoded, texts: Encoded) -> NDArray[np.float64]:
         head = self.head.pairs(_in_float(images.side), _in_float(texts.side))
-        cosine = (images.vectors * texts.vectors).sum(-1)
+        cosine = (images.embeddings * texts.embeddings).sum(-1)
         evidence = torch.stack([head.float(), cosine, images.hubness, texts.hubness], dim=1)  # (pairs, 4)
         return evidence.cpu().numpy().astype(np.float64)
 

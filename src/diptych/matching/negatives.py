@@ -71,8 +71,8 @@ def random_negatives(matches: Matches, count: int = 1, *, seed: int = 0) -> NDAr
 
 def hard_negatives(
     matches: Matches,
-    image_vectors: np.ndarray,
-    text_vectors: np.ndarray,
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
     count: int = 1,
     *,
     share: float = HARD_SHARE,
@@ -84,8 +84,8 @@ def hard_negatives(
 
     Args:
         matches: Known matches, which are excluded.
-        image_vectors: (images, dim) embeddings.
-        text_vectors: (captions, dim) embeddings.
+        image_embeddings: (images, dim) embeddings.
+        text_embeddings: (captions, dim) embeddings.
         count: Negatives for each caption.
         share: Share of the images that count as hard, at least one image. A share rather than a number, so that "hard"
             means the same in small and large data sets.
@@ -98,7 +98,7 @@ def hard_negatives(
     nearest = max(1, round(share * matches.images))
     rows = np.empty((len(matches.captions), count), np.int64)
     for start in range(0, len(rows), _BLOCK):
-        scores = text_vectors[start : start + _BLOCK] @ image_vectors.T  # (block, images)
+        scores = text_embeddings[start : start + _BLOCK] @ image_embeddings.T  # (block, images)
         for caption, row_scores in enumerate(scores, start):
             _check_others(matches, caption)
             row_scores[matches.of(caption)] = -np.inf
@@ -137,8 +137,8 @@ class LabelledPairs:
 
 def make_labelled_pairs(
     pairs: Pairs,
-    image_vectors: np.ndarray,
-    text_vectors: np.ndarray,
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
     *,
     hard_share: float = HARD_SHARE,
     hard_mixture: float = 0.5,
@@ -151,8 +151,8 @@ def make_labelled_pairs(
 
     Args:
         pairs: The data set.
-        image_vectors: (images, dim) embeddings of a dual encoder.
-        text_vectors: (captions, dim) embeddings.
+        image_embeddings: (images, dim) embeddings of a dual encoder.
+        text_embeddings: (captions, dim) embeddings.
         hard_share: As `share` of `hard_negatives`.
         hard_mixture: Share of the captions whose negative in `mixture` is the hard one.
         seed: Seed of the draws.
@@ -163,7 +163,7 @@ def make_labelled_pairs(
     matches = Matches(pairs)
     count = len(matches.captions)
     easy = random_negatives(matches, seed=seed)[:, 0]
-    hard = hard_negatives(matches, image_vectors, text_vectors, share=hard_share, seed=seed)[:, 0]
+    hard = hard_negatives(matches, image_embeddings, text_embeddings, share=hard_share, seed=seed)[:, 0]
     is_hard = np.random.default_rng([seed, 3]).permutation(count) < round(hard_mixture * count)
     own, first, second = np.split(np.arange(3 * count), 3)
     return LabelledPairs(

@@ -57,7 +57,7 @@ def candidates(matcher: Matcher, images: Encoded, texts: Encoded, owner: np.ndar
     parts = []
     for start in range(0, len(texts), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(texts)))
-        cosines = texts.take(block).vectors @ images.vectors.T  # (block, images)
+        cosines = texts.take(block).embeddings @ images.embeddings.T  # (block, images)
         nearest = cosines.topk(first, dim=1).indices.cpu().numpy()  # (block, first)
         evidence = matcher.evidence(images, texts, nearest.ravel(), np.repeat(block, first))
         is_own = nearest == np.asarray(owner)[block, None]

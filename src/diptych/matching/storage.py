@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.errors import ModelError, did_you_mean
-from diptych.matching.blip import is_blip, load_blip
+from diptych.matching.blip import BlipEncoder, is_blip, load_blip
 from diptych.matching.calibration import Calibration
 from diptych.matching.heads import HEADS, CosineHead, Side
 from diptych.matching.hubness import Banks
 from diptych.models import dual_encoder
-from diptych.models.checkpoints import METADATA, loading, model_directory, read_metadata, refuse_unsafe, write_metadata
+from diptych.models.checkpoints import (
+    METADATA,
+    HeadSettings,
+    loading,
+    model_directory,
+    read_metadata,
+    refuse_unsafe,
+    write_metadata,
+)
+from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 
 WEIGHTS = "matcher.safetensors"
 
@@ -25,8 +35,8 @@ class StoredMatcher(Protocol):
     """The parts of a `Matcher` that are saved."""
 
     name: str
-    settings: dict[str, Any]
-    head: Any
+    settings: HeadSettings
+    head: nn.Module
     calibration: Calibration
     banks: Banks | None
 
@@ -35,13 +45,13 @@ class StoredMatcher(Protocol):
 class MatcherParts:
     """The arguments of a `Matcher`, as read from a directory."""
 
-    encoder: Any  # a DualEncoder or BlipEncoder
+    encoder: DualEncoder | BlipEncoder
     head: nn.Module
     calibration: Calibration
     name: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: HeadSettings = field(default_factory=dict)
     banks: Banks | None = None
-    encode: Callable[[dict[str, Any]], tuple[Tensor, Side]] | None = None
+    encode: Callable[[Features], tuple[Tensor, Side]] | None = None
 
 
 def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: bool = False) -> None:

@@ -19,6 +19,12 @@ from diptych.runtime.atomic import in_place, write_text
 METADATA = "diptych.json"
 """Metadata beside sentence-transformers' `modules.json`: logit scale, matcher, captioner, prompter, recipe."""
 
+Metadata = dict[str, Any]
+"""The content of a `diptych.json`: parsed JSON, whose values are checked where they are used."""
+
+HeadSettings = dict[str, int | float | bool]
+"""The arguments of a head (of a matcher, captioner or prompter) as `diptych.json` keeps them."""
+
 BUNDLED = Path(__file__).parent / "box"
 """Directory of the models that come with the package, one subdirectory each."""
 
@@ -72,7 +78,7 @@ def is_unreadable(error: Exception) -> bool:
     return isinstance(error, UNREADABLE) or type(error).__module__ == "huggingface_hub.errors"
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> Metadata:
     """The metadata in a model directory's `diptych.json`; empty if there is no such file.
 
     Raises:
@@ -90,9 +96,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_metadata(folder: Path, card: dict[str, Any]) -> None:
+def write_metadata(folder: Path, metadata: Metadata) -> None:
     """Write a model directory's `diptych.json` atomically."""
-    write_text(folder / METADATA, json.dumps(card, indent=2) + "\n")
+    write_text(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
 
 
 def model_directory(name: str | Path) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Float = TypeVar("Float", bound=np.floating)
 
-def normalize(vectors: NDArray[Any], *, eps: float = 1e-12) -> NDArray[Any]:
+
+def normalize(vectors: NDArray[Float], *, eps: float = 1e-12) -> NDArray[Float]:
     """Scale vectors to unit Euclidean length along the last axis.
 
     Args:
@@ -22,8 +24,8 @@ def normalize(vectors: NDArray[Any], *, eps: float = 1e-12) -> NDArray[Any]:
 
 
 def top_k(
-    queries: NDArray[Any], candidates: NDArray[Any], k: int, *, block: int = 1024
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    queries: NDArray[Float], candidates: NDArray[Float], k: int, *, block: int = 1024
+) -> tuple[NDArray[np.int64], NDArray[Float]]:
     """Find the `k` candidates with the largest inner product for each query.
 
     The similarity matrix is computed `block` queries at a time and never held as a whole.

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,14 @@ from diptych.data.pairs import Pairs, Row
 from diptych.errors import ImageError
 from diptych.images.decode import ImageSource, decode
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.runtime.atomic import storing, write_text
 from diptych.runtime.background import prefetch
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
 
 
 class EmbeddingFile:
@@ -46,21 +50,21 @@ class EmbeddingFile:
         """Whether all rows are written."""
         return self.done >= self.shape[0]
 
-    def append(self, vectors: np.ndarray) -> None:
+    def append(self, rows: NDArray[np.floating]) -> None:
         """Write the next rows and count them in `state.json`."""
         if self._mapped is None:
-            fresh = not self._state.exists()
+            is_new = not self._state.exists()
             with storing(self._data, "it is started again"):
                 self._mapped = np.lib.format.open_memmap(
-                    self._data, mode="w+" if fresh else "r+", dtype=self.dtype if fresh else None, shape=self.shape
+                    self._data, mode="w+" if is_new else "r+", dtype=self.dtype if is_new else None, shape=self.shape
                 )
                 _reserve(self._data)
-        self._mapped[self.done : self.done + len(vectors)] = vectors
+        self._mapped[self.done : self.done + len(rows)] = rows
         self._mapped.flush()
-        self.done += len(vectors)
+        self.done += len(rows)
         write_text(self._state, json.dumps({"done": self.done, "shape": self.shape}))
 
-    def read(self) -> np.ndarray:
+    def read(self) -> NDArray[np.floating]:
         """All rows, memory-mapped copy-on-write: changes stay in memory."""
         if self.shape[0] == 0:
             return np.empty(self.shape, self.dtype)
@@ -76,14 +80,14 @@ def _reserve(path: Path) -> None:
 
 def write_embeddings(
     sink: EmbeddingFile,
-    items: Sequence[Any],
-    prepare: Callable[[Sequence[Any]], Any],
-    forward: Callable[[Any], np.ndarray],
+    items: Sequence[Item],
+    prepare: Callable[[Sequence[Item]], Batch],
+    forward: Callable[[Batch], NDArray[np.floating]],
     *,
     batch_size: int = 64,
     progress: Progress = silent,
     label: str = "embedding",
-) -> np.ndarray:
+) -> NDArray[np.floating]:
     """Fill `sink` with `forward(prepare(batch))` of each batch of `items` and return all rows, memory-mapped.
 
     Continues after the rows that `sink` already has.
@@ -123,7 +127,7 @@ def decode_all(images: Iterable[ImageSource], min_side: int | None) -> tuple[lis
 
 def dataset_image_embeddings(
     model: DualEncoder, pairs: Pairs, *, batch_size: int = 64, progress: Progress = silent, cache: bool = True
-) -> np.ndarray:
+) -> NDArray[np.floating]:
     """Embeddings of every image of a data set, (images, dim) float32; NaN for images that cannot be decoded.
 
     They are cached on disk under the fingerprints of model and data.
@@ -142,17 +146,17 @@ def dataset_image_embeddings(
     if not cache:
         sink.done = 0
 
-    def prepare(rows: Sequence[Row]) -> tuple[dict[str, Any] | None, np.ndarray]:
+    def prepare(rows: Sequence[Row]) -> tuple[Features | None, NDArray[np.bool_]]:
         images, good = decode_all((row.image for row in rows), model.image_size)
         return (model.preprocess_images(images) if images else None), good
 
-    def forward(prepared: tuple[dict[str, Any] | None, np.ndarray]) -> np.ndarray:
+    def forward(prepared: tuple[Features | None, NDArray[np.bool_]]) -> NDArray[np.floating]:
         features, good = prepared
-        vectors = np.full((len(good), model.dim), np.nan, np.float32)
+        embeddings = np.full((len(good), model.dim), np.nan, np.float32)
         if features is not None:
             with torch.inference_mode():
-                vectors[good] = model.embed(features).cpu().numpy()
-        return vectors
+                embeddings[good] = model.embed(features).cpu().numpy()
+        return embeddings
 
     return write_embeddings(
         sink, pairs, prepare, forward, batch_size=batch_size, progress=progress, label="embedding images"

@@ -12,6 +12,9 @@ from torch import nn
 from diptych.errors import ConfigError, did_you_mean
 
 EMBEDDING = "sentence_embedding"
+Features = dict[str, Any]
+"""Inputs and outputs of sentence-transformers modules by name: tensors, and the modality as a string."""
+
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 
@@ -36,7 +39,8 @@ class ResidualHead(Module):
         self.body = nn.Sequential(nn.GELU(), nn.Linear(out_features, out_features), nn.Dropout(dropout))
         self.norm = nn.LayerNorm(out_features)
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_kwargs: object) -> Features:
+        """Add `sentence_embedding` to `features`: (batch, in_features) to (batch, out_features)."""
         projected = self.projection(features[EMBEDDING])
         features[EMBEDDING] = self.norm(self.body(projected) + projected)
         return features
@@ -45,21 +49,21 @@ class ResidualHead(Module):
         """Width of the output."""
         return self.out_features
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *_args: object, **_kwargs: object) -> None:
         """Write configuration and weights, always as safetensors."""
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=True)
 
     @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ResidualHead:
+    def load(cls, model_name_or_path: str, *_args: object, **kwargs: Any) -> ResidualHead:
         """Read a head that `save` wrote."""
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         head = cls(**cls.load_config(model_name_or_path, **hub))
         return cls.load_torch_weights(model_name_or_path, model=head, **hub)
 
 
-def linear_head(width: int, dim: int, dropout: float) -> list[Module]:
-    """A linear layer without bias, as in CLIP (Radford et al. 2021); `dropout` is not used."""
+def linear_head(width: int, dim: int, _dropout: float) -> list[Module]:
+    """A linear layer without bias, as in CLIP (Radford et al. 2021); it has no dropout."""
     return [Dense(width, dim, bias=False, activation_function=nn.Identity())]
 
 

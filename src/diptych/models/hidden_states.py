@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from diptych.errors import ModelError
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
-from diptych.models.heads import EMBEDDING
+from diptych.models.heads import EMBEDDING, Features
 from diptych.runtime.progress import Progress, silent
+
+Item = TypeVar("Item")
 
 _INPUTS = {"image": "pixel_values", "text": "input_ids"}
 _WHOLE = {"image": "vision_model", "text": "text_model"}  # the towers inside a whole CLIP or SigLIP
@@ -28,11 +31,11 @@ class HiddenStates:
     """Embeddings and hidden states of a batch of images or texts.
 
     Attributes:
-        vectors: (batch, dim) embeddings, as from `DualEncoder.embed`.
+        embeddings: (batch, dim) embeddings, as from `DualEncoder.embed`.
         states: (batch, length, width) hidden states; zero at padding.
     """
 
-    vectors: Tensor
+    embeddings: Tensor
     states: Tensor
 
     @property
@@ -42,10 +45,10 @@ class HiddenStates:
 
     def to(self, device: torch.device) -> HiddenStates:
         """The same on another device."""
-        return HiddenStates(self.vectors.to(device), self.states.to(device))
+        return HiddenStates(self.embeddings.to(device), self.states.to(device))
 
 
-def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> HiddenStates:
+def compute_hidden_states(model: DualEncoder, features: Features) -> HiddenStates:
     """Embeddings and hidden states of preprocessed images or texts, in one forward pass.
 
     Patch states are those of the image tower's last layer. Token states are the text tower's input embeddings: the
@@ -70,7 +73,7 @@ def compute_hidden_states(model: DualEncoder, features: dict[str, Any]) -> Hidde
         states, features[EMBEDDING] = output.last_hidden_state, output.pooler_output
     elif tower is not network:
         outputs: list[Tensor] = []
-        hook = tower.register_forward_hook(lambda module, inputs, output: outputs.append(output.last_hidden_state))
+        hook = tower.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.last_hidden_state))
         try:
             features = trunk(features)
         finally:
@@ -106,49 +109,49 @@ class StoredHiddenStates:
     """
 
     def __init__(self, folder: Path, items: int, dim: int, length: int = 0, width: int = 0) -> None:
-        self._vectors = EmbeddingFile(folder / "vectors", (items, dim))
+        self._embeddings = EmbeddingFile(folder / "vectors", (items, dim))
         self._states = EmbeddingFile(folder / "states", (items, length, width), "float16") if length else None
         self.length = length
 
     def write(
         self,
         model: DualEncoder,
-        items: Sequence[Any],
-        prepare: Callable[[Sequence[Any]], dict[str, Any]],
+        items: Sequence[Item],
+        prepare: Callable[[Sequence[Item]], Features],
         *,
         progress: Progress = silent,
         label: str,
     ) -> None:
         """Compute the items that are not yet on disk; arguments are those of `embedding_cache.write_embeddings`."""
         if self._states is None:
-            write_embeddings(self._vectors, items, prepare, partial(_vectors_of, model), progress=progress, label=label)
+            write_embeddings(self._embeddings, items, prepare, partial(_embed, model), progress=progress, label=label)
             return
-        self._vectors.done = self._states.done  # a process killed between the two writes leaves one batch too many
+        self._embeddings.done = self._states.done  # a process killed between the two writes leaves one batch too many
 
         @torch.inference_mode()
-        def forward(features: dict[str, Any]) -> np.ndarray:
+        def forward(features: Features) -> NDArray[np.floating]:
             batch = compute_hidden_states(model, features)
-            self._vectors.append(batch.vectors.cpu().numpy())
+            self._embeddings.append(batch.embeddings.cpu().numpy())
             states = batch.states[:, : self.length].cpu().numpy().astype(np.float16)
             return np.pad(states, ((0, 0), (0, self.length - states.shape[1]), (0, 0)))
 
         write_embeddings(self._states, items, prepare, forward, progress=progress, label=label)
 
     @property
-    def vectors(self) -> np.ndarray:
+    def embeddings(self) -> NDArray[np.floating]:
         """The embeddings, (items, dim) float32."""
-        return self._vectors.read()
+        return self._embeddings.read()
 
-    def take(self, rows: np.ndarray) -> HiddenStates:
+    def take(self, rows: NDArray[np.integer]) -> HiddenStates:
         """The items at `rows`, in that order, in memory, without positions that are padding in all of them."""
-        vectors = torch.from_numpy(self.vectors[rows])
+        embeddings = torch.from_numpy(self.embeddings[rows])
         if self._states is None:
-            return HiddenStates(vectors, vectors.new_zeros(len(rows), 0, 0))
+            return HiddenStates(embeddings, embeddings.new_zeros(len(rows), 0, 0))
         states = torch.from_numpy(self._states.read()[rows].astype(np.float32))
         used = int(states.ne(0).any(-1).sum(-1).max())
-        return HiddenStates(vectors, states[:, :used])
+        return HiddenStates(embeddings, states[:, :used])
 
 
 @torch.inference_mode()
-def _vectors_of(model: DualEncoder, features: dict[str, Any]) -> np.ndarray:
+def _embed(model: DualEncoder, features: Features) -> NDArray[np.floating]:
     return model.embed(features).cpu().numpy()

@@ -6,17 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor, nn
 
 
 def renamed_keys(weights: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """`weights` with every (pattern, replacement) of `renames` applied to its keys, in order.
+    r"""`weights` with every (pattern, replacement) of `renames` applied to its keys, in order.
 
     Patterns are regular expressions that must match the whole key. Keys that match none are kept.
 
-    >>> list(renamed_keys({"body.1.weight": 0, "bias": 1}, [(r"body\\.(.*)", r"mlp.\\1")]))
+    >>> list(renamed_keys({"body.1.weight": 0, "bias": 1}, [(r"body\.(.*)", r"mlp.\1")]))
     ['mlp.1.weight', 'bias']
     """
     renamed = {}
@@ -43,10 +42,10 @@ def load_renamed(
 
 
 def _upgrade(
-    module: nn.Module,
-    state: dict[str, Any],
+    _module: nn.Module,
+    state: dict[str, Tensor],
     prefix: str,
-    *_: Any,
+    *_: object,
     renames: Sequence[tuple[str, str]],
     split: Mapping[str, Sequence[str]],
 ) -> None:

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
+from sentence_transformers.base.modules import Module, Router
 
 from diptych.models.checkpoints import files_in, loading, refuse_unsafe
 from diptych.models.safety import module_class, module_types
 from diptych.runtime.device import pick_device
 from diptych.runtime.quiet import quiet
 
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+Arguments = dict[str, Any]
+"""Keyword arguments of a library's constructor, which takes values of many types."""
+
+LOCAL: Arguments = {"local_files_only": True, "trust_remote_code": False}
 """Arguments of every `from_pretrained` of transformers: no network, no code of the checkpoint, no prompt."""
 
-WEIGHTS: dict[str, Any] = {**LOCAL, "use_safetensors": True}
+WEIGHTS: Arguments = {**LOCAL, "use_safetensors": True}
 """`LOCAL` for models with weights: safetensors only."""
 
 
@@ -47,7 +50,7 @@ def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransfo
     return model
 
 
-def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
+def _modules(path: Path) -> tuple[list[Module], dict[str, list[str]]]:
     """The modules in `modules.json`, and the arguments of `encode` that each accepts, by its position."""
     classes = {
         name: module_class(name)
@@ -55,7 +58,7 @@ def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
         if file.name.lower() in ("modules.json", "router_config.json", "config.json")
         for name in module_types(file)
     }
-    modules: list[Any] = []
+    modules: list[Module] = []
     kwargs = {}
     for entry in json.loads((path / "modules.json").read_text("utf-8")):
         kind = classes[entry["type"]]
@@ -67,7 +70,7 @@ def _modules(path: Path) -> tuple[list[Any], dict[str, list[str]]]:
     return modules, kwargs
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> Arguments:
     """Prompts and similarity function of `config_sentence_transformers.json`, if the directory has one."""
     file = path / "config_sentence_transformers.json"
     settings = json.loads(file.read_text("utf-8")) if file.exists() else {}

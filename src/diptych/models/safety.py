@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diptych.errors import ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Module
 
 _HEAD = "diptych.models.heads.ResidualHead"
 _EXPORTED = "diptych.models.onnx.exported_tower.ExportedTower"
@@ -120,7 +123,11 @@ _NAMES = frozenset(
 )
 _NAMES_LIKE = re.compile(r"sentence_[\w-]+_config\.json|.*\.safetensors\.index\.json")
 
-Setting = tuple[tuple[str, ...], Any]
+Setting = tuple[tuple[str, ...], object]
+"""The path of keys to a value, and the value."""
+
+Settings = dict[str, Any]
+"""Parsed JSON of an untrusted file."""
 
 
 def is_checked(name: str) -> bool:
@@ -176,7 +183,7 @@ def _read(file: Path) -> Any:
     return settings
 
 
-def _settings(settings: Any) -> Iterator[Setting]:
+def _settings(settings: object) -> Iterator[Setting]:
     """Every scalar value at any depth, and every forbidden one, with the path of keys to it."""
     waiting: list[Setting] = [((), settings)]
     while waiting:
@@ -191,7 +198,7 @@ def _settings(settings: Any) -> Iterator[Setting]:
             yield path, value
 
 
-def _reason(path: tuple[str, ...], value: Any) -> str | None:
+def _reason(path: tuple[str, ...], value: object) -> str | None:
     """The reason why a setting is refused; None if it is allowed."""
     key, name = path[-1], ".".join(path)
     if key in _FORBIDDEN:
@@ -205,6 +212,11 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
         return f"sets {name}, {_HARM}"
     if not isinstance(value, str) or not value or _is_text(path):
         return None
+    return _part_reason(key, name, value) or _pointer_reason(key, name, value)
+
+
+def _part_reason(key: str, name: str, value: str) -> str | None:
+    """The reason why a setting that names a part of the model is refused: a type, a class, a network or weights."""
     if key == "model_type" and value in _FETCHING:
         return f"builds a part of the type '{value}' ({name}), which fetches more than the checkpoint"
     if key == "activation_function":
@@ -218,6 +230,13 @@ def _reason(path: tuple[str, ...], value: Any) -> str | None:
         return (
             f"names the weights '{value}', which are not safetensors in its folder; convert them to model.safetensors"
         )
+    return None
+
+
+def _pointer_reason(key: str, name: str, value: str) -> str | None:
+    """The reason why a setting that points to a file, a class or a repository is refused."""
+    if key == "activation_function":
+        return None
     if key.endswith(("_file", "_files", "_filename")):
         return f"sets {name}, {_HARM}"
     if _POINTER.search(value) and key not in _CHECKED:
@@ -258,13 +277,13 @@ def _activation_reason(name: str) -> str | None:
     )
 
 
-def _refuse_unless(file: Path, settings: dict[str, Any], allowed: Any, under: str = "") -> None:
+def _refuse_unless(file: Path, settings: Settings, allowed: Callable[[str], bool], under: str = "") -> None:
     for key in settings:
         if not allowed(str(key)):
             raise ModelError(f"'{file}' sets {under}{key}, {_HARM}")
 
 
-def _refuse_transformer(file: Path, settings: dict[str, Any]) -> None:
+def _refuse_transformer(file: Path, settings: Settings) -> None:
     """Rules for `sentence_bert_config.json`, whose settings become arguments of transformers' loaders."""
     _refuse_unless(file, settings, _TRANSFORMER_KEYS.__contains__)
     for group, loader in _LOADERS.items():
@@ -278,7 +297,7 @@ def _refuse_transformer(file: Path, settings: dict[str, Any]) -> None:
     _refuse_unless(file, _object(file, settings, "processing_kwargs"), _PROCESSING.__contains__, "processing_kwargs.")
 
 
-def _refuse_open_clip(file: Path, settings: dict[str, Any]) -> None:
+def _refuse_open_clip(file: Path, settings: Settings) -> None:
     """Rules for `open_clip_config.json`; names of a text model and a tokenizer are ignored on loading."""
     model = _object(file, settings, "model_cfg")
     for tower in ("text_cfg", "multimodal_cfg"):
@@ -287,7 +306,7 @@ def _refuse_open_clip(file: Path, settings: dict[str, Any]) -> None:
         _refuse_unless(file, extra, _OPEN_CLIP_TOKENIZER.__contains__, "tokenizer_kwargs.")
 
 
-def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
+def _refuse_architecture(file: Path, settings: Settings) -> None:
     """Rules for `config.json`, by which transformers (and timm through it) chooses classes."""
     kind = settings.get("model_type")
     if kind is None:
@@ -301,14 +320,14 @@ def _refuse_architecture(file: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _object(file: Path, settings: dict[str, Any], key: str) -> dict[str, Any]:
+def _object(file: Path, settings: Settings, key: str) -> Settings:
     inner = settings.get(key) or {}
     if not isinstance(inner, dict):
         raise ModelError(f"'{file}' is damaged: its {key} is not a JSON object")
     return inner
 
 
-def _refuse_index(file: Path, settings: dict[str, Any]) -> None:
+def _refuse_index(file: Path, settings: Settings) -> None:
     for name in _object(file, settings, "weight_map").values():
         if not _is_safetensors(name):
             raise ModelError(
@@ -317,10 +336,11 @@ def _refuse_index(file: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _is_safetensors(name: Any) -> bool:
+def _is_safetensors(name: object) -> bool:
     """Whether a name is that of a safetensors file in the same folder."""
-    bare = isinstance(name, str) and not re.search(r"[/\\\0]", name)
-    return bare and name.endswith((".safetensors", ".safetensors.index.json"))
+    if not isinstance(name, str) or re.search(r"[/\\\0]", name):
+        return False
+    return name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def module_types(file: Path) -> list[str]:
@@ -354,7 +374,7 @@ def module_types(file: Path) -> list[str]:
     return types
 
 
-def _is_below(folder: Any) -> bool:
+def _is_below(folder: object) -> bool:
     if not isinstance(folder, str) or re.search(r"[\\:\0]", folder):
         return False
     path = PurePosixPath(folder)
@@ -367,7 +387,7 @@ def _their_module(name: str) -> str | None:
     return match[1] if match and match[1] in THEIR_MODULES else None
 
 
-def module_class(name: str) -> Any:
+def module_class(name: str) -> type[Module]:
     """The class that an allowed dotted name refers to; only diptych and sentence-transformers are imported.
 
     Raises:

@@ -20,11 +20,11 @@ from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import fetched_directory, refuse_unsafe
 from diptych.models.heads import EMBEDDING
-from diptych.models.loading import LOCAL, WEIGHTS
+from diptych.models.loading import LOCAL, WEIGHTS, Arguments
 from diptych.runtime.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast, ViTImageProcessor
 
 
 def image_tower(
@@ -34,7 +34,7 @@ def image_tower(
     image_size: int | None = None,
     crop: str | None = None,
     pooling: str | None = None,
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments | None = None,
 ) -> list[Module]:
     """Modules from images to pooled features, (batch, width).
 
@@ -93,7 +93,7 @@ def text_tower(
     pretrained: bool = True,
     pooling: str = "mean",
     max_length: int | None = 64,
-    arguments: dict[str, Any] | None = None,
+    arguments: Arguments | None = None,
     captions: Iterable[str] | None = None,
 ) -> list[Module]:
     """Modules from texts to pooled features, (batch, width).
@@ -175,7 +175,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int = 8192) -> PreTrain
 
 @quiet()
 def _timm_tower(
-    network: Any, image_size: int | None, crop: str | None, arguments: dict[str, Any] | None = None
+    network: Any, image_size: int | None, crop: str | None, arguments: Arguments | None = None
 ) -> list[Module]:
     """A timm network as a transformers `TimmWrapperModel`, with its preprocessing in the configuration."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
@@ -189,7 +189,7 @@ def _timm_tower(
         preprocessing["crop_mode"] = crop
         if crop == "squash":
             preprocessing["crop_pct"] = 1.0
-    extra: dict[str, Any] = {
+    extra: Arguments = {
         "pretrained_cfg": preprocessing,
         "num_features": network.num_features,  # sentence-transformers reads the width of a timm tower from it
     }
@@ -226,7 +226,7 @@ def _text_transformer(path: str, pooling: str, max_length: int | None) -> list[M
     return [trunk, Pooling(trunk.get_embedding_dimension(), pooling)]
 
 
-def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfig:
+def config_alone(name: str, arguments: Arguments | None) -> PretrainedConfig:
     """The default configuration of the architecture that begins a name, as `distilbert` begins `distilbert-base`.
 
     Raises:
@@ -244,7 +244,7 @@ def config_alone(name: str, arguments: dict[str, Any] | None) -> PretrainedConfi
     return AutoConfig.for_model(max(known, key=len), **(arguments or {}))
 
 
-def default_image_processor(config: Any, image_size: int | None) -> Any:
+def default_image_processor(config: PretrainedConfig, image_size: int | None) -> ViTImageProcessor:
     """A ViT image processor with the given input side, that of the configuration, or 224 pixels."""
     from transformers import ViTImageProcessor
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from diptych.models.architectures import embedding_width, input_size
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import EmbeddingFile, decode_all, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
-from diptych.models.heads import EMBEDDING
-from diptych.models.modalities import preprocess_images
+from diptych.models.heads import EMBEDDING, Features
+from diptych.models.modalities import checked_images, preprocess_images
 from diptych.models.towers import width_of
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.device import pick_device
@@ -68,7 +67,7 @@ class ImageFeatures:
         """A hash of the weights and the preprocessing."""
         return modules_fingerprint([*self.tower, *self.projection])
 
-    def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def preprocess(self, images: Sequence[Image.Image]) -> Features:
         """Convert upright RGB images to the tower's input tensors, on the CPU. Thread-safe.
 
         Raises:
@@ -76,7 +75,7 @@ class ImageFeatures:
         """
         return preprocess_images(self.tower[0], images)
 
-    def forward(self, inputs: dict[str, Any]) -> Tensor:
+    def forward(self, inputs: Features) -> Tensor:
         """Features of preprocessed images: (batch, width) float32 on the model's device, with gradients if enabled."""
         features = {k: value.to(self.device) if isinstance(value, Tensor) else value for k, value in inputs.items()}
         for module in self.tower:
@@ -91,12 +90,12 @@ class ImageFeatures:
     @torch.inference_mode()
     def encode(self, images: Iterable[Image.Image], batch_size: int = 32) -> NDArray[np.float32]:
         """Features of upright RGB images: (images, width) float32."""
-        images = list(images)
+        images = checked_images(images)
         starts = range(0, len(images), batch_size)
         parts = [self.forward(self.preprocess(images[start : start + batch_size])).cpu().numpy() for start in starts]
         return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
 
-    def stored(
+    def cached(
         self,
         pairs: Pairs,
         *,
@@ -114,12 +113,12 @@ class ImageFeatures:
             DataError: an image cannot be decoded; `doctor.inspect.usable_pairs` drops such images.
         """
 
-        def prepare(keys: Sequence[int]) -> dict[str, Any]:
+        def prepare(keys: Sequence[int]) -> Features:
             rows = [(pairs[key // views], key % views) for key in keys]
             return self.preprocess([view(row, n) if view and n else _decoded(row, self.image_size) for row, n in rows])
 
         @torch.inference_mode()
-        def forward(inputs: dict[str, Any]) -> np.ndarray:
+        def forward(inputs: Features) -> np.ndarray:
             return self.forward(inputs).cpu().numpy()
 
         folder = cache_dir() / "features" / f"{self.fingerprint()}-{pairs.fingerprint()}-{views}-{name}"

@@ -37,4 +37,5 @@ class PromptHead(nn.Module):
         self.spread.copy_(torch.from_numpy(values.std(0) + 1e-4))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Image features (batch, width) to unit vectors (batch, dim)."""
         return functional.normalize(self.body((features - self.mean) / self.spread), dim=-1)

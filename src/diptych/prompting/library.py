@@ -14,6 +14,7 @@ from diptych.data.formats.encoding import clean, open_text
 from diptych.data.formats.read import read_pairs
 from diptych.data.formats.tables import CAPTION_COLUMNS
 from diptych.errors import ConfigError, DataError
+from diptych.models.cosine import top_k
 from diptych.models.modalities import checked_texts
 from diptych.prompting.text_space import TextSpace
 from diptych.runtime.progress import Progress, silent
@@ -34,7 +35,7 @@ class PromptLibrary:
     """Distinct prompts and their unit embeddings, (prompts, dim) float32."""
 
     texts: list[str]
-    vectors: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
 
     @classmethod
     def of(cls, texts: Iterable[str], space: TextSpace, progress: Progress = silent) -> PromptLibrary:
@@ -47,23 +48,23 @@ class PromptLibrary:
         distinct = list(dict.fromkeys(text for text in checked_texts(texts) if text.strip()))
         if not distinct:
             raise DataError("the prompt library is empty; pass at least one prompt")
-        return cls(distinct, space.vectors(distinct, progress=progress, label="embedding the prompt library"))
+        return cls(distinct, space.encode_cached(distinct, progress=progress, label="embedding the prompt library"))
 
-    def nearest(self, predicted: NDArray[np.floating], count: int = 1) -> list[list[Prompt]]:
-        """The `count` prompts nearest to each of (images, dim) unit vectors, best first; ties are ordered by text.
+    def nearest(self, predicted: NDArray[np.floating], k: int = 1) -> list[list[Prompt]]:
+        """The `k` prompts nearest to each of (images, dim) unit vectors, best first; ties are ordered by text.
 
         Raises:
-            ConfigError: `count` is below 1.
+            ConfigError: `k` is below 1.
         """
-        if count < 1:
-            raise ConfigError(f"count is {count}; it must be at least 1")
-        results = []
-        for start in range(0, len(predicted), _BLOCK):
-            cosines = predicted[start : start + _BLOCK] @ self.vectors.T  # (block, prompts)
-            for row in cosines:
-                near = np.argpartition(-row, min(count, len(row)) - 1)[:count]
-                results.append(sorted((Prompt(self.texts[i], float(row[i])) for i in near), key=_best_first))
-        return results
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be at least 1")
+        nearest = zip(*top_k(predicted, self.embeddings, k, block=_BLOCK), strict=True)
+        return [
+            sorted(
+                (Prompt(self.texts[i], float(score)) for i, score in zip(rows, scores, strict=True)), key=_best_first
+            )
+            for rows, scores in nearest
+        ]
 
 
 def _best_first(prompt: Prompt) -> tuple[float, str]:

@@ -22,7 +22,7 @@ def prompt_images(
     sources: Sequence[ImageSource],
     *,
     how: PromptMethod = "retrieve",
-    count: int = 1,
+    k: int = 1,
     library: PromptLibrary | Sequence[str] | None = None,
     captioner: Captioner | None = None,
     lists: dict[str, list[str]] | None = None,
@@ -40,6 +40,6 @@ def prompt_images(
 
     starts = range(0, len(sources), _BATCH)
     for indices, images, good in progress(prefetch(starts, load), len(starts), "writing prompts"):
-        prompts = prompter.prompt(images, how=how, count=count, library=library, captioner=captioner, lists=lists)
+        prompts = prompter.prompt(images, how=how, k=k, library=library, captioner=captioner, lists=lists)
         by_index = dict(zip(itertools.compress(indices, good), prompts, strict=True))
         yield from ((index, by_index.get(index, [])) for index in indices)

@@ -13,7 +13,9 @@ from PIL import Image
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ModelError, did_you_mean
-from diptych.models.model_upload import upload_model
+from diptych.models.checkpoints import HeadSettings
+from diptych.models.modalities import checked_images
+from diptych.models.pretrained import Pretrained
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
 from diptych.prompting.library import Prompt, PromptLibrary
@@ -28,13 +30,22 @@ PromptMethod = Literal["retrieve", "compose", "generate"]
 PROMPT_METHODS: tuple[PromptMethod, ...] = ("retrieve", "compose", "generate")
 
 
+class GeneratedText(Protocol):
+    """A caption: its text is all that the prompter reads."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+
+
 class Captioner(Protocol):
     """What the prompter asks of a captioner (`diptych.load_captioner`)."""
 
-    def caption(self, images: Sequence[Image.Image], *, count: int = 1) -> list[list[Any]]: ...
+    def caption(self, images: Sequence[Image.Image], *, count: int = 1) -> Sequence[Sequence[GeneratedText]]:
+        """At most `count` captions of each image, best first."""
 
 
-class Prompter:
+class Prompter(Pretrained):
     """An image-to-prompt model: an image tower and a head that predicts the text embedding of the image's prompt.
 
     Load one with `load_prompter`, or train one with `diptych train prompt`. The text encoder (`space`), the `library`
@@ -47,6 +58,8 @@ class Prompter:
         settings: the arguments of the head.
     """
 
+    hub_tags = ("image-to-prompt",)
+
     def __init__(
         self,
         image_features: ImageFeatures,
@@ -54,7 +67,7 @@ class Prompter:
         *,
         name: str,
         space: Callable[[], TextSpace],
-        settings: dict[str, Any] | None = None,
+        settings: HeadSettings | None = None,
         library: Callable[[], PromptLibrary] | None = None,
         captioner: Callable[[], Captioner] | None = None,
     ) -> None:
@@ -85,37 +98,6 @@ class Prompter:
         save_prompter(self, path)
         if self.has_library:
             save_library(self.library, path)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        licence: str | None = None,
-        commit_message: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Upload the prompter to the Hugging Face hub and return its URL; `diptych.push` also writes a full model card.
-
-        Args:
-            repo_id: `USER/NAME`; created if it does not exist.
-            private: Whether a new repository is private.
-            licence: Hub identifier of the licence (`apache-2.0`).
-            commit_message: Message of the commit.
-            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
-
-        Raises:
-            ModelError: No licence is given, or the hub refuses.
-        """
-        return upload_model(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            licence=licence,
-            commit_message=commit_message,
-            token=token,
-            tags=["image-to-prompt"],
-        )
 
     @cached_property
     def space(self) -> TextSpace:
@@ -154,7 +136,7 @@ class Prompter:
 
     def predict_pairs(self, pairs: Pairs, *, progress: Progress = silent) -> np.ndarray:
         """Like `predict`, for the images of a data set; image features are cached on disk."""
-        return self.predict_features(self.image_features.stored(pairs, progress=progress)[:, 0])
+        return self.predict_features(self.image_features.cached(pairs, progress=progress)[:, 0])
 
     @torch.inference_mode()
     def predict_features(self, features: np.ndarray) -> np.ndarray:
@@ -169,31 +151,32 @@ class Prompter:
         images: Sequence[Image.Image],
         *,
         how: PromptMethod = "retrieve",
-        count: int = 1,
+        k: int = 1,
         library: PromptLibrary | Sequence[str] | None = None,
         captioner: Captioner | None = None,
         lists: dict[str, list[str]] | None = None,
     ) -> list[list[Prompt]]:
-        """At most `count` prompts for each image, best first.
+        """At most `k` prompts for each image, best first.
 
         `retrieve` returns the nearest prompts of `library` (texts or a `PromptLibrary`; by default the model's own).
         `compose` starts from captions, or from a subject if there is no captioner, and appends phrases from `lists`.
         `generate` writes prompts with a captioner and ranks them by cosine with the predicted embedding.
 
         Raises:
-            ConfigError: `how` is unknown, or `count` is below 1.
+            ConfigError: `how` is unknown, or `k` is below 1.
             ModelError: `how` is `generate` and there is no captioner.
         """
         if how not in PROMPT_METHODS:
             raise ConfigError(f"unknown method '{how}'; {did_you_mean(how, PROMPT_METHODS)}")
-        if count < 1:
-            raise ConfigError(f"count is {count}; it must be at least 1")
-        if not len(images):
+        if k < 1:
+            raise ConfigError(f"k is {k}; it must be at least 1")
+        images = checked_images(images)
+        if not images:
             return []
         predicted = self.predict(images)
         if how == "retrieve":
-            return self._prompt_library(library).nearest(predicted, count)
-        captions = self._captions(images, count, captioner, needed=how == "generate")
+            return self._prompt_library(library).nearest(predicted, k)
+        captions = self._captions(images, k, captioner, needed=how == "generate")
         rows = [row for row, texts in enumerate(captions) for _ in texts]
         texts = [text for texts in captions for text in texts]
         if how == "compose":
@@ -209,21 +192,21 @@ class Prompter:
         return library if isinstance(library, PromptLibrary) else PromptLibrary.of(library, self.space)
 
     def _captions(
-        self, images: Sequence[Image.Image], count: int, captioner: Captioner | None, *, needed: bool
+        self, images: Sequence[Image.Image], k: int, captioner: Captioner | None, *, needed: bool
     ) -> list[list[str]]:
-        """At most `count` captions of each image; one empty caption if there is no captioner and it is not `needed`."""
+        """At most `k` captions of each image; one empty caption if there is no captioner and it is not `needed`."""
         if captioner is None and self._captioner is None and not needed:
             return [[""] for _ in images]
-        written = (captioner or self.captioner).caption(images, count=count)
+        written = (captioner or self.captioner).caption(images, count=k)
         return [[caption.text for caption in captions] for captions in written]
 
 
-def _by_image(rows: Sequence[int], prompts: Sequence[Prompt], count: int) -> list[list[Prompt]]:
-    """The distinct prompts of each of `count` images, best first."""
-    found: list[dict[str, Prompt]] = [{} for _ in range(count)]
+def _by_image(rows: Sequence[int], prompts: Sequence[Prompt], images: int) -> list[list[Prompt]]:
+    """The distinct prompts of each of `images` images, best first."""
+    distinct: list[dict[str, Prompt]] = [{} for _ in range(images)]
     for row, prompt in zip(rows, prompts, strict=True):
-        found[row][prompt.text] = prompt
-    return [sorted(each.values(), key=lambda prompt: -prompt.score) for each in found]
+        distinct[row][prompt.text] = prompt
+    return [sorted(own.values(), key=lambda prompt: -prompt.score) for own in distinct]
 
 
 def load_prompter(name: str | Path = "mini", device: str = "auto") -> Prompter:

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Module
+from torch import nn
 
 from diptych.errors import ModelError
 from diptych.models import dual_encoder as dual
 from diptych.models.bundled import PYPI_TEXT_TOWERS
 from diptych.models.checkpoints import (
     METADATA,
+    HeadSettings,
+    Metadata,
     bundled_models,
     closed_folder,
     loading,
@@ -25,6 +28,7 @@ from diptych.models.checkpoints import (
     refuse_unsafe,
     write_metadata,
 )
+from diptych.models.cosine import normalize
 from diptych.models.loading import load_modules
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
@@ -45,8 +49,8 @@ class StoredPrompter(Protocol):
     """The parts of a `Prompter` that are saved."""
 
     image_features: ImageFeatures
-    head: Any
-    settings: dict[str, Any]
+    head: nn.Module
+    settings: HeadSettings
 
     @property
     def space(self) -> TextSpace:
@@ -60,14 +64,14 @@ class PrompterParts:
     image_features: ImageFeatures
     head: PromptHead
     name: str
-    settings: dict[str, Any]
+    settings: HeadSettings
     space: Callable[[], TextSpace]
     library: Callable[[], PromptLibrary] | None
     captioner: Callable[[], Captioner] | None
 
 
 def save_prompter(
-    prompter: StoredPrompter, path: str | Path, *, half: bool = False, card: dict[str, Any] | None = None
+    prompter: StoredPrompter, path: str | Path, *, half: bool = False, metadata: Metadata | None = None
 ) -> None:
     """Save a prompter to a directory: `prompter.safetensors`, and its settings in `diptych.json`.
 
@@ -79,16 +83,16 @@ def save_prompter(
         prompter: the prompter to save.
         path: the directory; created if it does not exist.
         half: whether to store the head in half precision.
-        card: more entries for the metadata of the prompter.
+        metadata: more entries for the metadata of the prompter.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    metadata = read_metadata(path) or {"kind": _KEY}
+    model_metadata = read_metadata(path) or {"kind": _KEY}
     weights = {
         name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
     }
     save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
-    if metadata["kind"] == _KEY:
+    if model_metadata["kind"] == _KEY:
         with quiet():
             prompter.image_features.model.save_pretrained(
                 str(path / _TOWER), create_model_card=False, safe_serialization=True
@@ -99,8 +103,8 @@ def save_prompter(
         with quiet():
             space.model.save_pretrained(str(path / _TEXT), create_model_card=False, safe_serialization=True)
     text_encoder = {"name": space.name if packaged else None, "identity": space.identity, "dim": space.dim}
-    metadata |= {_KEY: {"settings": prompter.settings, "text_encoder": text_encoder, **(card or {})}}
-    write_metadata(path, metadata)
+    own = {"settings": prompter.settings, "text_encoder": text_encoder, **(metadata or {})}
+    write_metadata(path, {**model_metadata, _KEY: own})
 
 
 def save_library(library: PromptLibrary, path: str | Path) -> None:
@@ -109,35 +113,35 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
 
     folder = Path(path) / _LIBRARY
     folder.mkdir(parents=True, exist_ok=True)
-    vectors = {"vectors": torch.from_numpy(library.vectors).half().contiguous()}
-    save_file(vectors, folder / "vectors.safetensors", metadata={"format": "pt"})
+    tensors = {"vectors": torch.from_numpy(library.embeddings).half().contiguous()}
+    save_file(tensors, folder / "vectors.safetensors", metadata={"format": "pt"})
     write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
 def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
     """Read the parts of a prompter; see `Prompter.from_pretrained` for the arguments and errors."""
     path = _directory(name)
-    card = read_metadata(path)
-    if _KEY not in card:
+    metadata = read_metadata(path)
+    if _KEY not in metadata:
         raise ModelError(
             f"'{name}' has no prompter; train one on it: "
             f"diptych train prompt --model {name} --data PATH --output runs/prompt"
         )
     refuse_unsafe(path)
-    told = card[_KEY]
+    own = metadata[_KEY]
     with loading(f"prompter '{name}'"):
         images = _images(name, path, device)
-        known = {each: told["text_encoder"][each] for each in ("name", "identity")}
-        head = PromptHead(**told["settings"])
+        text_encoder = {key: own["text_encoder"][key] for key in ("name", "identity")}
+        head = PromptHead(**own["settings"])
         head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
     return PrompterParts(
         images,
         head,
         name=str(name),
-        settings=told["settings"],
-        space=partial(_space, known, path, device),
+        settings=own["settings"],
+        space=partial(_space, text_encoder, path, device),
         library=partial(_library, path) if (path / _LIBRARY).is_dir() else None,
-        captioner=_captioner(name, card, device),
+        captioner=_captioner(name, metadata, device),
     )
 
 
@@ -153,11 +157,11 @@ def _images(name: str | Path, path: Path, device: str) -> ImageFeatures:
     tower = path / _TOWER
     if not tower.is_dir():
         return ImageFeatures.of_encoder(dual.load(name, device))
-    modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
+    modules: list[Module] = list(load_modules(tower, f"prompter '{name}'", device))
     return ImageFeatures.of_tower(modules, device)
 
 
-def _space(text_encoder: dict[str, Any], path: Path, device: str) -> TextSpace:
+def _space(text_encoder: Metadata, path: Path, device: str) -> TextSpace:
     """Load the text encoder, and check that it is the one that the head was trained for."""
     name = None if (path / _TEXT).is_dir() else text_encoder["name"]
     if name is not None and not _is_packaged(name):
@@ -174,7 +178,7 @@ def _space(text_encoder: dict[str, Any], path: Path, device: str) -> TextSpace:
     return space
 
 
-def _is_packaged(name: Any) -> bool:
+def _is_packaged(name: object) -> bool:
     """Whether a text encoder is part of diptych or of an installed package."""
     return isinstance(name, str) and name in (*PYPI_TEXT_TOWERS, *bundled_models())
 
@@ -182,13 +186,13 @@ def _is_packaged(name: Any) -> bool:
 def _library(path: Path) -> PromptLibrary:
     with loading(f"the prompt library of '{path}'"):
         texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
-        vectors = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
-        return PromptLibrary(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        embeddings = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+        return PromptLibrary(texts, normalize(embeddings))
 
 
-def _captioner(name: str | Path, card: dict[str, Any], device: str) -> Callable[[], Captioner] | None:
+def _captioner(name: str | Path, metadata: Metadata, device: str) -> Callable[[], Captioner] | None:
     """A loader for the captioner in the same directory, if there is one."""
-    if "captioner" not in card:
+    if "captioner" not in metadata:
         return None
     from diptych.captioning.captioner import load_captioner
 

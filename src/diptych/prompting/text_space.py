@@ -52,7 +52,7 @@ class TextSpace:
         )
         return embeddings.reshape(len(inputs), self.dim)
 
-    def vectors(
+    def encode_cached(
         self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding"
     ) -> NDArray[np.float32]:
         """Like `encode`, but cached on disk by encoder and texts; an interrupted call is resumed.

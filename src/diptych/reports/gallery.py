@@ -14,7 +14,7 @@ from diptych.images.contact_sheet import Tile, image_grid, save_contact_sheet
 from diptych.images.decode import decode, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots
-from diptych.reports.html import CARDS, document, embedded
+from diptych.reports.html import CARDS, data_uri, html_document
 from diptych.runtime.atomic import write_text
 from diptych.runtime.background import prefetch
 from diptych.runtime.quoting import escaped
@@ -123,7 +123,7 @@ def html_page(gallery: Gallery, size: int = 480, roots: Roots = ANYWHERE) -> str
     A card whose image cannot be read shows `not available` instead.
     """
     sections = "".join(_section_html(section, size, roots) for section in gallery.sections)
-    return document(gallery.title, gallery.note, sections, CARDS)
+    return html_document(gallery.title, gallery.note, sections, CARDS)
 
 
 def _section_html(section: Section, size: int, roots: Roots) -> str:
@@ -135,7 +135,7 @@ def _section_html(section: Section, size: int, roots: Roots) -> str:
 
 def _card_html(card: Card, image: Image.Image | None) -> str:
     alt = escaped(card.text or card.heading)
-    content = f'<img src="{embedded(image)}" alt="{alt}">' if image else "not available"
+    content = f'<img src="{data_uri(image)}" alt="{alt}">' if image else "not available"
     lines = [(style, text) for style, text in (("text", card.text), ("small", card.note)) if text]
     below = "".join(f'<div class="{style}">{escaped(text)}</div>' for style, text in lines)
     return (

@@ -25,7 +25,7 @@ h2 { margin: 2.75rem 0 1rem; font-size: 1.2rem; overflow-wrap: anywhere }
 .note { margin: 0 0 2rem; color: var(--faint); overflow-wrap: anywhere }
 """
 
-# CSS for `document`, for pages that show images as cards: each card is an `li` with a `figure`.
+# CSS for `html_document`, for pages that show images as cards: each card is an `li` with a `figure`.
 CARDS = """
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1.1rem; margin: 0;
   padding: 0; list-style: none }
@@ -41,7 +41,7 @@ figcaption { padding: .7rem .9rem .85rem } .name { font-weight: 600; overflow-wr
 """
 
 
-def document(title: str, note: str, body: str, style: str = "") -> str:
+def html_document(title: str, note: str, body: str, style: str = "") -> str:
     """An HTML document, for light and dark mode, with a title, a sentence below it, and a body.
 
     `title` and `note` are plain text and are escaped here; `body` is HTML, and `style` is CSS added to the default one.
@@ -65,7 +65,7 @@ def document(title: str, note: str, body: str, style: str = "") -> str:
 """
 
 
-def embedded(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     """The image as a data: URL (JPEG), for the `src` of an `img`."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)

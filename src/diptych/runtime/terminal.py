@@ -41,6 +41,8 @@ def _show_thread_traceback(hook: threading.ExceptHookArgs) -> None:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
+    if category.__module__.startswith("diptych."):  # about the user's data, not about a line of code
+        return f"diptych: {printable_lines(message)}\n"
     return f"{printable(filename)}:{lineno}: {category.__name__}: {printable_lines(message)}\n"
 
 

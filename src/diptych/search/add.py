@@ -16,7 +16,7 @@ from diptych.search.add_report import AddReport
 from diptych.search.prune import LargeLoss, Prune, remove_stale
 from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
 from diptych.search.snapshot import Snapshot
-from diptych.search.sources import Item, Source
+from diptych.search.sources import Folder, Item, Source
 from diptych.search.store import Store, in_list
 from diptych.search.volumes import Volumes, identity_of, known_gone
 
@@ -70,6 +70,7 @@ def add(
         embedded=run.embedded,
         skipped=tuple(run.skipped),
         seconds=time.perf_counter() - began,
+        unread=source.unread.by_suffix() if isinstance(source, Folder) else {},
     )
 
 
@@ -183,7 +184,7 @@ class _Run:
         """The image with its features where they are needed: its content was known, but its only row has changed."""
         if image.features is not None or image.content in rows_by_content:
             return image
-        return prepare_image(image.item, self.model, self.store.identity.image_size, lambda content: False, self.roots)
+        return prepare_image(image.item, self.model, self.store.identity.image_size, _is_unknown, self.roots)
 
     def _rows_with(self, contents: set[str]) -> dict[str, list[Row]]:
         """The rows with each of these content hashes, committed or not."""
@@ -231,3 +232,8 @@ class _Run:
         self.store.compact_if_scattered()
         self._rows = {}
         self._committed_at = time.monotonic()
+
+
+def _is_unknown(content: str) -> bool:
+    """Has an image decoded whatever its content."""
+    return not content

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diptych.images.skipped import Skipped
+from diptych.images.suffixes import describe_unread
 from diptych.runtime.atomic import write_text
 
 
@@ -22,7 +23,8 @@ class AddReport:
     stat call. `gone` have no file any more, and were kept; `pruned` were removed. `unreachable` were kept because they
     lie in `unreachable_folders`, whose drive may be off. `excluded` were removed because a pattern leaves them out;
     `unmatched` are the patterns that matched nothing. `rebased` got a new path because the library had been moved with
-    its index. `embedded` is how many went through the model, `seconds` how long it took.
+    its index. `embedded` is how many went through the model, `seconds` how long it took. `unread` counts the files of a
+    folder that have the suffix of no image that is read, by suffix in lower case.
     """
 
     new: int = 0
@@ -40,6 +42,7 @@ class AddReport:
     seconds: float = 0.0
     unreachable_folders: Sequence[str] = ()
     unmatched: Sequence[str] = ()
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -67,6 +70,13 @@ class AddReport:
         counts |= {"moved with the library": self.rebased, "excluded": self.excluded, "pruned": self.pruned}
         counts |= {"no longer there": self.gone, "out of reach": self.unreachable, "skipped": len(self.skipped)}
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to index"
+
+    def unread_summary(self) -> str:
+        """The RAW photographs, videos and other images that are not read, in one line; empty if there are none.
+
+        All other files are named too if there was nothing to index.
+        """
+        return describe_unread(self.unread, others=not self.images)
 
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:

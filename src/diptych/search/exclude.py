@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.exclusions import Exclusions
 from diptych.images.roots import is_inside
 from diptych.search.prune import LargeLoss, remove_excluded
@@ -37,7 +37,8 @@ def exclude_below(
     exclusions, removed = exclusions_of(store, root, patterns, reset=reset), 0
     if exclusions.excludes_below(str(root), is_folder=True):
         raise DataError(
-            f"'{root}' is left out by a pattern that the index remembers; --reset-exclude forgets the patterns"
+            f"'{root}' is left out by a pattern that the index remembers",
+            steps=[NextStep("forget the patterns", "reset_exclude")],
         )
     if (merged := _merged(store, root, patterns, reset)) != store.exclusions:
         removed = remove_excluded(store, root, exclusions, large_loss)

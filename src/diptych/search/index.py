@@ -214,6 +214,7 @@ class Index:
         *,
         exclude: Sequence[str] = (),
         reset_exclude: bool = False,
+        skip_system_folders: bool = True,
         captions: bool = False,
         format: str | None = None,
         prune: bool = False,
@@ -236,6 +237,8 @@ class Index:
             exclude: patterns of files and folders to leave out, as in `.gitignore`, such as `*.thumb.jpg` or `Backup/`.
                 They are remembered with the index, and rows that they leave out are removed.
             reset_exclude: forget the patterns of earlier runs over this folder, and those of folders around or in it.
+            skip_system_folders: leave out the recycle bins, snapshots and caches of
+                `images.system_folders.SYSTEM_FOLDERS`.
             captions: read a folder as a data set with captions.
             format: the format of the data set, as for `read_pairs`; implies `captions`.
             prune: remove images of the source that are gone. Images in a folder or on a volume that cannot be reached
@@ -258,6 +261,7 @@ class Index:
         options = UpdateOptions(
             exclude=exclude,
             reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
             captions=captions,
             format=format,
             prune="unnamed" if prune or prune_all else "no",
@@ -317,6 +321,7 @@ class Index:
         *,
         exclude: Sequence[str] = (),
         reset_exclude: bool = False,
+        skip_system_folders: bool = True,
         stop: threading.Event | None = None,
         quiet: float = 1.0,
         captions: bool = False,
@@ -344,6 +349,7 @@ class Index:
         options = UpdateOptions(
             exclude=exclude,
             reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
             captions=captions,
             format=format,
             large_loss="remove" if prune_all else "keep",

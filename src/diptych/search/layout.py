@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diptych.errors import DataError, DiptychError, StorageError
+from diptych.errors import DataError, DiptychError, NextStep, StorageError
 from diptych.runtime.atomic import is_storage_failure, is_temporary
 
 METADATA_FILE = "index.json"
@@ -23,7 +23,7 @@ TABLE_FOLDER = f"{TABLE}.lance"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_WRITABLE = re.compile(r"os error (1|13|30)\b|Permission denied|Read-only file system")
-_is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
+_is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", os.path.islink)  # Windows, Python 3.12 on
 _LIBRARIES = ("lancedb", "lance")
 _OPTIONS = re.compile("Invalid user input|Schema error")  # Lance's words for a condition that is not valid
 
@@ -77,8 +77,9 @@ def check_name(folder: Path) -> None:
         reason = "is not UTF-8"
     if reason:
         raise DataError(
-            f"an index cannot lie in {path!r}, whose name {reason}; rename the folder, or keep the index elsewhere: "
-            "diptych index FOLDER --index OTHER"
+            f"an index cannot be stored in {path!r}, whose name {reason}; rename the folder, or store the index in "
+            "another",
+            steps=[NextStep("name that folder", "index")],
         )
 
 
@@ -92,7 +93,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"'{folder}' cannot be made ({error.strerror}); put the index elsewhere with --index FOLDER"
+            f"'{folder}' cannot be made ({error.strerror}); store the index in another folder",
+            steps=[NextStep("name that folder", "index")],
         ) from error
 
 
@@ -174,8 +176,9 @@ def guarded(folder: Path) -> Iterator[None]:
             raise
         if isinstance(error, PermissionError) or _NOT_WRITABLE.search(str(error)):
             raise StorageError(
-                f"the index in '{folder}' cannot be written ({first_line(error)}); make the folder writable, or keep "
-                "the index elsewhere with --index FOLDER"
+                f"the index in '{folder}' cannot be written ({first_line(error)}); make the folder writable, or store "
+                "the index in another",
+                steps=[NextStep("name that folder", "index")],
             ) from error
         if not _is_of_the_database(error) or _OPTIONS.search(str(error)):
             raise

@@ -64,8 +64,8 @@ def allowed_model(store: Store) -> str:
         return name
     raise UntrustedModel(
         f"the index '{store.folder}' would load the model {name!r}, which is neither bundled with diptych nor allowed "
-        "by you for this index. An index can name any model; if you trust this one, name it once: --model with "
-        f"`diptych search` or `diptych index`, or Index(path, {name!r}) in Python"
+        "by you for this index. An index can name any model; if you trust this one, name it once: "
+        f"`diptych search --model NAME`, `diptych index --model NAME`, or Index(path, {name!r}) in Python"
     )
 
 

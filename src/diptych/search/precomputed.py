@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.data.containers import outside
 from diptych.data.formats.parquet import parquet_rows, row_count
-from diptych.errors import DataError, ModelError
+from diptych.errors import DataError, ModelError, NextStep
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
@@ -80,7 +80,10 @@ def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progr
     began = time.perf_counter()
     pairs = parts(folder)
     if elsewhere := next((file for pair in pairs for file in pair if not roots.contains(file.absolute())), None):
-        raise DataError(f"'{elsewhere}' is a link that leads out of the folder; --follow-links reads it")
+        raise DataError(
+            f"'{elsewhere}' is a link that leads out of the folder; replace it by what it leads to",
+            steps=[NextStep("or have links followed", "follow_links")],
+        )
     snapshot = Snapshot(store, captions=True)
     counts = dict.fromkeys(("new", "changed", "unchanged"), 0)
     skipped: list[Skipped] = []
@@ -135,7 +138,8 @@ def _rows(
     if stored.shape[1] != store.identity.dim:
         raise ModelError(
             f"'{embeddings}' has {stored.shape[1]} dimensions, the index '{store.folder}' {store.identity.dim}; "
-            "make another index with --index FOLDER"
+            "store these in another index",
+            steps=[NextStep("name its folder", "index")],
         )
     mtime = change_time(embeddings.stat())
     block = np.asarray(stored[start : start + _BLOCK], np.float32)  # (rows, dim)

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.exclusions import Exclusions
 from diptych.images.paths import from_text, to_text
 from diptych.images.skipped import Skipped
@@ -143,7 +143,8 @@ def forget(store: Store, folder: str) -> int:
 def _large_loss(action: str, lost: int) -> DataError:
     return DataError(
         f"{action} would remove {lost:,} pictures, which is most of them, so nothing was removed; is a drive not "
-        "mounted, or a pattern too wide? If they are to leave the index, say so: --prune-all"
+        "mounted, or a pattern too wide?",
+        steps=[NextStep("if they are to leave the index, say so", "prune_all")],
     )
 
 

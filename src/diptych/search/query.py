@@ -102,6 +102,11 @@ class Query:
         return tuple(str(part.value) for part in self.parts if part.kind == "row")
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Its texts, wanted or not."""
+        return tuple(str(part.value) for part in self.parts if part.kind == "text")
+
+    @property
     def is_text(self) -> bool:
         """Whether all wanted parts are texts."""
         return all(part.kind == "text" for part in self.wanted.parts)

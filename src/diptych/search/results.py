@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from diptych.errors import MissingExtra, require
 from diptych.images.roots import Roots
+from diptych.models.unknown_words import unknown_words_message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,8 @@ class Results(Sequence[Hit]):
 
     `total` counts the hits of all pages; if `more`, it is a lower bound. `searched` is how many images met the filters,
     `before` how many hits precede this page. `cutoff` describes the relevance cutoff. `nearest` is the image nearest
-    to the query, hit or not. `readable` are the folders from which a notebook may show thumbnails; None: nowhere.
+    to the query, hit or not. `unknown` are the texts of the query of which the model knows no word. `readable` are the
+    folders from which a notebook may show thumbnails; None: nowhere.
     """
 
     query: str
@@ -72,6 +74,7 @@ class Results(Sequence[Hit]):
     page: int = 1
     before: int = 0
     nearest: Hit | None = None
+    unknown: tuple[str, ...] = ()
     readable: Roots | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
@@ -99,6 +102,9 @@ class Results(Sequence[Hit]):
         """What was found, in a sentence."""
         if not self.searched:
             return "nothing found: no picture of the index meets the filters"
+        if self.unknown:
+            unknown = unknown_words_message(self.unknown)
+            return f"{unknown} ({self.query}: {self.counted})" if self.hits else f"nothing found: {unknown}"
         if self.nothing_found and self.nearest is not None:
             return (
                 f"nothing found: none of {_images(self.searched)} shows {self.query} "
@@ -125,6 +131,7 @@ class Results(Sequence[Hit]):
             "cutoff": self.cutoff,
             "hits": [hit.to_dict() for hit in self.hits],
             "nearest": self.nearest.to_dict() if self.nearest else None,
+            "unknown": list(self.unknown),
         }
 
     def to_pandas(self) -> pd.DataFrame:

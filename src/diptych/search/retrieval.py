@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import from_text, path_id, texts_of, to_text
 from diptych.images.roots import Roots, expand_home
 from diptych.search.copies import copy_groups
@@ -105,6 +105,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
     with index.model_lock:
         embedding = _embedding(index, resolved)
+        unknown = index.texts.unknown_texts(resolved.texts) if resolved.texts else []
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
@@ -125,6 +126,7 @@ def search(
         page=page,
         before=min(start, len(hits)),
         nearest=nearest,
+        unknown=tuple(unknown),
         readable=index.readable,
     )
 
@@ -246,7 +248,8 @@ def _row_id(store: Store, name: str) -> str:
         return row
     raise DataError(
         f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-        "index it first, or search by the picture itself (--image)"
+        "index it first, or search by the image itself",
+        steps=[NextStep("name its file", "image")],
     )
 
 

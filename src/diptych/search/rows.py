@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diptych.data.containers import outside
 from diptych.errors import ImageError
-from diptych.images.decode import content_hash, decode, perceptual_hash, read_bytes
+from diptych.images.decode import content_hash, decode, memory_for, perceptual_hash, read_bytes
 from diptych.images.exif import ImageMetadata, read_image_metadata
 from diptych.images.paths import path_id
 from diptych.images.roots import ANYWHERE, Roots
@@ -50,15 +50,26 @@ def prepare_image(
     Its path is checked again after reading, since a link may have replaced the file in the meantime.
     """
     try:
-        data = read_bytes(item.image)
-        if isinstance(item.image, Path) and not roots.contains(item.image.absolute()):
-            raise outside(item.path)
-        content = content_hash(data)
-        if is_known(content):
-            return PreparedImage(item, content)
-        image = decode(data, min_side=image_size)
+        with memory_for(item.image):
+            return _read_image(item, model, image_size, is_known, roots)
     except ImageError as error:
         return Skipped(item.path, error.reason, str(error))
+
+
+def _read_image(
+    item: Item,
+    model: Callable[[], DualEncoder],
+    image_size: int | None,
+    is_known: Callable[[str], bool],
+    roots: Roots,
+) -> PreparedImage:
+    data = read_bytes(item.image)
+    if isinstance(item.image, Path) and not roots.contains(item.image.absolute()):
+        raise outside(item.path)
+    content = content_hash(data)
+    if is_known(content):
+        return PreparedImage(item, content)
+    image = decode(data, min_side=image_size)
     return PreparedImage(
         item, content, read_image_metadata(data), perceptual_hash(image), model().preprocess_images([image])
     )

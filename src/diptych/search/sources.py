@@ -20,6 +20,7 @@ from diptych.images.exclusions import Exclusions
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
+from diptych.images.suffixes import UnreadFiles
 from diptych.images.walk import change_time, walk
 
 
@@ -58,19 +59,34 @@ class Source(Protocol):
 
 
 class Folder:
-    """The image files below a folder; see `diptych.images.walk.walk` for what is left out."""
+    """The image files below a folder; see `diptych.images.walk.walk` for what is left out.
+
+    `unread` counts the other files of the last pass over `items`, by suffix.
+    """
 
     captioned = False
 
-    def __init__(self, root: str | Path, exclude: Sequence[str] | Exclusions = (), roots: Roots | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        exclude: Sequence[str] | Exclusions = (),
+        roots: Roots | None = None,
+        *,
+        skip_system_folders: bool = True,
+    ) -> None:
         self.root = Path(root).expanduser().resolve()
         self.exclude = exclude if isinstance(exclude, Exclusions) else Exclusions({str(self.root): exclude})
+        self.skip_system_folders = skip_system_folders
         self.roots = roots or Roots([self.root])
+        self.unread = UnreadFiles()
         self.scope: tuple[str, ...] = (to_text(self.root).rstrip("/") + "/",)
 
     def items(self) -> Iterator[Item | Skipped]:
         """The images, and the files and folders that cannot be read, with the reason."""
-        for file in walk(self.root, self.exclude, self.roots):
+        self.unread = unread = UnreadFiles()
+        for file in walk(
+            self.root, self.exclude, self.roots, skip_system_folders=self.skip_system_folders, unread=unread
+        ):
             if isinstance(file, Skipped):
                 yield file
             else:
@@ -150,6 +166,7 @@ def source_of(
     captions: bool = False,
     format: str | None = None,
     roots: Roots | None = None,
+    skip_system_folders: bool = True,
 ) -> Source:
     """`source` as a `Source`: `Pairs`, a folder of images, tar shards, or any other data set of `read_pairs`.
 
@@ -166,7 +183,7 @@ def source_of(
         return source
     path, roots = Path(source).expanduser(), roots or roots_of(source)
     if is_walked(source, captions=captions, format=format):
-        return Folder(path, exclude, roots)
+        return Folder(path, exclude, roots, skip_system_folders=skip_system_folders)
     if exclude:
         raise ConfigError(f"'{source}' is read as a data set, where `exclude` has no effect; leave it out")
     scope = tuple(to_text(shard.resolve()) + "/" for shard in _shards(path) if shard.is_file())

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import DataError, ModelError, require
+from diptych.errors import DataError, ModelError, NextStep, require
 from diptych.images.paths import from_text, to_text
 from diptych.runtime.atomic import storing
 from diptych.search.layout import (
@@ -71,7 +71,8 @@ class ModelIdentity:
             raise ModelError(
                 f"'{folder}' was made by the model '{self.name}' ({self.hash or 'elsewhere'}, {self.dim} dimensions) "
                 f"and cannot be used with '{other.name}' ({other.hash or 'elsewhere'}, {other.dim} dimensions); use "
-                "the model that made it, or make another index with --index FOLDER"
+                "the model that made it, or make another index",
+                steps=[NextStep("name the folder of that index", "index")],
             )
 
 

@@ -36,6 +36,7 @@ class UpdateOptions:
 
     exclude: Sequence[str] = ()
     reset_exclude: bool = False
+    skip_system_folders: bool = True
     captions: bool = False
     format: str | None = None
     prune: Prune = "no"
@@ -96,6 +97,7 @@ def _update_from_images(index: Updatable, source: str | Path | Pairs | Source, o
         exclude=exclude,
         captions=options.captions,
         format=options.format,
+        skip_system_folders=options.skip_system_folders,
         roots=ANYWHERE if options.follow_links else own,
     )
     _allow(index, own, options.follow_links)
@@ -134,7 +136,13 @@ def watch(
     exclusions = exclusions_of(store, root, options.exclude, reset=options.reset_exclude)
     # Watching starts before the first update, so that no change is missed.
     for changed in changes(
-        root, exclusions, stop, quiet, volumes=lambda: tuple(store.volumes or ()), on_wait=options.on_wait
+        root,
+        exclusions,
+        stop,
+        quiet,
+        skip_system_folders=options.skip_system_folders,
+        volumes=lambda: tuple(store.volumes or ()),
+        on_wait=options.on_wait,
     ):
         after_change: Prune = "gone" if changed and prune is None else "unnamed" if prune else "no"
         try:

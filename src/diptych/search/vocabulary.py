@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from importlib import resources
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from diptych.images.decode import content_hash
 from diptych.models.onnx.text_graph import TextEncoder
+from diptych.models.unknown_words import UnknownWordsWarning
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
@@ -32,6 +34,7 @@ def vocabulary_embeddings(texts: Callable[[], TextEncoder], identity: str) -> ND
     words = content_hash("\n".join(vocabulary()).encode())[:8]
     folder = cache_dir() / "vocabulary" / f"{identity}-{words}"
     if not folder.exists():
-        with new_folder(folder) as new:
+        with new_folder(folder) as new, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnknownWordsWarning)  # of a vocabulary that nobody asked for
             np.save(new / "vectors.npy", texts().encode_texts(vocabulary()))
     return np.load(folder / "vectors.npy")

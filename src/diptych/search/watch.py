@@ -13,7 +13,8 @@ from diptych.errors import DataError, require
 from diptych.images.exclusions import NOTHING, Exclusions
 from diptych.images.paths import from_text
 from diptych.images.roots import is_inside
-from diptych.images.walk import is_image_file, is_left_out
+from diptych.images.suffixes import is_image_file
+from diptych.images.walk import is_left_out
 from diptych.search.volumes import mount_points
 
 _MAX_WAIT = 30_000  # milliseconds after which changes that never pause are reported
@@ -47,22 +48,24 @@ def changes(
     stop: Event | None = None,
     quiet: float = 1.0,
     *,
+    skip_system_folders: bool = True,
     volumes: Callable[[], Sequence[str]] = tuple,
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[int]:
     """Yields 0 once `root` is watched, then the number of changed paths after each pause of `quiet` seconds.
 
     Changes made while the consumer works are reported next. Only images and folders count; hidden and excluded paths
-    do not, among them the index's own folder. When the folder or a volume of its images (`volumes`, as text) comes or
-    goes, the watch starts again, and a change is reported; while the folder is away, this waits and tells `on_wait`.
-    Ends when `stop` is set or the process is interrupted.
+    do not, among them the index's own folder, nor do system folders unless `skip_system_folders` is False. When the
+    folder or a volume of its images (`volumes`, as text) comes or goes, the watch starts again, and a change is
+    reported; while the folder is away, this waits and tells `on_wait`. Ends when `stop` is set or the process is
+    interrupted.
 
     Raises:
         DataError: `root` is not a folder.
         MissingExtra: watchfiles is not installed.
     """
     watchfiles = require("watchfiles", extra="search")
-    stop = stop or Event()
+    stop, counts = stop or Event(), _filter(str(root), exclude, skip_system_folders)
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder; check the path, or whether its drive is mounted")
     restarted, told = False, False
@@ -76,7 +79,7 @@ def changes(
                 stop.wait(quiet)
                 continue
             told = False
-            watched = _watched(watchfiles, root, exclude, stop, quiet)
+            watched = _watched(watchfiles, root, counts, stop, quiet)
             began = False
             for batch in watched:
                 later = _Mounted.now(root, volumes())
@@ -94,13 +97,15 @@ def changes(
         return
 
 
-def _watched(watchfiles: ModuleType, root: Path, exclude: Exclusions, stop: Event, quiet: float) -> Iterator[int]:
+def _watched(
+    watchfiles: ModuleType, root: Path, counts: Callable[[object, str], bool], stop: Event, quiet: float
+) -> Iterator[int]:
     """The number of changes after each pause, even if 0; `_LOST` if a folder went away before it was watched."""
     pause = int(quiet * 1_000)
     try:
         for batch in watchfiles.watch(
             root,
-            watch_filter=_filter(str(root), exclude),
+            watch_filter=counts,
             debounce=_MAX_WAIT,
             step=pause,
             rust_timeout=pause,
@@ -113,9 +118,11 @@ def _watched(watchfiles: ModuleType, root: Path, exclude: Exclusions, stop: Even
         yield _LOST
 
 
-def _filter(root: str, exclude: Exclusions) -> Callable[[object, str], bool]:
+def _filter(root: str, exclude: Exclusions, skip_system_folders: bool) -> Callable[[object, str], bool]:
     def counts(_change: object, path: str) -> bool:
-        return not is_left_out(path, root, exclude) and (is_image_file(path) or not os.path.isfile(path))  # noqa: PTH113
+        if is_left_out(path, root, exclude, skip_system_folders=skip_system_folders):
+            return False
+        return is_image_file(path) or not os.path.isfile(path)  # noqa: PTH113 (called for every change of every file)
 
     return counts
 

@@ -16,7 +16,7 @@ from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt
 if TYPE_CHECKING:
     from diptych.captioning.strategies import Caption
     from diptych.prompting.library import PromptLibrary
-    from diptych.prompting.prompter import PromptMethod
+    from diptych.serving.parameters import PromptMethod
 
 
 def non_empty_texts(texts: str | Sequence[str]) -> list[str]:
@@ -74,7 +74,7 @@ def make_prompts(
         loaded.using("prompter") as prompter,
         loaded.using("captioner") if needs_captioner else nullcontext() as captioner,
     ):
-        prompts = prompter.prompt(images, how=how, captioner=captioner, count=count, library=library)
+        prompts = prompter.prompt(images, how=how, captioner=captioner, k=count, library=library)
     return [[GeneratedPrompt(prompt.text, float(prompt.score)) for prompt in row] for row in prompts]
 
 

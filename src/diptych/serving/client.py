@@ -1,4 +1,4 @@
-"""`Client`: a service over HTTP, with the methods of `Service`."""
+"""`Client`: a service over HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -25,15 +25,17 @@ from diptych.errors import (
     require,
 )
 from diptych.images.decode import decode, read_bytes
+from diptych.images.paths import to_text
 from diptych.images.skipped import Skipped
-from diptych.images.source import ImageLike, encoded, several
-from diptych.models.modalities import as_texts
+from diptych.images.source import ImageLike, encoded
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.search.add_report import AddReport
 from diptych.search.filters import Filters
 from diptych.search.lock import IndexBusy
 from diptych.search.results import Hit, Results
+from diptych.serving.image_service import ImageService
+from diptych.serving.parameters import CaptionParameters, MatchParameters, PromptParameters, SearchParameters
 from diptych.serving.results import (
-    KEEP,
     AddProgress,
     Alternative,
     CaptionedImage,
@@ -69,12 +71,12 @@ class ServiceError(DiptychError):
     log.
     """
 
-    def __init__(self, message: str, *, status: int = 0, type: str = "unreachable", request_id: str = "") -> None:
+    def __init__(self, message: str, *, status: int = 0, kind: str = "unreachable", request_id: str = "") -> None:
         super().__init__(message)
-        self.status, self.type, self.request_id = status, type, request_id
+        self.status, self.type, self.request_id = status, kind, request_id
 
 
-class Client:
+class Client(ImageService):
     """A service that `diptych serve` runs elsewhere. Thread-safe; a context manager that closes its connections.
 
     Args:
@@ -109,125 +111,59 @@ class Client:
 
     # images and texts
 
-    def embed(self, images: ImageLike | Iterable[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embeddings:
-        """Unit embeddings of images and texts in one space: (images, dim) and (texts, dim); see `Service.embed`."""
-        listed, texts = several(images), as_texts(texts)
-        if not listed and not texts:
+    def run_embed(self, images: Sequence[ImageLike], texts: Sequence[str]) -> Embeddings:
+        """`embed` of lists."""
+        if not images and not texts:
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-        answer = self._post("/v1/embed", listed, texts=texts)
+        answer = self._post("/v1/embed", images, texts=texts)
+        warn_of_unknown_words(answer.get("unknown", ()))
         rows = (answer["image_vectors"], answer["text_vectors"])
         return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
-    def match(self, image: ImageLike, texts: str | Sequence[str], *, prior: float | None = None) -> list[float]:
-        """P(match) of the image and each text, in [0, 1]; see `Service.match`."""
-        answer = self._post("/v1/match", [image], texts=as_texts(texts), prior=prior)
-        probabilities: list[float] = answer["probabilities"][0]
+    def run_match(self, images: Sequence[ImageLike], parameters: MatchParameters) -> list[list[float]]:
+        """P(match) of each image with each text: (images, texts)."""
+        answer = self._post("/v1/match", images, **asdict(parameters))
+        warn_of_unknown_words(answer.get("unknown", ()))
+        probabilities: list[list[float]] = answer["probabilities"]
         return probabilities
 
-    def caption(
-        self,
-        images: Iterable[ImageLike],
-        *,
-        count: int = 1,
-        method: Literal["beam", "greedy", "nucleus"] = "beam",
-        candidates: str | Sequence[str] = (),
-        choose: bool = False,
-        prefix: str = "",
-        beams: int = 3,
-        max_tokens: int = 30,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        seed: int = 0,
-    ) -> list[CaptionedImage]:
-        """A caption for each image; see `Service.caption`.
+    def run_caption(self, images: Sequence[ImageLike], parameters: CaptionParameters) -> list[CaptionedImage]:
+        """`caption` of a list of images."""
+        answer = self._post("/v1/caption", images, **asdict(parameters))
+        warn_of_unknown_words(answer.get("unknown", ()))
+        return [_captioned(fields) for fields in answer["captions"]]
 
-        A server accepts `count` and `beams` up to 10, `max_tokens` up to 100, and a `temperature` from 0.01 to 10.
-        """
-        answer = self._post(
-            "/v1/caption",
-            images,
-            count=count,
-            method=method,
-            candidates=as_texts(candidates),
-            choose=choose,
-            prefix=prefix,
-            beams=beams,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
-        return [_captioned(captioned) for captioned in answer["captions"]]
-
-    def prompt(
-        self,
-        images: Iterable[ImageLike],
-        *,
-        how: Literal["retrieve", "compose", "generate"] = "retrieve",
-        count: int = 1,
-    ) -> list[list[GeneratedPrompt]]:
-        """Prompts for each image, best first; see `Service.prompt`. A server accepts `count` up to 20."""
-        answer = self._post("/v1/prompt", images, how=how, count=count)
+    def run_prompt(self, images: Sequence[ImageLike], parameters: PromptParameters) -> list[list[GeneratedPrompt]]:
+        """`prompt` of a list of images."""
+        answer = self._post("/v1/prompt", images, **asdict(parameters))
         return [[GeneratedPrompt(**prompt) for prompt in prompts] for prompts in answer["prompts"]]
 
     # the index
 
-    def search(
-        self,
-        text: str | Sequence[str] | None = None,
-        *,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        like: str | Sequence[str] | None = None,
-        unwanted: str | Sequence[str] | None = None,
-        filters: Filters | None = None,
-        k: int = 20,
-        page: int = 1,
-        sort: Literal["score", "newest", "oldest"] = "score",
-        keep: float | None = KEEP,
-        fold: bool = True,
-        rerank: int = 0,
-    ) -> Results:
-        """The images of the server's index that match texts, images, or both; see `Service.search`.
-
-        A server accepts `k` and `rerank` up to 200.
-        """
-        answer = self._post(
-            "/v1/search",
-            several(image),
-            texts=as_texts(text or ()),
-            like=[like] if isinstance(like, str) else list(like or ()),
-            unwanted=as_texts(unwanted or ()),
-            count=k,
-            page=page,
-            sort=sort,
-            keep=keep,
-            fold=fold,
-            rerank=rerank,
-            **_filters_to_json(filters),
-        )
-        return _results(answer)
-
-    def similar(self, id: str, *, k: int = 20, page: int = 1, filters: Filters | None = None) -> Results:
-        """The images that are nearest to an image of the server's index; see `Service.similar`."""
-        return self.search(like=id, k=k, page=page, filters=filters)
+    def run_search(self, parameters: SearchParameters) -> Results:
+        """`search` with its parameters in one object."""
+        query = {"texts": parameters.texts, "like": parameters.like, "unwanted": parameters.unwanted}
+        paging = {name: value for name, value in parameters.paging().items() if name != "filters"}
+        filters = _filters_to_json(parameters.filters)
+        return _results(self._post("/v1/search", parameters.images, **query, **paging, **filters))
 
     def add(self, path: str | Path, *, prune: bool = False) -> AddReport:
-        """Bring the index up to date with a folder on the server; see `Service.add`. Returns when that is done."""
-        answer = self._json("POST", "/v1/index/add", json={"path": str(path), "prune": prune}, timeout=None)
+        """Bring the index up to date with a folder on the server; returns when that is done. See the base class."""
+        answer = self._json("POST", "/v1/index/add", json={"path": to_text(path), "prune": prune}, timeout=None)
         skipped = [Skipped(**file) for file in answer.pop("skipped")]
         return AddReport(**{name: value for name, value in answer.items() if name not in _DERIVED}, skipped=skipped)
 
-    def remove(self, ids: Sequence[str]) -> int:
-        """Remove images from the index by their ids; returns how many were in it; see `Service.remove`."""
+    def run_remove(self, ids: Sequence[str]) -> int:
+        """`remove` of a list of ids."""
         removed: int = self._json("POST", "/v1/index/remove", json={"ids": list(ids)})["removed"]
         return removed
 
-    def image(self, id: str, *, size: int = 512) -> Image.Image:
-        """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.picture`."""
-        return decode(self._request("GET", f"/v1/images/{id}", params={"size": size}).content)
+    def image(self, image_id: str, *, size: int = 512) -> Image.Image:
+        """An indexed image, its longer side at most `size` pixels (16 to 2,048); see `Service.image`."""
+        return decode(self._request("GET", f"/v1/images/{image_id}", params={"size": size}).content)
 
     def status(self) -> IndexStatus:
-        """The server's index; see `Service.status`."""
+        """The server's index; see the base class."""
         answer = self._json("GET", "/v1/index")
         roots, adding = answer.pop("roots"), answer.pop("adding")
         return IndexStatus(
@@ -237,7 +173,7 @@ class Client:
         )
 
     def models(self) -> list[ModelStatus]:
-        """The server's models; see `Service.models`."""
+        """The server's models; see the base class."""
         models = self._json("GET", "/v1/models")["data"]
         return [ModelStatus(model["kind"], model["name"], model["available"], model["loaded"]) for model in models]
 
@@ -247,7 +183,7 @@ class Client:
         in_base64 = [base64.b64encode(read_bytes(encoded(image))).decode() for image in images]
         return self._json("POST", path, json={"images": in_base64, **fields})
 
-    def _json(self, method: str, path: str, **content: Any) -> JSON:
+    def _json(self, method: str, path: str, **content: Any) -> JSON:  # of a request: `json`, `params`, `timeout`
         answer: JSON = self._request(method, path, **content).json()
         return answer
 
@@ -268,24 +204,24 @@ def _error(response: httpx2.Response) -> DiptychError:
     """The typed error of a response; an `ImageError` keeps its reason."""
     try:
         error = response.json()["error"]
-        type, message, request_id = error["type"], error["message"], error["request_id"]
+        kind, message, request_id = str(error["type"]), str(error["message"]), str(error["request_id"])
     except (ValueError, KeyError, TypeError):
         return ServiceError(
             f"the answer has status {response.status_code} and is not from a diptych server; check the URL",
             status=response.status_code,
         )
-    if type.startswith("image_"):
-        return ImageError(type.removeprefix("image_"), message)
-    if type in _ERRORS:
-        return _ERRORS[type](message)
-    return ServiceError(message, status=response.status_code, type=type, request_id=request_id)
+    if kind.startswith("image_"):
+        return ImageError(kind.removeprefix("image_"), message)
+    if kind in _ERRORS:
+        return _ERRORS[kind](message)
+    return ServiceError(message, status=response.status_code, kind=kind, request_id=request_id)
 
 
 def _filters_to_json(filters: Filters | None) -> JSON:
     """The filters that are set; days as ISO 8601, folders as strings."""
     fields = {name: value for name, value in asdict(filters).items() if value is not None} if filters else {}
     return {
-        name: value.isoformat() if isinstance(value, datetime.date) else str(value) if name == "folder" else value
+        name: value.isoformat() if isinstance(value, datetime.date) else to_text(value) if name == "folder" else value
         for name, value in fields.items()
     }
 
@@ -302,7 +238,8 @@ def _captioned(fields: Mapping[str, Any]) -> CaptionedImage:
 def _results(fields: JSON) -> Results:
     hits, nearest = fields.pop("hits"), fields.pop("nearest")
     del fields["message"]  # a property of `Results`
-    return Results(**fields, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
+    unknown = tuple(fields.pop("unknown", ()))
+    return Results(**fields, unknown=unknown, hits=tuple(map(_hit, hits)), nearest=_hit(nearest) if nearest else None)
 
 
 def _hit(fields: JSON) -> Hit:

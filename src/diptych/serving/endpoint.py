@@ -17,7 +17,7 @@ from diptych.export.endpoint import MAX_INPUTS, MODEL
 from diptych.images.decode import decode
 
 if TYPE_CHECKING:
-    from diptych.serving.service import Method
+    from diptych.serving.parameters import Method
 
 
 class Endpoint:

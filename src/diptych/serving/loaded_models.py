@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
-from diptych.errors import ModelError
+from diptych.errors import ModelError, NextStep
 from diptych.models.checkpoints import model_directory, read_metadata
 from diptych.models.open_clip.names import is_named
 from diptych.serving.results import Kind as Kind
@@ -113,8 +113,9 @@ class LoadedModels:
             return name
         if not self.has(kind):
             raise ModelError(
-                f"'{self.name(kind)}' has no {kind}; name one (--{kind}, or {kind}= in Python): a directory, a run or "
-                f"a hub name. `diptych train {_RECIPES[kind]}` trains one"
+                f"'{self.name(kind)}' has no {kind}; start with one (a directory, a run or a hub name), or train one "
+                f"with `diptych train {_RECIPES[kind]}`",
+                steps=[NextStep("name one", kind)],
             )
         model = _LOADERS[kind](name if name is not None else self.names["encoder"], self.device)
         if kind == "matcher" and name is None:

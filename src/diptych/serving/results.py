@@ -8,9 +8,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-KEEP = 0.95
-"""Default of `keep` in a search: `diptych.search.cutoff.KEEP`, repeated here because that module is slow to import."""
-
 Kind = Literal["encoder", "captioner", "matcher", "prompter"]
 
 

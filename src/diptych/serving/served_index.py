@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from PIL import Image
 
 from diptych.data.containers import read_at
-from diptych.errors import DataError, DiptychError, IndexMissing, ModelError
+from diptych.errors import DataError, DiptychError, IndexMissing, ModelError, NextStep
 from diptych.images.decode import decode, thumbnail
+from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
 from diptych.search.index import AddReport, Index, IndexBusy, ModelIdentity, Store, index_folder
@@ -75,7 +77,9 @@ class ServedIndex:
         if (index := self.get()) is not None:
             return index
         if self._folder is None:
-            raise IndexMissing("there is no index to search; name one (--index FOLDER, or index= in Python)")
+            raise IndexMissing(
+                "there is no index to search; start with the folder of one", steps=[NextStep("name it", "index")]
+            )
         raise IndexMissing(_MISSING)
 
     @contextmanager
@@ -139,12 +143,12 @@ class ServedIndex:
             store.delete(list(ids))
             return before - len(store)
 
-    def image(self, id: str, size: int | None = None) -> Image.Image:
+    def image(self, image_id: str, size: int | None = None) -> Image.Image:
         """An indexed image; with `size`, its longer side has at most `size` pixels. Raises as `image_bytes`."""
-        image = decode(self.image_bytes(id), min_side=size)
+        image = decode(self.image_bytes(image_id), min_side=size)
         return thumbnail(image, size) if size else image
 
-    def image_bytes(self, id: str) -> bytes:
+    def image_bytes(self, image_id: str) -> bytes:
         """The encoded bytes of an indexed image.
 
         Raises:
@@ -153,9 +157,9 @@ class ServedIndex:
         """
         index = self.existing()
         with self.guarded():
-            rows = index.store.rows([id], ["path"])
+            rows = index.store.rows([image_id], ["path"])
         if not rows.num_rows:
-            raise DataError(f"no indexed image has the id '{id}'; search results contain the ids")
+            raise DataError(f"no indexed image has the id '{image_id}'; search results contain the ids")
         return read_at(rows["path"][0].as_py(), index.readable)
 
     def readable(self) -> Roots:
@@ -181,15 +185,18 @@ class ServedIndex:
     def allowed(self, path: str | Path) -> Path:
         """The path with its links resolved, if it lies inside the roots.
 
-        A path that lies outside by its name is never looked up, and the error is the same whether it exists or not.
+        A `file:` URI is the path that it names, and a path as search results show it is that of the file. A relative
+        path is looked for in the working directory and then in each root. A path that lies outside by its name is never
+        looked up, and the error is the same whether it exists or not.
 
         Raises:
             DataError: it lies outside, or does not exist.
         """
         try:
-            resolved = self._resolved(str(path))
-            if resolved is not None and resolved.exists():
-                return resolved
+            for named in self._meanings(str(path)):
+                resolved = self._resolved(named)
+                if resolved is not None and resolved.exists():
+                    return resolved
         except (OSError, RuntimeError, ValueError):  # a NUL, too long, no permission to look, a loop of links
             pass
         shown = f"{str(path)[:_MAX_SHOWN]}…" if len(str(path)) > _MAX_SHOWN else path
@@ -198,9 +205,19 @@ class ServedIndex:
         inside = ", ".join(f"'{root}'" for root in self.roots) or "none was named; name one with --root FOLDER"
         raise DataError(f"'{shown}' does not exist or is outside the folders that may be read: {inside}")
 
-    def _resolved(self, path: str) -> Path | None:
-        """The path with its links resolved; None outside the roots."""
-        named = os.path.abspath(expand_home(path))  # noqa: PTH100 - it does not touch the file system
+    def _meanings(self, path: str) -> Iterator[str]:
+        """The absolute paths that a name may stand for, in order; none of them is looked up."""
+        path = path_of_uri(path)
+        if "\0" in path:
+            return
+        for spelled in dict.fromkeys((path, str(from_text(path)))):  # search results show paths by `to_text`
+            yield os.path.abspath(expand_home(spelled))  # noqa: PTH100 - it does not touch the file system
+            below = Path(os.path.normpath(spelled))
+            if not below.is_absolute() and below.parts and below.parts[0] != os.pardir and spelled[:1] != "~":
+                yield from (str(root / below) for root in self.named_roots or ())
+
+    def _resolved(self, named: str) -> Path | None:
+        """An absolute path with its links resolved; None outside the roots."""
         if self._names is not None and not is_inside(named, self._names):
             return None
         return Path(named).resolve() if self.follow_links or self.roots is None else self._inside.real(named)
@@ -266,6 +283,18 @@ class ServedIndex:
         named = self._loaded.names.get("encoder")
         if isinstance(named, str | Path) and canonical_name(named) == store.identity.name:
             allow(store, model=named)
+
+
+def path_of_uri(text: str) -> str:
+    """The path that a `file:` URI of this machine names, byte for byte; any other text as it is."""
+    parts = urlsplit(text) if text[:5].lower() == "file:" else None
+    if parts is None or parts.netloc.lower() not in ("", "localhost") or not parts.path.startswith("/"):
+        return text
+    if os.name == "nt":
+        from urllib.request import url2pathname  # slow to import
+
+        return url2pathname(parts.path)
+    return os.fsdecode(unquote_to_bytes(parts.path))
 
 
 def _version_of(folder: Path) -> tuple[int, int]:

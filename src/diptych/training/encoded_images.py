@@ -40,7 +40,7 @@ class EncodedImages:
     @property
     def embeddings(self) -> NDArray[np.float32]:
         """(images, dim) unit embeddings of the first view."""
-        return np.asarray(self.views[0].vectors)
+        return np.asarray(self.views[0].embeddings)
 
 
 def encode_images(

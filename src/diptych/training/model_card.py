@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.runtime.quoting import code_block, code_span
 from diptych.training.contrastive.config import ContrastiveRecipe
-from diptych.training.settings import to_yaml
+from diptych.training.recipe_files import to_yaml
 
 
-def model_card(recipe: ContrastiveRecipe, sizes: dict[str, int], scores: dict[str, float]) -> str:
+def model_card(
+    recipe: ContrastiveRecipe, sizes: dict[str, int], scores: dict[str, float], changes: Sequence[str] = ()
+) -> str:
     """A model card in Markdown with the metadata of the Hugging Face Hub: data, recipe and validation recall.
 
     Args:
         recipe: the settings of the run; they are quoted, so that no value becomes markup.
         sizes: number of images by split, `train` and `val`.
         scores: validation scores, `t2i_r@1` to `i2t_r@10` in percent.
+        changes: the settings that were changed when the run was resumed, in words.
     """
     towers = f"{code_span(recipe.image_tower)} and {code_span(recipe.text_tower)}"
     start = code_span(recipe.start) if recipe.start else towers
@@ -23,6 +27,8 @@ def model_card(recipe: ContrastiveRecipe, sizes: dict[str, int], scores: dict[st
         f"| {name} | " + " | ".join(f"{scores[f'{key}_r@{k}']:.1f}" for k in (1, 5, 10)) + " |"
         for name, key in (("text to image", "t2i"), ("image to text", "i2t"))
     )
+    resumed = "".join(f"- {code_span(change)}\n" for change in changes)
+    resumed = f"\nThe run was resumed with other settings:\n\n{resumed}" if changes else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -56,4 +62,4 @@ images, so expect slightly lower recall on others.
 ## Recipe
 
 {code_block(to_yaml(recipe).strip(), "yaml")}
-"""
+{resumed}"""

@@ -44,6 +44,7 @@ LIMITS: dict[str, tuple[Number, Number]] = {  # setting -> (minimum, maximum), b
     "ema": (0.0, 0.999_999),
     "patience": (0, _HUGE),
     "save_steps": (1, _HUGE),
+    "save_minutes": (0.0, 1e6),
     "seed": (0, 2**63 - 1),
     "workers": (1, 1024),
     "label_smoothing": (0.0, 0.99),

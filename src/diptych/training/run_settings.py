@@ -47,6 +47,8 @@ class RunSettings:
     """Stop after this many epochs without a better validation score; 0 disables early stopping."""
     save_steps: int = 200
     """Steps between checkpoints within an epoch; the end of an epoch is always saved."""
+    save_minutes: float = 2.0
+    """Maximum number of minutes between checkpoints, if `save_steps` take longer."""
     seed: int = 0
     """Random seed."""
     device: str = "auto"

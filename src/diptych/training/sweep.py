@@ -12,7 +12,8 @@ from diptych.runtime.progress import Progress, silent
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.train import train
 from diptych.training.ranges import check_limits
-from diptych.training.settings import grid, make
+from diptych.training.recipe_files import grid, make
+from diptych.training.run import has_checkpoint
 
 RESULT = "result.json"
 
@@ -40,7 +41,8 @@ def _run(recipe: ContrastiveRecipe, settings: dict[str, Any], progress: Progress
     out = Path(recipe.out) / "".join(char if char.isalnum() or char in "=.-_" else "-" for char in name)
     result = out / RESULT
     if not result.exists():
-        outcome = train(replace(recipe, **settings, out=str(out)), resume=True, progress=progress).outcome
+        run = replace(recipe, **settings, out=str(out))
+        outcome = train(run, resume=has_checkpoint(out), progress=progress).outcome
         write_text(result, json.dumps({"best": outcome.best, "seconds": outcome.seconds}))
     saved = json.loads(result.read_text("utf-8"))
     recall = {f"{key}_r@{k}": f"{saved['best'][f'{key}_r@{k}']:.1f}" for key in ("t2i", "i2t") for k in (1, 5, 10)}

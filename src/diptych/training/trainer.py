@@ -124,6 +124,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.losses: list[float] = []  # since the last line of the log
         self.elapsed, self.log_size = 0.0, 0
+        self.last_checkpoint = 0.0  # by time.monotonic
         self.writer: Any = None
 
     def fit(self, resume: bool = False) -> Outcome:
@@ -141,13 +142,14 @@ class Trainer:
 
     def _fit(self, resume: bool) -> Outcome:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            self._restore()
+        restored = resume and self._restore()
         self.on_start()
         with (self.folder / LOG).open("a", encoding="utf-8", buffering=1) as log:
             log.truncate(min(self.log_size, log.tell()))  # drops the lines of steps that are repeated
             self.log, started = log, time.monotonic() - self.elapsed
             self._open_tensorboard()
+            if not restored:  # from its first step on, a run that is killed can be resumed
+                self._checkpoint()
             while self.step < self.total and not self._is_stale():
                 epoch = self.step // self.task.steps_per_epoch
                 self._train_epoch(epoch, started)
@@ -165,9 +167,14 @@ class Trainer:
         batches = itertools.islice(self.task.batches(epoch, first), remaining)
         for batch in self.progress(batches, remaining, label):
             self._train_step(epoch, batch)
-            if self.step % self.settings.save_steps == 0 and self.step % self.task.steps_per_epoch:
+            if self.step % self.task.steps_per_epoch and self._is_due():
                 self.elapsed = time.monotonic() - started
                 self._checkpoint()
+
+    def _is_due(self) -> bool:
+        """Whether the last checkpoint is `save_steps` steps or `save_minutes` minutes old."""
+        minutes = (time.monotonic() - self.last_checkpoint) / 60
+        return self.step % self.settings.save_steps == 0 or minutes >= self.settings.save_minutes
 
     def _train_step(self, epoch: int, batch: Any) -> None:
         factor = learning_rate_factor(self.step, self.total, self.settings.warmup)
@@ -238,16 +245,24 @@ class Trainer:
         }
         with new_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
+        self.last_checkpoint = time.monotonic()
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
+        """Continue from the checkpoint with the learning rates, weight decay and EMA of the settings.
+
+        Returns:
+            Whether there is a checkpoint.
+        """
         path = self.folder / CHECKPOINT
         if not path.exists():
-            return  # interrupted before the first checkpoint: start over
+            return False
         saved = read_checkpoint(path)
         state = self._state()
         other_recipe = f"'{path}' belongs to another recipe ({{}}); resume with the recipe that started the run"
-        if _shapes(state) != _shapes(saved["state"]) or _shapes(self.average) != _shapes(saved["average"]):
+        average = saved["average"] or {name: saved["state"].get(name) for name in self.average}  # EMA switched on
+        if _shapes(state) != _shapes(saved["state"]) or (self.average and _shapes(self.average) != _shapes(average)):
             raise ConfigError(other_recipe.format("its weights differ"))
+        current = [{name: group[name] for name in ("peak", "weight_decay")} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["random"])
@@ -255,10 +270,14 @@ class Trainer:
                 torch.cuda.set_rng_state_all(saved["random_cuda"])
         except DAMAGED as error:
             raise ConfigError(other_recipe.format(error)) from error
+        for group, values in zip(self.optimizer.param_groups, current, strict=True):
+            group.update(values)
         _assign(state, saved["state"])
-        _assign(self.average, saved["average"])
+        _assign(self.average, average if self.average else {})
         for name, value in json.loads(saved["numbers"]).items():
             setattr(self, name, value)
+        self.last_checkpoint = time.monotonic()
+        return True
 
     def _open_tensorboard(self) -> None:
         if self.settings.tensorboard:

@@ -125,13 +125,11 @@ def _read_setup(data: str, format: str | None, split: str, clip: str, device: st
 
 
 def _evaluate_files(captions: Path, references: Path, tokenizer: str) -> CaptionReport:
-    from diptych.captioning.caption_files import one_each, read_caption_file
-    from diptych.data.pairs import Pairs, Row
+    from diptych.captioning.caption_files import one_each, read_caption_file, read_references
     from diptych.evaluation.captions import CaptionEvaluator
 
-    known = read_caption_file(references)
-    pairs = Pairs.from_rows(Row(name, Path(name), tuple(texts)) for name, texts in known.items())
-    candidates = one_each(read_caption_file(captions), known, captions)
+    pairs = read_references(references)
+    candidates = one_each(read_caption_file(captions), pairs.image_ids, captions, aliases=pairs.source_ids)
     return CaptionEvaluator(pairs, tokenizer=tokenizer)(candidates)
 
 
@@ -139,7 +137,8 @@ def _evaluate_captions(captions: Path, setup: _Setup) -> tuple[CaptionReport, Re
     from diptych.captioning.caption_files import one_each, read_caption_file
     from diptych.evaluation.captions import evaluate_captions
 
-    candidates = one_each(read_caption_file(captions), setup.pairs.image_ids, captions)
+    pairs = setup.pairs
+    candidates = one_each(read_caption_file(captions), pairs.image_ids, captions, aliases=pairs.source_ids)
     return evaluate_captions(
         candidates,
         setup.pairs,

@@ -75,7 +75,7 @@ def _checks(
         raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
     pairs, left_out = usable_pairs(read_pairs(data, format).with_val().split(split), progress=progress)
     note_left_out(left_out)
-    return make_checks(pairs, most=max_checks)
+    return make_checks(pairs, limit=max_checks)
 
 
 def _print_choices(scores: ChoiceScores, as_json: bool) -> None:

@@ -9,14 +9,22 @@ import pyarrow as pa
 
 from diptych.data.pairs import Pairs
 from diptych.errors import ImageError
-from diptych.images.decode import MAX_PIXELS, ImageSource, content_hash, decode, perceptual_hash, read_bytes
+from diptych.images.decode import (
+    MAX_PIXELS,
+    ImageSource,
+    content_hash,
+    decode,
+    memory_for,
+    perceptual_hash,
+    read_bytes,
+)
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.background import prefetch
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
 _FILE = "checks.arrow"
-_VERSION = 1  # increase when a check or hash changes, to invalidate cached results
+_VERSION = 2  # increase when a check or hash changes, to invalidate cached results
 _HASHED_SIDE = 64  # enough for the 9 x 8 hash; a JPEG decoded at 1/8 is still read to its end, so truncation shows
 _COLUMNS = pa.schema(
     {
@@ -69,9 +77,10 @@ def check_image(image: ImageSource, max_pixels: int = MAX_PIXELS) -> Check:
     """Read and decode one image: reason ("" if it is valid), detail, content hash, perceptual hash."""
     content = ""
     try:
-        data = read_bytes(image)
-        content = content_hash(data)
-        decoded = decode(data, max_pixels=max_pixels, min_side=_HASHED_SIDE)
+        with memory_for(image):
+            data = read_bytes(image)
+            content = content_hash(data)
+            decoded = decode(data, max_pixels=max_pixels, min_side=_HASHED_SIDE)
     except ImageError as error:
         return error.reason, str(error), content, 0
     return "", "", content, perceptual_hash(decoded)

@@ -24,7 +24,7 @@ from diptych.data.doctor.findings import (
 )
 from diptych.data.doctor.report import KINDS, Example, Finding, Report, Spread, describe_pairs
 from diptych.data.pairs import Pairs, Row
-from diptych.errors import DataError, ImageError
+from diptych.errors import DataError, ImageError, NextStep
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import MAX_PIXELS, decode, thumbnail
 from diptych.images.near_duplicates import DISTANCE
@@ -82,7 +82,7 @@ def usable_pairs(
     usable = usable_rows(pairs, checks)
     report = describe_pairs(pairs, usable, found, examples)
     if report.bad_images > max_bad_share * len(pairs) or not any(usable):
-        raise DataError(_too_many_bad(report, max_bad_share))
+        raise _too_many_bad(report, max_bad_share)
     return _without_empty_captions(pairs).where(usable), report
 
 
@@ -96,14 +96,15 @@ def _without_empty_captions(pairs: Pairs) -> Pairs:
     return Pairs(pairs.table.set_column(index, field, pa.array(captions, field.type)))
 
 
-def _too_many_bad(report: Report, max_bad_share: float) -> str:
+def _too_many_bad(report: Report, max_bad_share: float) -> DataError:
     files = [example.file for finding in report.findings for example in finding.examples]
     examples = f", for example {', '.join(files[:3])}" if files else ""
-    step = "run `diptych data inspect PATH` to list them"
-    if report.bad_images < report.images:
-        step += f", fix or remove them, or increase max_bad_share (now {max_bad_share:g})"
     bad = f"{report.bad_images:,} of {report.images:,} images cannot be used"
-    return f"{bad} ({report.summary()}){examples}; {step}"
+    go_on = NextStep(f"or go on without them: the limit is a share of {max_bad_share:g}", "max_bad_share")
+    return DataError(
+        f"{bad} ({report.summary()}){examples}; `diptych data inspect PATH` lists them: fix or remove them",
+        steps=[go_on] if report.bad_images < report.images else [],
+    )
 
 
 def contact_sheet(pairs: Pairs, n: int = 24, seed: int = 0, *, title: str = "", tile_size: int = 200) -> Image.Image:

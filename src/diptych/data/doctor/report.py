@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.data.pairs import Pairs
+from diptych.data.reading_notes import Example
 
 Severity = Literal["error", "warning", "info"]
 
@@ -30,6 +31,51 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "warning",
         "groups of near-identical images span several splits",
         f"Review them. {_ONE_SPLIT}",
+    ),
+    "shared_files": (
+        "error",
+        "image names were not used: without their exact file they would share one with another name",
+        "Download the missing images, or write names that say which file is meant.",
+    ),
+    "conflicting_ids": (
+        "error",
+        "rows have the id of an earlier row and another image, which was not read",
+        "Give each image an id of its own.",
+    ),
+    "remote_names": (
+        "error",
+        "image names are URLs without a file beside the captions",
+        "Download the images first; diptych does not fetch them.",
+    ),
+    "dotted_keys": (
+        "warning",
+        "samples have a dot in their key, and WebDataset would merge them; each image was read on its own",
+        "Write the shards again without dots in the keys.",
+    ),
+    "unused_members": (
+        "warning",
+        "members of shards belong to no image",
+        "Check their names: the parts of a sample lie side by side, and their names agree up to the first dot.",
+    ),
+    "unmatched": (
+        "warning",
+        "names were left over when two lists were joined",
+        "Check that both lists are complete and spell the names in the same way.",
+    ),
+    "repeated": (
+        "warning",
+        "names occur twice where each must occur once",
+        "Keep one of them: only one can be used.",
+    ),
+    "without_split": (
+        "warning",
+        "images are in none of the split lists",
+        "Add them to a list, or leave them: they are in no split.",
+    ),
+    "list_captions": (
+        "warning",
+        "captions look like a list written as text",
+        "Write the captions as a JSON list, or one a line.",
     ),
     "empty_captions": ("warning", "captions are empty", "Fill in or remove them; training drops them."),
     "without_captions": (
@@ -73,14 +119,6 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "Write distinguishing captions: a shared caption has several correct images.",
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One occurrence of a finding: the file or image id, and a detail."""
-
-    file: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +195,19 @@ class Report:
 def describe_pairs(
     pairs: Pairs, usable: Sequence[bool], found: Mapping[str, Sequence[Example]], examples: int
 ) -> Report:
-    """Build the report: statistics, and for each kind in `found` its count and the first `examples` examples."""
+    """Build the report: statistics, and the findings: those in `found`, and the notes taken while `pairs` was read.
+
+    Of each kind, the report has the count and the first `examples` examples.
+    """
+    notes = pairs.notes
     findings = tuple(
-        Finding(kind, len(found[kind]), tuple(found[kind][:examples])) for kind in KINDS if found.get(kind)
+        Finding(
+            kind,
+            len(found.get(kind, ())) + notes.counts.get(kind, 0),
+            (*found.get(kind, ()), *notes.examples.get(kind, ()))[:examples],
+        )
+        for kind in KINDS
+        if found.get(kind) or kind in notes.counts
     )
     captions = pairs.captions()
     words = _spread(np.fromiter((len(caption.split()) for caption in captions), np.int64, len(captions)))

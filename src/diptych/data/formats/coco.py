@@ -9,6 +9,7 @@ from typing import Any
 from diptych.data.formats.encoding import clean, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries
+from diptych.data.joins import JoinReport, Tally, canonical_id
 from diptych.data.pairs import Row
 from diptych.errors import DataError
 
@@ -21,7 +22,14 @@ def read_karpathy(path: Path, images: ImagePaths) -> Iterator[Row]:
         if not isinstance(sentences, list):
             raise DataError(f"{where} has no list 'sentences'; is this a caption file of this format?")
         image_path = images.find(f"{folder}/{name}" if folder else name, where)
-        yield Row(name, image_path, tuple(map(_sentence, sentences)), clean(image.get("split")) or None)
+        number = image.get("cocoid")
+        yield Row(
+            name,
+            image_path,
+            tuple(map(_sentence, sentences)),
+            clean(image.get("split")) or None,
+            None if number is None else canonical_id(number),
+        )
 
 
 def _sentence(sentence: Any) -> str:
@@ -34,13 +42,22 @@ def _sentence(sentence: Any) -> str:
 
 def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
-    captions: dict[Any, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
         captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+    numbers: dict[str, None] = {}
+    repeated: list[str] = []
     for where, image in _entries(path, "images"):
         name = clean(_value(image, "file_name", where))
-        texts = tuple(map(clean, captions.get(_id(image, "id", where), ())))
-        yield Row(name, images.find(name, where), texts, split_of(path, images.base))
+        number = _id(image, "id", where)
+        if number in numbers:
+            repeated.append(number)
+        numbers[number] = None
+        texts = tuple(map(clean, captions.get(number, ())))
+        yield Row(name, images.find(name, where), texts, split_of(path, images.base), number)
+    orphans = Tally.of(number for number in captions if number not in numbers)
+    left, right = f"image ids of the captions in '{path.name}'", "its images"
+    images.notes.add_join(JoinReport(left, right, left_only=orphans, repeated=Tally.of(repeated)))
 
 
 def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,9 +67,9 @@ def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"'{path}', {key}[{index}]", entry
 
 
-def _id(entry: dict[str, Any], key: str, where: str) -> int | float | str:
+def _id(entry: dict[str, Any], key: str, where: str) -> str:
     value = _value(entry, key, where)
-    return value if isinstance(value, int | float) else clean(value)  # a list is not hashable
+    return canonical_id(value if isinstance(value, float) else clean(value))  # "1" and 1 are the same image
 
 
 def _value(entry: dict[str, Any], key: str, where: str) -> Any:

@@ -10,12 +10,19 @@ from pathlib import Path
 
 from diptych.data.formats.encoding import open_text
 from diptych.errors import DataError
+from diptych.images.suffixes import is_image_file
 from diptych.runtime.files import MAX_COLUMNS, MAX_RECORD
 
 
 def delimiter_of(header: str) -> str:
     """The delimiter of a table: the most frequent candidate in its header line."""
     return max("\t,;|", key=header.count)
+
+
+def headerless_delimiter(line: str) -> str | None:
+    """The delimiter of a table without a header, from its first line; None unless that begins with an image file."""
+    match = re.match(r'\s*("?)([^\t,;|"]+)\1([\t,;|])', line)
+    return match[3] if match and is_image_file(match[2].strip()) else None
 
 
 def column_names(header: str, where: str = "the table") -> list[str]:

@@ -16,7 +16,8 @@ from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.registry import FORMATS
 from diptych.data.formats.shards import expand
 from diptych.errors import ConfigError, DataError, did_you_mean
-from diptych.images.walk import is_hidden, is_image_file
+from diptych.images.suffixes import is_image_file
+from diptych.images.walk import is_hidden
 from diptych.runtime.files import check_regular
 
 _HEAD_CHARACTERS = 65536

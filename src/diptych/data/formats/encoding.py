@@ -95,3 +95,8 @@ def folder_split(path: Path, base: Path) -> str | None:
     """The split named by the parent folder of `path`, if that folder lies below `base`."""
     folder = path.absolute().parent
     return folder.name.lower() if folder != base and folder.name.lower() in SPLIT_NAMES else None
+
+
+def split_in_name(name: str) -> str | None:
+    """The split named by the first folder of an image name that is a split: `train` for `images/train/cat/1.jpg`."""
+    return next((part.lower() for part in name.split("/")[:-1] if part.lower() in SPLIT_NAMES), None)

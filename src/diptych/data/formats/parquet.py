@@ -107,7 +107,7 @@ def _check_footer(path: Path, file: BinaryIO) -> int:
     thrift = _Thrift(file.read(length))
     for field, kind in thrift.fields():
         if field == 2:
-            columns = [thrift.struct().get(5, 0) for _ in range(thrift.list_length())]
+            columns = [_integer(thrift.struct(), 5) for _ in range(thrift.list_length())]
             if len(columns) > 2 * MAX_COLUMNS:
                 raise DataError(f"'{path}' has {len(columns):,} columns, the limit is {2 * MAX_COLUMNS:,}; {_NEXT}")
             if _depth(columns) > _MAX_DEPTH:
@@ -143,17 +143,27 @@ def _check_pages(path: Path, file: BinaryIO, table: pq.ParquetFile, group: int, 
     end, values = offset + chunk.total_compressed_size, 0
     while offset < end and values < chunk.num_values:
         header, length = _page_header(path, file, offset)
-        packed, unpacked = header.get(3, 0), header.get(2, 0)
+        packed, unpacked = _integer(header, 3), _integer(header, 2)
         if packed < 0 or unpacked < 0 or unpacked > MAX_RATIO * packed + _PAGE_ALLOWANCE:
             raise DataError(f"{name}: a page of {packed:,} bytes unpacks to {unpacked:,}; {_NEXT}")
         page = header.get(5) or header.get(8) or {}
-        count = page.get(1, 0)
+        if not isinstance(page, dict):
+            raise ValueError(f"no page at byte {offset:,}")
+        count = _integer(page, 1)
         values += max(0, count)
         if is_list and (page.get(2 if 5 in header else 4) == _DELTA_BYTE_ARRAY):
             raise DataError(f"{name}: lists in the encoding DELTA_BYTE_ARRAY are not supported; {_NEXT}")
         if is_list and values > _MAX_LIST * rows + _SPARE:
             raise DataError(f"{name}: {values:,} values in {rows:,} rows, the limit is {_MAX_LIST:,} per row; {_NEXT}")
         offset += length + packed
+
+
+def _integer(struct: dict[int, Any], number: int) -> int:
+    """The integer field `number` of a struct; 0 if it is absent."""
+    value = struct.get(number, 0)
+    if not isinstance(value, int):
+        raise ValueError(f"field {number} of a header is not an integer")
+    return value
 
 
 def _page_header(path: Path, file: BinaryIO, offset: int) -> tuple[dict[int, Any], int]:

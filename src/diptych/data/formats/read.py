@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.data.formats.detection import Source, detect
-from diptych.data.formats.encoding import wrong_encoding
-from diptych.data.formats.image_paths import ImagePaths, home_of
+from diptych.data.formats.encoding import split_in_name, wrong_encoding
+from diptych.data.formats.image_paths import ImagePaths, home_of, is_exact, literal_path
 from diptych.data.formats.registry import FORMATS, READERS, Format
-from diptych.data.pairs import Pairs, Row
+from diptych.data.pairs import Pairs, Row, canonical_split
+from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
-__all__ = ["FORMATS", "READERS", "Format", "ImagePaths", "Source", "detect", "read_pairs", "wrong_encoding"]
+__all__ = ["FORMATS", "READERS", "Format", "ImagePaths", "Source", "detect", "read_pairs", "settled", "wrong_encoding"]
 
 
 def read_pairs(
@@ -44,20 +46,82 @@ def read_pairs(
     files = [] if detected.format == "hub" else detected.paths
     if outside := next((path for path in files if not roots.contains(path.absolute())), None):
         raise DataError(f"'{outside}' leads out of the folder that is read; leave it out, or follow links")
-    rows = _rows(detected, images, roots)
+    notes = ReadingNotes()
+    rows = _rows(detected, images, roots, notes)
     has_images = FORMATS[detected.format].has_images
-    pairs = _read_cached(rows, detected, images, roots) if has_images else Pairs.from_rows(rows)
+    pairs = _read_cached(rows, detected, images, roots, notes) if has_images else settled(rows, notes)
     if not len(pairs):
         raise DataError(f"'{source}' contains no images (read as format '{detected.format}'); check file and format")
     return pairs
 
 
-def _rows(detected: Source, images: Path | None, roots: Roots) -> Iterator[Row]:
+def settled(
+    rows: Iterable[Row], notes: ReadingNotes | None = None, blobs: Callable[[], BinaryIO] | None = None
+) -> Pairs:
+    """Build a data set from the rows of a reader, and settle what only all rows together show.
+
+    Of several names that lead to one file, those that are not literally that file lose it: their images are missing.
+    Without any splits, the folders in the names give them (see `folder_splits`).
+
+    Args:
+        rows: the rows of one or more files.
+        notes: the notes that the reader and its `ImagePaths` take.
+        blobs: as for `Pairs.from_rows`.
+
+    Raises:
+        DataError: a name leads out of the image folders, and no name of that kind was found below them.
+    """
+    notes = notes if notes is not None else ReadingNotes()
+    pairs = Pairs.from_rows(rows, blobs, notes)
+    if notes.outside and not notes.relocated:
+        raise DataError(notes.outside)
+    return folder_splits(without_shared_guesses(pairs, notes)).with_notes(notes)
+
+
+def without_shared_guesses(pairs: Pairs, notes: ReadingNotes) -> Pairs:
+    """The data set without files that several names share and that not all of them name literally.
+
+    The images of the other names are missing then, and counted as `shared_files`.
+    """
+    counts = pc.value_counts(pairs.table["path"])
+    shared = {
+        path
+        for path, count in zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+        if count > 1 and path in notes.guessed
+    }
+    if not shared:
+        return pairs
+    paths = []
+    for image_id, path in zip(pairs.values("image_id"), pairs.values("path"), strict=True):
+        if path in shared and not is_exact(path, image_id):
+            notes.add("shared_files", image_id, f"another name leads to the only file that fits it, '{path}'")
+            path = literal_path(Path(path).parent, f"{image_id} (ambiguous)")
+        paths.append(path)
+    return pairs.with_column("path", paths)
+
+
+def folder_splits(pairs: Pairs) -> Pairs:
+    """Take the splits of a data set without any from folders such as `train` and `test` in the image names.
+
+    As in the image folders of `datasets`, the first folder with the name of a split counts. It must be in every name,
+    or there must be at least two splits: a single folder "train" among others may as well be a class of images.
+    """
+    if any(split is not None for split in pairs.values("split")):
+        return pairs
+    splits = [split_in_name(image_id) for image_id in pairs.values("image_id")]
+    if None in splits and len({canonical_split(split) for split in splits if split}) < 2:
+        return pairs
+    return pairs.with_column("split", [canonical_split(split) if split else None for split in splits])
+
+
+def _rows(detected: Source, images: Path | None, roots: Roots, notes: ReadingNotes) -> Iterator[Row]:
     resolvers: dict[Path, ImagePaths] = {}
     for path in detected.paths:
         parent = path if path.is_dir() else path.parent
         if parent not in resolvers:
-            resolvers[parent] = ImagePaths(images) if images else ImagePaths.around(parent, detected.folder, roots)
+            resolvers[parent] = (
+                ImagePaths(images, notes=notes) if images else ImagePaths.around(parent, detected.folder, roots, notes)
+            )
         yield from READERS[detected.format](path, resolvers[parent])
 
 
@@ -65,7 +129,9 @@ _BLOB = "pictures.bin"
 _TABLE = "pairs.arrow"
 
 
-def _read_cached(rows: Iterable[Row], detected: Source, images: Path | None, roots: Roots) -> Pairs:
+def _read_cached(
+    rows: Iterable[Row], detected: Source, images: Path | None, roots: Roots, notes: ReadingNotes
+) -> Pairs:
     """Pairs with embedded images, stored in the cache and reused until the source files change."""
     entry = cache_dir() / "pairs" / _key(detected, images, roots)
     if (entry / _TABLE).exists():
@@ -73,7 +139,7 @@ def _read_cached(rows: Iterable[Row], detected: Source, images: Path | None, roo
     with new_folder(entry) as folder:
         blob = folder / _BLOB
         with ExitStack() as files:
-            pairs = Pairs.from_rows(rows, blobs=lambda: files.enter_context(blob.open("wb")))
+            pairs = settled(rows, notes, lambda: files.enter_context(blob.open("wb")))
         if pc.any(pc.less(pairs.table["size"], 0)).as_py() and not blob.exists():
             return pairs  # not cached: the lookup of image files may have another result later
         table = _with_path(pairs.table, str(blob), _BLOB)
@@ -101,5 +167,5 @@ def _key(detected: Source, images: Path | None, roots: Roots) -> str:
     names = [str(path) for path in detected.paths]
     homes = {home_of(path.parent) for path in detected.paths if detected.folder is None and detected.format != "hub"}
     narrowed = [] if all(map(roots.contains, homes)) else ["narrowed"]
-    key = json.dumps([1, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
+    key = json.dumps([2, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data.formats.coco import read_coco, read_karpathy
-from diptych.data.formats.delimited import column_names
+from diptych.data.formats.delimited import column_names, headerless_delimiter
 from diptych.data.formats.flickr import read_captions, read_results, read_token
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.shards import SHARD_SUFFIXES, read_shard, read_sidecars
 from diptych.data.formats.tables import Columns, read_hub, read_imagefolder, read_parquet, read_table
 from diptych.data.pairs import Row
 from diptych.errors import DataError
+from diptych.images.suffixes import is_image_file
 
 Reader = Callable[[Path, ImagePaths], Iterator[Row]]
 
@@ -44,11 +45,18 @@ def _is_token(head: str) -> bool:
 
 
 def _is_table(head: str) -> bool:
+    """Whether a file begins like a table: with a header, an image name and a caption, or a JSON list or object."""
+    if re.match(r"\s*\[\s*\{", head):
+        return True
+    if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*["\[{]', head)) and is_image_file(match[1]):
+        return True
     header = head.partition("\n")[0]
+    if headerless_delimiter(header):
+        return True
     try:
         Columns.find(json.loads(header) if header.startswith("{") else column_names(header), "")
     except (DataError, ValueError, RecursionError):
-        return re.match(r"\s*\[\s*\{", head) is not None
+        return False
     return True
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, two_fields
+from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, headerless_delimiter, two_fields
 from diptych.data.formats.encoding import SPLIT_NAMES, clean, folder_split, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries, parse
 from diptych.data.formats.parquet import parquet_rows
+from diptych.data.joins import canonical_id
 from diptych.data.pairs import Row
 from diptych.errors import DataError, require
 from diptych.images.decode import MAX_BYTES, ImageSource, content_hash
+from diptych.images.suffixes import is_image_file
 
 # Compared in lower case without spaces, `_` and `-`, in order of preference.
 IMAGE_COLUMNS = (
@@ -30,6 +32,7 @@ CAPTION_COLUMNS = (
     *("description", "raw", "txt", "answer"),
 )
 SPLIT_COLUMNS = ("split", "subset", "partition")
+NUMBER_COLUMNS = ("cocoid", "imageid", "imgid", "photoid")
 ID_COLUMNS = ("imageid", "imgid", "photoid", "key", "filename", "imagename")
 
 
@@ -41,6 +44,7 @@ class Columns:
     captions: tuple[str, ...]
     split: str | None = None
     image_id: str | None = None
+    number: str | None = None  # the column of COCO's numbers, beside a column of file names
 
     @classmethod
     def find(cls, names: Iterable[str], where: str) -> Columns:
@@ -64,7 +68,8 @@ class Columns:
                 f"{f' and {len(columns) - _LISTED:,} more' if len(columns) > _LISTED else ''}; "
                 f"rename one to one of: {', '.join(accepted)}"
             )
-        return cls(image, captions, first(SPLIT_COLUMNS), first(ID_COLUMNS))
+        number = first(NUMBER_COLUMNS)
+        return cls(image, captions, first(SPLIT_COLUMNS), first(ID_COLUMNS), number if number != image else None)
 
 
 _LISTED, _LISTED_CHARACTERS = 50, 80  # columns listed by an error message, and characters of each name
@@ -147,9 +152,10 @@ def rows(
         part = clean(record.get(columns.split)) if columns.split else ""
         captions = tuple(caption for name in columns.captions for caption in caption_list(record.get(name)))
         image_id, image = _image(record, columns, images, where)
+        number = record.get(columns.number) if columns.number else None
         if isinstance(image, bytes) and split:
             image_id = f"{split}/{image_id}"  # ids may repeat between the splits of a hub data set
-        yield Row(prefix + image_id, image, captions, part or split)
+        yield Row(prefix + image_id, image, captions, part or split, canonical_id(clean(number)) or None)
 
 
 def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, where: str) -> tuple[str, ImageSource]:
@@ -160,7 +166,7 @@ def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, wher
     if isinstance(value, bytes):
         image_id = record.get(columns.image_id) if columns.image_id and columns.image_id != columns.image else None
         return (content_hash(value) if image_id is None else clean(image_id)), value
-    if value is None:  # an empty cell: reported as a missing image, without failing the whole table
+    if value is None or value != value:  # an empty cell: reported as a missing image, without failing the whole table
         missing = where.replace("'", "")
         return missing, Path(missing)
     name = str(value).strip().replace("\\", "/")
@@ -168,31 +174,60 @@ def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, wher
 
 
 def caption_list(value: Any) -> list[str]:
-    """The captions in a cell: a string, a list, a JSON list in a CSV, or objects with `raw`, `caption` or `text`."""
+    """The captions in a cell: a string, a list, the text of a list, or objects with `raw`, `caption` or `text`."""
     captions, pending = [], [value]
     while pending:  # no recursion, since lists may be nested as deep as JSON allows
         value = pending.pop()
-        if isinstance(value, str) and value.startswith('["') and value.endswith('"]'):
-            with suppress(ValueError, RecursionError):  # a caption in brackets
-                value = json.loads(value)
+        if isinstance(value, str) and (texts := list_in_text(value)):
+            value = texts
         if isinstance(value, (list, tuple)):
             pending += reversed(value)
         elif isinstance(value, Mapping):
-            captions.append(clean(next((value[key] for key in ("raw", "caption", "text") if key in value), "")))
+            captions.append(_caption(next((value[key] for key in ("raw", "caption", "text") if key in value), "")))
         else:
-            captions.append(clean(value))
+            captions.append(_caption(value))
     return captions
+
+
+def _caption(value: object) -> str:
+    """A caption as text; what pandas writes for an empty cell is an empty caption."""
+    text = clean(value)
+    return "" if text in _EMPTY_CELLS else text
+
+
+_EMPTY_CELLS = ("nan", "NaN", "<NA>")
+
+_LITERAL = r"""(?:"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
+_LIST = re.compile(rf"\[\s*+{_LITERAL}(?:(?:\s*+,\s*+|\s++){_LITERAL})*+\s*+,?\s*+\]", re.DOTALL)
+
+
+def list_in_text(text: str) -> list[str]:
+    """The strings of a list that was written as text, by JSON, Python or NumPy (which writes no commas); else none."""
+    text = text.strip()
+    if not text.startswith("[") or not text.endswith("]") or not _LIST.fullmatch(text):
+        return []
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            values = [ast.literal_eval(f"({literal})") for literal in re.findall(_LITERAL, text, re.DOTALL)]
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return []
+    return list(map(str, values))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         header = file.readline()
+    if without_header := headerless_delimiter(header):
+        yield from _headerless_rows(path, without_header)
+        return
     delimiter = delimiter_of(header)
     names = column_names(header, f"'{path}'")
     columns = Columns.find(names, f"'{path}'")
     if duplicate := next((name for name in columns.captions if names.count(name) > 1), None):
         raise DataError(f"'{path}' has several columns '{duplicate}'; rename them {duplicate}_1, {duplicate}_2, ...")
-    if names == [columns.image, *columns.captions]:
+    if len(names) == 2 and names == [columns.image, *columns.captions]:
         for number, name, caption in two_fields(path, delimiter):
             if number > 1:
                 yield f"'{path}', line {number}", dict(zip(names, (name, caption), strict=True))
@@ -205,6 +240,25 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"'{path}', line {number}", dict(zip(names, fields, strict=True))
 
 
+def _headerless_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table without a header: an image name, and after the first delimiter its caption.
+
+    Raises:
+        DataError: the lines have more than two fields, so that it is unclear which are captions.
+    """
+    widths = {len(fields) for _, fields in islice(csv_fields(path, delimiter), _SAMPLED_LINES) if fields}
+    if len(widths) == 1 and (width := widths.pop()) > 2:
+        raise DataError(
+            f"'{path}' has no header line and {width} columns; add a first line that names them, such as "
+            f"'{delimiter.join(['image', 'caption', 'split'])}'"
+        )
+    for number, name, caption in two_fields(path, delimiter):
+        yield f"'{path}', line {number}", {"image": name, "caption": caption}
+
+
+_SAMPLED_LINES = 20
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -214,10 +268,23 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON list, or of an object from image name to captions or to an object with captions."""
     for index, entry in entries(path):
-        if not isinstance(index, int):
-            raise DataError(f"'{path}' is not a list of objects; is this a caption file?")
-        yield (where := f"'{path}', entry {index}"), _object(entry, where)
+        where = f"'{path}', entry {index}" if isinstance(index, int) else f"'{path}', entry '{index}'"
+        if isinstance(index, int):
+            yield where, _object(entry, where)
+        elif isinstance(entry, Mapping) and not is_image_file(index):
+            raise DataError(
+                f"{where} is an object with the fields {', '.join(sorted(entry)[:_LISTED]) or 'none'}; write the file "
+                'as a list of objects, [{"image": "a.jpg", "caption": "..."}, ...], or as {"a.jpg": "...", ...}'
+            )
+        elif isinstance(entry, Mapping):
+            captions = Columns.find([*entry, "image"], where).captions
+            yield where, {"image": index, "caption": [entry[name] for name in captions]}
+        elif isinstance(entry, (str, list)):
+            yield where, {"image": index, "caption": entry}
+        else:
+            raise DataError(f"{where} is neither a caption nor a list of captions; is this a caption file?")
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

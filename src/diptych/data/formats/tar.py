@@ -160,7 +160,7 @@ def _padded(size: int) -> int:
 
 
 def _pax(record: bytes, name: str) -> tuple[str, int]:
-    """Parse PAX records `LENGTH KEY=VALUE\\n`: the member name (default `name`) and its size (-1 if absent)."""
+    r"""Parse PAX records `LENGTH KEY=VALUE\n`: the member name (default `name`) and its size (-1 if absent)."""
     size, start = -1, 0
     while start < len(record) and record[start]:
         digits, _, _ = record[start : start + 20].partition(b" ")

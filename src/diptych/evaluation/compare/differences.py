@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class Measure:
         intervals: model name to 95% interval.
         differences: (first, second) to the value of the first minus that of the second, with an interval at a level
             that holds for all pairs together (Bonferroni; `metrics.bootstrap.paired_difference`).
+        images: number of images that have a value.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Measure:
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     differences: dict[tuple[str, str], Difference]
+    images: int
 
     @property
     def best(self) -> str:
@@ -57,7 +59,7 @@ class Measure:
         if (first, second) in self.differences:
             return self.differences[first, second]
         other = self.differences[second, first]
-        return Difference(-other.value, -other.high, -other.low)
+        return replace(other, value=-other.value, low=-other.high, high=-other.low)
 
     def tied(self, name: str) -> bool:
         """Whether a model is the best, or not significantly worse than the best."""
@@ -66,7 +68,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class _Column:
-    """A measure to compute: `statistic` gives it for one model as a function of image weights; None if it lacks it."""
+    """A measure to compute.
+
+    `statistic` gives it for one model as a function of the weights of `images` images; None if the model lacks it.
+    `groups` counts the images that have a value.
+    """
 
     key: str
     group: str
@@ -74,6 +80,7 @@ class _Column:
     digits: int
     statistic: Callable[[Measured], Statistic | None]
     images: int
+    groups: int
 
 
 def measures(models: Sequence[Measured], suite: Suite, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Measure]:
@@ -123,7 +130,11 @@ def _measure(column: _Column, values: dict[str, float], draws: dict[str, NDArray
         column.digits,
         values,
         {name: percentile_interval(draws[name]) for name in values},
-        {(one, two): paired_difference(values[one], values[two], draws[one], draws[two], level) for one, two in pairs},
+        {
+            (one, two): paired_difference(values[one], values[two], draws[one], draws[two], level, column.groups)
+            for one, two in pairs
+        },
+        column.groups,
     )
 
 
@@ -142,7 +153,7 @@ def _retrieval(suite: Suite) -> list[_Column]:
         return statistic
 
     return [
-        _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count)
+        _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count, len(np.unique(owner)))
         for short, words, array in (
             ("t2i", "text to image", "found_images"),
             ("i2t", "image to text", "found_captions"),
@@ -164,7 +175,7 @@ def _classes(suite: Suite) -> list[_Column]:
         return statistic
 
     return [
-        _Column(key, "classes", title, 1, accuracy(array, k), count)
+        _Column(key, "classes", title, 1, accuracy(array, k), count, count)
         for key, title, array, k in (
             ("top1", "zero-shot top-1 %", "class_ranks", 1),
             ("top5", "zero-shot top-5 %", "class_ranks", 5),
@@ -187,7 +198,15 @@ def _matching(suite: Suite) -> list[_Column]:
         return statistic
 
     return [
-        _Column(f"auc_{name}", "matching", f"AUC, {name} negatives", 3, auc(pairs.sets[name]), len(suite.subset))
+        _Column(
+            f"auc_{name}",
+            "matching",
+            f"AUC, {name} negatives",
+            3,
+            auc(pairs.sets[name]),
+            len(suite.subset),
+            len(np.unique(pairs.owner[pairs.sets[name]])),
+        )
         for name in ("random", "hard")
     ]
 
@@ -207,7 +226,15 @@ def _checks(suite: Suite) -> list[_Column]:
         return statistic
 
     return [
-        _Column(kind, "checks", f"{kind} % (of {number:,})", 1, right(kind), count)
+        _Column(
+            kind,
+            "checks",
+            f"{kind} % (of {number:,})",
+            1,
+            right(kind),
+            count,
+            len(np.unique(checks.rows[checks.kinds == kind])),
+        )
         for kind, number in checks.counts().items()
     ]
 
@@ -227,5 +254,7 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
         return statistic
 
     return [
-        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count) for key in keys if key not in CORPUS_LEVEL
+        _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count, count)
+        for key in keys
+        if key not in CORPUS_LEVEL
     ]

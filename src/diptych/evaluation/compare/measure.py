@@ -179,7 +179,7 @@ def _matcher_parameters(matcher: Matcher) -> int:
     return parameters_of(matcher.encoder.model) + parameters_of(matcher.head)
 
 
-def _auc_alone(scores: NDArray[Any], suite: Suite) -> dict[str, Any]:
+def _auc_alone(scores: NDArray[np.floating], suite: Suite) -> dict[str, Any]:
     """Metrics of cosines, which are not probabilities: AUC alone."""
     assert suite.labelled_pairs is not None
     owner, labels, weights = suite.labelled_pairs.owner, suite.labelled_pairs.labels, np.ones(len(suite.subset_rows))

@@ -36,7 +36,7 @@ class Measured:
     name: str
     model: str
     summary: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the folder atomically: `arrays.npz` and `measured.json`."""

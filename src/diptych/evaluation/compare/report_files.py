@@ -10,7 +10,14 @@ from typing import Any
 from diptych.errors import ConfigError
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.report_page import html_report
-from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.evaluation.compare.tables import (
+    Cell,
+    Table,
+    cost_table,
+    difference_table,
+    quality_tables,
+    summary_sentences,
+)
 from diptych.runtime import quoting
 from diptych.runtime.atomic import new_text, write_text
 
@@ -59,7 +66,7 @@ def markdown(comparison: Comparison, command: str = "") -> str:
     """The report as Markdown: the best value in bold, values not significantly worse after a `≈`."""
     tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
     sentences = [
-        *said(comparison),
+        *summary_sentences(comparison),
         *(f"{name} could not be measured: {reason}" for name, reason in comparison.failed.items()),
     ]
     parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]

@@ -12,9 +12,16 @@ from diptych.errors import ImageError
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.examples import Example, ModelResult, examples
 from diptych.evaluation.compare.plots import confusion_matrix, plots
-from diptych.evaluation.compare.tables import Cell, Table, cost_table, difference_table, quality_tables, said
+from diptych.evaluation.compare.tables import (
+    Cell,
+    Table,
+    cost_table,
+    difference_table,
+    quality_tables,
+    summary_sentences,
+)
 from diptych.images.decode import ImageSource, decode, thumbnail
-from diptych.reports.html import document, embedded, svg_data_uri
+from diptych.reports.html import data_uri, html_document, svg_data_uri
 from diptych.runtime.background import prefetch
 from diptych.runtime.quoting import escaped
 
@@ -57,7 +64,7 @@ def html_report(comparison: Comparison, command: str = "") -> str:
     names = ", ".join(comparison.names)
     title = f"{len(comparison.models)} models compared: {names}" if len(comparison.models) > 1 else names
     parts = [
-        "".join(f'<p class="said">{escaped(sentence)}</p>\n' for sentence in said(comparison)),
+        "".join(f'<p class="said">{escaped(sentence)}</p>\n' for sentence in summary_sentences(comparison)),
         *(_table(table) for table in quality_tables(comparison)),
         _table(cost_table(comparison)),
         _plots(plots(comparison), "Plots"),
@@ -67,7 +74,7 @@ def html_report(comparison: Comparison, command: str = "") -> str:
         _captions(comparison),
         _provenance(comparison, command),
     ]
-    return document(title, _data(comparison), "".join(part for part in parts if part), _STYLE)
+    return html_document(title, _data(comparison), "".join(part for part in parts if part), _STYLE)
 
 
 def _data(comparison: Comparison) -> str:
@@ -200,7 +207,7 @@ def _thumbnails(pairs: Pairs, rows: Sequence[int]) -> dict[int, str]:
 
 def _data_url(image: ImageSource) -> str:
     try:
-        return embedded(thumbnail(decode(image, min_side=_THUMB), _THUMB))
+        return data_uri(thumbnail(decode(image, min_side=_THUMB), _THUMB))
     except ImageError:
         return "data:,"
 
@@ -216,7 +223,7 @@ def _provenance(comparison: Comparison, command: str) -> str:
     rows += [(Cell(name), Cell(f"could not be measured: {reason}")) for name, reason in comparison.failed.items()]
     suite = comparison.suite
     rows.append((Cell("data"), Cell(
-        f"prompts {suite.prompts}; matchers and captioners on at most {suite.most:,} pictures; seed {suite.seed}; "
+        f"prompts {suite.prompts}; matchers and captioners on at most {suite.limit:,} pictures; seed {suite.seed}; "
         f"key {suite.key}"
     )))  # fmt: skip
     return _table(Table("Provenance", "", ("", ""), tuple(rows))).replace("<table>", '<table class="made">')

@@ -27,7 +27,7 @@ from diptych.runtime.progress import Progress, silent
 VERSION = 1
 """Version of the measurements; a model measured with another version is measured again."""
 
-MOST = 1000
+LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Suite:
         classes: the candidate classes; None for those that `labelled` has.
         source: paths, splits and sizes of the data, for the report.
         prompts: name of the prompt templates for class names.
-        most: limit on the captioned images for matchers and captioners, which are slow (`subset`).
+        limit: limit on the captioned images for matchers and captioners, which are slow (`subset`).
         seed: of every random choice.
     """
 
@@ -49,7 +49,7 @@ class Suite:
     classes: Classes | None
     source: dict[str, Any]
     prompts: str = "eighty"
-    most: int = MOST
+    limit: int = LIMIT
     seed: int = 0
 
     @functools.cached_property
@@ -57,7 +57,7 @@ class Suite:
         """Rows of `pairs` for matchers and captioners, chosen by a hash of the image ids, ascending: (subset,)."""
         assert self.pairs is not None
         drawn = sorted(range(len(self.pairs)), key=lambda row: split_position(f"{self.seed} {self._ids[row]}"))
-        return np.sort(np.array(drawn[: self.most], np.int64))
+        return np.sort(np.array(drawn[: self.limit], np.int64))
 
     @functools.cached_property
     def subset(self) -> Pairs:
@@ -96,7 +96,7 @@ class Suite:
     @functools.cached_property
     def key(self) -> str:
         """A hash of the suite; measurements with equal keys are comparable."""
-        digest = hashlib.sha256(json.dumps([VERSION, self.prompts, self.most, self.seed]).encode())
+        digest = hashlib.sha256(json.dumps([VERSION, self.prompts, self.limit, self.seed]).encode())
         for pairs in (self.pairs, self.labelled):
             if pairs is not None:
                 digest.update(pairs.fingerprint().encode())
@@ -120,7 +120,7 @@ class Suite:
                     pa.ipc.new_file(sink, pairs.table.schema) as writer,
                 ):
                     writer.write_table(pairs.table)
-        content = {"source": self.source, "prompts": self.prompts, "most": self.most, "seed": self.seed}
+        content = {"source": self.source, "prompts": self.prompts, "most": self.limit, "seed": self.seed}
         content["classes"] = [list(self.classes.labels), list(self.classes.names)] if self.classes else None
         (folder / "suite.json").write_text(json.dumps(content), "utf-8")
 
@@ -128,9 +128,10 @@ class Suite:
     def load(cls, folder: Path) -> Suite:
         """Read a folder that `save` wrote."""
         content = json.loads((folder / "suite.json").read_text("utf-8"))
-        names = content.pop("classes")
+        names, limit = content.pop("classes"), content.pop("most")
         classes = Classes(*map(tuple, names)) if names else None
-        return cls(_read_table(folder / "pairs.arrow"), _read_table(folder / "labelled.arrow"), classes, **content)
+        pairs, labelled = (_read_table(folder / f"{name}.arrow") for name in ("pairs", "labelled"))
+        return cls(pairs, labelled, classes, limit=limit, **content)
 
 
 def read_suite(
@@ -142,7 +143,7 @@ def read_suite(
     class_split: str = "all",
     classes: str | Path | None = None,
     prompts: str = "eighty",
-    most: int = MOST,
+    limit: int = LIMIT,
     seed: int = 0,
     max_bad_share: float = 0.1,
     progress: Progress = silent,
@@ -157,7 +158,7 @@ def read_suite(
         class_split: split of `class_data`.
         classes: the candidate classes, as for `read_classes`; by default those of `class_data`.
         prompts: name of the prompt templates for class names.
-        most: limit on the captioned images for matchers and captioners.
+        limit: limit on the captioned images for matchers and captioners.
         seed: of every random choice.
         max_bad_share: largest fraction of images that may be left out, 0 to 1.
         progress: reports progress.
@@ -168,7 +169,7 @@ def read_suite(
     """
     if data is None and class_data is None:
         raise ConfigError(
-            "there is no data to compare on: give captioned images (--data), labelled images (--class-data), or both"
+            "there is no data to compare on: give captioned images as `data`, labelled images as `class_data`, or both"
         )
     source: dict[str, Any] = {}
     pairs = labelled = None
@@ -185,7 +186,7 @@ def read_suite(
         source["class_data"] = {"path": str(class_data), "split": class_split, "images": len(labelled)}
         source["class_data"]["left_out"] = report.bad_images
     known = read_classes(classes) if classes else None
-    return Suite(pairs, labelled, known, source, prompts=prompts, most=most, seed=seed)
+    return Suite(pairs, labelled, known, source, prompts=prompts, limit=limit, seed=seed)
 
 
 def word_embeddings(pairs: Pairs, dim: int = 128) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,6 +10,7 @@ from typing import Any
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.differences import Measure
 from diptych.evaluation.compare.measurements import Measured
+from diptych.evaluation.metrics.bootstrap import least_groups
 from diptych.evaluation.metrics.captions import NAMES
 
 GROUPS = {  # group of measures -> title and note of its table
@@ -33,9 +34,14 @@ GROUPS = {  # group of measures -> title and note of its table
         "Compositional checks",
         "Percentage of captions that score higher than a slightly changed, wrong one; chance is 50. Blind is the score "
         "for the mean of all images: what a model reaches from the text alone. Only values significantly above the "
-        "model's own blind score are marked.",
+        "model's own blind score are marked, and none with so few images that a lead could be chance.",
     ),
-    "captions": ("Captions", "One caption for each image, scored against all of its references."),
+    "captions": (
+        "Captions",
+        "One caption for each image, scored against all of its references. BLEU-4 and METEOR are scores of all "
+        "captions together, not means over images, and have no interval; BLEU-4 is 0 where no caption has four words "
+        "in a row from a reference.",
+    ),
 }
 
 
@@ -124,7 +130,8 @@ def difference_table(comparison: Comparison) -> Table | None:
         rows.append((Cell(f"{first} − {second}"), *cells))
     note = (
         "First minus second, with confidence intervals from a paired bootstrap over images. All intervals of a column "
-        "hold together with 95% (Bonferroni). Differences whose interval excludes zero are significant and in bold."
+        "hold together with 95% (Bonferroni). Differences whose interval excludes zero are significant and in bold, "
+        f"unless they are of fewer than {least_groups()} images."
     )
     return Table("Differences", note, ("models", *(measure.title for measure in leading)), tuple(rows))
 
@@ -133,7 +140,7 @@ LEADING = {"retrieval": "t2i_r@1", "classes": "top1", "matching": "auc_hard", "c
 LEADING |= {"captions": "cider_d"}
 
 
-def said(comparison: Comparison) -> list[str]:
+def summary_sentences(comparison: Comparison) -> list[str]:
     """Summary sentences: the best model by the leading measure of each group, and the models it clearly beats."""
     return [
         _sentence(measure, leaders)
@@ -168,7 +175,9 @@ def _leaders(measure: Measure, models: Sequence[Measured]) -> list[str]:
 
 def _above_blind(measure: Measure, model: Measured) -> bool:
     """Whether a value counts: that of a check must be significantly above the model's blind score."""
-    return measure.group != "checks" or measure.intervals[model.name][0] > _blind(measure, model)
+    if measure.group != "checks":
+        return True
+    return measure.images >= least_groups() and measure.intervals[model.name][0] > _blind(measure, model)
 
 
 def _blind(measure: Measure, model: Measured) -> float:

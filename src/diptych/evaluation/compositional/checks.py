@@ -55,7 +55,7 @@ class Checks:
         return {kind: int((self.kinds == kind).sum()) for kind in dict.fromkeys(self.kinds.tolist())}
 
 
-def make_checks(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
+def make_checks(pairs: Pairs, *, limit: int = 1000, seed: int = 0) -> Checks:
     """Make checks from the captions of a data set with `swaps.wrong_captions`.
 
     The changes are not verified: some wrong captions are still true of their image, and some read oddly. What a model
@@ -63,7 +63,7 @@ def make_checks(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
 
     Args:
         pairs: images with English captions.
-        most: limit on the checks of each kind, chosen at random.
+        limit: limit on the checks of each kind, chosen at random.
         seed: of the changes and the choice.
 
     Raises:
@@ -76,7 +76,7 @@ def make_checks(pairs: Pairs, *, most: int = 1000, seed: int = 0) -> Checks:
                 by_kind[kind].append((row, caption, wrong))
     random = np.random.default_rng(seed)
     kept = {
-        kind: [candidates[i] for i in np.sort(random.permutation(len(candidates))[:most])]
+        kind: [candidates[i] for i in np.sort(random.permutation(len(candidates))[:limit])]
         for kind, candidates in by_kind.items()
         if candidates
     }
@@ -196,7 +196,7 @@ class QuadScores:
 
     all: WinogroundScores
     by_tag: dict[str, WinogroundScores]
-    scores: NDArray[Any]
+    scores: NDArray[np.floating]
 
     def to_dict(self) -> dict[str, Any]:
         """The scores of all examples by name, and those of each tag under `by_tag`, for JSON."""
@@ -229,18 +229,18 @@ def evaluate_quads(model: DualEncoder | Matcher, quads: Quads, *, progress: Prog
     return QuadScores(winoground_scores(scores), by_tag, scores)
 
 
-Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
+Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]]
 
 
 def _scores(
     model: DualEncoder | Matcher, images: Pairs, texts: Sequence[str], progress: Progress
-) -> tuple[Score, NDArray[Any]]:
+) -> tuple[Score, NDArray[np.floating]]:
     """A function from (n,) image rows and (n,) text rows to (n,) scores; and (texts,) scores with the mean image."""
     if isinstance(model, Matcher):
         image_parts, text_parts = model.encode_dataset(images, progress=progress), model.encode_texts(texts)
-        image_embeddings, text_embeddings = image_parts.vectors.cpu().numpy(), text_parts.vectors.cpu().numpy()
+        image_embeddings, text_embeddings = image_parts.embeddings.cpu().numpy(), text_parts.embeddings.cpu().numpy()
 
-        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
             return model.logits(image_parts, text_parts, rows, columns)
 
     else:
@@ -252,7 +252,7 @@ def _scores(
                 "of its images: download them again"
             )
 
-        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
+        def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
             return np.einsum("nd,nd->n", image_embeddings[rows], text_embeddings[columns])
 
     return score, text_embeddings @ image_embeddings.mean(0)

@@ -12,7 +12,7 @@ from diptych.data.formats.encoding import open_text
 from diptych.data.formats.json_values import entries, parse
 from diptych.data.formats.read import ImagePaths
 from diptych.data.pairs import Pairs, Row
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.evaluation.compositional.checks import Checks, Quads
 
 SUGARCREPE_KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -35,7 +35,8 @@ def read_published(source: str | Path, *, images: Path | None = None) -> Checks 
         return read_sugarcrepe(path, images=images)
     raise DataError(
         f"'{path}' holds neither Winoground (examples.jsonl) nor SugarCrepe (such as swap_obj.json); pass the folder "
-        "of one of them, or use --data for checks made from your own captions"
+        "of one of them",
+        steps=[NextStep("or have the checks made from your own captions", "data")],
     )
 
 
@@ -137,5 +138,8 @@ def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
 def _image_path(folders: ImagePaths, name: str, where: str) -> Path:
     path = folders.find(name, where)
     if not path.is_file():
-        raise DataError(f"{where}: there is no image '{name}' in {folders.folders[0]}; pass its folder as --images")
+        raise DataError(
+            f"{where}: there is no image '{name}' in '{folders.folders[0]}'",
+            steps=[NextStep("name the folder of the images", "images")],
+        )
     return path

@@ -111,7 +111,7 @@ def wrong_captions(caption: str, others: Iterable[str] = (), *, seed: str = "") 
     return wrong
 
 
-def _swap_nouns(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+def _swap_nouns(tokens: list[str], _known: frozenset[str], rng: random.Random) -> list[str] | None:
     """Swap agent and patient: "a dog chases a man" becomes "a man chases a dog"."""
     words = [token.strip().lower() for token in tokens]
     places = [
@@ -125,7 +125,7 @@ def _swap_nouns(tokens: list[str], known: frozenset[str], rng: random.Random) ->
     return _swapped(tokens, rng.choice(places)) if places else None
 
 
-def _swap_attributes(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+def _swap_attributes(tokens: list[str], _known: frozenset[str], rng: random.Random) -> list[str] | None:
     """Swap two attributes: "a black dog and a white cat" becomes "a white dog and a black cat"."""
     places = [
         (first, second)
@@ -165,7 +165,7 @@ def _turn_relation(tokens: list[str], known: frozenset[str], rng: random.Random)
     return [text[:start], _like(text[start:end], new), text[end:]]
 
 
-def _negate(tokens: list[str], known: frozenset[str], rng: random.Random) -> list[str] | None:
+def _negate(tokens: list[str], _known: frozenset[str], _rng: random.Random) -> list[str] | None:
     """Negate: "is running" becomes "is not running", "with a hat" "without a hat", and "a dog" "no dog"."""
     text = "".join(tokens)
     for old, new in ((r"\b(is|are) (?=\w+ing\b)", r"\1 not "), (r"\bwith (?=an? )", "without ")):

@@ -8,9 +8,9 @@ so several of them, or several models, can be evaluated on the same draws (a pai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ RESAMPLES = 2000
 
 
 def bootstrap_interval(
-    values: NDArray[Any],
-    groups: NDArray[Any],
-    statistic: Callable[[NDArray[Any]], float] = np.mean,
+    values: NDArray[np.floating],
+    groups: NDArray[np.integer],
+    statistic: Callable[[NDArray[np.floating]], float] = np.mean,
     *,
     level: float = 0.95,
     resamples: int = 1000,
@@ -68,7 +68,7 @@ def bootstrap_interval(
 
 def bootstrap_intervals(
     measure: Callable[[NDArray[np.float64]], Mapping[str, float]],
-    groups: NDArray[Any],
+    groups: NDArray[np.integer],
     *,
     resamples: int = 200,
     level: float = 0.95,
@@ -119,7 +119,7 @@ def resample_statistics(
     return np.array([[statistic(weights) for statistic in statistics] for weights in draws])
 
 
-def percentile_interval(values: Sequence[float] | NDArray[Any], level: float = 0.95) -> Interval:
+def percentile_interval(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> Interval:
     """Percentile interval (Efron 1979) of (resamples,) values; NaN values are ignored.
 
     >>> percentile_interval([0.0, 1.0, 2.0, 3.0, 4.0], level=0.5)
@@ -129,7 +129,7 @@ def percentile_interval(values: Sequence[float] | NDArray[Any], level: float = 0
     return float(low), float(high)
 
 
-def mean_statistic(values: NDArray[Any], owner: NDArray[Any], groups: int) -> Statistic:
+def mean_statistic(values: NDArray[np.floating], owner: NDArray[np.integer], groups: int) -> Statistic:
     """The mean of values, each of which belongs to a group: recall of hits, accuracy of correct choices.
 
     Args:
@@ -156,7 +156,9 @@ def mean_statistic(values: NDArray[Any], owner: NDArray[Any], groups: int) -> St
     return statistic
 
 
-def auc_statistic(scores: NDArray[Any], labels: NDArray[Any], owner: NDArray[Any]) -> Statistic:
+def auc_statistic(
+    scores: NDArray[np.floating], labels: NDArray[np.bool_] | NDArray[np.integer], owner: NDArray[np.integer]
+) -> Statistic:
     """Area under the ROC curve, equal to scikit-learn's `roc_auc_score` with sample weights; ties count one half.
 
     Scores are sorted once, not for each resample.
@@ -190,16 +192,37 @@ def auc_statistic(scores: NDArray[Any], labels: NDArray[Any], owner: NDArray[Any
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The difference of two models by one measure, first minus second, with its confidence interval."""
+    """The difference of two models by one measure, first minus second, with its confidence interval.
+
+    Attributes:
+        value: the difference.
+        low: lower end of the interval.
+        high: upper end.
+        conclusive: whether there are so many groups that any difference could be significant (`least_groups`). With
+            fewer, a bootstrap interval is too narrow: of two checks that go the same way, it is a point.
+    """
 
     value: float
     low: float
     high: float
+    conclusive: bool = True
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero, and there are enough groups to say so."""
+        return self.conclusive and (self.low > 0 or self.high < 0)
+
+
+def least_groups(level: float = 0.95) -> int:
+    """The fewest groups with which an exact sign test can reach a level: the least n with 2 ** (1 - n) <= 1 - level.
+
+    The clearest outcome, the same sign in every group, has the two-sided probability 2 ** (1 - n)
+    where there is no difference (Dixon and Mood 1946).
+
+    >>> least_groups(0.95), least_groups(1 - 0.05 / 3)
+    (6, 7)
+    """
+    return 1 + math.ceil(-math.log2(1 - level))
 
 
 def paired_difference(
@@ -208,6 +231,7 @@ def paired_difference(
     first_draws: NDArray[np.float64],
     second_draws: NDArray[np.float64],
     level: float = 0.95,
+    groups: int | None = None,
 ) -> Difference:
     """The difference of two statistics and its percentile interval, from draws of `resample_statistics`.
 
@@ -218,10 +242,12 @@ def paired_difference(
         second_draws: (resamples,) that of the second model on the same resamples.
         level: of this interval alone. For `n` simultaneous comparisons pass `1 - 0.05 / n` (Bonferroni), so that all
             hold together with 95%.
+        groups: number of groups that have a value; with fewer than `least_groups(level)` no difference is significant.
+            By default there are enough.
 
     >>> draws = np.array([[2.0, 1.0], [3.0, 2.5], [4.0, 3.0]])
     >>> paired_difference(3.0, 2.0, draws[:, 0], draws[:, 1]).significant
     True
     """
     low, high = percentile_interval(first_draws - second_draws, level)
-    return Difference(first - second, low, high)
+    return Difference(first - second, low, high, groups is None or groups >= least_groups(level))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ PREFIX = "A photo depicts "  # prepended to every caption and reference before i
 WEIGHT = 2.5
 
 
-def clip_score(image_embeddings: NDArray[Any], caption_embeddings: NDArray[Any]) -> NDArray[np.float64]:
+def clip_score(image_embeddings: NDArray[np.floating], caption_embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
     """CLIPScore of each image and its caption, 2.5 * max(cosine, 0): (images,) in [0, 2.5], in practice below 1.
 
     Scores of different dual encoders are not comparable, so report which one was used. The published scores are of
@@ -41,10 +40,10 @@ def clip_score(image_embeddings: NDArray[Any], caption_embeddings: NDArray[Any])
 
 
 def ref_clip_score(
-    image_embeddings: NDArray[Any],
-    caption_embeddings: NDArray[Any],
-    reference_embeddings: NDArray[Any],
-    reference_index: NDArray[np.integer[Any]] | Sequence[int],
+    image_embeddings: NDArray[np.floating],
+    caption_embeddings: NDArray[np.floating],
+    reference_embeddings: NDArray[np.floating],
+    reference_index: NDArray[np.integer] | Sequence[int],
 ) -> NDArray[np.float64]:
     """RefCLIPScore: harmonic mean of CLIPScore and the caption's largest cosine to a reference (at least 0): (images,).
 
@@ -82,7 +81,7 @@ def ref_clip_score(
     return np.divide(2 * to_image * best, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _unit_vectors(embeddings: NDArray[Any], name: str) -> NDArray[np.float64]:
+def _unit_vectors(embeddings: NDArray[np.floating], name: str) -> NDArray[np.float64]:
     vectors = np.asarray(embeddings, np.float64)
     if vectors.ndim != 2 or not vectors.size:
         raise ValueError(f"{name} embeddings are {vectors.shape}; they must be (rows, dim) and not empty")

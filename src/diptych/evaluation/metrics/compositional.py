@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def right_choices(right: NDArray[Any], wrong: NDArray[Any]) -> NDArray[np.bool_]:
+def right_choices(right: NDArray[np.floating], wrong: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Whether the right caption scores higher than the wrong one: (n,); a tie counts as wrong.
 
     The mean is the accuracy of SugarCrepe (Hsieh et al. 2023), where chance is one half.
@@ -34,7 +33,7 @@ class WinogroundScores:
     examples: int
 
 
-def winoground_scores(scores: NDArray[Any]) -> WinogroundScores:
+def winoground_scores(scores: NDArray[np.floating]) -> WinogroundScores:
     """Text, image and group score (Thrush et al. 2022, section 3) of examples with two captions and two images.
 
     The text score of an example is right if each image scores higher with its own caption than with the other; the
@@ -60,11 +59,11 @@ def winoground_scores(scores: NDArray[Any]) -> WinogroundScores:
     return WinogroundScores(**{name: 100 * float(right.mean()) for name, right in shares.items()}, examples=len(scores))
 
 
-def right_texts(scores: NDArray[Any]) -> NDArray[np.bool_]:
+def right_texts(scores: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Whether both images prefer their own caption: (examples,), from scores as in `winoground_scores`."""
     return (scores[:, 0, 0] > scores[:, 1, 0]) & (scores[:, 1, 1] > scores[:, 0, 1])
 
 
-def right_images(scores: NDArray[Any]) -> NDArray[np.bool_]:
+def right_images(scores: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Whether both captions prefer their own image: (examples,), from scores as in `winoground_scores`."""
     return (scores[:, 0, 0] > scores[:, 0, 1]) & (scores[:, 1, 1] > scores[:, 1, 0])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15  # as Guo et al. 2017
+
+
+Labels = NDArray[np.bool_] | NDArray[np.integer]
+"""(pairs,) 1 or true for a match, 0 or false otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class MatchScores:
 
 
 def matching_metrics(
-    probabilities: NDArray[Any],
-    labels: NDArray[Any],
+    probabilities: NDArray[np.floating],
+    labels: Labels,
     *,
     threshold: float = 0.5,
     bins: int = BINS,
-    weights: NDArray[Any] | None = None,
+    weights: NDArray[np.floating] | None = None,
 ) -> MatchScores:
     """Compute all metrics of one set of pairs.
 
@@ -106,7 +109,11 @@ class Reliability:
 
 
 def reliability(
-    probabilities: NDArray[Any], labels: NDArray[Any], *, bins: int = BINS, weights: NDArray[Any] | None = None
+    probabilities: NDArray[np.floating],
+    labels: Labels,
+    *,
+    bins: int = BINS,
+    weights: NDArray[np.floating] | None = None,
 ) -> Reliability:
     """Bin pairs by probability into `bins` of equal width: [0, 1/bins), ..., the last including 1.
 
@@ -137,7 +144,11 @@ def reliability(
 
 
 def calibration_error(
-    probabilities: NDArray[Any], labels: NDArray[Any], *, bins: int = BINS, weights: NDArray[Any] | None = None
+    probabilities: NDArray[np.floating],
+    labels: Labels,
+    *,
+    bins: int = BINS,
+    weights: NDArray[np.floating] | None = None,
 ) -> float:
     """Expected calibration error: |fraction of matches - mean probability| of each bin, averaged over pairs: in [0, 1].
 
@@ -162,7 +173,7 @@ def calibration_error(
     return float((diagram.share * np.abs(diagram.frequency - diagram.confidence)).sum())
 
 
-def threshold_for_precision(probabilities: NDArray[Any], labels: NDArray[Any], precision: float) -> float | None:
+def threshold_for_precision(probabilities: NDArray[np.floating], labels: Labels, precision: float) -> float | None:
     """The lowest threshold whose precision is at least `precision`, which has the highest recall of those.
 
     Args:
@@ -188,7 +199,7 @@ def threshold_for_precision(probabilities: NDArray[Any], labels: NDArray[Any], p
     return float(values[reached[-1]]) if len(reached) else None
 
 
-def best_threshold(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
+def best_threshold(probabilities: NDArray[np.floating], labels: Labels) -> float:
     """The threshold with the highest accuracy; the highest of several.
 
     Args:
@@ -208,8 +219,8 @@ def best_threshold(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def _by_threshold(
-    scores: NDArray[Any], labels: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    scores: NDArray[np.floating], labels: Labels
+) -> tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.int64]]:
     """The distinct scores, highest first; for each the number of matches and of pairs at or above it."""
     scores, labels = np.asarray(scores), np.asarray(labels, bool)
     if scores.shape != labels.shape or scores.ndim != 1 or not len(scores):
@@ -220,7 +231,7 @@ def _by_threshold(
 
 
 def _checked(
-    probabilities: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None
+    probabilities: NDArray[np.floating], labels: Labels, weights: NDArray[np.floating] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Validate the arguments of `matching_metrics`."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)

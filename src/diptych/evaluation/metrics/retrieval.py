@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Embeddings = NDArray[Any] | Tensor
+Embeddings = NDArray[np.floating] | Tensor
 """(rows, dim) unit vectors."""
 
 # Scores are inner products in float64 of embeddings rounded to multiples of 2**-26. Every product is a multiple of
@@ -97,7 +96,7 @@ class RetrievalScores:
 def retrieval_metrics(
     image_embeddings: Embeddings,
     text_embeddings: Embeddings,
-    image_index: NDArray[np.integer[Any]],
+    image_index: NDArray[np.integer],
     ks: Sequence[int] = (1, 5, 10),
     block: int = 1024,
 ) -> RetrievalScores:
@@ -152,7 +151,7 @@ def scores_from_ranks(ranks: RetrievalRanks, ks: Sequence[int] = (1, 5, 10)) -> 
 def retrieval_ranks(
     image_embeddings: Embeddings,
     text_embeddings: Embeddings,
-    image_index: NDArray[np.integer[Any]],
+    image_index: NDArray[np.integer],
     block: int = 1024,
 ) -> RetrievalRanks:
     """The rank of each image's best own caption, and of each caption's image.
@@ -211,7 +210,7 @@ def _as_tensor(embeddings: Embeddings) -> Tensor:
     return torch.as_tensor(embeddings).detach()
 
 
-def _check(images: Tensor, texts: Tensor, image_index: NDArray[np.integer[Any]], block: int) -> Tensor:
+def _check(images: Tensor, texts: Tensor, image_index: NDArray[np.integer], block: int) -> Tensor:
     """Validate the arguments of `retrieval_ranks`; returns `image_index` as a tensor (captions,) int64."""
     for name, vectors in (("image", images), ("text", texts)):
         if vectors.ndim != 2 or not vectors.numel():

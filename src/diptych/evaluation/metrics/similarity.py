@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ class SimilarityScores:
 
 
 def paired_cosines(
-    predicted: NDArray[Any], prompts: NDArray[Any], image_index: NDArray[np.integer[Any]]
+    predicted: NDArray[np.floating], prompts: NDArray[np.floating], image_index: NDArray[np.integer]
 ) -> NDArray[np.float64]:
     """The cosine of each true prompt and its image's prediction: (prompts,) in [-1, 1].
 
@@ -64,7 +63,7 @@ def paired_cosines(
 
 
 def prompt_ranks(
-    predicted: NDArray[Any], prompts: NDArray[Any], image_index: NDArray[np.integer[Any]]
+    predicted: NDArray[np.floating], prompts: NDArray[np.floating], image_index: NDArray[np.integer]
 ) -> NDArray[np.int64]:
     """The rank of each true prompt among all prompts, by cosine to its image's prediction: (prompts,), from 1.
 
@@ -96,9 +95,9 @@ def prompt_ranks(
 
 
 def similarity_metrics(
-    predicted: NDArray[Any],
-    prompts: NDArray[Any],
-    image_index: NDArray[np.integer[Any]],
+    predicted: NDArray[np.floating],
+    prompts: NDArray[np.floating],
+    image_index: NDArray[np.integer],
     *,
     floor: float | None = None,
 ) -> SimilarityScores:
@@ -142,5 +141,5 @@ def similarity_metrics(
     )
 
 
-def _normalized(vectors: NDArray[Any]) -> NDArray[np.float64]:
+def _normalized(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return normalize(np.asarray(vectors, np.float64))

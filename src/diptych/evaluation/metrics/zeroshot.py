@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,7 @@ class ZeroShotScores:
         return accuracy | rest
 
 
-def mean_class_embeddings(prompt_embeddings: NDArray[Any]) -> NDArray[np.float32]:
+def mean_class_embeddings(prompt_embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
     """One unit vector for each class: its prompts' embeddings are normalized, averaged, and normalized again.
 
     Args:
@@ -72,7 +71,7 @@ def _checked_normalize(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def zeroshot_ranks(
     image_embeddings: Embeddings,
     class_embeddings: Embeddings,
-    labels: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer],
 ) -> NDArray[np.int64]:
     """The rank of each image's own class, from 1 to the number of classes: (images,).
 
@@ -97,7 +96,7 @@ def zeroshot_ranks(
 def zeroshot_metrics(
     image_embeddings: Embeddings,
     class_embeddings: Embeddings,
-    labels: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer],
     ks: Sequence[int] = (1, 5),
 ) -> ZeroShotScores:
     """Top-K accuracy and mean per-class accuracy.

@@ -6,20 +6,23 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
-from sentence_transformers.base.modules import InputModule, Transformer
+from sentence_transformers.base.modules import InputModule, Module, Transformer
 from torch import nn
 
 from diptych.errors import ModelError
 from diptych.models import truncation
 from diptych.models.architectures import input_size
-from diptych.models.heads import EMBEDDING
+from diptych.models.heads import EMBEDDING, Features
 from diptych.models.loading import LOCAL
 from diptych.models.onnx.engines import GRAPHS, open_graph
 from diptych.runtime.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
@@ -101,25 +104,26 @@ class ExportedTower(InputModule):
         """Dimension of the embeddings."""
         return self.dim
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(self, inputs: Sequence[object], prompt: str | None = None, **kwargs: object) -> Features:
         """Inputs to tensors, by the exported module's preprocessing."""
         return self.front.preprocess(inputs, prompt=prompt, **kwargs)
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_kwargs: object) -> Features:
+        """Add `sentence_embedding` to `features`: (batch, ...) to (batch, dim), by the graph."""
         inputs = {name: np.ascontiguousarray(features[name].cpu().numpy()) for name in self.inputs}
         features[EMBEDDING] = torch.from_numpy(self._run(inputs)).to(self.nowhere.device)
         return features
 
     # disk
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *_args: object, **_kwargs: object) -> None:
         """Copy the graph and its preprocessing to a folder."""
         if Path(output_path).resolve() != self.folder.resolve():
             shutil.copytree(self.folder, output_path, dirs_exist_ok=True)
         self.save_config(output_path)
 
     @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> ExportedTower:
+    def load(cls, model_name_or_path: str, *_args: object, **kwargs: Any) -> ExportedTower:
         """Read a tower that was exported."""
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         folder = Path(str(cls.load_dir_path(model_name_or_path, **hub)))
@@ -131,24 +135,24 @@ class WeightlessTransformer(Transformer):
     """A sentence-transformers `Transformer` that can preprocess but has no network."""
 
     def _load_model(
-        self, model_name_or_path: str, transformer_task: Any, config: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, _name_or_path: str, _task: object, config: PretrainedConfig, *_args: object, **_kwargs: object
+    ) -> _NoNetwork:
         return _NoNetwork(config)
 
 
 class _NoNetwork(nn.Module):
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, **_inputs: object) -> NoReturn:
         raise ModelError(
             "this tower was exported as a whole: it returns embeddings only, without hidden states of patches or tokens"
         )
 
 
 @quiet()
-def write_front(module: Any, folder: Path) -> None:
+def write_front(module: Module, folder: Path) -> None:
     """Write the preprocessing configuration of a route's first module, without weights."""
     if isinstance(module, Transformer):
         module.config.save_pretrained(folder)

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from diptych.errors import ModelError, require
 from diptych.models.dual_encoder import DualEncoder
-from diptych.models.heads import EMBEDDING
+from diptych.models.heads import EMBEDDING, Features
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
@@ -29,18 +28,19 @@ class Route(nn.Module):
         self.steps, self.inputs, self.modality = nn.ModuleList(modules), list(inputs), modality
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        features: dict[str, Any] = {**dict(zip(self.inputs, tensors, strict=True)), "modality": self.modality}
+        """Unit vectors (batch, dim) of the inputs, in the order of their names."""
+        features: Features = {**dict(zip(self.inputs, tensors, strict=True)), "modality": self.modality}
         for step in self.steps:
             features = step(features)
         return functional.normalize(features[EMBEDDING].float(), dim=-1)
 
 
-def tensors_of(features: dict[str, Any]) -> dict[str, Tensor]:
+def tensors_of(features: Features) -> dict[str, Tensor]:
     """The tensors among preprocessed inputs."""
     return {name: value.contiguous() for name, value in features.items() if isinstance(value, Tensor)}
 
 
-def traced(encoder: DualEncoder, modality: str, features: dict[str, Any], key: str) -> Path:
+def traced(encoder: DualEncoder, modality: str, features: Features, key: str) -> Path:
     """A route as a graph in the cache folder. Tracing takes half a minute, and all engines and precisions share it.
 
     Args:

@@ -18,13 +18,15 @@ import numpy as np
 from diptych.errors import DiptychError, ModelError
 from diptych.models.modalities import checked_texts
 from diptych.models.truncation import TextCutWarning, token_limit, warn_of_cut, within_reach
+from diptych.models.unknown_words import UnknownWordsWarning, unknown_in, warn_of_unknown_words
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
+    from diptych.models.heads import Features
 
-_FORMAT = 1
+_FORMAT = 2
 _GRAPH, _TOKENIZER, _SETTINGS = "graph.onnx", "tokenizer.json", "settings.json"
 _INPUTS = {
     "input_ids": "ids",
@@ -42,6 +44,9 @@ class TextEncoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings: (texts, dim) float32 unit vectors."""
 
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order."""
+
 
 class TextGraph:
     """The text tower of a dual encoder in ONNX Runtime; `keep_text_graph` writes one.
@@ -57,11 +62,12 @@ class TextGraph:
         settings = json.loads((folder / _SETTINGS).read_text("utf-8"))
         self.limit: int | None = settings["limit"]
         self.inputs: list[str] = settings["inputs"]
+        self.unknown: int | None = settings["unknown"]
         self.tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))  # truncates and pads as the model's own
         self.session = InferenceSession(folder / _GRAPH, providers=["CPUExecutionProvider"])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts: (texts, dim) float32 unit vectors; truncation issues one `TextCutWarning`.
+        """Embeddings of texts: (texts, dim) float32 unit vectors; warnings are those of `DualEncoder.encode_texts`.
 
         Raises:
             ConfigError: An item is not a string.
@@ -72,8 +78,17 @@ class TextGraph:
         if self.limit is not None:
             counts = [len(encoding.ids) for encoding in self._without_truncation.encode_batch(texts)]
             warn_of_cut(texts, counts, self.limit, stacklevel=2)
+        warn_of_unknown_words(unknown_in(self._without_truncation, self.unknown, texts), stacklevel=2)
         blocks = [texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
         return np.concatenate([self._encode(block) for block in blocks])
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the model knows no word, in order.
+
+        Raises:
+            ConfigError: An item is not a string.
+        """
+        return unknown_in(self._without_truncation, self.unknown, within_reach(checked_texts(texts), self.limit))
 
     @cached_property
     def _without_truncation(self) -> Any:
@@ -120,6 +135,7 @@ def keep_text_graph(encoder: DualEncoder, fingerprint: str) -> bool:
         return True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextCutWarning)  # one probe is too long on purpose
+        warnings.simplefilter("ignore", UnknownWordsWarning)  # a small vocabulary may lack all words of another
         try:
             with new_folder(folder) as new:
                 _write(encoder, new)
@@ -147,13 +163,15 @@ def _write(encoder: DualEncoder, folder: Path) -> None:
     inputs = _write_graph(encoder, features, folder / _GRAPH)
     if not set(inputs) <= set(_INPUTS):
         raise ModelError(f"the text tower reads {', '.join(inputs)}, which a tokenizer does not produce")
-    (folder / _SETTINGS).write_text(json.dumps({"inputs": inputs, "limit": token_limit(trunk)}), "utf-8")
+    unknown = getattr(trunk.tokenizer, "unk_token_id", None)
+    settings = {"inputs": inputs, "limit": token_limit(trunk), "unknown": unknown}
+    (folder / _SETTINGS).write_text(json.dumps(settings), "utf-8")
     cosines = (TextGraph(folder).encode_texts(_PROBES) * encoder.encode_texts(_PROBES)).sum(axis=1)
     if not (cosines >= _MIN_COSINE).all():
         raise ModelError("the graph's embeddings differ from the model's")
 
 
-def _write_graph(encoder: DualEncoder, features: dict[str, Any], path: Path) -> list[str]:
+def _write_graph(encoder: DualEncoder, features: Features, path: Path) -> list[str]:
     """Write the text tower's graph and return the names of its inputs; an exported tower's graph is copied."""
     from diptych.models.onnx.engines import GRAPHS
     from diptych.models.onnx.exported_tower import ExportedTower

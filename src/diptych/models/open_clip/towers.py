@@ -19,6 +19,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import nn
 
 from diptych.errors import ModelError, require
+from diptych.models.heads import Features
 from diptych.models.loading import LOCAL
 from diptych.models.open_clip.names import CONFIG, PREFIX, WEIGHTS, fetch_named
 
@@ -36,6 +37,10 @@ _TOKENIZERS = (
 _HUB_ARGUMENTS = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 
+Settings = dict[str, Any]
+"""A section of open_clip's JSON configuration."""
+
+
 class OpenClipModule(InputModule):
     """One tower of an open_clip model; open_clip can read its folder too."""
 
@@ -45,7 +50,7 @@ class OpenClipModule(InputModule):
 
     network: Any
 
-    def __init__(self, network: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, model_cfg: Settings, preprocess_cfg: Settings) -> None:
         super().__init__()
         self.network, self.model_cfg, self.preprocess_cfg = network, model_cfg, preprocess_cfg
 
@@ -53,7 +58,7 @@ class OpenClipModule(InputModule):
         """Dimension of the embeddings."""
         return int(self.model_cfg["embed_dim"])
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *_args: object, **_kwargs: object) -> None:
         """Write configuration and weights, always as safetensors."""
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=True)
@@ -62,7 +67,7 @@ class OpenClipModule(InputModule):
 class OpenClipImage(OpenClipModule):
     """An image tower: (batch, 3, height, width) to (batch, dim)."""
 
-    def __init__(self, network: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, model_cfg: Settings, preprocess_cfg: Settings) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         super().__init__(network, model_cfg, preprocess_cfg)
@@ -79,17 +84,18 @@ class OpenClipImage(OpenClipModule):
         size = self.preprocess_cfg["size"]
         return int(size if isinstance(size, int) else min(size))
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(self, inputs: Sequence[Any], **_kwargs: object) -> Features:
         """Images to pixels, (batch, 3, height, width), by open_clip's transform."""
         images: list[Image.Image] = [item["image"] if isinstance(item, dict) else item for item in inputs]
         return {"pixel_values": torch.stack([self._transform(image) for image in images]), "modality": "image"}
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_kwargs: object) -> Features:
+        """Add `sentence_embedding` to `features`: (batch, 3, height, width) to (batch, dim)."""
         features["sentence_embedding"] = self.network(features["pixel_values"])
         return features
 
     @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipImage:
+    def load(cls, model_name_or_path: str, *_args: object, **kwargs: Any) -> OpenClipImage:
         """Read a tower that `save` wrote."""
         folder, config = _saved(cls, model_name_or_path, kwargs)
         tower = cls(_network(_without_text(config["model_cfg"]), folder).visual, **config)
@@ -101,9 +107,7 @@ class OpenClipText(OpenClipModule):
 
     tokenizer: Any
 
-    def __init__(
-        self, network: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], tokenizer: Any
-    ) -> None:
+    def __init__(self, network: nn.Module, model_cfg: Settings, preprocess_cfg: Settings, tokenizer: Any) -> None:
         super().__init__(network, model_cfg, preprocess_cfg)
         self.tokenizer = tokenizer
 
@@ -125,16 +129,17 @@ class OpenClipText(OpenClipModule):
         cleaned = [self.tokenizer.clean_fn(text) for text in texts]
         return [len(ids) for ids in inner(cleaned, truncation=False, padding=False, verbose=False)["input_ids"]]
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_kwargs: object) -> Features:
         """Texts to token ids, (batch, tokens), by open_clip's tokenizer."""
         texts = [text["text"] if isinstance(text, dict) else text for text in inputs]
         return {"input_ids": self.tokenizer([(prompt or "") + text for text in texts]), "modality": "text"}
 
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_kwargs: object) -> Features:
+        """Add `sentence_embedding` to `features`: (batch, tokens) to (batch, dim)."""
         features["sentence_embedding"] = self.network.encode_text(features["input_ids"])
         return features
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *_args: object, **_kwargs: object) -> None:
         """Write configuration, weights (always as safetensors) and tokenizer."""
         super().save(output_path)
         if hasattr(self.tokenizer, "save_pretrained"):
@@ -147,7 +152,7 @@ class OpenClipText(OpenClipModule):
             self.network.text.config.save_pretrained(folder / TEXT_CONFIG)
 
     @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> OpenClipText:
+    def load(cls, model_name_or_path: str, *_args: object, **kwargs: Any) -> OpenClipText:
         """Read a tower that `save` wrote."""
         folder, config = _saved(cls, model_name_or_path, kwargs)
         network = _network(config["model_cfg"], folder)
@@ -187,7 +192,7 @@ def open_clip_towers(source: str | Path) -> tuple[OpenClipImage, OpenClipText, f
 
 
 def _towers(
-    network: Any, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], weights: Path, tokenizer: Any
+    network: Any, model_cfg: Settings, preprocess_cfg: Settings, weights: Path, tokenizer: Any
 ) -> tuple[OpenClipImage, OpenClipText, float, float]:
     import open_clip
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
@@ -200,7 +205,7 @@ def _towers(
     return image, OpenClipText(network, model_cfg, preprocess_cfg, tokenizer), scale, bias
 
 
-def _network(model_cfg: dict[str, Any], folder: Path | None) -> Any:
+def _network(model_cfg: Settings, folder: Path | None) -> Any:
     """The architecture with random weights, as open_clip's `create_model` builds it, without downloading weights.
 
     The configuration of a transformers text tower is read from the model's folder. Without a folder the model is one of
@@ -232,7 +237,7 @@ def _text_config(folder: Path, name: str) -> str:
     return str(folder / TEXT_CONFIG)
 
 
-def _without_text(model_cfg: dict[str, Any]) -> dict[str, Any]:
+def _without_text(model_cfg: Settings) -> Settings:
     """The configuration with a minimal text tower instead of one of transformers; the image tower needs neither."""
     if not model_cfg["text_cfg"].get("hf_model_name"):
         return model_cfg

@@ -71,7 +71,7 @@ def compose(
     if len(beginnings) != len(predicted):
         raise ConfigError(f"{len(beginnings)} beginnings for {len(predicted)} images; pass one for each image")
     lists = lists or phrase_lists()
-    by_list = {name: space.vectors(list(phrases), label="embedding phrases") for name, phrases in lists.items()}
+    by_list = {name: space.encode_cached(list(phrases), label="embedding phrases") for name, phrases in lists.items()}
     unused = [set(lists) for _ in predicted]
     texts = list(beginnings)
     for row, text in enumerate(texts):

@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from PIL import Image
 
@@ -24,8 +24,18 @@ from diptych.runtime.quoting import printable, to_json
 from diptych.search.results import Hit, Results
 from diptych.serving.service import Service
 
-DEFAULT_COUNT = 5
-MAX_COUNT = 20  # pictures in one answer: a model reads all of them
+DEFAULT_K = 5
+MAX_K = 20  # pictures in one answer: a model reads all of them
+
+# Descriptions of the arguments, for MCP and smolagents.
+QUERY = "description of the pictures to find, in plain language"
+K = f"maximum number of pictures, 1 to {MAX_K}"
+IMAGE = (
+    "a picture: its id from a search result, a path inside an allowed folder (absolute, relative to that folder, or a "
+    "file: URI), or a data: URL"
+)
+TEXTS = "texts that may describe the picture"
+FOLDER = "path of an allowed folder or of a folder inside one: absolute, relative to an allowed folder, or a file: URI"
 
 _ID = re.compile("[0-9a-f]{32}")
 _MAX_TEXTS = 64  # that one call matches
@@ -43,42 +53,86 @@ class HitData(TypedDict):
     caption: str | None
 
 
+class SearchData(TypedDict):
+    """The answer of `search_images` and `find_similar`: the outcome in a sentence, and the hits, best first."""
+
+    outcome: str
+    hits: list[HitData]
+
+
+class CaptionData(TypedDict):
+    """The answer of `caption_image`; `confidence` is P(match) in [0, 1], None without a matcher."""
+
+    caption: str
+    confidence: float | None
+
+
+class MatchedText(TypedDict):
+    """A text and its P(match) with the picture, in [0, 1]."""
+
+    text: str
+    probability: float
+
+
+class MatchData(TypedDict):
+    """The answer of `match_image`, in the order of the texts."""
+
+    matches: list[MatchedText]
+    unknown: list[str]
+
+
+class SkippedFile(TypedDict):
+    """A file that was not indexed, and why."""
+
+    path: str
+    reason: str
+
+
+class FolderData(TypedDict):
+    """The answer of `index_folder`: what was done, how many pictures the library has, and the first skipped files."""
+
+    summary: str
+    images: int
+    skipped: list[SkippedFile]
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     """The answer of a tool: text, the same as data that JSON can hold, and thumbnails in the order of the text."""
 
     text: str
-    data: dict[str, Any]
+    data: SearchData | CaptionData | MatchData | FolderData
     thumbnails: tuple[Image.Image, ...] = ()
 
 
 class Tools:
-    """The five tools. A picture is the id of a picture in the index, a path inside the service's roots, or a data: URL.
+    """The five tools.
 
-    Each tool raises the errors of the `Service` method that it calls.
+    A picture is named by its id in the index, by a path or `file:` URI inside the service's roots, by a path relative
+    to one of the roots, or by a data: URL. Each tool raises the errors of the `Service` method that it calls.
     """
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def search_images(self, query: str, count: int = DEFAULT_COUNT) -> ToolResult:
-        """The pictures of the library that match a text, at most `count` (1 to 20).
+    def search_images(self, query: str, k: int = DEFAULT_K) -> ToolResult:
+        """The pictures of the library that match a text, at most `k` (1 to 20).
 
         Raises:
-            ConfigError: the query is empty, or `count` is out of range.
+            ConfigError: the query is empty, or `k` is out of range.
         """
-        return self._hits(self.service.search(query, k=_checked_count(count)))
+        return self._hits(self.service.search(query, k=_checked_k(k)))
 
-    def find_similar(self, image: str, count: int = DEFAULT_COUNT) -> ToolResult:
-        """The pictures of the library that are most similar to a picture, at most `count` (1 to 20).
+    def find_similar(self, image: str, k: int = DEFAULT_K) -> ToolResult:
+        """The pictures of the library that are most similar to a picture, at most `k` (1 to 20).
 
         Raises:
-            ConfigError: `count` is out of range.
+            ConfigError: `k` is out of range.
             DataError: there is no such picture.
         """
         if _ID.fullmatch(image):
-            return self._hits(self.service.similar(image, k=_checked_count(count)))
-        return self._hits(self.service.search(image=self._named_image(image), k=_checked_count(count)))
+            return self._hits(self.service.similar(image, k=_checked_k(k)))
+        return self._hits(self.service.search(image=self._named_image(image), k=_checked_k(k)))
 
     def caption_image(self, image: str) -> ToolResult:
         """A caption of the picture and, if there is a matcher, the confidence in [0, 1].
@@ -90,7 +144,7 @@ class Tools:
         opened = decoded(self._named_image(image))
         result = self.service.caption([opened])[0]
         confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
-        data = {"caption": result.best, "confidence": result.confidence}
+        data: CaptionData = {"caption": result.best, "confidence": result.confidence}
         return ToolResult(f"caption {to_json(result.best)}{confidence}", data, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
     def match_image(self, image: str, texts: Sequence[str]) -> ToolResult:
@@ -107,9 +161,12 @@ class Tools:
         opened = decoded(self._named_image(image))
         probabilities = [float(probability) for probability in self.service.match(opened, texts)]
         lines = [f"{probability:.3f} {to_json(text)}" for text, probability in zip(texts, probabilities, strict=True)]
-        matches = [{"text": text, "probability": value} for text, value in zip(texts, probabilities, strict=True)]
+        matches = [MatchedText(text=text, probability=p) for text, p in zip(texts, probabilities, strict=True)]
+        unknown = self.service.unknown_texts(texts, "matcher")
+        if unknown:
+            lines.append(f"the model does not know these words, so their numbers say nothing: {to_json(unknown)}")
         text = "\n".join(["match probability, from 0 to 1:", *lines])
-        return ToolResult(text, {"matches": matches}, (thumbnail(opened, _THUMBNAIL_SIDE),))
+        return ToolResult(text, {"matches": matches, "unknown": unknown}, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
     def index_folder(self, path: str) -> ToolResult:
         """Index a folder inside the roots, or update the index if the folder is already indexed.
@@ -121,7 +178,7 @@ class Tools:
         added = self.service.add(path, wait=0)
         images = self.service.status().images
         lines = [f"{added.summary()} in {added.seconds:.1f} s; the library has {images:,}"]
-        skipped = [{"path": file.path, "reason": file.reason} for file in added.skipped[:_MAX_SKIPPED]]
+        skipped = [SkippedFile(path=file.path, reason=file.reason) for file in added.skipped[:_MAX_SKIPPED]]
         lines += [f"skipped {to_json(file['path'])}: {file['reason']}" for file in skipped]
         if (rest := len(added.skipped) - _MAX_SKIPPED) > 0:
             lines.append(f"and {rest:,} more were skipped")
@@ -144,7 +201,8 @@ class Tools:
 
     def _hits(self, results: Results) -> ToolResult:
         """Hits as an answer, with a thumbnail of each picture that can still be read."""
-        lines, thumbnails, hits = [_outcome(results)], [], []
+        lines, thumbnails = [_outcome(results)], list[Image.Image]()
+        hits: list[HitData] = []
         for rank, hit in enumerate(results, results.first_rank):
             data = _hit_data(hit, rank)
             line = f"{rank}. id {hit.id}, score {hit.score:.3f}, path {to_json(hit.path)}"
@@ -168,6 +226,8 @@ def jpeg_bytes(image: Image.Image) -> bytes:
 def _outcome(results: Results) -> str:
     """The outcome of a search in a sentence, with the query and the nearest picture quoted."""
     query = to_json(results.query)
+    if results.unknown:
+        return f"the model does not know these words: {to_json(list(results.unknown))}; describe it in other words"
     if results.nothing_found and results.searched and results.nearest is not None:
         nearest = to_json(results.nearest.path)
         return f"no matches for {query} among {results.searched:,} pictures; closest, below the cutoff: path {nearest}"
@@ -179,7 +239,7 @@ def _hit_data(hit: Hit, rank: int) -> HitData:
     return {"rank": rank, "id": hit.id, "score": round(hit.score, 3), "path": hit.path, "caption": caption or None}
 
 
-def _checked_count(count: int) -> int:
-    if not 1 <= count <= MAX_COUNT:
-        raise ConfigError(f"count is {count}; it must be from 1 to {MAX_COUNT}")
-    return count
+def _checked_k(k: int) -> int:
+    if not 1 <= k <= MAX_K:
+        raise ConfigError(f"k is {k}; it must be from 1 to {MAX_K}")
+    return k

@@ -17,6 +17,7 @@ from diptych.errors import ConfigError
 from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.limits import CLIENT, network_of
 from diptych.serving.api.settings import Settings
+from diptych.serving.names import as_names
 
 PATHS_WITHOUT_KEY = ("/healthz", "/readyz")  # for monitoring; they reveal nothing
 MAX_HEAD_BYTES = 32 * 1024  # of a request's URL and headers
@@ -52,6 +53,7 @@ class AccessControl:
         self._wrong_keys = RateLimiter(settings.wrong_keys, clock, "wrong keys") if settings.wrong_keys else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an admitted request on; raises `RequestRefused` for any other."""
         if scope["type"] == "websocket" and not self.sockets:
             raise RequestRefused(400, "invalid_request", "this server has no WebSockets")
         if scope["type"] in ("http", "websocket"):
@@ -75,7 +77,7 @@ class AccessControl:
             raise RequestRefused(403, "forbidden_host", message)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin not in self._origins and origin.partition("://")[2] != host:
-            message = f"pages of '{origin[:100]}' are not allowed; start the server with --cors ORIGIN to allow them"
+            message = f"pages of '{origin[:100]}' are not allowed; `diptych serve --cors ORIGIN` allows them"
             raise RequestRefused(403, "forbidden_origin", message)
 
     def _is_own_host(self, host: str, server: str) -> bool:
@@ -138,12 +140,13 @@ class RateLimiter:
             raise RequestRefused(429, "too_many_requests", message, {"Retry-After": str(seconds)})
 
 
-def check_keys(keys: Sequence[str]) -> Sequence[str]:
-    """The keys, if none is shorter than 16 characters.
+def check_keys(keys: str | Sequence[str]) -> Sequence[str]:
+    """The keys, one or several, if none is shorter than 16 characters.
 
     Raises:
         ConfigError: a key is shorter, and could be guessed.
     """
+    keys = as_names(keys)
     if short := sum(len(key) < 16 for key in keys):
         raise ConfigError(
             f"{short} of the API keys have fewer than 16 characters, which can be guessed; make one with "

@@ -18,24 +18,26 @@ require("python_multipart", extra="api")
 from fastapi import FastAPI, Request  # noqa: E402 - after the check that it is installed
 from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.middleware.cors import CORSMiddleware  # noqa: E402
-from fastapi.responses import JSONResponse, Response  # noqa: E402
+from fastapi.responses import HTMLResponse, JSONResponse, Response  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 
 from diptych.serving.api.access import AccessControl, check_keys  # noqa: E402
 from diptych.serving.api.error_responses import ErrorResponse, RequestRefused, error_body  # noqa: E402
 from diptych.serving.api.limits import CapacityLimiter, RequestLimits  # noqa: E402
-from diptych.serving.api.middleware import ErrorMiddleware  # noqa: E402
+from diptych.serving.api.middleware import ErrorMiddleware, HeadAsGet  # noqa: E402
 from diptych.serving.api.openai_embeddings import make_embeddings_router  # noqa: E402
 from diptych.serving.api.operations import Operations  # noqa: E402
 from diptych.serving.api.prometheus import ServerMetrics  # noqa: E402
+from diptych.serving.api.reference_page import reference_page  # noqa: E402
 from diptych.serving.api.responses import HealthResponse  # noqa: E402
 from diptych.serving.api.routes import make_router  # noqa: E402
+from diptych.serving.validation_messages import describe_all  # noqa: E402
 
 log = logging.getLogger("diptych.serving.api")
 _TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def make_app(service: Service, settings: Settings | None = None, keys: Sequence[str] = ()) -> FastAPI:
+def make_app(service: Service, settings: Settings | None = None, keys: str | Sequence[str] = ()) -> FastAPI:
     """The API over a service. It loads the service's model at startup.
 
     Args:
@@ -53,7 +55,7 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
     readiness = Readiness()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         operations.open()
         loading = asyncio.create_task(readiness.load(service))
         yield
@@ -64,18 +66,19 @@ def make_app(service: Service, settings: Settings | None = None, keys: Sequence[
     app.state.operations = operations
     app.include_router(make_router(operations))
     app.include_router(make_embeddings_router(operations))
-    _add_health_routes(app, readiness, metrics)
+    _add_server_routes(app, readiness, metrics)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     _add_middleware(app, settings, keys, metrics)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Settings, keys: Sequence[str], metrics: ServerMetrics) -> None:
+def _add_middleware(app: FastAPI, settings: Settings, keys: str | Sequence[str], metrics: ServerMetrics) -> None:
     """The middleware, innermost first."""
     requests = CapacityLimiter(settings.queue, "requests", settings.per_client)
     memory = CapacityLimiter(settings.memory, "bytes")
     metrics.watch_requests(lambda: requests.held)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLimits, settings=settings, requests=requests, memory=memory)
     app.add_middleware(AccessControl, settings=settings, keys=check_keys(keys))
     app.add_middleware(ErrorMiddleware, metrics=metrics)
@@ -99,7 +102,7 @@ class Readiness:
             self.failed = True
 
 
-def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetrics) -> None:
+def _add_server_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetrics) -> None:
     error = {"model": ErrorResponse}
 
     @app.get("/healthz")
@@ -119,6 +122,11 @@ def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetric
     text = {"content": {metrics.media_type: {"schema": {"type": "string"}}}}
     responses: dict[int | str, dict[str, Any]] = {200: text, 401: error, 403: error, 429: error}
 
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    async def docs() -> HTMLResponse:
+        """The routes and their fields as a page that works offline."""
+        return HTMLResponse(reference_page(app.openapi()))
+
     @app.get("/metrics", name="metrics", response_class=Response, responses=responses)
     async def prometheus_metrics() -> Response:
         """Metrics for Prometheus."""
@@ -128,23 +136,22 @@ def _add_health_routes(app: FastAPI, readiness: Readiness, metrics: ServerMetric
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: an unknown route, a wrong method, an invalid form."""
     assert isinstance(error, HTTPException)
-    type, message = _TYPES.get(error.status_code, "invalid_request"), str(error.detail)
+    kind, message = _TYPES.get(error.status_code, "invalid_request"), str(error.detail)
     if error.status_code in _TYPES:
         message = f"there is no {request.method} {request.url.path}; /openapi.json lists the routes"
-    return _error_response(request, error.status_code, type, message, dict(error.headers or {}))
+    return _error_response(request, error.status_code, kind, message, dict(error.headers or {}))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     """Invalid path and query parameters."""
     assert isinstance(error, RequestValidationError)
-    message = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
-    return _error_response(request, 422, "invalid_request", message)
+    return _error_response(request, 422, "invalid_request", describe_all(error.errors()))
 
 
 def _error_response(
-    request: Request, status: int, type: str, message: str, headers: dict[str, str] | None = None
+    request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse(error_body(type, message, request.state.request_id), status, headers)
+    return JSONResponse(error_body(kind, message, request.state.request_id), status, headers)
 
 
 def _version() -> str:

@@ -55,7 +55,7 @@ class Batcher(Generic[Input, Item, Result]):
         max_items: int = 32,
         max_wait: float = 0.01,
         max_preparing: int = 4,
-        on_batch: OnBatch = lambda items, waits: None,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self.work, self.prepare, self.pool = work, prepare, pool
         self.max_items, self.max_wait, self.max_preparing = max_items, max_wait, max_preparing
@@ -111,7 +111,8 @@ class Batcher(Generic[Input, Item, Result]):
             if not batch:
                 continue
             now = time.perf_counter()
-            self.on_batch(sum(len(job.items) for job in batch), [now - job.queued for job in batch])
+            if self.on_batch is not None:
+                self.on_batch(sum(len(job.items) for job in batch), [now - job.queued for job in batch])
             await self._answer(batch)
 
     async def _next_batch(self) -> list[_Job[Item, Result]]:

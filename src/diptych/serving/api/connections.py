@@ -49,6 +49,7 @@ class Connection(H11Protocol):
         self._idle_timer: asyncio.TimerHandle | None = None  # set while idle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admit the connection, or close one that is idle; refuse this one if none is."""
         super().connection_made(transport)
         self.network = network_of(self.client[0]) if self.client else ""
         self._update_idle()
@@ -59,22 +60,27 @@ class Connection(H11Protocol):
             self._close_one_of(self._all())
 
     def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
         super().data_received(data)
         self._update_idle()
 
     def on_response_complete(self) -> None:
+        """Wait for the next request."""
         super().on_response_complete()
         self._update_idle()
 
     def pause_writing(self) -> None:
+        """Wait for the client to read the response."""
         super().pause_writing()
         self._update_idle()
 
     def resume_writing(self) -> None:
+        """Go on with the response."""
         super().resume_writing()
         self._update_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
         self._stop_idle_timer()
         super().connection_lost(exc)
 
@@ -114,10 +120,11 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over to the WebSocket protocol."""
         self._stop_idle_timer()  # another protocol takes over
         super().handle_websocket_upgrade(event)
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the signature of uvicorn
         """Answer invalid HTTP in the shape of all errors."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()  # a second response cannot follow inside the first
@@ -130,11 +137,11 @@ class Connection(H11Protocol):
         self.connections.discard(self)
         self._respond(503, "busy", message, "Retry-After: 1")
 
-    def _respond(self, status: int, type: str, message: str, *headers: str) -> None:
+    def _respond(self, status: int, kind: str, message: str, *headers: str) -> None:
         """Send an error without the app, and close."""
         request_id = secrets.token_hex(8)
-        log.info("%s %s %s", status, type, request_id)
-        body = json.dumps(error_body(type, message, request_id))
+        log.info("%s %s %s", status, kind, request_id)
+        body = json.dumps(error_body(kind, message, request_id))
         head = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             "Content-Type: application/json",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from diptych.errors import DiptychError, ImageError
 
@@ -29,9 +28,9 @@ class ErrorResponse:
 class RequestRefused(DiptychError):  # noqa: N818 - the name says what happened to the request
     """The API refuses a request: its HTTP status, a stable `type` for programs, and headers of the response."""
 
-    def __init__(self, status: int, type: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.type, self.headers = status, type, dict(headers or {})
+        self.status, self.type, self.headers = status, kind, dict(headers or {})
 
 
 def busy(message: str, seconds: int = 1) -> RequestRefused:
@@ -53,6 +52,6 @@ def type_of(error: DiptychError) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
-def error_body(type: str, message: str, request_id: str) -> dict[str, Any]:
-    """An `ErrorResponse` as JSON."""
-    return asdict(ErrorResponse(ErrorDetail(type, message, request_id)))
+def error_body(kind: str, message: str, request_id: str) -> dict[str, object]:
+    """An `ErrorResponse` as JSON; `kind` is the error's `type`."""
+    return asdict(ErrorResponse(ErrorDetail(kind, message, request_id)))

@@ -46,6 +46,7 @@ class RequestLimits:
         self.sockets = sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the request, and pass it on with its body bounded."""
         with ExitStack() as reservations:
             if scope["type"] == "websocket" and self.sockets is not None:
                 reservations.enter_context(self.sockets.reserve())

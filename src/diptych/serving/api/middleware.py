@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
@@ -36,6 +35,7 @@ class ErrorMiddleware:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and answer an exception as an error."""
         if scope["type"] != "http":
             await self._pass(scope, receive, send)
             return
@@ -51,24 +51,14 @@ class ErrorMiddleware:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except DiptychError as error:
-            if status:  # the response has started
-                raise
-            body = error_body(type_of(error), str(error), request_id)
-            await _respond(send_with_id, error.status, body, getattr(error, "headers", {}))
-        except asyncio.CancelledError:  # the grace period of the shutdown is over
-            if status:
-                raise
-            body = error_body("ending", _SHUTDOWN, request_id)
-            await _respond(send_with_id, 503, body, {"Retry-After": "5"})
         except ClientDisconnect:  # nobody reads a response, and the server did not fail
             log.info("request %s was cancelled by its client", request_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
+        except (Exception, asyncio.CancelledError) as error:
+            if not isinstance(error, DiptychError | asyncio.CancelledError):
+                log.exception("request %s failed", request_id)
             if status:  # cut the started response off, so that it does not look complete
                 raise
-            message = f"internal error; the server's log has the details under the request id {request_id}"
-            await _respond(send_with_id, 500, error_body("internal_error", message, request_id))
+            await _respond(send_with_id, *_status_and_body(error, request_id))
         finally:
             seconds = time.perf_counter() - start
             if self.metrics:
@@ -87,9 +77,40 @@ class ErrorMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:_MAX_REASON]})
 
 
-async def _respond(send: Send, status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+class HeadAsGet:
+    """ASGI middleware: answers HEAD as GET, as HTTP requires (RFC 9110, 9.3.2); the server leaves out the body.
+
+    Load balancers check health with HEAD, and FastAPI's routes do not answer it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, with GET in the place of HEAD."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}  # a copy: the server omits the body by the method of its own scope
+        try:
+            await self.app(as_get, receive, send)
+        finally:
+            scope.update({name: as_get[name] for name in ("route",) if name in as_get})  # for the metrics
+
+
+def _status_and_body(error: BaseException, request_id: str) -> tuple[int, dict[str, object], Mapping[str, str]]:
+    """The status, body and headers of the response to an exception."""
+    if isinstance(error, DiptychError):
+        return error.status, error_body(type_of(error), str(error), request_id), getattr(error, "headers", {})
+    if isinstance(error, asyncio.CancelledError):  # the grace period of the shutdown is over
+        return 503, error_body("ending", _SHUTDOWN, request_id), {"Retry-After": "5"}
+    message = f"internal error; the server's log has the details under the request id {request_id}"
+    return 500, error_body("internal_error", message, request_id), {}
+
+
+async def _respond(send: Send, status: int, content: Mapping[str, object], headers: Mapping[str, str]) -> None:
     body = json.dumps(content).encode()
-    all_headers = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    all_headers = {"content-type": "application/json", "content-length": str(len(body)), **headers}
     encoded = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in all_headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -22,8 +21,9 @@ from diptych.serving.api.error_responses import RequestRefused
 from diptych.serving.api.limits import CapacityLimiter
 from diptych.serving.api.prometheus import ServerMetrics
 from diptych.serving.api.settings import Settings
+from diptych.serving.parameters import CaptionParameters, MatchParameters, PromptParameters
 from diptych.serving.results import CaptionedImage, GeneratedPrompt
-from diptych.serving.service import Method, PromptMethod, Service
+from diptych.serving.service import Service
 
 _MIN_SIDE = 512  # pixels of the shorter side at which a JPEG is decoded for captioners, matchers and prompters
 _MAX_SIDE = 1_024  # pixels of the longer side of a decoded image that waits for its batch
@@ -33,38 +33,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Setting = TypeVar("Setting", bound=Hashable)
 Parameters = ParamSpec("Parameters")
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionSettings:
-    """Settings of `Service.caption`; requests with equal ones share a batch."""
-
-    candidates: tuple[str, ...]
-    count: int
-    method: Method
-    choose: bool
-    prefix: str
-    beams: int
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class MatchSettings:
-    """Texts and prior of `Service.match`; requests with equal ones share a batch."""
-
-    texts: tuple[str, ...]
-    prior: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSettings:
-    """Settings of `Service.prompt`; requests with equal ones share a batch."""
-
-    how: PromptMethod
-    count: int
 
 
 class Operations:
@@ -102,15 +70,19 @@ class Operations:
         empty = np.empty((0, 0), np.float32)
         return np.stack(of_images) if of_images else empty, np.stack(of_texts) if of_texts else empty
 
-    async def caption(self, images: Sequence[bytes], settings: CaptionSettings) -> list[CaptionedImage]:
+    async def caption(self, images: Sequence[bytes], settings: CaptionParameters) -> list[CaptionedImage]:
         """A caption for each image; raises as `embed`."""
         return await self._submit("caption", images, settings, texts=len(settings.candidates))
 
-    async def match(self, images: Sequence[bytes], settings: MatchSettings) -> list[list[float]]:
+    async def match(self, images: Sequence[bytes], settings: MatchParameters) -> list[list[float]]:
         """P(match) of each image with each text; raises as `embed`."""
         return await self._submit("match", images, settings, texts=len(settings.texts))
 
-    async def prompt(self, images: Sequence[bytes], settings: PromptSettings) -> list[list[GeneratedPrompt]]:
+    async def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
+        """The distinct texts of which a model knows no word, in order."""
+        return await self.run_in_thread("ask", self.service.unknown_texts, texts, kind) if texts else []
+
+    async def prompt(self, images: Sequence[bytes], settings: PromptParameters) -> list[list[GeneratedPrompt]]:
         """Prompts for each image; raises as `embed`."""
         return await self._submit("prompt", images, settings)
 
@@ -173,7 +145,11 @@ class Operations:
         return self._pools[name]
 
     def _until_stopped(
-        self, cancelled: threading.Event, items: Iterable[Item], total: int | None, label: str
+        self,
+        cancelled: threading.Event,
+        items: Iterable[Item],
+        total: int | None,  # noqa: ARG002 - it is a `Progress`
+        label: str,  # noqa: ARG002
     ) -> Iterator[Item]:
         """A `Progress` that raises when the server stops or `cancelled` is set."""
         for item in items:
@@ -235,21 +211,14 @@ class Operations:
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
         return list(self.service.embed(texts=texts).text_vectors)
 
-    def _caption(self, items: list[tuple[Image.Image, CaptionSettings]]) -> list[CaptionedImage]:
-        return _by_setting(items, lambda images, settings: self.service.caption(images, **asdict(settings)))
+    def _caption(self, items: list[tuple[Image.Image, CaptionParameters]]) -> list[CaptionedImage]:
+        return _by_setting(items, self.service.run_caption)
 
-    def _prompt(self, items: list[tuple[Image.Image, PromptSettings]]) -> list[list[GeneratedPrompt]]:
-        return _by_setting(items, lambda images, settings: self.service.prompt(images, **asdict(settings)))
+    def _prompt(self, items: list[tuple[Image.Image, PromptParameters]]) -> list[list[GeneratedPrompt]]:
+        return _by_setting(items, self.service.run_prompt)
 
-    def _match(self, items: list[tuple[Image.Image, MatchSettings]]) -> list[list[float]]:
-        return _by_setting(items, self._match_all)
-
-    def _match_all(self, images: list[Image.Image], settings: MatchSettings) -> list[list[float]]:
-        """P(match) of each image with each text: (images, texts)."""
-        texts = settings.texts
-        pairs = [image for image in images for _ in texts], texts * len(images)
-        probabilities = self.service.match_pairs(*pairs, prior=settings.prior)
-        return [probabilities[start : start + len(texts)] for start in range(0, len(probabilities), len(texts))]
+    def _match(self, items: list[tuple[Image.Image, MatchParameters]]) -> list[list[float]]:
+        return _by_setting(items, self.service.run_match)
 
 
 def _by_setting(

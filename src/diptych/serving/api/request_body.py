@@ -16,13 +16,12 @@ from diptych.serving.api.error_responses import RequestRefused, invalid
 from diptych.serving.api.requests import RequestBody
 from diptych.serving.api.settings import Settings
 from diptych.serving.api.url_fetch import fetch
+from diptych.serving.validation_messages import describe
 
 Body = TypeVar("Body", bound=RequestBody)
 _MAX_FIELDS = 1_000  # of a form, files excluded
 _FETCH_SECONDS = 10.0
 _MAX_VALUES = 20_000  # of a JSON body: twice the ids that may be removed at once
-_MAX_ERRORS = 1_000  # of a request that are listed; each becomes an object in memory
-_MAX_LOCATION = 200  # characters of an error's location, which the client chose
 
 
 async def read_request(request: Request, model: type[Body], settings: Settings) -> Body:
@@ -51,7 +50,7 @@ async def read_request(request: Request, model: type[Body], settings: Settings) 
                 f"'{media_type[:100]}' is not supported; send application/json or multipart/form-data",
             )
     except ValidationError as error:
-        raise invalid(_describe(error)) from None
+        raise invalid(describe(error, model)) from None
     _check_rows(body, settings)
     return body
 
@@ -96,17 +95,6 @@ async def _read_form(
     return fields, files
 
 
-def _describe(error: ValidationError) -> str:
-    """The first three errors of a request with their locations; only the number of very many."""
-    if error.error_count() > _MAX_ERRORS:
-        return f"the request has {error.error_count():,} errors; /openapi.json describes requests"
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    locations = [".".join(map(str, item["loc"]))[:_MAX_LOCATION] for item in errors[:3]]
-    described = [": ".join(filter(None, (place, item["msg"]))) for place, item in zip(locations, errors, strict=False)]
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return "; ".join(described) + more
-
-
 def _check_rows(body: RequestBody, settings: Settings) -> None:
     for name in ("images", "texts", "candidates", "like", "unwanted"):
         if len(rows := getattr(body, name, ())) > settings.max_rows:
@@ -148,7 +136,9 @@ async def read_images(
         if index not in files and image[:8].lower().startswith(("http://", "https://")):
             if not settings.urls:
                 raise RequestRefused(
-                    403, "urls_off", "this server fetches no URLs (start it with --urls); send the image itself"
+                    403,
+                    "urls_off",
+                    "this server fetches no URLs; send the image itself, or start `diptych serve --urls`",
                 )
             content = await fetch(
                 image,
@@ -178,8 +168,3 @@ def _decode_base64(text: str) -> bytes:
         return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"an image is not valid base64 ({error}); send base64, or the file in a form") from None
-
-
-def is_image_url(text: str) -> bool:
-    """Whether a string is a data: URL of an image."""
-    return text[:11].lower() == "data:image/"

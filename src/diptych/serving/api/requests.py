@@ -6,15 +6,16 @@ import datetime
 import functools
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from diptych.errors import ConfigError
 from diptych.search.filters import parse_day
-from diptych.serving.results import KEEP
+from diptych.serving.parameters import KEEP, Method, PromptMethod
+from diptych.serving.validation_messages import ID_PATTERN
 
 _MAX_NAME = 255  # bytes of a file name that file systems accept
 
-Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Images = Annotated[
     list[str],
     Field(
@@ -81,7 +82,7 @@ class SearchRequest(RequestBody):
     images: Images = []
     like: Annotated[list[Id], Field(fail_fast=True, description="ids of indexed images")] = []
     unwanted: Texts = []
-    count: Annotated[int, Field(ge=1, le=200)] = 20
+    k: Annotated[int, Field(ge=1, le=200, description="results per page")] = 20
     page: Annotated[int, Field(ge=1, le=5_000)] = 1
     sort: Literal["score", "newest", "oldest"] = "score"
     keep: Annotated[float | None, Field(ge=0, le=1)] = KEEP
@@ -104,7 +105,7 @@ class CaptionRequest(RequestBody):
 
     images: Images
     count: Annotated[int, Field(ge=1, le=10)] = 1
-    method: Literal["beam", "greedy", "nucleus"] = "beam"
+    method: Method = "beam"
     candidates: Annotated[Texts, Field(description="captions to rank beside the generated ones")] = []
     choose: Annotated[bool, Field(description="order the generated captions by captioner and matcher together")] = False
     prefix: Annotated[str, Field(max_length=200)] = ""
@@ -127,7 +128,7 @@ class PromptRequest(RequestBody):
     """Images to make prompts for, and the method."""
 
     images: Images
-    how: Literal["retrieve", "compose", "generate"] = "retrieve"
+    how: PromptMethod = "retrieve"
     count: Annotated[int, Field(ge=1, le=20)] = 1
 
 
@@ -147,18 +148,51 @@ class RemoveRequest(RequestBody):
 class OpenAIInput(RequestBody):
     """A text or an image among the inputs of /v1/embeddings; exactly one of the two."""
 
-    text: Text | None = None
+    text: str | None = None
     image: str | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> OpenAIInput:
+        if (self.text is None) == (self.image is None):
+            raise ValueError('an input is a string, {"text": ...} or {"image": ...}')
+        return self
+
+
+def _as_inputs(value: object) -> list[object]:
+    """One input or several as objects: a string is a text or, if it is the data: URL of an image, an image."""
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, int | list) and not isinstance(item, bool) for item in items):
+        raise ValueError(
+            "token ids are not accepted, because they depend on the tokenizer that made them; send texts (LangChain: "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False))"
+        )
+    if not all(isinstance(item, str | dict) for item in items):
+        raise ValueError('send a string, {"text": ...}, {"image": base64}, or a list of these')
+    return [{"image" if is_image_url(item) else "text": item} if isinstance(item, str) else item for item in items]
 
 
 class OpenAIEmbeddingsRequest(RequestBody):
-    """The request of OpenAI's embeddings API. An input that is a data: URL or {"image": base64} is an image."""
+    """The request of OpenAI's embeddings API. An input that is a data: URL or {"image": base64} is an image.
 
-    input: Text | OpenAIInput | Annotated[list[Text | OpenAIInput], Field(fail_fast=True, min_length=1)]
-    model: str = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    As in OpenAI's API, unknown fields are ignored, and null stands for the default. `model` and `user` have no effect.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Annotated[
+        list[OpenAIInput],
+        Field(fail_fast=True, min_length=1),
+        BeforeValidator(_as_inputs, json_schema_input_type=str | OpenAIInput | list[str | OpenAIInput]),
+    ]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(ge=1)] = None
     user: str | None = None
+
+
+def is_image_url(text: str) -> bool:
+    """Whether a string is a data: URL of an image."""
+    return text[:11].lower() == "data:image/"
 
 
 def openapi_body(model: type[RequestBody], *, form: bool) -> dict[str, Any]:

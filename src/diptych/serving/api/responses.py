@@ -17,17 +17,24 @@ _COMPLETE = ConfigDict(json_schema_serialization_defaults_required=True)
 
 @dataclass(frozen=True, slots=True)
 class EmbedResponse:
-    """Unit embeddings in the order of the request; their dot products are cosines."""
+    """Unit embeddings in the order of the request; their dot products are cosines.
+
+    `unknown` are the texts of which the model knows no word, so that their embeddings say nothing about them.
+    """
 
     model: str
     dim: int
     image_vectors: list[list[float]]
     text_vectors: list[list[float]]
+    unknown: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResponse:
-    """A page of results, by score or by date; `nearest` is the nearest image, result or not. Times are local."""
+    """A page of results, by score or by date; `nearest` is the nearest image, result or not. Times are local.
+
+    `unknown` are the texts of the query of which the model knows no word.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _COMPLETE
 
@@ -40,25 +47,34 @@ class SearchResponse:
     cutoff: str
     hits: tuple[Hit, ...]
     nearest: Hit | None
+    unknown: tuple[str, ...]
     before: int
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionResponse:
-    """A caption for each image, in the order of the request."""
+    """A caption for each image, in the order of the request.
+
+    `unknown` are the candidates of which the model knows no word, so that their rank says nothing.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _COMPLETE
 
     model: str
     captions: list[CaptionedImage]
+    unknown: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class MatchResponse:
-    """P(match) in [0, 1]: a row for each image, a column for each text."""
+    """P(match) in [0, 1]: a row for each image, a column for each text.
+
+    `unknown` are the texts of which the model knows no word, so that their probabilities say nothing.
+    """
 
     model: str
     probabilities: list[list[float]]
+    unknown: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,7 @@ class AddResponse:
     seconds: float
     unreachable_folders: tuple[str, ...]
     unmatched: tuple[str, ...]
+    unread: dict[str, int]
     images: int
     images_per_second: float
     reasons: dict[str, int]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from diptych.images.paths import from_text
 from diptych.search.filters import Filters
 from diptych.serving.api.error_responses import ErrorResponse, invalid
-from diptych.serving.api.operations import CaptionSettings, MatchSettings, Operations, PromptSettings
+from diptych.serving.api.operations import Operations
 from diptych.serving.api.request_body import read_images, read_request
 from diptych.serving.api.requests import (
     AddRequest,
@@ -38,8 +38,17 @@ from diptych.serving.api.responses import (
     RemoveResponse,
     SearchResponse,
 )
+from diptych.serving.parameters import (
+    FILTERS,
+    CaptionParameters,
+    MatchParameters,
+    Paging,
+    PromptParameters,
+    SearchParameters,
+)
 from diptych.serving.results import IndexStatus
 from diptych.serving.service import Service
+from diptych.serving.validation_messages import ID_PATTERN
 
 Route = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -89,32 +98,34 @@ def _add_model_routes(router: APIRouter, operations: Operations) -> None:
         images = await read_images(request, body.images, settings, body.files)
         of_images, of_texts = await operations.embed(images, body.texts)
         dim = max(of_images.shape[1], of_texts.shape[1])
-        return EmbedResponse(service.loaded.name("encoder"), dim, as_lists(of_images), as_lists(of_texts))
+        unknown = await operations.unknown_texts(body.texts)
+        return EmbedResponse(service.loaded.name("encoder"), dim, as_lists(of_images), as_lists(of_texts), unknown)
 
     @post(router, "/caption", CaptionRequest, form=True)
     async def caption(request: Request) -> CaptionResponse:
         """A caption for each image, with confidence, alternatives, and the ranked candidates."""
         body = await read_request(request, CaptionRequest, settings)
         images = await read_images(request, body.images, settings, body.files)
-        generation = CaptionSettings(
-            **body.model_dump(exclude={"images", "candidates"}), candidates=tuple(body.candidates)
-        )
-        return CaptionResponse(service.loaded.name("captioner"), await operations.caption(images, generation))
+        fields = {**body.model_dump(exclude={"images"}), "candidates": tuple(body.candidates)}
+        captions = await operations.caption(images, CaptionParameters(**fields))
+        unknown = await operations.unknown_texts(body.candidates)
+        return CaptionResponse(service.loaded.name("captioner"), captions, unknown)
 
     @post(router, "/match", MatchRequest, form=True)
     async def match(request: Request) -> MatchResponse:
         """P(match) of each image and each text."""
         body = await read_request(request, MatchRequest, settings)
         images = await read_images(request, body.images, settings, body.files)
-        probabilities = await operations.match(images, MatchSettings(tuple(body.texts), body.prior))
-        return MatchResponse(service.loaded.name("matcher"), probabilities)
+        probabilities = await operations.match(images, MatchParameters(tuple(body.texts), body.prior))
+        unknown = await operations.unknown_texts(body.texts, "matcher")
+        return MatchResponse(service.loaded.name("matcher"), probabilities, unknown)
 
     @post(router, "/prompt", PromptRequest, form=True)
     async def prompt(request: Request) -> PromptResponse:
         """Prompts that would produce images like these."""
         body = await read_request(request, PromptRequest, settings)
         images = await read_images(request, body.images, settings, body.files)
-        prompts = await operations.prompt(images, PromptSettings(body.how, body.count))
+        prompts = await operations.prompt(images, PromptParameters(body.how, body.count))
         return PromptResponse(service.loaded.name("prompter"), prompts)
 
     @router.get("/models")
@@ -133,24 +144,10 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
         """The indexed images that match texts, images, or both."""
         body = await read_request(request, SearchRequest, settings)
         images = await read_images(request, body.images, settings, body.files)
-        run = partial(
-            service.search,
-            body.texts,
-            image=images,
-            like=body.like,
-            unwanted=body.unwanted,
-            filters=_filters(body),
-            k=body.count,
-            page=body.page,
-            sort=body.sort,
-            keep=body.keep,
-            fold=body.fold,
-            rerank=body.rerank,
-        )
         with operations.rows.reserve(len(images) + len(body.texts) + len(body.unwanted) + body.rerank):
             for image in images:
                 await operations.check_image(image)
-            results = await operations.run_in_thread("ask", run)
+            results = await operations.run_in_thread("ask", service.run_search, _search_parameters(body, images))
         return SearchResponse(
             query=results.query,
             message=results.message,
@@ -161,6 +158,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
             cutoff=results.cutoff,
             hits=results.hits,
             nearest=results.nearest,
+            unknown=results.unknown,
             before=results.before,
         )
 
@@ -188,30 +186,30 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
         response_class=Response,
     )
     async def image(
-        id: str = Path(pattern="^[0-9a-f]{32}$"), size: int = Query(default=512, ge=16, le=2_048)
+        image_id: Annotated[str, Path(alias="id", pattern=ID_PATTERN)],
+        size: Annotated[int, Query(ge=16, le=2_048)] = 512,
     ) -> Response:
         """An indexed image as a JPEG without metadata, its longer side at most `size` pixels."""
-        return Response(await operations.run_in_thread("show", _jpeg, service, id, size), media_type="image/jpeg")
+        return Response(await operations.run_in_thread("show", _jpeg, service, image_id, size), media_type="image/jpeg")
 
 
-def _filters(body: SearchRequest) -> Filters:
-    return Filters(
-        folder=body.folder,
-        since=body.since,
-        until=body.until,
-        min_side=body.min_side,
-        max_side=body.max_side,
-        min_bytes=body.min_bytes,
-        max_bytes=body.max_bytes,
-        shape=body.shape,
-        camera=body.camera,
-        caption=body.caption,
+def _search_parameters(body: SearchRequest, images: Sequence[bytes]) -> SearchParameters:
+    filters = body.model_dump(include=set(FILTERS))
+    if body.folder is not None:
+        filters["folder"] = from_text(body.folder)  # as the paths of hits show it
+    return SearchParameters(
+        texts=tuple(body.texts),
+        images=tuple(images),
+        like=tuple(body.like),
+        unwanted=tuple(body.unwanted),
+        filters=Filters(**filters),
+        **body.model_dump(include=set(Paging.__annotations__) - {"filters"}),
     )
 
 
-def _jpeg(service: Service, id: str, size: int) -> bytes:
+def _jpeg(service: Service, image_id: str, size: int) -> bytes:
     file = io.BytesIO()
-    service.image(id, size=size).save(file, "JPEG", quality=85)
+    service.image(image_id, size=size).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 

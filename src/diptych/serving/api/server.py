@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diptych.errors import ConfigError, require
 from diptych.serving.api.access import MAX_HEAD_BYTES
 from diptych.serving.api.settings import LOOPBACK
+from diptych.serving.names import as_names
 
 if TYPE_CHECKING:
     import uvicorn
@@ -29,7 +30,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_exposure(host: str, keys: Sequence[str], without_key: bool = False) -> None:
+def check_exposure(host: str, keys: str | Sequence[str], without_key: bool = False) -> None:
     """Refuse to listen on a network without API keys, unless `without_key` allows it.
 
     Raises:
@@ -42,7 +43,7 @@ def check_exposure(host: str, keys: Sequence[str], without_key: bool = False) ->
         )
 
 
-def accepted_hosts(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = ()) -> tuple[str, ...]:
+def accepted_hosts(host: str, hosts: str | Sequence[str] = (), keys: str | Sequence[str] = ()) -> tuple[str, ...]:
     """The Host headers that a server at `host` accepts beside its own address: the loopback names and `hosts`.
 
     With keys, every Host is accepted unless `hosts` are given: a page under another name has no key.
@@ -50,7 +51,7 @@ def accepted_hosts(host: str, hosts: Sequence[str] = (), keys: Sequence[str] = (
     if keys and not hosts and not is_loopback(host):
         return ("*",)
     own = () if host in _ALL_ADDRESSES else (host.strip("[]"),)
-    return tuple(dict.fromkeys((*LOOPBACK, *own, *hosts)))
+    return tuple(dict.fromkeys((*LOOPBACK, *own, *as_names(hosts))))
 
 
 def check_port(host: str, port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.errors import ConfigError
+from diptych.serving.names import as_names
 
 MIB = 2**20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -54,6 +55,8 @@ class Settings:
     """Accepted Host headers, beside the address that the server is reached at; * accepts all."""
 
     def __post_init__(self) -> None:
+        for name in ("cors", "hosts"):  # a single name is one name, not a sequence of letters
+            object.__setattr__(self, name, as_names(getattr(self, name)))
         for name in ("max_bytes", "max_pixels", "max_rows", "max_text", "queue", "memory", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")

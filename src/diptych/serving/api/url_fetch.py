@@ -65,7 +65,7 @@ async def fetch(
     seconds: float = 10.0,
     permitted: Callable[[str], bool] = is_public,
     ports: Collection[int] = _PORTS,
-    on_bytes: OnBytes = lambda count: None,
+    on_bytes: OnBytes | None = None,
 ) -> bytes:
     """The bytes at an http or https URL, after at most three redirects.
 
@@ -128,7 +128,7 @@ async def _get(
     target: httpx2.URL,
     address: str,
     max_bytes: int,
-    on_bytes: OnBytes,
+    on_bytes: OnBytes | None,
     permitted: Callable[[str], bool],
 ) -> bytes | str:
     """The body from this address, or the location it redirects to."""
@@ -157,7 +157,8 @@ async def _get(
                 raise RequestRefused(
                     413, "too_large", f"'{target}' has more than {max_bytes:,} bytes; send a smaller image"
                 )
-            on_bytes(len(chunk))
+            if on_bytes is not None:
+                on_bytes(len(chunk))
             data += chunk
         return bytes(data)
     finally:

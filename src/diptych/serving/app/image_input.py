@@ -9,8 +9,9 @@ import streamlit as st
 from PIL import Image
 
 from diptych.data.containers import read_at
-from diptych.images.decode import IMAGE_SUFFIXES, MAX_BYTES, content_hash, decode, thumbnail
+from diptych.images.decode import MAX_UPLOAD_BYTES, content_hash, decode, thumbnail
 from diptych.images.paths import from_text
+from diptych.images.suffixes import IMAGE_SUFFIXES
 from diptych.runtime.quoting import printable
 from diptych.serving.app.layout import error_as_message, escape_markdown
 from diptych.serving.app.progress import cached_in_session
@@ -43,7 +44,7 @@ def select_image(key: str, library: list[str] | None = None, *, label: str = "Yo
         label,
         type=sorted(suffix[1:] for suffix in IMAGE_SUFFIXES),
         key=field,
-        max_upload_size=MAX_BYTES // 2**20,
+        max_upload_size=MAX_UPLOAD_BYTES // 2**20,
         help="Drop a file here, or paste a picture with Ctrl+V.",
         on_change=lambda: state.pop(_path_key(key), None),
     )

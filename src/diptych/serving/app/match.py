@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from diptych.models.unknown_words import unknown_words_message
 from diptych.serving.app.image_input import SelectedImage, select_image, show_image, show_placeholder
 from diptych.serving.app.index import offer_indexing
 from diptych.serving.app.layout import error_as_message, page_header, row_html, show_note
@@ -66,6 +67,8 @@ def show_match(service: Service, selected: SelectedImage, texts: Sequence[str]) 
         return
     with timed_spinner("Matching…") as timing:
         probabilities = service.match(selected.image, texts)
+    if unknown := service.unknown_texts(texts, "matcher"):
+        show_note(f"Note: {unknown_words_message(unknown)}.")
     show_probabilities(texts, probabilities)
     st.caption(
         f"Computed in {timing}. The probabilities assume that half of all pairs match: about eight in ten pairs with "

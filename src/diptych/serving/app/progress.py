@@ -25,7 +25,7 @@ def progress_bar() -> Iterator[Progress]:
     """A `Progress` shown as a bar on the page: items done, rate, time left, and the number of skipped files."""
     place = st.empty()
 
-    def track(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    def track(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:  # noqa: ARG001 - a `Progress`
         began = drawn = time.perf_counter()
         skipped = 0
         for done, item in enumerate(items, 1):

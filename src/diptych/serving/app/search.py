@@ -10,6 +10,7 @@ import streamlit as st
 from PIL import Image
 
 from diptych.images.paths import from_text
+from diptych.models.unknown_words import unknown_words_message
 from diptych.runtime.quoting import printable
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters, Shape
@@ -135,17 +136,19 @@ def show_results(
 def _show_outcome(results: Results, timing: str) -> None:
     """Show the number of hits, or why there are none."""
     cutoff = escape_markdown(results.cutoff)
+    if results.unknown:
+        st.warning(f"Note: {escape_markdown(unknown_words_message(results.unknown))}.")
     if results.hits:
         st.caption(f"**{results.counted}** · {timing}", help=cutoff)
         return
-    if results.searched:
+    if results.searched and not results.unknown:
         nearest = results.nearest
         closest = f" The closest is {escape_markdown(from_text(nearest.path).name)}." if nearest else ""
         st.info(
             f"No matches among {image_count(results.searched)}.{closest} Turn on “Show closest pictures” under "
             "Filters to see the closest pictures whether or not they match."
         )
-    else:
+    elif not results.searched:
         st.info("No picture in the library meets the filters.")
     st.caption(timing, help=cutoff)
 

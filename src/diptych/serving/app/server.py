@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import require
-from diptych.images.decode import MAX_BYTES
+from diptych.images.decode import MAX_UPLOAD_BYTES
 from diptych.serving.api.server import accepted_hosts, check_port, is_loopback, run
 from diptych.serving.api.settings import MIB
 from diptych.serving.api.settings import Settings as Limits
@@ -52,7 +52,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8501,
-    hosts: Sequence[str] = (),
+    hosts: str | Sequence[str] = (),
     browser: bool = True,
 ) -> None:
     """Serve the page until the process is interrupted.
@@ -107,7 +107,7 @@ def page_app(hosts: Sequence[str]) -> ASGIApp:
     from diptych.serving.api.middleware import ErrorMiddleware
     from diptych.serving.app.uploads import Uploads
 
-    limits = Limits(max_bytes=MAX_BYTES + _FORM_OVERHEAD, hosts=tuple(hosts))
+    limits = Limits(max_bytes=MAX_UPLOAD_BYTES + _FORM_OVERHEAD, hosts=tuple(hosts))
     requests, memory = CapacityLimiter(limits.queue, "requests"), CapacityLimiter(limits.memory, "bytes")
     sockets = CapacityLimiter(_MAX_VISITORS, "visitors")
     app = RequestLimits(Uploads(App(SCRIPT)), limits, requests, memory, sockets=sockets)
@@ -132,7 +132,7 @@ def streamlit_options(host: str, port: int) -> dict[str, object]:
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,
-        "server.maxUploadSize": MAX_BYTES // MIB,
+        "server.maxUploadSize": MAX_UPLOAD_BYTES // MIB,
         "server.maxMessageSize": _MESSAGE_MIB,
         "server.maxWidgetStateSize": _WIDGET_STATE_MIB,
         "server.disconnectedSessionTTL": _SESSION_SECONDS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from diptych.serving.names import as_names
 
 VARIABLE = "DIPTYCH_APP"  # Streamlit runs the page as a script, which reads its settings from the environment
 
@@ -35,6 +36,10 @@ class Settings:
     device: str = "auto"
     """Torch device: auto, cpu, cuda or mps."""
 
+    def __post_init__(self) -> None:
+        for name in ("compare", "roots"):  # a single name is one name, not a sequence of letters
+            object.__setattr__(self, name, as_names(getattr(self, name)))
+
     def publish(self) -> None:
         """Make these the current settings of this process and of its child processes."""
         os.environ[VARIABLE] = json.dumps(asdict(self))
@@ -42,6 +47,4 @@ class Settings:
     @classmethod
     def current(cls) -> Settings:
         """The settings published last, or the defaults, for example under a plain `streamlit run`."""
-        fields: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
-        tuples = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **tuples})
+        return cls(**json.loads(os.environ.get(VARIABLE, "{}")))

@@ -28,7 +28,7 @@ def thumbnail_of(path: str, size: int = 480) -> bytes | None:
 
 
 @st.cache_data(max_entries=4_000, show_spinner=False)
-def _thumbnail(path: str, size: int, changed: int, _roots: Roots) -> bytes | None:
+def _thumbnail(path: str, size: int, changed: int, _roots: Roots) -> bytes | None:  # noqa: ARG001 - see below
     """The thumbnail; `changed` is part of the cache key, so that a file that changes is read again."""
     try:
         return _jpeg(thumbnail(decode(read_at(path, _roots), min_side=size), size))

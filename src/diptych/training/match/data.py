@@ -41,7 +41,7 @@ class EncodedPairs:
     @property
     def text_embeddings(self) -> NDArray[np.float32]:
         """(texts, dim) unit embeddings."""
-        return np.asarray(self.stored_texts.vectors)[self.positions]
+        return np.asarray(self.stored_texts.embeddings)[self.positions]
 
 
 def encode_pairs(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.errors import DataError
 from diptych.matching.heads import HEADS
 from diptych.matching.negatives import Matches, hard_negatives
 from diptych.models.dual_encoder import DualEncoder
@@ -70,11 +69,7 @@ def match_task(
     validator: MatchValidator,
     folder: Path,
 ) -> Task:
-    """The task that trains `head` on encoded pairs; its best weights are written into `folder`.
-
-    Raises:
-        DataError: the labelled pairs have only one label.
-    """
+    """The task that trains `head` on encoded pairs; its best weights are written into `folder`."""
     head.to(encoder.device)
     source = (_captions if train.labels is None else _labelled)(recipe, encoder, head, train)
 
@@ -125,8 +120,6 @@ def _captions(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: Encode
 def _labelled(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: EncodedPairs) -> _Source:
     """Labelled pairs; both labels have the same total weight."""
     labels = np.asarray(data.labels, np.float32)
-    if labels.all() or not labels.any():
-        raise DataError("all labelled training pairs have the same label; a matcher needs matches and mismatches")
     weights = np.where(labels, 0.5 / labels.mean(), 0.5 / (1 - labels.mean())).astype(np.float32)
     size = min(recipe.batch_size, len(labels))
     steps = len(labels) // size

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diptych.errors import ConfigError, did_you_mean
+from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.progress import Progress, silent
 from diptych.training.match.config import MatchRecipe
 from diptych.training.ranges import check_settings
 from diptych.training.results import MatchTrainingResult
 
 if TYPE_CHECKING:
+    from diptych.data.labelled import Labelled
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
     from diptych.training.match.data import EncodedPairs
@@ -60,7 +60,7 @@ def _train(run: Run[MatchRecipe]) -> MatchTrainingResult:
     outcomes, matchers = _train_heads(run, encoder, train, validator)
     scores = {matcher.name: validator(matcher.head) for matcher in matchers}
     with run.publish() as folder:
-        encoder.save(folder, {"recipe": asdict(recipe), "pictures": data.sizes, "validation": scores})
+        encoder.save(folder, run.metadata(data, scores))
         save_matchers(matchers, folder)
     return MatchTrainingResult(
         model=run.model, outcomes=outcomes, scores=scores, left_out=data.left_out, sizes=data.sizes
@@ -90,7 +90,13 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
 
     recipe = run.recipe
     labelled = read_labelled_pairs(recipe.data) if is_labelled(recipe.data) else None
-    data = run.load_data(labelled.images if labelled else None)
+    if labelled:
+        _refuse_one_label(labelled, f"pairs of '{recipe.data}'", "add pairs with the other label")
+    data = run.load_data(labelled.images if labelled else None, labelled.labels if labelled else None)
+    train, val = (labelled.of(split) if labelled else None for split in (data.train, data.val))
+    for part, name in ((train, "training"), (val, "validation")):
+        if part is not None:
+            _refuse_one_label(part, f"{name} pairs", "set val_fraction to another fraction, or add pairs")
     shared: dict[str, Any] = {
         "with_states": any(HEADS[name].needs_states for name in recipe.heads),
         "max_tokens": recipe.max_tokens,
@@ -99,9 +105,18 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
     views: dict[str, Any] = {"augment": recipe.augment, "views": recipe.views, "seed": recipe.seed}
     return (
         data,
-        encode_pairs(encoder, data.train, labelled.of(data.train) if labelled else None, **shared, **views),
-        encode_pairs(encoder, data.val, labelled.of(data.val) if labelled else None, **shared),
+        encode_pairs(encoder, data.train, train, **shared, **views),
+        encode_pairs(encoder, data.val, val, **shared),
     )
+
+
+def _refuse_one_label(labelled: Labelled, name: str, step: str) -> None:
+    if labelled.labels.all() or not labelled.labels.any():
+        label = "match" if labelled.labels.all() else "no match"
+        raise DataError(
+            f"all {len(labelled):,} labelled {name} have the label '{label}', but a matcher learns from matches and "
+            f"mismatches; {step}"
+        )
 
 
 def _train_heads(

@@ -103,7 +103,7 @@ class _PromptTraining:
     def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> None:
         self.recipe, self.prompter, self.device = recipe, prompter, prompter.image_features.device
         self.sampler = PairSampler(train, recipe.batch_size, recipe.seed)
-        embed = partial(prompter.space.vectors, progress=progress)
+        embed = partial(prompter.space.encode_cached, progress=progress)
         self.prompts = embed(self.sampler.captions, label="embedding the prompts")
         val_prompts, self.val_rows = val.flat_captions()
         self.val_prompts = embed(val_prompts, label="embedding the validation prompts")
@@ -181,7 +181,7 @@ class _StoredImages:
             return load_view(row, augmentation(recipe.augment), size, recipe.seed, number)
 
         views = recipe.views if recipe.augment != "none" else 1
-        stored = prompter.image_features.stored
+        stored = prompter.image_features.cached
         sides = sides_key(train.values("captions"))  # images whose captions mention a side are not mirrored
         name = f"{recipe.augment}-{recipe.seed}-{sides}" if views > 1 else "clean"
         self.train = stored(train, views=views, view=augmented, name=name, progress=progress)

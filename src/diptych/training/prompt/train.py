@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
@@ -14,7 +13,7 @@ from diptych.training.results import TrainingResult
 if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
     from diptych.prompting.prompter import Prompter
-    from diptych.training.run import Run
+    from diptych.training.run import Run, RunMetadata
 
 
 def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Progress = silent) -> TrainingResult:
@@ -40,15 +39,16 @@ def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Prog
     from diptych.training.run import start_run
 
     with start_run(recipe, resume=resume, progress=progress) as run:
-        data = run.load_data()
-        prompter = new_prompter(recipe)
+        pairs = run.read_pairs()
+        prompter = new_prompter(recipe)  # a wrong name is an error before all images are checked
+        data = run.load_data(pairs)
         outcome = run.fit(prompt_task(recipe, prompter, data.train, data.val, progress))
         load_best(prompter, recipe)
-        _publish(run, prompter, data.train, {"pictures": data.sizes, "validation": outcome.best})
+        _publish(run, prompter, data.train, run.metadata(data, outcome.best))
         return TrainingResult(model=run.model, outcome=outcome, left_out=data.left_out, sizes=data.sizes)
 
 
-def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata: dict[str, Any]) -> None:
+def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata: RunMetadata) -> None:
     from diptych.models import dual_encoder
     from diptych.prompting.library import PromptLibrary
     from diptych.prompting.storage import save_library, save_prompter
@@ -57,7 +57,7 @@ def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata:
     with run.publish() as folder:
         if recipe.model:
             dual_encoder.load(recipe.model, recipe.device).save(folder)
-        save_prompter(prompter, folder, card={"recipe": asdict(recipe), **metadata})
+        save_prompter(prompter, folder, metadata=metadata)
         if recipe.library:
             prompts = list(dict.fromkeys(train.flat_captions()[0]))[: recipe.library]
             save_library(PromptLibrary.of(prompts, prompter.space, run.progress), folder)
@@ -74,5 +74,5 @@ def _check(recipe: PromptRecipe) -> None:
         raise ConfigError("batch_size must be at least 2")
     if recipe.train_tower and recipe.model:
         raise ConfigError(
-            "train_tower trains image_tower, but the dual encoder in model is frozen; set only one of them"
+            "train_tower trains image_tower, but the dual encoder in `model` is frozen; set only one of them"
         )

@@ -18,6 +18,9 @@ from diptych.training.run_settings import RunSettings
 
 Recipe = TypeVar("Recipe")
 
+RECIPE = "recipe.yaml"
+"""The file of a run folder that holds its settings."""
+
 _MAX_BYTES = 64 << 10  # a recipe has 2 kB, and PyYAML takes seconds per megabyte
 
 
@@ -68,6 +71,15 @@ def make(recipe: type[Recipe], settings: Mapping[str, Any]) -> Recipe:
             raise ConfigError(f"setting '{name}' is {value!r}; it must be {_type_name(hints[name])}")
         values[name] = float(value) if hints[name] is float else value
     return recipe(**values)
+
+
+def read_recipe(recipe: type[Recipe], path: str | Path) -> Recipe:
+    """Read a recipe of the given class from a YAML file.
+
+    Raises:
+        ConfigError: the file is invalid (see `read_yaml`), or a setting is unknown or has the wrong type.
+    """
+    return make(recipe, read_yaml(path))
 
 
 def grid(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -17,8 +17,9 @@ from diptych.cli import main
 from diptych.data.classes import Classes, classes_in, read_class_folders
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
-from diptych.evaluation.classify import METHODS, ImageClassifier, best_method, class_gallery
 from diptych.evaluation.evaluators import evaluate_zeroshot
+from diptych.evaluation.image_classifier import METHODS, ImageClassifier, best_method, class_gallery
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import html_page
@@ -43,7 +44,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with random weights, which separates colours by examples but not by their names."""
     torch.manual_seed(0)
-    model = dual.build(
+    model = builder.build(
         "timm/test_resnet",
         "distilbert",
         pretrained=False,

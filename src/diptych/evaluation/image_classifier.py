@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from diptych.data.classes import Classes
 from diptych.data.pairs import Pairs
 from diptych.data.templates import templates
-from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.errors import ConfigError, DataError, NextStep, did_you_mean
 from diptych.evaluation.classifiers import (
+    ClassLabels,
     EmbeddingClassifier,
     LinearProbe,
     TipAdapter,
@@ -24,7 +25,7 @@ from diptych.evaluation.classifiers import (
     class_ranks,
     cross_validated_probabilities,
 )
-from diptych.evaluation.evaluators import embed_classes
+from diptych.evaluation.evaluators import check_classes, embed_classes
 from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 from diptych.images.paths import to_text
 from diptych.models.dual_encoder import DualEncoder
@@ -131,7 +132,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             self._embedded = key, embed_classes(self.model, names, templates(self.prompts), progress=self.progress)
         return self._embedded[1]
 
-    def fit(self, X: Pairs | NDArray[Any] | None = None, y: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Pairs | NDArray[np.floating] | None = None, y: ArrayLike | None = None) -> Self:  # noqa: N803
         """Fit the classifier on labelled images; `zero-shot` needs none.
 
         Args:
@@ -146,14 +147,17 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         if self.method == "zero-shot":
             self.classifier_ = classifier.fit()
         elif X is None or (y is None and not isinstance(X, Pairs)):
-            raise ConfigError(f"'{self.method}' needs labelled images; give some with --examples, or use zero-shot")
+            raise ConfigError(
+                f"the method '{self.method}' needs labelled images; give some, or use zero-shot",
+                steps=[NextStep("name a folder of labelled images", "examples")],
+            )
         else:
             labels = self.classes_of(X) if isinstance(X, Pairs) and y is None else y
             self.classifier_ = classifier.fit(self._decoded(X), labels)
         self.classes_ = self.classifier_.classes_
         return self
 
-    def predict(self, X: Pairs | NDArray[Any]) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Pairs | NDArray[np.floating]) -> ClassLabels:  # noqa: N803
         """The label of the most probable class of each image: (images,).
 
         Raises:
@@ -162,7 +166,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.classifier_.predict(self._decoded(X))
 
-    def predict_proba(self, X: Pairs | NDArray[Any]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Pairs | NDArray[np.floating]) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities: (images, classes); NaN for an image that cannot be decoded."""
         check_is_fitted(self)
         embeddings = self._embeddings(X)
@@ -185,7 +189,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         names = tuple(self.classes.names[column] for column in best)
         return Classified(image_id, place, names, tuple(float(probabilities[column]) for column in best))
 
-    def classes_of(self, pairs: Pairs) -> NDArray[Any]:
+    def classes_of(self, pairs: Pairs) -> ClassLabels:
         """The label of each image of a data set, which its first caption names: (images,).
 
         Raises:
@@ -214,8 +218,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             progress: reports progress.
 
         Raises:
-            DataError: a class has a single image, or an image is of an unknown class.
+            DataError: there is one class, a class has a single image, or an image is of an unknown class.
         """
+        check_classes(self.classes)
         embeddings = self._decoded(labelled)
         columns = self.classes.of(labelled)
         runs: list[tuple[str, int | None]] = [(method, None) for method in methods]
@@ -243,12 +248,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             return LinearProbe(labels)
         raise ConfigError(f"there is no classification method '{method}'; {did_you_mean(method, METHODS)}")
 
-    def _embeddings(self, images: Pairs | NDArray[Any]) -> NDArray[Any]:
+    def _embeddings(self, images: Pairs | NDArray[np.floating]) -> NDArray[np.floating]:
         if isinstance(images, Pairs):
             return np.asarray(dataset_image_embeddings(self.model, images, progress=self.progress))
         return np.asarray(images)
 
-    def _decoded(self, images: Pairs | NDArray[Any]) -> NDArray[Any]:
+    def _decoded(self, images: Pairs | NDArray[np.floating]) -> NDArray[np.floating]:
         embeddings = self._embeddings(images)
         if bad := int(np.isnan(embeddings[:, 0]).sum()):
             raise DataError(f"{bad} of {len(embeddings)} images cannot be decoded; leave them out")

@@ -1,0 +1,107 @@
+"""The encoded bytes of an image: read from a file, a slice of one, or given."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.errors import ImageError
+
+MAX_BYTES = 256 * 2**20
+"""Largest file that is read: a TIFF of 89 megapixels that is not compressed."""
+MAX_UPLOAD_BYTES = 64 * 2**20
+"""Largest image that is taken from a visitor, and largest file that is read while others are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """An image inside a larger file, such as a tar shard: `size` bytes from `offset`."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+ImageSource = Path | Slice | bytes
+
+
+def describe(source: ImageSource) -> str:
+    """The name of an image in messages."""
+    if isinstance(source, Slice):
+        return f"'{readable_text(str(source.path))}' (bytes {source.offset} to {source.offset + source.size})"
+    return f"a picture of {len(source):,} bytes" if isinstance(source, bytes) else f"'{readable_text(str(source))}'"
+
+
+def readable_text(name: str) -> str:
+    r"""A file name as valid text: bytes that are not UTF-8 are written as escapes such as `\xe9`."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # lone surrogates, from such bytes in Python, or from JSON or Windows
+        try:
+            return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError:
+            return name.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    return name
+
+
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # what `readable_text` writes
+
+
+def size_of(source: ImageSource) -> int:
+    """The number of encoded bytes of an image; 0 for a file that cannot be looked at."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        return source.size if isinstance(source, Slice) else source.stat().st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES) -> bytes:
+    """The encoded bytes of an image.
+
+    Raises:
+        ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file) or
+            `unreadable` (a directory, a pipe, no permission).
+    """
+    name = describe(source)
+    if isinstance(source, bytes):
+        data, size = source, len(source)
+    else:
+        path, offset = (source.path, source.offset) if isinstance(source, Slice) else (source, 0)
+        try:
+            status = path.stat()  # before opening: opening a pipe would wait for a writer
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("unreadable", f"{name} is not a regular file; give the path of a picture")
+            size = source.size if isinstance(source, Slice) else status.st_size
+            with path.open("rb") as file:
+                file.seek(offset)
+                most = min(size, max_bytes)  # `read` allocates as much as it is asked for, whatever the file's size
+                data = file.read(most if isinstance(source, Slice) else most + 1)
+        except FileNotFoundError:
+            if any(map(_ESCAPED.search, path.parts)):
+                raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
+            raise ImageError(
+                "missing", f"{name} does not exist; check the path, or the folder given as images"
+            ) from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a negative offset
+            raise ImageError(
+                "unreadable", f"{name} cannot be read ({error}); check its path and permissions"
+            ) from error
+    if max(size, len(data)) > max_bytes:
+        raise ImageError(
+            "too_many_bytes", f"{name} has {size:,} bytes, the limit is {max_bytes:,}; save a smaller copy of it"
+        )
+    if not data:
+        raise ImageError("empty", f"{name} is empty; fetch it again or remove it")
+    if len(data) < size:
+        raise ImageError("truncated", f"{name} ends after {len(data):,} of {size:,} bytes; fetch the file again")
+    return data
+
+
+def content_hash(data: bytes) -> str:
+    """A hash of the bytes: 128-bit BLAKE2b, 32 hex digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
