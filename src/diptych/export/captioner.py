@@ -143,8 +143,8 @@ def _next_logits(model: GridCaptionModel, image: Image.Image, words: Sequence[in
     state = model.decoder.start(memory)
     for word in words:
         logits = state.step(torch.tensor([word]))
-    vector = logits[0].double().numpy()
-    return vector / np.linalg.norm(vector)
+    values = logits[0].double().numpy()
+    return values / np.linalg.norm(values)
 
 
 def _weights_hash(decoder: nn.Module) -> str:
