@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-        "import sys; from diptych.cli import main
-"
+from diptych.cli import main
 from diptych.data.formats.read import read_pairs
 from diptych.prompting.text_space import load_text_space
 from diptych.training.run import split_for_training
