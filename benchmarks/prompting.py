@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini", help="a prompter: a run of `diptych train prompt`, or mini")
     parser.add_argument("--captioner", help="for compose and generate; the prompter's own unless given")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, help="only the first so many")
+    parser.add_argument("--images", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

