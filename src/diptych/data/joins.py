@@ -20,7 +20,7 @@ class Tally:
     @classmethod
     def of(cls, names: Iterable[str]) -> Tally:
         """Count names, and keep the first `EXAMPLES`."""
-        count, examples = 0, []
+        count, examples = 0, list[str]()
         for name in names:
             count += 1
             if len(examples) < EXAMPLES:

@@ -19,7 +19,7 @@ _ONE_SPLIT = "An image in two splits makes metrics too optimistic: keep each ima
 
 # kind -> severity, description, next step; the first seven kinds are the values of `ImageError.reason`.
 KINDS: dict[str, tuple[Severity, str, str]] = {
-    "missing": ("error", "image files do not exist", "Check the image folder, or pass `images`."),
+    "missing": ("error", "image files do not exist", "Check the image folder, and the names in the captions."),
     "empty": ("error", "image files are empty", _FETCH),
     "truncated": ("error", "image files are truncated", _FETCH),
     "undecodable": ("error", "files cannot be decoded as images", _FETCH),

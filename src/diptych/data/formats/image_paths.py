@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from diptych.data.joins import canonical_id
 from diptych.data.reading_notes import ReadingNotes
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.walk import image_paths
 
@@ -99,7 +99,7 @@ class ImagePaths:
         if address is None or is_absolute:
             inside = [path for folder in self.folders if (path := _within(folder, address or name))]
             if not inside and not is_absolute:
-                raise DataError(_outside(where, name, self.folders[0]))
+                raise outside_error(_outside(where, name, self.folders[0]))
             for path in inside:
                 if os.path.isfile(path):  # noqa: PTH113 (a Path takes three times as long)
                     return Path(path)
@@ -225,8 +225,13 @@ def _address(name: str) -> str | None:
 def _outside(where: str, name: str, folder: str) -> str:
     return (
         f"{where}: '{name}' lies outside the image folder '{folder}', and no file in it has a path that ends like this "
-        "name; put the images beside the captions, or, in Python, pass `images`, a folder that contains them all"
+        "name; move the images into it, or the captions into a folder above them"
     )
+
+
+def outside_error(message: str) -> DataError:
+    """The error for an image name that leads out of the image folders."""
+    return DataError(message, steps=[NextStep("or name a folder that contains all images", "images")])
 
 
 def home_of(folder: Path) -> Path:

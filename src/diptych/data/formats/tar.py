@@ -122,15 +122,7 @@ def _members(path: Path, source: _Bytes, end: int | None) -> Iterator[Member]:
         if (length := info.size) < 0 or (end is not None and length > end - offset and info.type not in _EMPTY):
             raise NotATar(f"the member at byte {offset - _BLOCK:,} has {length:,} bytes, more than the file contains")
         if info.type in _RECORDS:
-            if length > MAX_RECORD:
-                raise NotATar(
-                    f"the header at byte {offset - _BLOCK:,} has {length:,} bytes, the limit is {MAX_RECORD:,}"
-                )
-            record = source.read(offset, length)
-            if info.type in _LONG_NAME:
-                name = record.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            elif info.type in _PAX:
-                name, size = _pax(record, name)
+            name, size = _described(source, info, offset, name, size)
             offset += _padded(length)
             continue
         if info.type == tarfile.GNUTYPE_SPARSE:
@@ -146,6 +138,16 @@ def _members(path: Path, source: _Bytes, end: int | None) -> Iterator[Member]:
         name, size = "", -1
     if not offset and len(header) < _BLOCK:
         raise NotATar("it is empty" if not header else "it has no header")
+
+
+def _described(source: _Bytes, info: tarfile.TarInfo, offset: int, name: str, size: int) -> tuple[str, int]:
+    """Name and size of the next member, by the extension header whose content is at `offset`; else as they are."""
+    if info.size > MAX_RECORD:
+        raise NotATar(f"the header at byte {offset - _BLOCK:,} has {info.size:,} bytes, the limit is {MAX_RECORD:,}")
+    record = source.read(offset, info.size)
+    if info.type in _LONG_NAME:
+        return record.partition(b"\0")[0].decode("utf-8", "surrogateescape"), size
+    return _pax(record, name) if info.type in _PAX else (name, size)
 
 
 def _parsed(header: bytes, offset: int) -> tarfile.TarInfo:
