@@ -17,7 +17,8 @@ from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
 from diptych.images.decode import describe, readable_text
-from diptych.images.near_duplicates import DISTANCE, distinctive, near_groups
+from diptych.images.near_duplicates import DISTANCE, distinctive, groups_around_first, near_pairs
+from diptych.images.pixel_comparison import PixelComparison
 
 Found = dict[str, list[Example]]
 
@@ -94,8 +95,9 @@ def _as_utf8(run: str) -> str:
 def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
     """Groups of identical (same bytes) and near-identical images, within one split and across splits.
 
-    Near-identical images have perceptual hashes that differ in at most `distance` bits; groups are the connected
-    components of that relation. Images with uninformative hashes, such as plain colours, are ignored.
+    An image is near-identical to the first of its group: their perceptual hashes differ in at most `distance` bits, and
+    their pixels agree (see `images.near_duplicates.same_image`). Images with uninformative hashes, such as plain
+    colours, are ignored.
     """
     splits = pairs.table.column("split").to_pylist()
     same: dict[str, list[int]] = defaultdict(list)
@@ -106,9 +108,10 @@ def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
     hashes = np.asarray(checks.column("perceptual"), np.uint64)[firsts]
     firsts, hashes = firsts[distinctive(hashes)], hashes[distinctive(hashes)]
     contents = checks.column("content").to_pylist()
+    is_same = PixelComparison(contents, lambda row: pairs[row].image)
     near = (
-        list(chain.from_iterable(same[contents[firsts[member]]] for member in group))
-        for group in near_groups(hashes, distance)
+        list(chain.from_iterable(same[contents[row]] for row in group))
+        for group in groups_around_first(firsts[near_pairs(hashes, distance)].tolist(), is_same)
     )
     return {
         **_by_split(pairs, splits, "identical", (group for group in same.values() if len(group) > 1)),
