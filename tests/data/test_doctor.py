@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.data.doctor import checks
 from diptych.data.doctor.findings import repair_mojibake
 from diptych.data.doctor.inspect import Report, contact_sheet, inspect, usable_pairs
+from diptych.data.formats.read import detect, read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.images.contact_sheet import MAT
@@ -232,3 +233,21 @@ def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_pictures_grey(t
 def test_captions_that_look_like_a_list_are_found(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("['a dog', 'a",), b=("[dog]",), c=("a 'dog'",)))
     assert _details(report, "list_captions") == ["['a dog', 'a"]
+
+
+def test_files_beside_a_caption_file_that_it_does_not_name_are_found(tmp_path: Path) -> None:
+    _good(tmp_path / "images", 3)
+    (tmp_path / "t.csv").write_text("image,caption\ngood100.png,one\ngood101.png,two\n")
+    source = detect(tmp_path / "t.csv")
+    assert source.image_folder == tmp_path / "images"
+    report = inspect(read_pairs(tmp_path / "t.csv"), folder=source.image_folder, caption_files=source.paths)
+    assert report.count("uncaptioned_files") == 1
+
+
+def test_lines_of_sidecars_and_token_files_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    (row,) = _good(tmp_path, 1)
+    assert isinstance(row.image, Path)
+    row.image.with_suffix(".txt").write_bytes(b"caf\xe9")
+    (tmp_path / "x.token").write_bytes(b"good100.png#0\tcaf\xe9\n")
+    report = inspect(Pairs.from_rows([row]), caption_files=[tmp_path, tmp_path / "x.token"])
+    assert _details(report, "wrong_encoding") == ["line 1", "line 1"]

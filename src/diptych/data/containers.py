@@ -32,9 +32,9 @@ def image_at(text: str, roots: Roots = ANYWHERE) -> ImageSource:
         if parent.is_file():
             stat = parent.stat()
             inside = tar_members if parent.suffix.lower() == _SHARD else _packed
-            found = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
-            if found is not None:
-                return found
+            image = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
+            if image is not None:
+                return image
     raise ImageError("missing", f"'{path}' no longer exists; `diptych index --prune` removes it from the index")
 
 

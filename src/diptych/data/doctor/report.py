@@ -177,9 +177,9 @@ class Report:
     @property
     def worst(self) -> Severity | None:
         """The highest severity among the findings; None without findings."""
-        found = {finding.severity for finding in self.findings}
+        severities = {finding.severity for finding in self.findings}
         ranks: tuple[Severity, ...] = ("error", "warning", "info")
-        return next((severity for severity in ranks if severity in found), None)
+        return next((severity for severity in ranks if severity in severities), None)
 
     def count(self, kind: str) -> int:
         """The number of findings of a kind."""
@@ -198,9 +198,9 @@ class Report:
 
 
 def describe_pairs(
-    pairs: Pairs, usable: Sequence[bool], found: Mapping[str, Sequence[Example]], examples: int
+    pairs: Pairs, usable: Sequence[bool], by_kind: Mapping[str, Sequence[Example]], examples: int
 ) -> Report:
-    """Build the report: statistics, and the findings: those in `found`, and the notes taken while `pairs` was read.
+    """Build the report: statistics, and the findings: those in `by_kind`, and the notes taken while `pairs` was read.
 
     Of each kind, the report has the count and the first `examples` examples.
     """
@@ -208,11 +208,11 @@ def describe_pairs(
     findings = tuple(
         Finding(
             kind,
-            len(found.get(kind, ())) + notes.counts.get(kind, 0),
-            (*found.get(kind, ()), *notes.examples.get(kind, ()))[:examples],
+            len(by_kind.get(kind, ())) + notes.counts.get(kind, 0),
+            (*by_kind.get(kind, ()), *notes.examples.get(kind, ()))[:examples],
         )
         for kind in KINDS
-        if found.get(kind) or kind in notes.counts
+        if by_kind.get(kind) or kind in notes.counts
     )
     captions = pairs.captions()
     words = _spread(np.fromiter((len(caption.split()) for caption in captions), np.int64, len(captions)))

@@ -75,7 +75,7 @@ class ImagePaths:
         if folder is None and roots.contains(home := home_of(beside)):
             folder = home
         bases = [beside] if folder is None else [beside, folder]
-        return cls(*(path for base in bases for path in [*_image_folders(base), base]), roots=roots, notes=notes)
+        return cls(*(path for base in bases for path in [*image_folders(base), base]), roots=roots, notes=notes)
 
     def find(self, name: str, where: str) -> Path:
         """The path of the image called `name`; `where` (a file and line) is used in error messages.
@@ -244,7 +244,8 @@ def image_files(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
     return image_paths(folder, depth)
 
 
-def _image_folders(base: Path) -> list[Path]:
+def image_folders(base: Path) -> list[Path]:
+    """The folders in `base` that are called as image folders usually are, in order of preference."""
     if not base.is_dir():
         return []
     folders = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from diptych.errors import DataError
+from diptych.images.walk import is_hidden
 from diptych.runtime.files import MAX_MEMBERS, MAX_RECORD, Ratio, open_file
 
 _BLOCK = 512
@@ -66,6 +67,15 @@ def members(path: Path, *, packed: bool = False) -> Iterator[Member]:
             yield from _members(path, source, None if packed else size)
         except _DAMAGED as error:
             raise _invalid(path, error) from error
+
+
+def is_hidden_member(name: str) -> bool:
+    """Whether a member of an archive, or a folder above it, is hidden by the rule of `diptych.images.walk`.
+
+    Such are macOS's companions (`._a.jpg`, `__MACOSX/`), which have the names and suffixes of images and captions.
+    """
+    parts = name.replace("\\", "/").split("/")
+    return any(is_hidden(part) for part in parts if part not in ("", ".", ".."))
 
 
 def _invalid(path: Path, error: Exception) -> DataError:
