@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -58,7 +58,7 @@ def missing_captions(pairs: Pairs) -> ExamplesByKind:
 
 
 def caption_faults(pairs: Pairs) -> ExamplesByKind:
-    """Missing captions, replacement characters, mojibake, lists as text, and captions shared by several images."""
+    """Missing captions, replacement characters, mojibake, lists as text, and captions that occur more than once."""
     by_kind: ExamplesByKind = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
@@ -70,8 +70,11 @@ def caption_faults(pairs: Pairs) -> ExamplesByKind:
                 by_kind["list_captions"].append(Example(image_id, caption))
             if repaired := repair_mojibake(caption):
                 by_kind["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
-        for plain in {" ".join(caption.casefold().split()) for caption in written}:
+        counts = Counter(" ".join(caption.casefold().split()) for caption in written)
+        for plain, count in counts.items():
             owners[plain].append(image_id)
+            if count > 1:
+                by_kind["repeated_captions"].append(Example(image_id, f"{count} times: {plain}"))
     shared = sorted(((plain, ids) for plain, ids in owners.items() if len(ids) > 1), key=lambda pair: -len(pair[1]))
     by_kind["shared_captions"] = [Example(_listed(ids), f"{len(ids)} images: {plain}") for plain, ids in shared]
     return by_kind

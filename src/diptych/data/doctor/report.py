@@ -118,6 +118,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "groups of near-identical images within one split",
         "Review them; duplicates act as false negatives for each other.",
     ),
+    "repeated_captions": (
+        "info",
+        "captions occur more than once for one image",
+        "Remove the repetitions: a repeated caption counts more than the others.",
+    ),
     "shared_captions": (
         "info",
         "captions are shared by several images",
