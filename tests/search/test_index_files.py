@@ -21,6 +21,7 @@ from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import decode, read_bytes
+from diptych.images.exclusions import Exclusions
 from diptych.images.exif import read_image_metadata
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.skipped import Skipped
@@ -31,8 +32,9 @@ from tests.broken import encoded
 
 
 def _names(root: Path, exclude: tuple[str, ...] = ()) -> list[str]:
+    exclusions = Exclusions({str(root): exclude})
     return [
-        found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, ImageFile)
+        file.path.removeprefix(f"{to_text(root)}/") for file in walk(root, exclusions) if isinstance(file, ImageFile)
     ]
 
 
