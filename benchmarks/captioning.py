@@ -123,7 +123,7 @@ def compare(
     name: str, captioner: Captioner, twin: Any, images: list[Image.Image], settings: dict[str, Any], arguments: Any
 ) -> None:
     """Check that both write the same, let them take turns, and print a line for each."""
-    wish, writer = captioner.generation_config(**settings), captioner.model
+    wish, writer = captioner.generation_config(GenerationConfig(**settings)), captioner.model
 
     def theirs(images: list[Image.Image]) -> list[str]:
         return [by_transformers(writer, twin, image, wish) for image in images]

@@ -76,7 +76,7 @@ def main() -> None:
     evaluator = PromptEvaluator(pairs, prompter.space.encode_cached(pairs.flat_captions()[0]))
     known, owner = train.flat_captions()
     library = PromptLibrary.of(known, prompter.space)
-    features, train_features = (prompter.image_features.stored(part)[:, 0] for part in (pairs, train))
+    features, train_features = (prompter.image_features.cached(part)[:, 0] for part in (pairs, train))
     scores = evaluator(
         {"prompter": prompter.predict_features(features)},
         baselines=PromptBaselines(prompter.space.encode_cached(known), owner, features, train_features),

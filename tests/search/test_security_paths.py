@@ -201,7 +201,7 @@ def _refused(content: bytes, folder: Path) -> None:
         with pytest.raises(DataError) as fault:
             attempt()
         assert str(folder) in str(fault.value)
-        assert "index the pictures again" in str(fault.value) or "update it" in str(fault.value)
+        assert "--rebuild" in str(fault.value) or "update it" in str(fault.value)
         assert len(str(fault.value)) < 1_000
 
 

@@ -81,7 +81,7 @@ def contrastive(
     from diptych.training.contrastive.train import train
 
     set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
+    recipe = _chosen_settings(recipe, config, given, resume and not sweep)
     if sweep:
         from diptych.training.sweep import run_sweep
 
@@ -167,7 +167,7 @@ def prompt(
     echo(f"validation cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
     if best["cosine"] <= best.get(BASELINE, -100.0):
         warn(
-            f"this is no better than the mean of the training prompts, which has a cosine of {best[BASELINE] / 100:.3f} "
+            f"this is no better than the mean of the training prompts, with a cosine of {best[BASELINE] / 100:.3f} "
             "for any image; train for more epochs, or on more images"
         )
     echo(f"model: {result.model}")

@@ -213,10 +213,10 @@ class Pairs(Sequence[Row]):
         chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
-            few = "a validation split takes at least two images; " if wanted == "val" and len(self) < 2 else ""
+            few = "; a validation split takes at least two images" if wanted == "val" and len(self) < 2 else ""
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}. {few}choose one of these splits",
-                steps=[NextStep("or select all images", "split", "all")],
+                f"no image is in split '{name}'; the data set has: {existing}{few}",
+                steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
 

@@ -14,7 +14,7 @@ from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
 from diptych.evaluation.metrics.matching import BINS, Labels, MatchScores, matching_metrics
 from diptych.evaluation.metrics.retrieval import Embeddings, RetrievalScores, retrieval_metrics
@@ -102,8 +102,8 @@ def check_classes(classes: Classes) -> None:
     """
     if len(classes) < 2:
         raise DataError(
-            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
-            "class, or name the classes to tell apart (--labels)"
+            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another class",
+            steps=[NextStep("name the classes to tell apart", "labels"), NextStep("name the classes", "classes")],
         )
 
 
@@ -130,11 +130,7 @@ class ZeroShotEvaluator:
         self.ks = tuple(ks)
 
     def __call__(self, image_embeddings: Embeddings, class_embeddings: Embeddings) -> ZeroShotScores:
-        """Score embeddings.
-
-        Args:
-            image_embeddings: (images, dim) unit vectors.
-            class_embeddings: (classes, dim) unit vectors.
+        """Score unit vectors of images, (images, dim), and of classes, (classes, dim).
 
         Raises:
             ValueError: the number of images or classes differs, or as `zeroshot_metrics`.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import ConfigError
+from diptych.search.layout import guarded
 from diptych.search.vector_search import embedding_matrix
 from diptych.search.vocabulary import vocabulary, vocabulary_embeddings
 
@@ -45,8 +46,9 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     """
     if groups is not None and groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
-    query = index.store.table.search().select(["id", "path", "vector"])
-    table = (query.where(where) if where else query).to_arrow().sort_by("id")
+    with guarded(index.folder):
+        query = index.store.table.search().select(["id", "path", "vector"])
+        table = (query.where(where) if where else query).to_arrow().sort_by("id")
     if not table.num_rows:
         return []
     embeddings = embedding_matrix(table)  # (images, dim) float16

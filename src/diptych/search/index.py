@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -13,28 +12,28 @@ from typing import TYPE_CHECKING
 
 from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
-from diptych.errors import ConfigError, DataError, ModelError
+from diptych.errors import ConfigError, ModelError
 from diptych.images.decode import ImageSource
-from diptych.images.roots import ANYWHERE, Roots
+from diptych.images.paths import texts_of
+from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
 from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 from diptych.runtime.progress import Progress, silent
 from diptych.search import retrieval
-from diptych.search.add import add as add_from
-from diptych.search.add_report import AddReport, write_skipped
+from diptych.search.add_report import AddReport
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters
+from diptych.search.layout import HIDDEN, find_index, guarded, index_folder
 from diptych.search.lock import IndexBusy
-from diptych.search.permissions import allow, allowed_model, is_model_allowed, readable_roots
-from diptych.search.permissions import canonical_name as canonical_name
-from diptych.search.precomputed import add_embeddings, dimension, is_embeddings
-from diptych.search.prune import prune_gone
+from diptych.search.permissions import allow, allowed_model, canonical_name, is_model_allowed, readable_roots
+from diptych.search.precomputed import dimension
+from diptych.search.prune import forget, prune_gone
 from diptych.search.query import QueryLike
 from diptych.search.results import Results
 from diptych.search.retrieval import Sort
-from diptych.search.sources import DataSet, Folder, Item, Source, roots_of, source_of
-from diptych.search.store import HIDDEN, ModelIdentity, Store
-from diptych.search.watch import changes
+from diptych.search.sources import DataSet, Folder, Item, Source
+from diptych.search.store import ModelIdentity, Store, discard_index
+from diptych.search.update import UpdateOptions, update, watch
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
@@ -51,38 +50,12 @@ __all__ = [
     "Skipped",
     "Source",
     "Store",
+    "canonical_name",
     "find_index",
     "index_folder",
 ]
 
-SKIPPED = "skipped.json"
 _IN_MEMORY = "(a model in memory)"
-
-
-def find_index(start: str | Path = ".") -> Path:
-    """The index folder of the library that contains `start`: in `start` or its nearest parent with one, as in git.
-
-    Raises:
-        DataError: neither `start` nor a parent has an index.
-    """
-    start = Path(start).expanduser().resolve()
-    for folder in (start, *start.parents):
-        for candidate in (folder / HIDDEN, folder):
-            if Store.is_index(candidate):
-                return candidate
-    raise DataError(f"neither '{start}' nor a folder above it has an index; make one with `diptych index FOLDER`")
-
-
-def index_folder(path: str | Path) -> Path:
-    """The folder of the index called `path`, which need not exist yet.
-
-    It is `path` itself if that is an index, empty, or missing; otherwise `path` is a library, whose index is
-    `path/.diptych`.
-    """
-    path = Path(path).expanduser().resolve()
-    if Store.is_index(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
-        return path
-    return path if path.name == HIDDEN else path / HIDDEN
 
 
 class Index:
@@ -240,16 +213,18 @@ class Index:
         source: str | Path | Pairs | Source,
         *,
         exclude: Sequence[str] = (),
+        reset_exclude: bool = False,
         skip_system_folders: bool = True,
         captions: bool = False,
         format: str | None = None,
         prune: bool = False,
+        prune_all: bool = False,
         roots: Roots | None = None,
         follow_links: bool = False,
         batch_size: int = 32,
         progress: Progress = silent,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> AddReport:
         """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored embeddings.
 
@@ -259,12 +234,16 @@ class Index:
 
         Args:
             source: what to index.
-            exclude: patterns of names or paths to leave out, such as `*.thumb.jpg`.
+            exclude: patterns of files and folders to leave out, as in `.gitignore`, such as `*.thumb.jpg` or `Backup/`.
+                They are remembered with the index, and rows that they leave out are removed.
+            reset_exclude: forget the patterns of earlier runs over this folder, and those of folders around or in it.
             skip_system_folders: leave out the recycle bins, snapshots and caches of
                 `images.system_folders.SYSTEM_FOLDERS`.
             captions: read a folder as a data set with captions.
             format: the format of the data set, as for `read_pairs`; implies `captions`.
-            prune: remove images of the source that are gone.
+            prune: remove images of the source that are gone. Images in a folder or on a volume that cannot be reached
+                now always stay.
+            prune_all: `prune` and `exclude`, even if most images of the source are removed.
             roots: folders in which images may lie, all links resolved; by default that of the source. Others are
                 skipped as `outside`. Images of `Pairs` may lie anywhere, since the caller named them.
             follow_links: let links and paths in metadata lead anywhere.
@@ -274,98 +253,114 @@ class Index:
             on_wait: called with a message when waiting starts.
 
         Raises:
-            DataError: the source cannot be read.
+            ConfigError: a pattern of `exclude` is not valid, or the source is a data set.
+            DataError: the source cannot be read, or most of its images would be removed without `prune_all`.
             IndexBusy: another process still writes after `wait` seconds.
             ModelError: the model is not the one that made the index.
         """
-        with self.store.lock(wait, on_wait), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF: a line for each file
-            if isinstance(source, str | Path) and is_embeddings(Path(source).expanduser()):
-                folder = Path(source).expanduser()
-                own = roots or Roots([folder])
-                self._allow(own, follow_links)
-                added = add_embeddings(self.store, folder, roots=ANYWHERE if follow_links else own, progress=progress)
-            else:
-                own = roots or roots_of(source)
-                inside = ANYWHERE if follow_links else own
-                opened = source_of(
-                    source,
-                    exclude=exclude,
-                    captions=captions,
-                    format=format,
-                    roots=inside,
-                    skip_system_folders=skip_system_folders,
-                )
-                self._allow(own, follow_links)
-                added = add_from(
-                    self.store, opened, lambda: self.model, prune=prune, batch_size=batch_size, progress=progress
-                )
-            write_skipped(self.folder / SKIPPED, added.skipped)
-        return added
+        options = UpdateOptions(
+            exclude=exclude,
+            reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
+            captions=captions,
+            format=format,
+            prune="unnamed" if prune or prune_all else "no",
+            large_loss="remove" if prune_all else "refuse",
+            roots=roots,
+            follow_links=follow_links,
+            batch_size=batch_size,
+            progress=progress,
+            wait=wait,
+            on_wait=on_wait,
+        )
+        return update(self, source, options)
 
-    def _allow(self, roots: Roots, follow_links: bool) -> None:
-        """Record where the images that are being added may lie."""
-        anywhere = follow_links or roots.folders is None
-        allow(self.store, roots=roots.folders or (), anywhere=anywhere)
-        self.readable |= ANYWHERE if anywhere else roots
-
-    def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> AddReport:
-        """Remove the images whose files are gone, wherever they were; `wait` and `on_wait` as in `add`.
+    def prune(
+        self,
+        *,
+        prune_all: bool = False,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> AddReport:
+        """Remove the images whose files are known to be gone, wherever they were; options as in `add`.
 
         Raises:
+            DataError: most images would be removed, without `prune_all`.
             IndexBusy: another process still writes after `wait` seconds.
         """
         began = time.perf_counter()
         with self.store.lock(wait, on_wait):
-            pruned = prune_gone(self.store)
-        return AddReport(pruned=pruned, unchanged=len(self), seconds=time.perf_counter() - began)
+            removed = prune_gone(self.store, "remove" if prune_all else "refuse")
+        return AddReport(
+            pruned=removed.pruned,
+            unreachable=removed.unreachable,
+            unchanged=len(self) - removed.unreachable,
+            seconds=time.perf_counter() - began,
+        )
+
+    def forget(
+        self,
+        folder: str | Path,
+        *,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> int:
+        """Remove the images in a folder, whether they exist or not, and return how many; files are not touched.
+
+        For a drive that never comes back. An image may be named as well; `wait` and `on_wait` as in `add`.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+        """
+        with self.store.lock(wait, on_wait):
+            return sum(forget(self.store, text) for text in texts_of(folder))
 
     def watch(
         self,
         source: str | Path,
         *,
         exclude: Sequence[str] = (),
+        reset_exclude: bool = False,
         skip_system_folders: bool = True,
         stop: threading.Event | None = None,
         quiet: float = 1.0,
         captions: bool = False,
         format: str | None = None,
         prune: bool | None = None,
+        prune_all: bool = False,
         roots: Roots | None = None,
         follow_links: bool = False,
         batch_size: int = 32,
         progress: Progress = silent,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[AddReport]:
         """Keep the index up to date with a folder: yields a report at the start, and after each burst of changes.
 
         A burst ends when nothing has changed for `quiet` seconds. Deleted images leave the index: `prune` is None for
-        all runs but the first, True for all, or False for none. Other options are those of `add`. Ends when `stop` is
-        set.
+        all runs but the first, True for all, or False for none. Where most images were deleted, they stay and are
+        reported as `gone`, unless `prune_all`. While the folder or a drive with some of its images is away, these stay,
+        and watching goes on when it is back. Other options are those of `add`. Ends when `stop` is set.
 
         Raises:
             DataError, IndexBusy, ModelError: as `add`.
             MissingExtra: watchfiles is not installed.
         """
-        root = Path(source).expanduser().resolve()
-        for changed in changes(
-            root, exclude, stop, quiet, skip_system_folders=skip_system_folders
-        ):  # watching starts before `add`, so that no change is missed
-            yield self.add(
-                root,
-                exclude=exclude,
-                skip_system_folders=skip_system_folders,
-                captions=captions,
-                format=format,
-                prune=bool(changed) if prune is None else prune,
-                roots=roots,
-                follow_links=follow_links,
-                batch_size=batch_size,
-                progress=progress,
-                wait=wait,
-                on_wait=on_wait,
-            )
+        options = UpdateOptions(
+            exclude=exclude,
+            reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
+            captions=captions,
+            format=format,
+            large_loss="remove" if prune_all else "keep",
+            roots=roots,
+            follow_links=follow_links,
+            batch_size=batch_size,
+            progress=progress,
+            wait=wait,
+            on_wait=on_wait,
+        )
+        return watch(self, source, options, prune=True if prune_all else prune, stop=stop, quiet=quiet)
 
     def search(
         self,
@@ -405,19 +400,35 @@ class Index:
             ImageError: an image of the query cannot be decoded.
             ModelError: the model that made the index cannot be loaded, has changed, or has no matcher.
         """
-        return retrieval.search(
-            self,
-            query,
-            k=k,
-            page=page,
-            filters=filters,
-            where=where,
-            sort=sort,
-            keep=keep,
-            fold=fold,
-            rerank=rerank,
-            matcher=matcher,
-        )
+        with guarded(self.folder):
+            return retrieval.search(
+                self,
+                query,
+                k=k,
+                page=page,
+                filters=filters,
+                where=where,
+                sort=sort,
+                keep=keep,
+                fold=fold,
+                rerank=rerank,
+                matcher=matcher,
+            )
+
+    @classmethod
+    def rebuild(cls, path: str | Path, model: str | Path | DualEncoder, *, device: str = "auto") -> Index:
+        """An empty index by `model` in place of the one at `path`, damaged or not; its exclusions are kept.
+
+        Raises:
+            DataError: the folder holds other files than those of an index.
+            IndexBusy: another process writes to it.
+            ModelError: the model cannot be loaded.
+        """
+        exclude = discard_index(index_folder(path))
+        index = cls(path, model, device=device)
+        with index.store.lock():
+            index.store.record_exclusions(exclude)
+        return index
 
     @classmethod
     def for_embeddings(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:

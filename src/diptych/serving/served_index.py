@@ -19,6 +19,7 @@ from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
 from diptych.search.index import AddReport, Index, IndexBusy, ModelIdentity, Store, index_folder
+from diptych.search.layout import IndexDamaged
 from diptych.search.permissions import allow, canonical_name, library_roots
 from diptych.search.store import HIDDEN
 from diptych.serving.loaded_models import LoadedModels
@@ -99,8 +100,10 @@ class ServedIndex:
         except (DiptychError, OSError, ValueError, RuntimeError) as error:
             if self._folder is not None and not Store.is_whole(self._folder):
                 raise IndexMissing(_MISSING) from error
-            if isinstance(error, RuntimeError) and str(error).startswith("lance error"):
-                raise DataError("the index is damaged; remove its folder and add the pictures again") from error
+            if isinstance(error, IndexDamaged):  # its message names a folder of this machine
+                raise DataError(
+                    "the index is damaged; make it again on the server with `diptych index FOLDER --rebuild`"
+                ) from error
             raise
 
     def add(
