@@ -91,7 +91,7 @@ def test_a_second_run_reads_nothing_and_loads_no_model(index: Index, library: Pa
     again = Index(library)
     added = again.add(library)
     assert (added.unchanged, added.embedded, len(added.skipped)) == (6, 0, 0)
-    assert again._model is None
+    assert again._encoder.loaded is None
 
 
 def test_a_new_image_is_added(index: Index, library: Path) -> None:

@@ -140,6 +140,7 @@ class Store:
             volumes = None if (folder / TABLE_FOLDER).exists() else {}  # unknown for rows of an earlier index
             with storing(folder, "the next run starts the index again"), guarded(folder):
                 _make_table(folder, model_identity.dim)
+            root = root or (str(folder.parent) if folder.name == HIDDEN else None)
             metadata = {
                 **{"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root},
                 **{"volumes": volumes, "exclude": {}},
