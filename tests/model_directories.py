@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
+
 from tests.captioning.test_captioner_models import make_blip, make_vit_gpt2
 
 TEXTS = ["a red circle", "two small blue squares left of a tree", "sun", "a dog"]
 SIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def watch_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Addresses that are looked up from now on, with the hub's client made to believe that it has a network."""
+    import huggingface_hub.constants
+
+    addresses: list[Any] = []
+
+    def refuse(*address: Any, **_: Any) -> Any:
+        addresses.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return addresses
 
 
 @cache

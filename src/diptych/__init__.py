@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diptych.models.builder import build
     from diptych.models.dual_encoder import DualEncoder, load
     from diptych.prompting.prompter import Prompter, load_prompter
+    from diptych.runtime.progress import progress_bar
     from diptych.search.filters import Filters
     from diptych.search.find_matches import Match, find_matches
     from diptych.search.index import Index
@@ -85,6 +86,7 @@ _HOMES = {
     "train_matcher": "training.match.train",
     "PromptRecipe": "training.prompt.config",
     "train_prompter": "training.prompt.train",
+    "progress_bar": "runtime.progress",
     "Match": "search.find_matches",
     "find_matches": "search.find_matches",
     "Service": "serving.service",
@@ -130,6 +132,7 @@ __all__ = [  # noqa: RUF022 - in the order of the imports above
     "train_matcher",
     "PromptRecipe",
     "train_prompter",
+    "progress_bar",
     "Match",
     "find_matches",
     "Service",

@@ -64,7 +64,7 @@ def every_caption(logits: Tensor, config: GenerationConfig) -> list[tuple[float,
     captions = []
     for length in range(config.max_tokens):
         for words in itertools.product(range(2, WORDS), repeat=length):
-            if any(repeats(words[:at], config.no_repeat) == [words[at]] for at in range(length)) and config.no_repeat:
+            if any(repeats(words[:i], config.no_repeat) == [words[i]] for i in range(length)) and config.no_repeat:
                 continue
             line = (0, *words, 1)
             total = sum(log_probs[a, b].item() for a, b in itertools.pairwise(line))
@@ -77,8 +77,8 @@ def every_caption(logits: Tensor, config: GenerationConfig) -> list[tuple[float,
 def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int, length_penalty: float) -> None:
     config = GenerationConfig(beams=100, count=3, max_tokens=4, length_penalty=length_penalty, no_repeat=2)
     logits = table(seed=seed)
-    found = generate(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
-    for image, captions in enumerate(found):
+    hypotheses = generate(Table(logits, config.width), len(logits), config, start=0, end=1, suppress=(0,))
+    for image, captions in enumerate(hypotheses):
         best = every_caption(logits[image], config)[:3]
         assert [caption.tokens for caption in captions] == [words for _, words, _ in best]
         assert [caption.score for caption in captions] == pytest.approx([score for *_, score in best], abs=1e-5)
@@ -87,10 +87,10 @@ def test_a_beam_that_is_wide_enough_finds_what_exhaustive_search_finds(seed: int
 def test_greedy_takes_the_likeliest_word_each_time() -> None:
     logits = table(60, seed=7)
     logits[:, :, 0] = -torch.inf
-    found = generate(
+    hypotheses = generate(
         Table(logits, 1), 60, GenerationConfig("greedy", max_tokens=6, no_repeat=0), start=0, end=1, suppress=(0,)
     )
-    for image, (caption,) in enumerate(found):
+    for image, (caption,) in enumerate(hypotheses):
         words, last = [], 0
         while len(words) < 5 and (last := int(logits[image, last].argmax())) != 1:
             words.append(last)
@@ -147,10 +147,11 @@ def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
     arguments = {"start": 0, "end": 1, "suppress": (0,)}
     together = generate(Table(logits, 2), 4, config, **arguments)
     apart = [
-        generate(Table(logits[at : at + 1], 2), 1, config, image_seeds=[at], **arguments)[0]
-        for at in range(len(logits))
+        generate(Table(logits[i : i + 1], 2), 1, config, image_seeds=[i], **arguments)[0] for i in range(len(logits))
     ]
-    assert [[each.tokens for each in of_one] for of_one in together] == [[e.tokens for e in of_one] for of_one in apart]
+    assert [[hypothesis.tokens for hypothesis in of_one] for of_one in together] == [
+        [e.tokens for e in of_one] for of_one in apart
+    ]
 
 
 def test_a_caption_ends_within_max_tokens() -> None:
@@ -223,8 +224,8 @@ def test_cached_keys_and_values_give_the_logits_of_a_full_pass(decoder: CaptionD
     words = torch.randint(4, 20, (6, 7), generator=torch.Generator().manual_seed(1))  # two captions of each picture
     whole = decoder(memory, words)
     state = decoder.start(memory)
-    for at in range(7):
-        torch.testing.assert_close(state.step(words[:, at]), whole[:, at], atol=1e-4, rtol=1e-4)
+    for i in range(7):
+        torch.testing.assert_close(state.step(words[:, i]), whole[:, i], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -232,20 +233,20 @@ def test_reordered_captions_and_finished_images_leave_the_rest_unchanged(decoder
     memory = decoder.encode(states(3))
     begun = torch.tensor([[1, 5], [1, 6], [1, 7], [1, 8], [1, 9], [1, 10]])
     state = decoder.start(memory)
-    for at in range(2):
-        state.step(begun[:, at])
+    for i in range(2):
+        state.step(begun[:, i])
     state.keep(torch.tensor([0, 2]))
-    told = state.step(torch.tensor([11, 12, 13, 14]), torch.tensor([1, 1, 5, 4]))
+    logits = state.step(torch.tensor([11, 12, 13, 14]), torch.tensor([1, 1, 5, 4]))
     lines = torch.tensor([[1, 6, 11], [1, 6, 12], [1, 10, 13], [1, 9, 14]])
-    torch.testing.assert_close(told, decoder(memory[[0, 2]], lines)[:, -1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, decoder(memory[[0, 2]], lines)[:, -1], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_no_word_attends_to_later_words(decoder: CaptionDecoder) -> None:
     memory = decoder.encode(states(1))
-    one, other = torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 5, 9, 8]])
-    torch.testing.assert_close(decoder(memory, one)[:, :2], decoder(memory, other)[:, :2])
-    assert not torch.allclose(decoder(memory, one)[:, 2], decoder(memory, other)[:, 2])
+    first, other = torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 5, 9, 8]])
+    torch.testing.assert_close(decoder(memory, first)[:, :2], decoder(memory, other)[:, :2])
+    assert not torch.allclose(decoder(memory, first)[:, 2], decoder(memory, other)[:, 2])
 
 
 # a captioner on a dual encoder
@@ -318,9 +319,9 @@ def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: Gr
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
-    config = captioner.generation_config(method="greedy", max_tokens=10)
-    told = [benchmark.by_transformers(writer, twin, image, config) for image in images]
-    assert [of_one[0].text for of_one in captioner.caption(images, method="greedy", max_tokens=10)] == told
+    config = captioner.generation_config(GenerationConfig("greedy", max_tokens=10))
+    captions = [benchmark.by_transformers(writer, twin, image, config) for image in images]
+    assert [of_one[0].text for of_one in captioner.caption(images, method="greedy", max_tokens=10)] == captions
 
 
 def test_captions_are_distinct_and_have_no_special_tokens(writer: GridCaptionModel, images: list) -> None:
@@ -371,7 +372,7 @@ def test_a_saved_captioner_gives_the_same_captions_and_its_directory_stays_a_dua
 ) -> None:
     captioner = load_captioner(saved, "cpu")
     assert captioner.name == str(saved)
-    assert captioner.generation_config().length_penalty == 0.9
+    assert captioner.generation_config(GenerationConfig()).length_penalty == 0.9
     assert captioner.caption(images, count=2) == Captioner("tiny", writer).caption(images, count=2)
     assert np.allclose(dual.load(saved).encode_images(images), writer.encoder.encode_images(images), atol=1e-5)
 
@@ -406,11 +407,13 @@ def test_candidates_are_ranked_by_cosine_and_their_probabilities_sum_to_1(encode
     texts = ["a red star", "a dog", "blue boats on the sea"]
     for image, ranked in zip(images, rank_candidates(images, texts, encoder), strict=True):
         cosines = (encoder.encode_images([image]) @ encoder.encode_texts(texts).T)[0]
-        assert [each.text for each in ranked] == [texts[at] for at in np.argsort(-cosines)]
-        assert [each.similarity for each in ranked] == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
-        assert sum(each.probability for each in ranked) == pytest.approx(1)
-        wanted = [math.exp(encoder.logit_scale * (each.similarity - ranked[0].similarity)) for each in ranked]
-        assert [each.probability / ranked[0].probability for each in ranked] == pytest.approx(wanted, rel=1e-3)
+        assert [candidate.text for candidate in ranked] == [texts[i] for i in np.argsort(-cosines)]
+        assert [candidate.similarity for candidate in ranked] == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
+        assert sum(candidate.probability for candidate in ranked) == pytest.approx(1)
+        wanted = [math.exp(encoder.logit_scale * (candidate.similarity - ranked[0].similarity)) for candidate in ranked]
+        assert [candidate.probability / ranked[0].probability for candidate in ranked] == pytest.approx(
+            wanted, rel=1e-3
+        )
 
 
 def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_embeddings(encoder, images) -> None:
@@ -419,7 +422,7 @@ def test_a_high_temperature_levels_the_probabilities_and_a_template_changes_the_
     assert level[0].probability == pytest.approx(0.5, abs=0.01)
     plain = rank_candidates(images[:1], texts, encoder)[0]
     framed = rank_candidates(images[:1], texts, encoder, templates=("a photo of {}.", "no {} here"))[0]
-    assert {each.similarity for each in plain} != {each.similarity for each in framed}
+    assert {candidate.similarity for candidate in plain} != {candidate.similarity for candidate in framed}
 
 
 @pytest.mark.parametrize(
@@ -437,10 +440,10 @@ def test_generated_captions_are_ordered_by_captioner_and_matcher_together(writer
     from diptych.matching.matcher import Matcher
 
     matcher = Matcher(encoder, CosineHead(), Calibration({"head": 5.0}, 0.0), name="cosine")
-    told = choose(images, Captioner("tiny", writer), matcher, count=4, weight=weight)
-    for image, chosen in zip(images, told, strict=True):
-        logits = [math.log(each.confidence / (1 - each.confidence)) for each in chosen]
-        both = [each.score + weight * logit for each, logit in zip(chosen, logits, strict=True)]
+    choices = choose(images, Captioner("tiny", writer), matcher, count=4, weight=weight)
+    for image, chosen in zip(images, choices, strict=True):
+        logits = [math.log(choice.confidence / (1 - choice.confidence)) for choice in chosen]
+        both = [choice.score + weight * logit for choice, logit in zip(chosen, logits, strict=True)]
         assert both == sorted(both, reverse=True)
-        sure = matcher.predict([image] * len(chosen), [each.text for each in chosen])
-        assert [each.confidence for each in chosen] == pytest.approx(sure, abs=1e-5)
+        sure = matcher.predict([image] * len(chosen), [choice.text for choice in chosen])
+        assert [choice.confidence for choice in chosen] == pytest.approx(sure, abs=1e-5)

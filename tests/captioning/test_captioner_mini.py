@@ -38,8 +38,8 @@ def test_it_adds_at_most_ten_megabytes_in_half_precision() -> None:
 
 def test_it_generates_sentences_and_recognises_a_man_and_a_bike(mini: Captioner, photos: dict[str, Path]) -> None:
     captions = mini.caption([decode(path, min_side=224) for path in photos.values()])
-    told = {name: of_one[0].text for name, of_one in zip(photos, captions, strict=True)}
-    assert all(4 <= len(text.split()) <= 20 for text in told.values()), told
-    assert len(set(told.values())) > 10
-    assert "a man" in told["cameraman"]
-    assert "bike" in told["motorcycle"]
+    texts = {name: of_one[0].text for name, of_one in zip(photos, captions, strict=True)}
+    assert all(4 <= len(text.split()) <= 20 for text in texts.values()), texts
+    assert len(set(texts.values())) > 10
+    assert "a man" in texts["cameraman"]
+    assert "bike" in texts["motorcycle"]

@@ -46,7 +46,7 @@ def make_blip(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35) -> 
         BlipProcessor,
     )
 
-    vocabulary = {word: at for at, word in enumerate((*MARKS, *words))}
+    vocabulary = {word: i for i, word in enumerate((*MARKS, *words))}
     text = {**SMALL, "vocab_size": len(vocabulary), "encoder_hidden_size": 16, "max_position_embeddings": 32,
             "bos_token_id": 5, "eos_token_id": 3, "pad_token_id": 0, "sep_token_id": 3}  # fmt: skip
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=VISION, projection_dim=8))
@@ -70,7 +70,7 @@ def make_vit_gpt2(folder: Path, words: Sequence[str] = WORDS, std: float = 0.35)
     )
 
     words = ["<|endoftext|>", "[UNK]", *words]
-    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     mark = "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token=mark, eos_token=mark, unk_token="[UNK]")
@@ -97,7 +97,7 @@ def chat_tokenizer(signs: Sequence[str] = ("<image>",)) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<s>", "</s>", "<unk>", *signs, "describe", "picture", "USER", "ANSWER", *WORDS]
-    plain = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=plain, additional_special_tokens=list(signs), **marks)
@@ -129,8 +129,8 @@ def make_llava(folder: Path) -> None:
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=4, vision_feature_layer=-1)
     save_chat(LlavaForConditionalGeneration(config), folder)
     images = CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32})
-    told = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    LlavaProcessor(images, tokenizer, chat_template=CHAT, **told).save_pretrained(folder)
+    settings = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    LlavaProcessor(images, tokenizer, chat_template=CHAT, **settings).save_pretrained(folder)
 
 
 def make_smolvlm(folder: Path) -> None:
@@ -219,10 +219,10 @@ def test_a_low_temperature_samples_the_greedy_caption(captioner: Captioner) -> N
 
 
 def test_the_captions_of_a_batch_begin_with_the_prefix(captioner: Captioner) -> None:
-    told = captioner.caption(images(), prefix="a red", max_tokens=8)
-    assert all(caption.text.startswith("a red") for (caption,) in told)
+    captions = captioner.caption(images(), prefix="a red", max_tokens=8)
+    assert all(caption.text.startswith("a red") for (caption,) in captions)
     alone = captioner.caption(images()[1:2], prefix="a red", max_tokens=8)
-    assert told[1][0].text == alone[0][0].text
+    assert captions[1][0].text == alone[0][0].text
 
 
 class Numbers:
@@ -241,9 +241,9 @@ def test_a_score_is_the_mean_log_probability_under_the_models_own_logits(folders
     pixels = writer.prepare(images())["pixel_values"]
     for image, captions in enumerate(captioner.caption(images(), max_tokens=6, **settings)):
         for caption in captions:
-            start, *said = map(int, caption.text.split())
-            said = said[: said.index(writer.end) + 1] if writer.end in said else said
-            line = torch.tensor([[start, *said]])
+            start, *generated = map(int, caption.text.split())
+            generated = generated[: generated.index(writer.end) + 1] if writer.end in generated else generated
+            line = torch.tensor([[start, *generated]])
             with torch.inference_mode():
                 known = writer.logits(pixels[image : image + 1], line[:, :-1]).log_softmax(-1)
             mean = known.gather(2, line[:, 1:, None]).mean().item()

@@ -226,3 +226,8 @@ def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_pictures_grey(t
     broken = Pairs.from_rows([Row("gone.jpg", tmp_path / "gone.jpg", ())])
     colours = {colour: count for count, colour in contact_sheet(broken, tile_size=64).getcolors(100_000) or []}
     assert colours[MAT] > 64 * 64 * 0.8
+
+
+def test_captions_that_look_like_a_list_are_found(tmp_path: Path) -> None:
+    report = inspect(_pairs(tmp_path, a=("['a dog', 'a",), b=("[dog]",), c=("a 'dog'",)))
+    assert _details(report, "list_captions") == ["['a dog', 'a"]

@@ -611,6 +611,48 @@ def test_a_hub_data_set_streams(folder: Path, layout: str):
     assert seen(read_pairs(folder, format="hub")) == expected()
 
 
+@pytest.mark.parametrize("kind", ["dict", "single", "file"])
+def test_what_datasets_saves_to_disk_is_read(tmp_path: Path, kind: str):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))})
+    parts = {
+        SPLITS[name]: datasets.Dataset.from_list(
+            [{"image": {"bytes": image(name), "path": None}, "captions": list(CAPTIONS[name])}], features=features
+        )
+        for name in COLOURS
+    }
+    if kind == "dict":
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    else:
+        datasets.concatenate_datasets(list(parts.values())).save_to_disk(tmp_path / "set")
+    source = tmp_path / "set" / "data-00000-of-00001.arrow" if kind == "file" else tmp_path / "set"
+    assert detect(source).format == "arrow"
+    assert seen(read_pairs(source)) == expected(SPLITS if kind == "dict" else None)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", None])
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_an_arrow_file_is_read_unless_it_is_compressed(tmp_path: Path, kind: str, compression: str | None):
+    table = pa.table({"image": [image("a.jpg")], "caption": ["x" * 1000]})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    write = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+    with write(tmp_path / "x.arrow", table.schema, options=options) as writer:
+        writer.write_table(table)
+    if compression:
+        with pytest.raises(DataError, match=r"x\.arrow' is compressed"):
+            read_pairs(tmp_path)
+    else:
+        assert [row.captions for row in read_pairs(tmp_path)] == [("x" * 1000,)]
+
+
+def test_arrow_columns_that_could_unpack_to_any_size_are_refused(tmp_path: Path):
+    table = pa.table({"image": pa.array([image("a.jpg")]).dictionary_encode(), "caption": ["x"]})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match="'image' has the type dictionary"):
+        read_pairs(tmp_path)
+
+
 def test_pictures_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

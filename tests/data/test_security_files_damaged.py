@@ -48,6 +48,15 @@ def _parquet(**options: str) -> bytes:
     return buffer.getvalue()
 
 
+def _arrow() -> bytes:
+    buffer = io.BytesIO()
+    images = [{"bytes": b"1", "path": None}, {"bytes": None, "path": "b.jpg"}, None]
+    table = pa.table({"image": images, "captions": [["a dog", "a cat"], [], ["x"]], "label": [1, 2, None]})
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
 def _zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -92,6 +101,9 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "a.tgz": (_tar("w:gz"), _read),
     "a.parquet": (_parquet(), _read),
     "zstd.parquet": (_parquet(compression="zstd", data_page_version="2.0"), _read),
+    "a.arrow": (_arrow(), _read),
+    "bare.csv": (b'a.jpg,"A ""dog"", x"\nb.jpg,[\'a\', "b"]\n', _read),
+    "byname.json": (b'{"a.jpg": "A dog", "b.jpg": ["x", {"raw": "y"}], "c.jpg": {"caption": "z"}}', _read),
     "a.zip": (_zip(), lambda path: list(unpack(path, path.parent / "out"))),
     "a.yaml": (b"epochs: 3\nbatch: [1, 2]\nname: {a: 2001-01-01}\n", read_yaml),
     "labelled.csv": (b"image,caption,label\na.jpg,x,1\nb.jpg,y,no\n", _labelled),

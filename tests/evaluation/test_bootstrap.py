@@ -94,12 +94,13 @@ def test_the_auc_equals_scikit_learns_with_weights_and_ties() -> None:
 def test_a_small_difference_on_every_image_is_significant_and_one_on_a_few_images_is_not() -> None:
     random = np.random.default_rng(0)
     base = random.normal(size=300)
-    each, lucky = base + 0.05, base.copy()
+    steady, lucky = base + 0.05, base.copy()
     lucky[:3] += 5
     owner = np.arange(300)
-    draws = resample_statistics([mean_statistic(v, owner, 300) for v in (base, each, lucky)], 300, resamples=500)
+    draws = resample_statistics([mean_statistic(v, owner, 300) for v in (base, steady, lucky)], 300, resamples=500)
     own = [
-        paired_difference(v.mean(), base.mean(), draws[:, column], draws[:, 0]) for column, v in ((1, each), (2, lucky))
+        paired_difference(v.mean(), base.mean(), draws[:, column], draws[:, 0])
+        for column, v in ((1, steady), (2, lucky))
     ]
     assert own[0].value == pytest.approx(0.05)
     assert own[1].value == pytest.approx(0.05)

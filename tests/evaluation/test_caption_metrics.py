@@ -61,15 +61,15 @@ def test_bleu_rouge_l_and_cider_d_equal_coco_captions(pairs) -> None:
     from pycocoevalcap.rouge.rouge import Rouge
 
     candidates, references = apart(pairs)
-    captions = {at: [" ".join(words)] for at, words in enumerate(candidates)}
-    known = {at: [" ".join(words) for words in each] for at, each in enumerate(references)}
+    captions = {i: [" ".join(words)] for i, words in enumerate(candidates)}
+    known = {i: [" ".join(words) for words in own] for i, own in enumerate(references)}
     scorer = coco.BleuScorer(n=4)
-    for at in captions:
-        scorer += (captions[at][0], known[at])
-    whole, each = bleu(candidates, references)
+    for i in captions:
+        scorer += (captions[i][0], known[i])
+    whole, own = bleu(candidates, references)
     theirs, theirs_each = scorer.compute_score(option="closest")
     assert whole == pytest.approx(theirs, rel=1e-12, abs=0)
-    assert pytest.approx(np.array(theirs_each), rel=1e-12, abs=0) == each.T
+    assert pytest.approx(np.array(theirs_each), rel=1e-12, abs=0) == own.T
     assert rouge_l(candidates, references) == pytest.approx(Rouge().compute_score(known, captions)[1], rel=1e-12)
     assert CiderD(references)(candidates) == pytest.approx(
         Cider().compute_score(known, captions)[1], rel=1e-9, abs=1e-12
@@ -97,7 +97,7 @@ def golden(case: str) -> tuple[dict, dict]:
         return json.loads((folder / f"{case}.json").read_text()), json.loads((folder / "refs.json").read_text())
     captions = dict(enumerate((folder / case / "hyp.txt").read_text().splitlines()))
     lines = [(folder / case / f"ref{number}.txt").read_text().splitlines() for number in (1, 2)]
-    return captions, {at: [each[at] for each in lines] for at in captions}
+    return captions, {i: [line[i] for line in lines] for i in captions}
 
 
 @pytest.mark.parametrize("case", PUBLISHED)
@@ -128,9 +128,9 @@ def test_bleu_clips_ngram_counts_to_the_largest_of_one_reference() -> None:
 
 
 def test_bleu_penalizes_captions_shorter_than_the_closest_reference() -> None:
-    whole, each = bleu([["a", "dog"]], [[["a", "dog", "runs"], ["a", "dog", "runs", "on", "the", "mat"]]], longest=1)
+    whole, own = bleu([["a", "dog"]], [[["a", "dog", "runs"], ["a", "dog", "runs", "on", "the", "mat"]]], longest=1)
     assert whole[0] == pytest.approx(math.exp(1 - 3 / 2))
-    assert each[0, 0] == whole[0]
+    assert own[0, 0] == whole[0]
 
 
 def test_the_shorter_of_two_equally_close_references_sets_the_length() -> None:
@@ -141,9 +141,9 @@ def test_the_shorter_of_two_equally_close_references_sets_the_length() -> None:
 
 def test_corpus_bleu_sums_counts_and_is_not_the_mean() -> None:
     captions, known = [["a"], ["a", "dog", "runs"]], [[["b"]], [["a", "dog", "runs"]]]
-    whole, each = bleu(captions, known, longest=1)
+    whole, own = bleu(captions, known, longest=1)
     assert whole[0] == pytest.approx(3 / 4)
-    assert each[:, 0].mean() == pytest.approx(1 / 2)
+    assert own[:, 0].mean() == pytest.approx(1 / 2)
 
 
 def test_rouge_l_takes_precision_and_recall_from_different_references() -> None:
@@ -170,14 +170,14 @@ def test_cider_d_scores_several_candidates_of_an_image_as_it_scores_each() -> No
     known = [[["a", "dog"]], [["two", "cats"], ["a", "cat"]], [["a", "red", "mat"]]]
     captions = [["a", "dog"], ["two", "cats"], ["a", "mat"]]
     score = CiderD(known)
-    each = score(captions)
-    assert score([captions[1], captions[0], captions[1]], rows=[1, 0, 1]).tolist() == [each[1], each[0], each[1]]
+    own = score(captions)
+    assert score([captions[1], captions[0], captions[1]], rows=[1, 0, 1]).tolist() == [own[1], own[0], own[1]]
 
 
 def test_cider_d_is_the_same_on_words_and_on_token_ids() -> None:
     known = [[["a", "dog"], ["the", "dog", "runs"]], [["two", "cats"]]]
-    number = {word: at for at, word in enumerate(["a", "dog", "the", "runs", "two", "cats"])}
-    numbered = [[[number[word] for word in words] for words in each] for each in known]
+    number = {word: i for i, word in enumerate(["a", "dog", "the", "runs", "two", "cats"])}
+    numbered = [[[number[word] for word in words] for words in own] for own in known]
     captions = [["a", "dog", "runs"], ["cats"]]
     assert (
         CiderD(known)(captions).tolist()
@@ -204,8 +204,8 @@ def test_refclipscore_is_the_harmonic_mean_with_the_best_reference_and_0_where_e
     images = np.array([[1.0, 0], [1, 0], [1, 0]])
     captions = np.array([[0.8, 0.6], [0.8, 0.6], [0, 1.0]])
     known = np.array([[0.8, 0.6], [-1, 0], [-0.8, -0.6], [0, 1]])
-    found = ref_clip_score(images, captions, known, [0, 0, 1, 2])
-    assert found == pytest.approx([2 * 2 * 1 / (2 + 1), 0, 0])
+    scores = ref_clip_score(images, captions, known, [0, 0, 1, 2])
+    assert scores == pytest.approx([2 * 2 * 1 / (2 + 1), 0, 0])
 
 
 def test_clip_scores_reject_invalid_embeddings() -> None:
@@ -237,9 +237,9 @@ def test_novelty_needs_training_captions() -> None:
 @settings(max_examples=60, deadline=None)
 def test_scores_stay_in_their_ranges(pairs) -> None:
     candidates, references = apart(pairs)
-    whole, each = bleu(candidates, references)
-    assert (each >= 0).all()
-    assert (each <= 1).all()
+    whole, own = bleu(candidates, references)
+    assert (own >= 0).all()
+    assert (own <= 1).all()
     assert (whole <= 1).all()
     assert (((rouge := rouge_l(candidates, references)) >= 0) & (rouge <= 1 + 1e-12)).all()
     assert (((cider := CiderD(references)(candidates)) >= 0) & (cider <= 10 + 1e-9)).all()
@@ -250,8 +250,8 @@ def test_scores_stay_in_their_ranges(pairs) -> None:
 def test_the_order_of_references_and_of_images_does_not_matter(pairs, random) -> None:
     candidates, references = apart(pairs)
     order = random.sample(range(len(pairs)), len(pairs))
-    mixed = [random.sample(references[at], len(references[at])) for at in order]
-    captions = [candidates[at] for at in order]
+    mixed = [random.sample(references[i], len(references[i])) for i in order]
+    captions = [candidates[i] for i in order]
     assert bleu(captions, mixed)[0] == pytest.approx(bleu(candidates, references)[0], rel=1e-12)
     assert rouge_l(captions, mixed) == pytest.approx(rouge_l(candidates, references)[order], rel=1e-12)
     assert CiderD(mixed)(captions) == pytest.approx(CiderD(references)(candidates)[order], rel=1e-9, abs=1e-12)
@@ -261,7 +261,7 @@ def test_the_order_of_references_and_of_images_does_not_matter(pairs, random) ->
 @settings(max_examples=60, deadline=None)
 def test_a_caption_that_is_one_of_its_references_has_full_bleu_and_rouge_l(pairs) -> None:
     _, references = apart(pairs)
-    captions = [each[-1] for each in references]
+    captions = [own[-1] for own in references]
     whole, _ = bleu(captions, references)
     longest = max(map(len, captions))
     assert whole[: min(longest, 4)] == pytest.approx(1, abs=1e-6)
@@ -300,7 +300,7 @@ def test_references_are_matched_by_id_and_not_by_order() -> None:
 
 
 def test_missing_and_extra_ids_are_errors_that_name_some() -> None:
-    known = {f"{at}.jpg": ["a dog"] for at in range(6)}
+    known = {f"{i}.jpg": ["a dog"] for i in range(6)}
     captions = dict.fromkeys(list(known)[:1], "a dog") | {"other.jpg": "a cat"}
     with pytest.raises(DataError) as error:
         score_captions(captions, known)
@@ -353,9 +353,9 @@ def test_without_java_the_other_metrics_are_computed_and_the_report_says_what_is
 
 
 def test_without_java_a_metric_that_needs_it_is_refused_when_requested(without_java: None) -> None:
-    for asked in ({"metrics": ["meteor"]}, {"metrics": ["spice"]}, {"tokenizer": "ptb"}):
+    for wanted in ({"metrics": ["meteor"]}, {"metrics": ["spice"]}, {"tokenizer": "ptb"}):
         with pytest.raises(MissingExtra, match="Java"):
-            score_captions({1: "a dog"}, {1: ["a dog"]}, **asked)
+            score_captions({1: "a dog"}, {1: ["a dog"]}, **wanted)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for Java")
@@ -409,6 +409,6 @@ def test_meteor_equals_coco_captions_and_accepts_captions_without_words() -> Non
     """One start of the program, for it takes long; the figures are those of pycocoevalcap 1.2."""
     captions = [["a", "dog", "is", "running"], [], ["a", "cat", "|||", "sleeps"]]
     known = [[["a", "dog", "runs"], ["the", "hound"]], [["a", "cat"]], [["a", "cat", "sleeps"], []]]
-    whole, each = meteor.meteor(captions, known)
-    assert each == pytest.approx([0.402846288358352, 0, 1], abs=1e-12)
+    whole, own = meteor.meteor(captions, known)
+    assert own == pytest.approx([0.402846288358352, 0, 1], abs=1e-12)
     assert whole == pytest.approx(0.41798957554235766, abs=1e-12)

@@ -49,8 +49,8 @@ def test_the_report_has_every_score_of_the_corpus_and_of_each_image(pairs: Pairs
     report = CaptionEvaluator(pairs, training=["nothing"], scorer=Scorer("tiny", encoder))(some_captions(pairs))
     keys = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d", "clipscore", "refclipscore"}
     assert report.corpus.keys() == keys
-    assert all(each.scores.keys() == keys for each in report.captions)
-    assert [each.image_id for each in report.captions] == pairs.image_ids
+    assert all(scored.scores.keys() == keys for scored in report.captions)
+    assert [scored.image_id for scored in report.captions] == pairs.image_ids
     assert report.missing.keys() == {"meteor", "spice"}
     assert report.name("clipscore") == "CLIPScore (tiny)"
     assert report.variety.novel == 1
@@ -67,7 +67,7 @@ def test_clipscore_uses_the_images_and_texts_with_the_papers_prefix(pairs: Pairs
     known, owner = pairs.flat_captions()
     references = encoder.encode_texts([f"A photo depicts {text}" for text in known])
     by_hand = clip_score(images, texts)
-    assert [each.scores["clipscore"] for each in report.captions] == pytest.approx(by_hand, abs=1e-4)
+    assert [scored.scores["clipscore"] for scored in report.captions] == pytest.approx(by_hand, abs=1e-4)
     with_references = ref_clip_score(images, texts, references, owner)
     assert report.corpus["refclipscore"] == pytest.approx(with_references.mean(), abs=1e-4)
     without = encoder.encode_texts([captions[image_id] for image_id in pairs.image_ids])
@@ -91,7 +91,7 @@ def test_a_captioner_is_scored_on_its_captions(pairs: Pairs, writer) -> None:
     report, left_out = evaluate_captioner(captioner, pairs, method="greedy")
     images = [decode(row.image, min_side=captioner.image_size) for row in pairs]
     written = [of_one[0].text for of_one in captioner.caption(images, method="greedy")]
-    assert [each.caption for each in report.captions] == written
+    assert [scored.caption for scored in report.captions] == written
     assert not left_out.bad_images
 
 
@@ -126,7 +126,7 @@ def test_the_page_shows_worst_then_best_with_references_and_escapes_every_text(p
     assert "&lt;b&gt;title" in page
     assert page.index("Lowest CIDEr-D") < page.index("Highest CIDEr-D")
     worst = CaptionEvaluator(pairs)(captions).worst_first()
-    places = [page.index(each.image_id) for each in (*worst[:2], worst[-1], worst[-2])]
+    places = [page.index(caption.image_id) for caption in (*worst[:2], worst[-1], worst[-2])]
     assert places == sorted(places)
     assert all(reference in page for reference in worst[0].references)
     assert "no Java" in page
@@ -140,7 +140,7 @@ def test_few_images_are_on_the_page_once(pairs: Pairs) -> None:
 
 
 def test_a_missing_image_is_marked_on_the_page(tmp_path: Path) -> None:
-    rows = Pairs.from_rows([Row(f"{at}.jpg", tmp_path / f"{at}.jpg", (f"a dog {at}",)) for at in range(2)])
+    rows = Pairs.from_rows([Row(f"{i}.jpg", tmp_path / f"{i}.jpg", (f"a dog {i}",)) for i in range(2)])
     page = caption_page(CaptionEvaluator(rows)({"0.jpg": "a dog", "1.jpg": "a cat"}), "gone")
     assert page.count("no longer available") == 2
 
@@ -178,16 +178,16 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_captions_are_read_from_every_format(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FORMS[name])
-    found = one_each(read_caption_file(tmp_path / name), ["a.jpg", "b.jpg"], name)
-    assert found == {"a.jpg": "a dog", "b.jpg": "a cat"}
+    captions = one_each(read_caption_file(tmp_path / name), ["a.jpg", "b.jpg"], name)
+    assert captions == {"a.jpg": "a dog", "b.jpg": "a cat"}
 
 
 def test_the_output_of_diptych_caption_is_read(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
     for out in ("captions.jsonl", "captions.csv"):
         done = run("caption", scenes / "images", "--model", saved, "--method", "greedy", "--out", out)
         assert done.code == 0, done.err
-        found = one_each(read_caption_file(out), read_pairs(scenes).image_ids, out)
-        assert sorted(found) == sorted(read_pairs(scenes).image_ids)
+        captions = one_each(read_caption_file(out), read_pairs(scenes).image_ids, out)
+        assert sorted(captions) == sorted(read_pairs(scenes).image_ids)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_stanfords_tokenizer_gives_a_line_of_words_for_each_text() -> None:
     texts = [*CUT, "two\nlines\u2028in one", "\x85", "tab\there"]
     words, name = tokenize(texts, "ptb")
     assert name == "ptb"
-    assert [" ".join(each) for each in words[: len(CUT)]] == list(CUT.values())
+    assert [" ".join(tokens) for tokens in words[: len(CUT)]] == list(CUT.values())
     assert words[len(CUT) :] == [["two", "lines", "in", "one"], [], ["tab", "here"]]
 
 
@@ -82,7 +82,7 @@ def test_the_fallback_agrees_with_stanfords_tokenizer_on_five_hundred_generated_
 
     make()
     theirs, ours = tokenize(made, "ptb")[0], tokenize(made, "fallback")[0]
-    wrong = [text for text, one, other in zip(made, theirs, ours, strict=True) if one != other]
+    wrong = [text for text, expected, other in zip(made, theirs, ours, strict=True) if expected != other]
     assert len(wrong) <= 0.01 * len(made), "\n".join(wrong)
 
 

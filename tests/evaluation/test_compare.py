@@ -117,7 +117,7 @@ def test_images_whose_captions_share_words_have_similar_word_embeddings(scenes: 
 
 
 def test_a_comparison_without_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(ConfigError, match="as `data`, labelled images as `class_data`"):
         read_suite(None)
 
 
@@ -190,10 +190,10 @@ def test_measurements_are_reused_until_the_model_changes(
 def test_a_model_that_fails_is_reported_and_the_others_are_measured(
     models: list[str], suite: Suite, tmp_path: Path
 ) -> None:
-    found = compare([models[0], str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False, resamples=5)
-    assert [model.name for model in found.models] == ["plain"]
-    assert "is not a model" in found.failed["none"]
-    assert "none could not be measured" in markdown(found)
+    compared = compare([models[0], str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False, resamples=5)
+    assert [model.name for model in compared.models] == ["plain"]
+    assert "is not a model" in compared.failed["none"]
+    assert "none could not be measured" in markdown(compared)
     with pytest.raises(ModelError, match="no model could be measured"):
         compare([str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False)
 
@@ -263,23 +263,23 @@ def test_hostile_captions_and_names_are_escaped(scenes: Path, models: list[str],
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *((image.name, nasty) for image in images)])
     suite = read_suite(str(tmp_path), split="all")
-    found = compare([f"<b>|={models[0]}"], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
-    page = html_report(found)
+    compared = compare([f"<b>|={models[0]}"], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    page = html_report(compared)
     assert "<script>" not in page
     assert "<b>|" not in page
     assert "&lt;b&gt;|" in page
-    assert "\\|" in markdown(found)
+    assert "\\|" in markdown(compared)
 
 
 def test_examples_show_each_model_for_the_same_caption(comparison: Comparison) -> None:
-    found = examples(comparison, drawn=3, disputed=2)
-    assert [len(chosen) for chosen in found.values()] == [3, 2]
-    every = [each for chosen in found.values() for each in chosen]
-    assert len({each.row for each in every}) == 5
-    for each in every:
-        assert [result.model for result in each.results] == comparison.names
-        for result in each.results:
-            assert (result.rank <= len(result.rows)) == (each.row in result.rows)
+    sections = examples(comparison, drawn=3, disputed=2)
+    assert [len(chosen) for chosen in sections.values()] == [3, 2]
+    every = [example for chosen in sections.values() for example in chosen]
+    assert len({example.row for example in every}) == 5
+    for example in every:
+        assert [result.model for result in example.results] == comparison.names
+        for result in example.results:
+            assert (result.rank <= len(result.rows)) == (example.row in result.rows)
 
 
 def test_markdown_json_and_csv_hold_the_same_numbers(comparison: Comparison, tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_a_check_that_is_won_without_the_image_does_not_lead(suite: Suite) -> No
         models.append(Measured(name, name, {"checks": {"kinds": kinds}}))
     real = {("seeing", "behind"), ("close", "behind"), ("blind", "behind")}
     differences = {
-        (one, two): Difference(values[one] - values[two], 0.5 if (one, two) in real else -1, 9)
-        for one, two in itertools.combinations(values, 2)
+        (first, two): Difference(values[first] - values[two], 0.5 if (first, two) in real else -1, 9)
+        for first, two in itertools.combinations(values, 2)
     }
     intervals = {name: (value - 2, value + 2) for name, value in values.items()}
     measure = Measure("relation", "checks", "relation % (of 9)", 1, values, intervals, differences, 9)
@@ -347,14 +347,14 @@ def _without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 def test_captioners_are_measured_on_their_captions(scenes: Path, tmp_path: Path) -> None:
     captioner = tiny_captioner(scenes, tmp_path / "captioner")
     suite = read_suite(str(scenes), split="all", limit=6)
-    found = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
-    model = found.models[0]
+    compared = compare([str(captioner)], suite, tmp_path / "out", device="cpu", fresh=False, resamples=5)
+    model = compared.models[0]
     assert "encoder" in model.summary["absent"]
     assert set(model.summary["captions"]["written"]) == set(suite.subset.image_ids)
-    columns = {measure.key for measure in found.group("captions")}
+    columns = {measure.key for measure in compared.group("captions")}
     assert columns - {"spice"} == {"cider_d", "rouge_l"}  # BLEU and METEOR are not means over images
     assert model.summary["captions"]["captions_per_second"] > 0
-    assert "Captions side by side" in html_report(found)
+    assert "Captions side by side" in html_report(compared)
 
 
 def tiny_captioner(scenes: Path, folder: Path) -> Path:
@@ -370,7 +370,7 @@ def tiny_captioner(scenes: Path, folder: Path) -> Path:
     )
 
     words = sorted({word for row in read_pairs(scenes) for text in row.captions for word in text.lower().split()})
-    vocabulary = {word: at for at, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

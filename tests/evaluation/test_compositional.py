@@ -116,17 +116,17 @@ def test_winogrounds_scores_follow_the_definition() -> None:
             [[0.5, 0.5], [0.5, 0.5]],  # ties
         ]
     )
-    found = winoground_scores(scores)
-    assert (found.text, found.image, found.group, found.examples) == (50.0, 50.0, 25.0, 4)
+    results = winoground_scores(scores)
+    assert (results.text, results.image, results.group, results.examples) == (50.0, 50.0, 25.0, 4)
     with pytest.raises(ValueError, match="2 captions, 2 images"):
         winoground_scores(scores[:, 0])
 
 
 def test_chance_is_what_winoground_states() -> None:
-    found = winoground_scores(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
-    assert abs(found.text - 25) < 1.5
-    assert abs(found.image - 25) < 1.5
-    assert abs(found.group - 100 / 6) < 1.5
+    results = winoground_scores(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
+    assert abs(results.text - 25) < 1.5
+    assert abs(results.image - 25) < 1.5
+    assert abs(results.group - 100 / 6) < 1.5
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +150,11 @@ def test_choices_equal_those_of_one_check_at_a_time(model: dual.DualEncoder, sce
     pairs = read_pairs(scenes)
     checks = make_checks(pairs, limit=12)
     scores = evaluate_checks(model, checks, resamples=20)
-    for at in range(0, len(checks), 7):
-        image = model.encode_images([decode(pairs[int(checks.rows[at])].image, min_side=model.image_size)])[0]
-        right, wrong = model.encode_texts([checks.right[at], checks.wrong[at]]) @ image
+    for i in range(0, len(checks), 7):
+        image = model.encode_images([decode(pairs[int(checks.rows[i])].image, min_side=model.image_size)])[0]
+        right, wrong = model.encode_texts([checks.right[i], checks.wrong[i]]) @ image
         if abs(right - wrong) > 1e-5:
-            assert scores.right[at] == (right > wrong)
+            assert scores.right[i] == (right > wrong)
     for row in scores.rows():
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 100
         assert row["checks"] == checks.counts()[row["kind"]]
@@ -200,7 +200,7 @@ def sugarcrepe(tmp_path: Path, scenes: Path) -> Path:
         shutil.copy(image, tmp_path / "val2017" / image.name)
         names.append(image.name)
     example = {"caption": "a red star", "negative_caption": "a blue star"}
-    swapped = {str(at): {"filename": name, **example} for at, name in enumerate(names)}
+    swapped = {str(i): {"filename": name, **example} for i, name in enumerate(names)}
     (tmp_path / "data" / "swap_att.json").write_text(json.dumps(swapped))
     (tmp_path / "data" / "add_obj.json").write_text(json.dumps([{"filename": names[0], **example}]))
     return tmp_path
@@ -218,13 +218,13 @@ def test_winogrounds_scores_are_of_every_caption_with_every_image(winoground: Pa
     from diptych.images.decode import decode
 
     quads = read_winoground(winoground)
-    found = evaluate_quads(model, quads)
-    assert set(found.by_tag) == {"Object", "Relation"}
-    assert found.by_tag["Object"].examples == 2
+    results = evaluate_quads(model, quads)
+    assert set(results.by_tag) == {"Object", "Relation"}
+    assert results.by_tag["Object"].examples == 2
     images = model.encode_images([decode(row.image, min_side=32) for row in quads.images][2:4])
     captions = model.encode_texts([row.captions[0] for row in quads.images][2:4])
-    np.testing.assert_allclose(found.scores[1], captions @ images.T, atol=1e-5)
-    assert found.right()["group"].mean() * 100 == pytest.approx(found.all.group)
+    np.testing.assert_allclose(results.scores[1], captions @ images.T, atol=1e-5)
+    assert results.right()["group"].mean() * 100 == pytest.approx(results.all.group)
 
 
 def test_an_image_of_a_benchmark_that_cannot_be_decoded_is_named(
@@ -248,8 +248,8 @@ def test_sugarcrepe_is_read_in_its_original_format(sugarcrepe: Path) -> None:
     assert checks.counts() == {"add_obj": 1, "swap_att": 3}
     assert len(checks.images) == 3
     assert (checks.right[0], checks.wrong[0]) == ("a red star", "a blue star")
-    one = read_sugarcrepe(sugarcrepe / "data" / "swap_att.json", images=sugarcrepe / "val2017")
-    assert one.counts() == {"swap_att": 3}
+    pair = read_sugarcrepe(sugarcrepe / "data" / "swap_att.json", images=sugarcrepe / "val2017")
+    assert pair.counts() == {"swap_att": 3}
 
 
 @pytest.mark.parametrize(

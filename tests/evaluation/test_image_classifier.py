@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from diptych.cli import main
 from diptych.data.classes import Classes, classes_in, read_class_folders
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
@@ -23,6 +22,9 @@ from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.models.embedding_cache import dataset_image_embeddings
 from diptych.reports.gallery import html_page
+from tests.evaluation.test_compare import run  # noqa: F401 - a fixture
+
+# ruff: noqa: F811 - the fixture
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
 
@@ -65,11 +67,11 @@ def classifier(folder: Path, colours: Path) -> ImageClassifier:
 
 def test_zero_shot_scores_are_those_of_the_evaluator(classifier: ImageClassifier, colours: Path) -> None:
     labelled = read_class_folders(colours)
-    found = classifier.cross_validate(labelled, methods=["zero-shot"])[0]
+    scores = classifier.cross_validate(labelled, methods=["zero-shot"])[0]
     expected, _ = evaluate_zeroshot(classifier.model, labelled, prompts="one")
-    assert found.top1 == pytest.approx(expected.accuracy[1])
-    assert found.mean_per_class == pytest.approx(expected.mean_per_class)
-    assert found.low <= found.top1 <= found.high
+    assert scores.top1 == pytest.approx(expected.accuracy[1])
+    assert scores.mean_per_class == pytest.approx(expected.mean_per_class)
+    assert scores.low <= scores.top1 <= scores.high
 
 
 def test_examples_separate_classes_that_names_do_not(classifier: ImageClassifier, colours: Path) -> None:
@@ -99,7 +101,7 @@ def test_an_image_that_does_not_decode_has_no_class_and_the_others_have(
 def test_an_unknown_method_and_missing_examples_are_refused(classifier: ImageClassifier) -> None:
     with pytest.raises(ConfigError, match="did you mean 'adapter'"):
         clone(classifier).set_params(method="adaptor").fit()
-    with pytest.raises(ConfigError, match="--examples"):
+    with pytest.raises(ConfigError, match="labelled images"):
         clone(classifier).set_params(method="probe").fit()
 
 
@@ -135,11 +137,11 @@ def test_a_clone_is_unfitted_and_shares_the_model(classifier: ImageClassifier, c
 
 
 def test_other_prompts_embed_the_class_names_again(classifier: ImageClassifier) -> None:
-    one = clone(classifier)
+    copy = clone(classifier)
     seven = clone(classifier).set_params(prompts="seven")
-    before = one.class_embeddings
-    assert one.class_embeddings is before
-    np.testing.assert_array_equal(one.set_params(prompts="seven").class_embeddings, seven.class_embeddings)
+    before = copy.class_embeddings
+    assert copy.class_embeddings is before
+    np.testing.assert_array_equal(copy.set_params(prompts="seven").class_embeddings, seven.class_embeddings)
     assert not np.allclose(before, seven.class_embeddings)
 
 
@@ -157,17 +159,6 @@ def test_labels_and_names_of_classes_may_differ(folder: Path, colours: Path) -> 
     classes = Classes(("blue", "green", "red"), ("a blue wall", "a green wall", "a red wall"))
     classifier = ImageClassifier(dual.load(folder, "cpu"), classes, prompts="one")
     assert classifier.cross_validate(read_class_folders(colours), methods=["probe"])[0].top1 > 60
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def command(*words: object) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, words)])
-        assert not ended.value.code, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return command
 
 
 def test_the_command_measures_the_methods_on_class_folders(
@@ -200,9 +191,9 @@ def test_the_command_classifies_a_folder_by_names_alone(
     run: Callable[..., str], folder: Path, colours: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("red\ngreen\n")
-    found = json.loads(
+    classified = json.loads(
         run("classify", colours, "--labels", tmp_path / "names.txt", "--model", folder, "--prompts", "one", "--json")
     )
-    assert len(found) == 24
-    assert {each["names"][0] for each in found} <= {"red", "green"}
-    assert sum(found[0]["probabilities"]) == pytest.approx(1)
+    assert len(classified) == 24
+    assert {image["names"][0] for image in classified} <= {"red", "green"}
+    assert sum(classified[0]["probabilities"]) == pytest.approx(1)

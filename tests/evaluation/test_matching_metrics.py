@@ -43,10 +43,10 @@ def test_the_examples_of_the_docstrings_hold(module) -> None:
 
 @given(judged, st.integers(0, 20))
 @settings(max_examples=40, deadline=None)
-def test_decisions_equal_scikit_learns_and_auc_is_the_fraction_of_pairs_in_order(pairs, at) -> None:
+def test_decisions_equal_scikit_learns_and_auc_is_the_fraction_of_pairs_in_order(pairs, twentieths) -> None:
     p, y = arrays(pairs)
-    scores = matching_metrics(p, y, threshold=at / 20)
-    called = p >= at / 20
+    scores = matching_metrics(p, y, threshold=twentieths / 20)
+    called = p >= twentieths / 20
     assert scores.precision == pytest.approx(precision_score(y, called, zero_division=0))
     assert scores.recall == pytest.approx(recall_score(y, called, zero_division=0))
     assert scores.f1 == pytest.approx(f1_score(y, called, zero_division=0))
@@ -85,18 +85,18 @@ def test_a_weight_of_two_equals_the_pair_twice() -> None:
 
 @given(judged, st.sampled_from([0.3, 0.5, 0.75, 1.0]))
 @settings(max_examples=40, deadline=None)
-def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(pairs, wished) -> None:
+def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(pairs, precision) -> None:
     p, y = arrays(pairs)
-    having = [t for t in sorted(set(p)) if y[p >= t].mean() >= wished]
-    assert threshold_for_precision(p, y, wished) == (having[0] if having else None)
+    having = [t for t in sorted(set(p)) if y[p >= t].mean() >= precision]
+    assert threshold_for_precision(p, y, precision) == (having[0] if having else None)
 
 
 @given(judged)
 @settings(max_examples=40, deadline=None)
 def test_no_threshold_is_more_accurate_than_the_best(pairs) -> None:
     p, y = arrays(pairs)
-    found = best_threshold(p, y)
-    assert ((p >= found) == y).mean() == max(((p >= t) == y).mean() for t in p)
+    threshold = best_threshold(p, y)
+    assert ((p >= threshold) == y).mean() == max(((p >= t) == y).mean() for t in p)
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,13 @@ def test_recall_equals_the_full_matrix_argsort_without_ties():
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     similarity = images.astype(float) @ texts.T.astype(float)
     own = index[np.argsort(-similarity, axis=1)] == np.arange(60)[:, None]  # (pictures, places)
-    found = np.argsort(-similarity.T, axis=1) == index[:, None]
+    hits = np.argsort(-similarity.T, axis=1) == index[:, None]
     scores = retrieval_metrics(images, texts, index, block=37)
     for k in (1, 5, 10):
         assert scores.image_to_text.recall[k] == pytest.approx(100 * own[:, :k].any(axis=1).mean())
-        assert scores.text_to_image.recall[k] == pytest.approx(100 * found[:, :k].any(axis=1).mean())
+        assert scores.text_to_image.recall[k] == pytest.approx(100 * hits[:, :k].any(axis=1).mean())
     assert 0 < scores.image_to_text.recall[1] < 100  # neither side is trivial
-    assert scores.text_to_image.mean_rank == pytest.approx(1 + found.argmax(axis=1).mean())
+    assert scores.text_to_image.mean_rank == pytest.approx(1 + hits.argmax(axis=1).mean())
 
 
 def test_ranks_and_scores_of_a_matrix_worked_out_by_hand():

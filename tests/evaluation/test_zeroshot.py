@@ -33,7 +33,7 @@ def unit(*shape: int, seed: int = 0) -> np.ndarray:
 def naive_rank(image: np.ndarray, names: np.ndarray, label: int) -> int:
     """One picture at a time, by counting."""
     scores = [float(np.dot(image.astype(float), name.astype(float))) for name in names]
-    return 1 + sum(score >= scores[label] for at, score in enumerate(scores) if at != label)
+    return 1 + sum(score >= scores[label] for i, score in enumerate(scores) if i != label)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def test_a_k_below_one_is_refused() -> None:
 
 
 def test_the_templates_are_as_many_as_clips_and_each_has_one_placeholder() -> None:
-    assert {name: len(each) for name, each in TEMPLATES.items()} == {"one": 1, "seven": 7, "eighty": 80}
-    assert all(template.count("{}") == 1 for each in TEMPLATES.values() for template in each)
+    assert {name: len(group) for name, group in TEMPLATES.items()} == {"one": 1, "seven": 7, "eighty": 80}
+    assert all(template.count("{}") == 1 for group in TEMPLATES.values() for template in group)
     assert len(set(TEMPLATES["eighty"])) == 80
     assert set(TEMPLATES["seven"]) <= set(TEMPLATES["eighty"])
 
@@ -160,8 +160,8 @@ def test_a_folder_above_the_classes_is_their_split(tmp_path: Path) -> None:
     for place in ("train/cat", "val/cat", "val/dog/deeper"):
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (20, 20)).save(tmp_path / place / "a.png")
-    found = {row.image_id: (row.captions[0], row.split) for row in read_class_folders(tmp_path)}
-    assert found == {
+    labels = {row.image_id: (row.captions[0], row.split) for row in read_class_folders(tmp_path)}
+    assert labels == {
         "train/cat/a.png": ("cat", "train"),
         "val/cat/a.png": ("cat", "val"),
         "val/dog/deeper/a.png": ("dog", "val"),
@@ -207,7 +207,7 @@ def test_imagenet_by_clips_names_has_the_same_classes() -> None:
 
 
 def test_an_image_is_classified_by_its_label_or_its_name_whatever_the_case_and_hyphens() -> None:
-    rows = [Row(str(at), Path(f"{at}.png"), (label,)) for at, label in enumerate(("N01", "Red-Fox", "red_fox"))]
+    rows = [Row(str(i), Path(f"{i}.png"), (label,)) for i, label in enumerate(("N01", "Red-Fox", "red_fox"))]
     assert Classes(("n01", "n02"), ("tench", "red fox")).of(Pairs.from_rows(rows)).tolist() == [0, 1, 1]
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import random
 import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 
 from diptych.errors import ConfigError
-from diptych.images.near_duplicates import distinctive, near_groups, near_pairs
+from diptych.images.decode import decode
+from diptych.images.near_duplicates import (
+    candidate_pairs,
+    distinctive,
+    groups_around_first,
+    image_detail,
+    near_groups,
+    near_pairs,
+    same_image,
+)
 
 ANY = st.integers(0, 2**64 - 1)
 
@@ -80,3 +92,146 @@ def test_a_hundred_thousand_hashes_are_searched_in_seconds() -> None:
 
 def test_hashes_of_plain_images_are_not_distinctive() -> None:
     assert distinctive([0, 2**64 - 1, 0b1111111, 0x00FF00FF00FF00FF]).tolist() == [False, False, False, True]
+
+
+# Pixels
+
+
+def enc(image: Image.Image, format: str = "JPEG", **options: object) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return decode(file.getvalue())
+
+
+def scaled(image: Image.Image, factor: float) -> Image.Image:
+    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+
+
+def rotated_by_exif(image: Image.Image) -> Image.Image:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return enc(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
+
+
+COPIES = {
+    "quality 50": lambda image: enc(image, quality=50),
+    "quality 30": lambda image: enc(image, quality=30),
+    "WebP": lambda image: enc(image, "WEBP", quality=50),
+    "PNG": lambda image: enc(image, "PNG"),
+    "half": lambda image: scaled(image, 0.5),
+    "half, quality 60": lambda image: enc(scaled(image, 0.5), quality=60),
+    "0.7, quality 70": lambda image: enc(scaled(image, 0.7), quality=70),
+    "thumbnail": lambda image: scaled(image, 160 / max(image.size)),
+    "enlarged": lambda image: scaled(image, 1.5),
+    "turned by EXIF": rotated_by_exif,
+}
+
+
+def photograph(seed: int) -> Image.Image:
+    """A colour scene with soft shapes and fine grain."""
+    generator = np.random.default_rng(seed)
+    image = Image.fromarray(generator.integers(0, 256, (9, 12, 3), np.uint8)).resize(
+        (800, 600), Image.Resampling.BICUBIC
+    )
+    brush = ImageDraw.Draw(image)
+    for _ in range(30):
+        left, top, size = (int(value) for value in generator.integers((0, 0, 10), (760, 560, 200)))
+        brush.ellipse((left, top, left + size, top + size), tuple(map(int, generator.integers(0, 256, 3))))
+    grain = generator.normal(0, 5, (600, 800, 3))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+
+
+def receipt(seed: int, changed: int | None = None) -> Image.Image:
+    """A receipt of one shop; `changed` gives one of its amounts another value."""
+    chance, image = random.Random(seed), Image.new("RGB", (600, 1000), (252, 252, 250))
+    brush, font, ink = ImageDraw.Draw(image), ImageFont.load_default(22), (20, 20, 20)
+    brush.text((300, 60), "CITY MARKET", ink, ImageFont.load_default(30), anchor="mm")
+    for row in range(14):
+        name, amount = chance.choice(["Milk", "Bread", "Apples", "Coffee", "Butter"]), chance.randrange(100, 9_999)
+        amount = amount + 4_321 if row == changed else amount
+        brush.text((50, 150 + 50 * row), f"{name} {chance.randrange(1, 9)}x", ink, font)
+        brush.text((550, 150 + 50 * row), f"{amount / 100:.2f}", ink, font, anchor="ra")
+    brush.text(
+        (300, 930), f"2026-03-{chance.randrange(10, 28)} No {chance.randrange(10**6):06d}", ink, font, anchor="mm"
+    )
+    return image
+
+
+def form(seed: int) -> Image.Image:
+    """A form, filled in by hand."""
+    chance, image = random.Random(seed), Image.new("RGB", (900, 1270), "white")
+    brush, font = ImageDraw.Draw(image), ImageFont.load_default(20)
+    for row in range(14):
+        brush.text((60, 100 + 80 * row), ("Name", "Street", "City", "Phone")[row % 4], "black", font)
+        brush.rectangle((250, 90 + 80 * row, 840, 130 + 80 * row), outline="black", width=2)
+        text = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz 0123456789", k=chance.randrange(5, 30)))
+        brush.text((260, 98 + 80 * row), text, (20, 20, 120), font)
+    return image
+
+
+def same(first: Image.Image, second: Image.Image) -> bool:
+    answers = {same_image(image_detail(first), image_detail(second)), same_image(*map(image_detail, (second, first)))}
+    assert len(answers) == 1
+    return answers.pop()
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("make", [photograph, receipt, form])
+def test_a_copy_is_the_same_image_whatever_its_size_and_compression(make, copy: str):
+    assert all(same(make(seed), COPIES[copy](make(seed))) for seed in range(3))
+
+
+@pytest.mark.parametrize("copy", ["PNG", "half, quality 60", "thumbnail"])
+@pytest.mark.parametrize("make", [receipt, form])
+def test_thirty_receipts_and_forms_of_one_layout_are_thirty_images(make, copy: str):
+    originals = [image_detail(make(seed)) for seed in range(30)]
+    copies = [image_detail(COPIES[copy](make(seed))) for seed in range(30)]
+    assert not [(i, j) for i in range(30) for j in range(30) if i != j and same_image(originals[i], copies[j])]
+
+
+def test_one_other_amount_on_a_receipt_makes_another_image():
+    assert not any(same(receipt(0), enc(receipt(0, changed), quality=80)) for changed in range(14))
+
+
+def test_a_shirt_in_another_colour_is_another_image():
+    shirts = []
+    for colour in ((190, 40, 40), (70, 70, 215)):  # equally bright
+        image = Image.new("RGB", (400, 400), (240, 240, 240))
+        ImageDraw.Draw(image).polygon(
+            [(60, 90), (150, 50), (250, 50), (340, 90), (290, 160), (290, 350), (110, 350)], colour
+        )
+        shirts.append(image)
+    assert not same(*shirts)
+    assert same(shirts[0], enc(shirts[0], quality=40))
+
+
+def test_other_proportions_and_mirrored_images_are_not_the_same():
+    image = photograph(1)
+    assert not same(image, image.resize((800, 500)))
+    assert not same(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert not same(image, image.crop((40, 30, 800, 600)))
+
+
+def test_a_tiny_image_is_no_copy_of_a_large_one_but_of_one_of_its_size():
+    tiny = scaled(photograph(2), 0.08)
+    assert not same(photograph(2), tiny)
+    assert same(tiny, enc(tiny, quality=95))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (16, 16), (17, 400), (384, 1)])
+def test_images_of_any_size_can_be_compared(size: tuple[int, int]):
+    assert same(Image.new("RGB", size, "red"), Image.new("RGB", size, "red"))
+    assert not same(Image.new("RGB", size, "red"), Image.new("RGB", size, "blue"))
+
+
+def test_groups_are_made_around_their_first_image_and_no_pair_is_compared_in_vain():
+    compared = []
+    pairs = [(0, 1), (0, 2), (1, 2), (2, 3), (3, 4)]
+    groups = groups_around_first(pairs, lambda i, j: compared.append((i, j)) or (i, j) != (0, 2))
+    assert groups == [[0, 1], [2, 3]]
+    assert compared == [(0, 1), (0, 2), (2, 3)]
+
+
+def test_candidates_are_the_distinctive_hashes_that_are_near():
+    telling = 0x0F0F_F0F0_33CC_55AA
+    assert candidate_pairs([0, telling, 0, telling ^ 0b111111, telling ^ 0b1111111]).tolist() == [[1, 3], [3, 4]]

@@ -39,7 +39,7 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(weight, std=0.3)
     folder = tmp_path_factory.mktemp("blip")
     model.save_pretrained(folder)
-    tokenizer = BertTokenizerFast(vocab={word: at for at, word in enumerate(WORDS)}, do_lower_case=True)
+    tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}, do_lower_case=True)
     BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
@@ -61,9 +61,9 @@ def test_probabilities_are_the_softmax_of_transformers_own_matching_logits(blip:
         with torch.inference_mode():
             inputs = processor(images=image, text=text, return_tensors="pt")
             expected.append(float(model(**inputs, use_itm_head=True).itm_score.softmax(1)[0, 1]))
-    found = load_matcher(blip, device="cpu").predict(make_images(), TEXTS)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.ptp(found) > 1e-3
+    probabilities = load_matcher(blip, device="cpu").predict(make_images(), TEXTS)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert np.ptp(probabilities) > 1e-3
 
 
 def test_embeddings_give_transformers_own_cosines_for_reranking(blip: Path) -> None:

@@ -95,20 +95,22 @@ def test_the_cross_head_equals_a_loop_over_words_and_patches() -> None:
     """The slow twin: mixtures are formed and compared one by one."""
     head = HEADS[2]
     images, texts = sides()
-    (patches, shown), (tokens, told) = head.encode("image", images), head.encode("text", texts)
+    (patches, image_weights), (tokens, text_weights) = head.encode("image", images), head.encode("text", texts)
     patch_sharp, token_sharp = (float(value) for value in head.sharpness.exp())
     expected = torch.zeros(3, 4)
     for i in range(3):
         for t in range(4):
-            count = int((told[t] > 0).sum())
+            count = int((text_weights[t] > 0).sum())
             words = tokens[t, :count]
             cosines = words @ patches[i].T
             for_words = functional.normalize((cosines * patch_sharp).softmax(1) @ patches[i], dim=1)
             for_patches = functional.normalize((cosines.T * token_sharp).softmax(1) @ words, dim=1)
-            of_words = ((words * for_words).sum(1) * told[t, :count]).sum()
-            of_patches = ((patches[i] * for_patches).sum(1) * shown[i]).sum()
+            of_words = ((words * for_words).sum(1) * text_weights[t, :count]).sum()
+            of_patches = ((patches[i] * for_patches).sum(1) * image_weights[i]).sum()
             expected[i, t] = head.scales[0] * of_words + head.scales[1] * of_patches + head.bias
-    torch.testing.assert_close(head.grid((patches, shown), (tokens, told)), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        head.grid((patches, image_weights), (tokens, text_weights)), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_untrained_pair_head_is_the_scaled_cosine() -> None:
@@ -135,25 +137,25 @@ def test_the_matching_loss_ignores_pairs_that_are_known_to_match() -> None:
 def test_hidden_states_come_with_the_embeddings_of_the_dual_encoder(encoder: Path, scenes: Path) -> None:
     model = dual.load(encoder, "cpu")
     pairs = read_pairs(scenes)
-    images = [decode(pairs[at].image) for at in range(3)]
+    images = [decode(pairs[i].image) for i in range(3)]
     texts = ["a red circle", "two blue squares above a big green star"]
     with torch.inference_mode():
-        shown = compute_hidden_states(model, model.preprocess_images(images))
-        told = compute_hidden_states(model, model.preprocess_texts(texts))
-    np.testing.assert_allclose(shown.embeddings, model.encode_images(images), atol=1e-6)
-    np.testing.assert_allclose(told.embeddings, model.encode_texts(texts), atol=1e-6)
-    assert shown.mask.all()
+        image_states = compute_hidden_states(model, model.preprocess_images(images))
+        text_states = compute_hidden_states(model, model.preprocess_texts(texts))
+    np.testing.assert_allclose(image_states.embeddings, model.encode_images(images), atol=1e-6)
+    np.testing.assert_allclose(text_states.embeddings, model.encode_texts(texts), atol=1e-6)
+    assert image_states.mask.all()
     lengths = [len(model.preprocess_texts([text])["input_ids"][0]) for text in texts]
-    assert told.mask.sum(1).tolist() == lengths
+    assert text_states.mask.sum(1).tolist() == lengths
     assert lengths[0] < lengths[1]
 
 
 def test_a_whole_clip_exposes_its_hidden_states(tiny_clip: Path) -> None:  # noqa: F811
     model = dual.load(tiny_clip, "cpu")
     with torch.inference_mode():
-        told = compute_hidden_states(model, model.preprocess_texts(["a cat", "a dog on a boat"]))
-    np.testing.assert_allclose(told.embeddings, model.encode_texts(["a cat", "a dog on a boat"]), atol=1e-6)
-    assert told.states.ndim == 3
+        text_states = compute_hidden_states(model, model.preprocess_texts(["a cat", "a dog on a boat"]))
+    np.testing.assert_allclose(text_states.embeddings, model.encode_texts(["a cat", "a dog on a boat"]), atol=1e-6)
+    assert text_states.states.ndim == 3
 
 
 def test_stored_states_are_those_of_the_towers_and_an_interrupted_write_continues(
@@ -297,8 +299,8 @@ def test_a_run_stopped_between_steps_and_resumed_ends_like_one_left_alone(
 def test_a_matcher_learns_from_labelled_pairs(scenes: Path, encoder: Path, tmp_path: Path) -> None:
     lines = ["image,caption,label"]
     pairs = read_pairs(scenes)
-    for at, row in enumerate(pairs):
-        other = pairs[(at + 7) % len(pairs)]
+    for i, row in enumerate(pairs):
+        other = pairs[(i + 7) % len(pairs)]
         lines += [
             f'images/{row.image_id},"{row.captions[0]}",match',
             f'images/{row.image_id},"{other.captions[0]}",no-match',
@@ -323,9 +325,9 @@ def test_a_batch_holds_each_picture_with_its_hard_negatives_and_a_resumed_epoch_
         assert (owner[captions] == rows).all()
         seeds, others = rows[:4], rows[4:].reshape(4, 2)
         assert set(((others - seeds[:, None]) % len(pairs)).ravel()) <= {1, 2, 3}
-    for one, other in zip(whole[2:], batches(1, 2), strict=True):
-        np.testing.assert_array_equal(one[1], other[1])
-        np.testing.assert_array_equal(one[2], other[2])
+    for batch, other in zip(whole[2:], batches(1, 2), strict=True):
+        np.testing.assert_array_equal(batch[1], other[1])
+        np.testing.assert_array_equal(batch[2], other[2])
 
 
 def test_settings_that_contradict_each_other_are_refused(scenes: Path, encoder: Path, tmp_path: Path) -> None:
@@ -346,18 +348,18 @@ def test_reranking_gives_the_ranks_of_a_loop_over_candidates(trained: Path, scen
     matcher = load_matcher(trained, "cross", "cpu")
     pairs = read_pairs(scenes)[:20]
     texts, owner = pairs.flat_captions()
-    images, told = matcher.encode_dataset(pairs), matcher.encode_texts(texts)
-    ranks = reranked_ranks(matcher, images, told, owner, first=5)
-    cosines = (told.embeddings @ images.embeddings.T).numpy()
-    for at in range(0, len(texts), 7):
-        order = np.argsort(-cosines[at], kind="stable")
+    images, encoded_texts = matcher.encode_dataset(pairs), matcher.encode_texts(texts)
+    ranks = reranked_ranks(matcher, images, encoded_texts, owner, first=5)
+    cosines = (encoded_texts.embeddings @ images.embeddings.T).numpy()
+    for start in range(0, len(texts), 7):
+        order = np.argsort(-cosines[start], kind="stable")
         first = order[:5]
-        logits = matcher.logits(images, told, first, np.full(5, at))
-        if owner[at] in first:
-            expected = 1 + int((logits > logits[list(first).index(owner[at])]).sum())
+        logits = matcher.logits(images, encoded_texts, first, np.full(5, start))
+        if owner[start] in first:
+            expected = 1 + int((logits > logits[list(first).index(owner[start])]).sum())
         else:
-            expected = 1 + int((cosines[at] > cosines[at, owner[at]]).sum())
-        assert ranks[at] == expected
+            expected = 1 + int((cosines[start] > cosines[start, owner[start]]).sum())
+        assert ranks[start] == expected
 
 
 def test_a_search_puts_its_first_hits_in_the_order_of_the_matcher(trained: Path, scenes: Path, tmp_path: Path) -> None:
@@ -369,11 +371,11 @@ def test_a_search_puts_its_first_hits_in_the_order_of_the_matcher(trained: Path,
     after = list(index.search("a red circle", keep=None, k=30, fold=False, rerank=10))
     assert {hit.id for hit in after[:10]} == {hit.id for hit in before[:10]}
     assert [hit.id for hit in after[10:]] == [hit.id for hit in before[10:]]
-    found = [hit.match for hit in after[:10]]
-    assert found == sorted(found, reverse=True)
+    matches = [hit.match for hit in after[:10]]
+    assert matches == sorted(matches, reverse=True)
     assert after[10].match is None
     expected = load_matcher(trained, device="cpu").predict([decode(Path(after[0].path))], ["a red circle"])
-    assert found[0] == pytest.approx(expected[0], abs=2e-3)
+    assert matches[0] == pytest.approx(expected[0], abs=2e-3)
     with pytest.raises(ConfigError, match="one text"):
         index.search(Query.of(["a star", "a circle"]), rerank=10)
     with pytest.raises(ConfigError, match="needs sort 'score'"):
@@ -394,15 +396,15 @@ def test_a_table_gets_a_probability_for_each_line_and_none_for_a_broken_picture(
 ) -> None:
     pairs = read_pairs(scenes)
     (tmp_path / "images").symlink_to(Path(pairs[0].image).parent)
-    names = [f"images/{pairs[at].image_id}" for at in range(3)]
+    names = [f"images/{pairs[i].image_id}" for i in range(3)]
     (tmp_path / "broken.png").write_bytes(b"no picture")
     lines = [f"{names[0]},a red circle", "broken.png,a cat", f"{names[1]},", f"{names[0]},a blue star"]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *lines]))
     matcher = load_matcher(trained, "pair", "cpu")
-    found = match_table(matcher, read_match_table(tmp_path / "pairs.csv"))
+    probabilities = match_table(matcher, read_match_table(tmp_path / "pairs.csv"))
     image = decode(pairs[0].image)
     expected = matcher.predict([image, image], ["a red circle", "a blue star"])
-    assert np.isnan(found).tolist() == [False, True, True, False]
-    np.testing.assert_allclose(found[[0, 3]], expected, atol=1e-5)
+    assert np.isnan(probabilities).tolist() == [False, True, True, False]
+    np.testing.assert_allclose(probabilities[[0, 3]], expected, atol=1e-5)
     with pytest.raises(DataError, match="there is no file"):
         read_match_table(tmp_path / "nowhere.csv")

@@ -30,8 +30,8 @@ def test_a_caption_describes_its_picture_and_those_with_the_same_text(matches: M
 def test_random_negatives_are_every_other_picture_equally_often(matches: Matches) -> None:
     rows = random_negatives(matches, 3000)
     for caption, others in enumerate([[2, 3], [1, 2, 3], [2, 3], [0, 1, 3], [0, 1, 2]]):
-        found, counts = np.unique(rows[caption], return_counts=True)
-        assert found.tolist() == others
+        images, counts = np.unique(rows[caption], return_counts=True)
+        assert images.tolist() == others
         assert counts.min() > 0.85 * 3000 / len(others)
 
 
@@ -42,7 +42,7 @@ def test_hard_negatives_are_the_most_similar_pictures_that_are_not_known_to_matc
 
 
 def test_hard_negatives_are_drawn_from_a_share_of_the_pictures() -> None:
-    pairs = Pairs.from_rows(Row(str(at), Path(f"{at}.jpg"), (f"picture {at}",)) for at in range(100))
+    pairs = Pairs.from_rows(Row(str(i), Path(f"{i}.jpg"), (f"picture {i}",)) for i in range(100))
     images = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
     rows = hard_negatives(Matches(pairs), images, np.ones((100, 1), np.float32), 50, share=0.05)
     assert set(rows[0]) == {95, 96, 97, 98, 99}
@@ -64,7 +64,7 @@ def test_a_caption_that_describes_every_picture_is_refused() -> None:
 
 
 def test_labelled_pairs_hold_each_caption_once_as_a_match_and_half_hard_negatives() -> None:
-    pairs = Pairs.from_rows(Row(str(at), Path(f"{at}.jpg"), (f"one {at}", f"two {at}")) for at in range(50))
+    pairs = Pairs.from_rows(Row(str(i), Path(f"{i}.jpg"), (f"one {i}", f"two {i}")) for i in range(50))
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     judged = make_labelled_pairs(pairs, vectors, vectors.repeat(2, axis=0))
     for name, chosen in judged.sets.items():

@@ -48,8 +48,8 @@ def folder(encoder: dual.DualEncoder, tmp_path: Path) -> Path:
 
 
 def change(file: Path, **settings: Any) -> None:
-    told = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    file.write_text(json.dumps({**told, **settings}), "utf-8")
+    content = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file.write_text(json.dumps({**content, **settings}), "utf-8")
 
 
 def add_module(folder: Path, kind: str, **config: Any) -> Path:
@@ -134,7 +134,7 @@ def test_no_setting_has_a_pickle_read(folder: Path, tmp_path: Path, decoy: bool)
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "told"),
+    ("name", "settings", "message"),
     [
         ("image_0_Transformer/config.json", {"model_args": {"checkpoint_path": "weights.txt"}}, "checkpoint_path"),
         ("image_0_Transformer/config.json", {"architecture": "hf_hub:somebody/evil"}, "hf_hub:somebody/evil"),
@@ -150,11 +150,11 @@ def test_no_setting_has_a_pickle_read(folder: Path, tmp_path: Path, decoy: bool)
     ],
 )
 def test_a_setting_that_leads_to_pickles_code_or_another_model_is_refused(
-    folder: Path, name: str, settings: dict[str, Any], told: str
+    folder: Path, name: str, settings: dict[str, Any], message: str
 ) -> None:
     refuse_unsafe(folder)
     change(folder / name, **settings)
-    with pytest.raises(ModelError, match=told) as refused:
+    with pytest.raises(ModelError, match=message) as refused:
         refuse_unsafe(folder)
     assert name.rpartition("/")[2] in str(refused.value)
 

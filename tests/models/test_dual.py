@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from diptych.errors import ConfigError, ModelError
-from diptych.models import builder
+from diptych.models import builder, two_towers
 from diptych.models import dual_encoder as dual
 from diptych.models.checkpoints import refuse_unsafe
 from diptych.models.heads import ResidualHead
@@ -128,7 +128,7 @@ def test_a_clip_checkpoint_gives_the_vectors_that_transformers_gives(tiny_clip: 
 
 def test_the_two_towers_of_a_clip_share_no_weight_and_leave_only_its_scale(tiny_clip: Path) -> None:
     model = dual.load(tiny_clip, "cpu")
-    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in dual.MODALITIES)
+    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in two_towers.MODALITIES)
     rest = [name for name, weight in model.model.named_parameters() if id(weight) not in image | text]
     assert not image & text
     assert rest == ["0.model.logit_scale"]

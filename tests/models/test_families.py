@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 
-from diptych.models import builder
+from diptych.models import builder, two_towers
 from diptych.models import dual_encoder as dual
 from diptych.models.truncation import TextCutWarning
 
@@ -33,7 +33,7 @@ def save_clip(folder: Path) -> None:
 
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: at for at, word in enumerate(words)}, merges=[], model_max_length=LIMIT)
+    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=LIMIT)
     ids = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     text = {**SIDE, **ids, "vocab_size": len(words), "max_position_embeddings": LIMIT}
     config = CLIPConfig(text_config=text, vision_config={**SIDE, "image_size": 32, "patch_size": 8}, projection_dim=16)
@@ -87,8 +87,8 @@ def siglip_config(vocabulary: int) -> Any:
 
 def gemma_vocabulary() -> dict[str, int]:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    letters = [chr(at) for at in range(32, 127)] + ["▁"]
-    return {token: at for at, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters])}
+    letters = [chr(code) for code in range(32, 127)] + ["▁"]
+    return {token: code for code, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters])}
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {
@@ -145,16 +145,21 @@ def test_a_texts_embedding_does_not_depend_on_its_batch(checkpoint: Path) -> Non
     np.testing.assert_allclose(alone, model.encode_texts(TEXTS), atol=1e-5)
 
 
-def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    model = dual.load(checkpoint, "cpu")
-    model.save(tmp_path)
-    again = dual.load(tmp_path, "cpu")
+def assert_saved_alike(model: dual.DualEncoder, folder: Path) -> None:
+    """Save a model to a folder, and compare what is loaded from there with it."""
+    model.save(folder)
+    again = dual.load(folder, "cpu")
     np.testing.assert_array_equal(again.encode_images(make_images()), model.encode_images(make_images()))
     np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
     assert again.fingerprint() == model.fingerprint()
     assert (again.logit_scale, again.logit_bias) == (model.logit_scale, model.logit_bias)
+
+
+def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = dual.load(checkpoint, "cpu")
+    assert_saved_alike(model, tmp_path)
     plain = SentenceTransformer(str(tmp_path), device="cpu")
     lower = [text.lower() for text in TEXTS]
     np.testing.assert_allclose(plain.encode(lower, normalize_embeddings=True), model.encode_texts(lower), atol=1e-5)
@@ -162,7 +167,7 @@ def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path
 
 def test_the_towers_of_a_checkpoint_are_told_apart(checkpoint: Path) -> None:
     model = dual.load(checkpoint, "cpu")
-    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in dual.MODALITIES)
+    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in two_towers.MODALITIES)
     rest = {
         name.rsplit(".", 1)[-1] for name, weight in model.model.named_parameters() if id(weight) not in image | text
     }

@@ -28,8 +28,8 @@ FEW, MANY = 2_000, 6_000  # both above the blocks in which rows become Python ob
 def drawn(count: int) -> Pairs:
     captions = ("A dog runs across the grass.", "Two dogs", "a third caption that is somewhat longer", "", "A dog {}")
     return Pairs.from_rows(
-        Row(f"{at:012}.jpg", Path(f"/pictures/{at:012}.jpg"), tuple(text.format(at) for text in captions), "train")
-        for at in range(count)
+        Row(f"{i:012}.jpg", Path(f"/pictures/{i:012}.jpg"), tuple(text.format(i) for text in captions), "train")
+        for i in range(count)
     )
 
 
@@ -77,9 +77,9 @@ def test_a_picture_costs_a_few_bytes_beside_its_text(name: str) -> None:
     for count in (FEW, MANY):
         drawn(count)
     job, kept, peak = JOBS[name]
-    found = bytes_a_picture(lambda count: job(drawn(count)))
-    assert found[0] <= kept
-    assert found[1] <= peak
+    measured = bytes_a_picture(lambda count: job(drawn(count)))
+    assert measured[0] <= kept
+    assert measured[1] <= peak
 
 
 def test_reading_a_table_holds_an_id_for_each_picture_and_no_path(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_reading_a_table_holds_an_id_for_each_picture_and_no_path(tmp_path: Path
         folder = tmp_path / str(count)
         folder.mkdir()
         (folder / "images").mkdir()
-        rows = [f"{at:012}.jpg,a dog\n{at:012}.jpg,two dogs\n" for at in range(count)]
+        rows = [f"{i:012}.jpg,a dog\n{i:012}.jpg,two dogs\n" for i in range(count)]
         (folder / "captions.txt").write_text("image,caption\n" + "".join(rows))
         return folder
 
@@ -98,12 +98,12 @@ def test_reading_a_table_holds_an_id_for_each_picture_and_no_path(tmp_path: Path
 
 
 def test_captions_are_those_of_the_rows_whatever_the_view() -> None:
-    pairs = drawn(FEW)[5:1500].where(at % 3 > 0 for at in range(1495))
+    pairs = drawn(FEW)[5:1500].where(i % 3 > 0 for i in range(1495))
     captions, owner = pairs.flat_captions()
     assert captions == [caption for row in pairs for caption in row.captions]
-    assert owner.tolist() == [at for at, row in enumerate(pairs) for _ in row.captions]
+    assert owner.tolist() == [i for i, row in enumerate(pairs) for _ in row.captions]
     view = pairs.captions()
-    assert list(view) == captions == view[:] == [view[at] for at in range(len(view))]
+    assert list(view) == captions == view[:] == [view[i] for i in range(len(view))]
     assert view[-1] == captions[-1]
     assert view[7:2:-2] == captions[7:2:-2]
     assert view.take(np.array([4, 4, 0])) == [captions[4], captions[4], captions[0]]

@@ -90,7 +90,7 @@ def test_most_sample_photographs_come_first_for_their_query(mini, photos):
     first = [name for name in photos.image_ids if name in queries]
     texts = mini.encode_texts([queries[name] for name in first])
     best = [photos.image_ids[index] for index in (texts @ vectors.T).argmax(axis=1)]
-    hits = sum(found == name for found, name in zip(best, first, strict=True))
+    hits = sum(path == name for path, name in zip(best, first, strict=True))
     assert hits >= 12, [(n, b) for n, b in zip(first, best, strict=True) if n != b]
 
 

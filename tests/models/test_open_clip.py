@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 
 from diptych.errors import MissingExtra, ModelError
 from diptych.models import dual_encoder as dual
+from diptych.models import two_towers
 from diptych.models.open_clip.towers import is_open_clip
 from diptych.models.truncation import TextCutWarning
+from tests.models.test_families import assert_saved_alike
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip's models come with the extra 'open-clip'")
 
@@ -82,7 +84,7 @@ def reference(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray, A
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     network.eval()
     with torch.inference_mode():
-        images = network.encode_image(torch.stack([preprocess(each) for each in make_images()]), normalize=True)
+        images = network.encode_image(torch.stack([preprocess(image) for image in make_images()]), normalize=True)
         return images.numpy(), network.encode_text(tokenizer(texts), normalize=True).numpy(), network
 
 
@@ -98,18 +100,12 @@ def test_a_checkpoint_gives_the_vectors_that_open_clip_gives(checkpoint: Path) -
 
 
 def test_a_checkpoint_that_diptych_saved_gives_the_same_vectors(checkpoint: Path, tmp_path: Path) -> None:
-    model = dual.load(checkpoint, "cpu")
-    model.save(tmp_path)
-    again = dual.load(tmp_path, "cpu")
-    np.testing.assert_array_equal(again.encode_images(make_images()), model.encode_images(make_images()))
-    np.testing.assert_array_equal(again.encode_texts(TEXTS), model.encode_texts(TEXTS))
-    assert again.fingerprint() == model.fingerprint()
-    assert (again.logit_scale, again.logit_bias) == (model.logit_scale, model.logit_bias)
+    assert_saved_alike(dual.load(checkpoint, "cpu"), tmp_path)
 
 
 def test_the_towers_share_no_weight_and_leave_none(checkpoint: Path) -> None:
     model = dual.load(checkpoint, "cpu")
-    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in dual.MODALITIES)
+    image, text = (set(map(id, model.tower_parameters(modality).values())) for modality in two_towers.MODALITIES)
     assert not image & text
     assert image | text == set(map(id, model.model.parameters()))
 

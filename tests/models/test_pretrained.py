@@ -191,9 +191,9 @@ def test_a_progress_bar_is_shown_on_stderr_when_asked_for(model, capsys: pytest.
         warnings.simplefilter("ignore")  # tqdm's own, in an environment without widgets
         quiet = model.encode_images(make_images(), batch_size=1)
         assert capsys.readouterr().err == ""
-        shown = model.encode_images(make_images(), batch_size=1, show_progress=True)
+        embeddings = model.encode_images(make_images(), batch_size=1, show_progress=True)
     assert "3/3" in capsys.readouterr().err
-    np.testing.assert_array_equal(shown, quiet)
+    np.testing.assert_array_equal(embeddings, quiet)
 
 
 def test_a_batch_size_below_one_is_refused(model: diptych.DualEncoder) -> None:

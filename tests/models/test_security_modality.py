@@ -76,8 +76,8 @@ def clip(models: dict[str, DualEncoder]) -> DualEncoder:
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Trap]:
-    with trap(tmp_path) as found:
-        yield found
+    with trap(tmp_path) as addresses:
+        yield addresses
 
 
 def by_hand(model: DualEncoder, texts: list[str]) -> np.ndarray:
@@ -122,8 +122,8 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_texts_have_the_vectors_of_their_tokens_too(models: dict[str, DualEncoder], kind: str) -> None:
     for name in ("clip", "timm and distilbert"):
-        found = models[name].encode_texts([ODD[kind], "a red circle"])
-        np.testing.assert_allclose(found, by_hand(models[name], [ODD[kind], "a red circle"]), atol=1e-5)
+        embeddings = models[name].encode_texts([ODD[kind], "a red circle"])
+        np.testing.assert_allclose(embeddings, by_hand(models[name], [ODD[kind], "a red circle"]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mini", *MAKERS])
@@ -180,9 +180,9 @@ def test_an_image_that_is_a_string_is_neither_fetched_nor_opened(
 def test_a_matcher_judges_such_texts_by_their_words(clip: DualEncoder, private: Trap) -> None:
     matcher = Matcher(clip, CosineHead(), Calibration({"cosine": 12.0}, -4.2), name="cosine")
     texts = private.texts
-    found = matcher.predict([private.image] * len(texts), texts)
+    probabilities = matcher.predict([private.image] * len(texts), texts)
     cosines = by_hand(clip, texts) @ clip.encode_images([private.image])[0]
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(4.2 - 12 * cosines)), atol=1e-5)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(4.2 - 12 * cosines)), atol=1e-5)
     assert private.touched == []
 
 
@@ -207,21 +207,21 @@ def test_blip_judges_such_texts_by_their_words(blip: Path, private: Trap) -> Non
 def test_candidates_and_templates_are_words(clip: DualEncoder, private: Trap) -> None:
     for templates in (("{}",), ("{}", f"{private.url[:-4]}{{}}.png")):
         ranked = rank_candidates([private.image], private.texts, clip, templates=templates)[0]
-        filled = by_hand(clip, [each.replace("{}", text) for text in private.texts for each in templates])
+        filled = by_hand(clip, [template.replace("{}", text) for text in private.texts for template in templates])
         means = filled.reshape(4, len(templates), -1).mean(1)
         cosines = means / np.linalg.norm(means, axis=1, keepdims=True) @ clip.encode_images([private.image])[0]
-        found = {each.text: each.similarity for each in ranked}
-        assert [found[text] for text in private.texts] == pytest.approx(list(cosines), abs=1e-5)
+        similarities = {template.text: template.similarity for template in ranked}
+        assert [similarities[text] for text in private.texts] == pytest.approx(list(cosines), abs=1e-5)
     assert private.touched == []
 
 
 def test_finding_goes_by_the_words(clip: DualEncoder, private: Trap, scenes: Path) -> None:
     pairs = read_pairs(scenes)[:4]
     for text in private.texts[:3]:
-        found = {match.image_id: match.score for match in find_matches(clip, text, pairs, 4)}
+        scores = {match.image_id: match.score for match in find_matches(clip, text, pairs, 4)}
         for row in pairs:
             image = clip.encode_images([decode(row.image, min_side=clip.image_size)])[0]
-            assert found[row.image_id] == pytest.approx(float(by_hand(clip, [text])[0] @ image), abs=1e-5)
+            assert scores[row.image_id] == pytest.approx(float(by_hand(clip, [text])[0] @ image), abs=1e-5)
     assert private.touched == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,13 @@ from diptych.models.onnx.engines import open_graph
 from diptych.models.safety import is_checked, refuse_config
 from diptych.models.towers import image_tower, text_tower
 from diptych.prompting.prompter import load_prompter
-from tests.model_directories import MAKERS
+from tests.model_directories import MAKERS, watch_network
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Addresses that were looked up, with the hub's client made to believe that it has a network."""
-    import huggingface_hub.constants
-
-    addresses: list[Any] = []
-
-    def refuse(*address: Any, **_: Any) -> Any:
-        addresses.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return addresses
+    return watch_network(monkeypatch)
 
 
 # graphs

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from diptych.prompting.prompter import load_prompter
 from diptych.prompting.text_space import load_text_space
 from diptych.serving.endpoint import Endpoint
 from diptych.serving.pipelines import factory
-from tests.model_directories import MAKERS
+from tests.model_directories import MAKERS, watch_network
 
 OUR_CLASS = "diptych.heads.ResidualHead"
 LOADERS: dict[str, Callable[[Path], Any]] = {
@@ -69,16 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Addresses that were looked up, with the hub's client made to believe that it has a network."""
-    import huggingface_hub.constants
-
-    addresses: list[Any] = []
-
-    def refuse(*address: Any, **_: Any) -> Any:
-        addresses.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    addresses = watch_network(monkeypatch)
     monkeypatch.setattr("builtins.input", lambda _: "y")  # transformers asks whether code may run
     return addresses
 

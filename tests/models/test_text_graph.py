@@ -61,8 +61,8 @@ def test_truncation_gives_the_same_warning_as_the_model(model: diptych.DualEncod
     with pytest.warns(TextCutWarning) as of_model:
         expected = model.encode_texts(long)
     with pytest.warns(TextCutWarning) as of_graph:
-        found = graph.encode_texts(long)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        embeddings = graph.encode_texts(long)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
     assert str(of_graph[0].message) == str(of_model[0].message)
     assert of_graph[0].filename == __file__
 
@@ -114,12 +114,12 @@ def test_a_text_query_of_a_new_process_loads_no_torch(library: Path, model_folde
     index = Index(library, model_folder)
     index.add(library)
     assert index.cache_text_encoder()
-    asked = [sys.executable, "-c", ASK, str(library), keep]
-    found, loaded = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = [sys.executable, "-c", ASK, str(library), keep]
+    hits, loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(loaded) == []
     expected = index.search("a red star", keep=None if keep == "nearest" else 0.95)
-    assert [path for path, _ in json.loads(found)] == [hit.path for hit in expected]
-    assert [score for _, score in json.loads(found)] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert [path for path, _ in json.loads(hits)] == [hit.path for hit in expected]
+    assert [score for _, score in json.loads(hits)] == pytest.approx([hit.score for hit in expected], abs=1e-5)
 
 
 def test_without_a_graph_the_model_answers(library: Path, model_folder: Path) -> None:  # noqa: F811

@@ -17,6 +17,8 @@ from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.prompts import score_images
 from diptych.matching.match_table import MatchTable
 from diptych.models.unknown_words import UnknownWordsWarning, unknown_in, unknown_words_message
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.text_space import load_text_space
 from diptych.search.index import Index
 
 FOREIGN = "собака на пляже"
@@ -76,6 +78,12 @@ def test_scored_prompts_are_judged_without_their_prefix(mini: diptych.DualEncode
     Image.new("RGB", (8, 8)).save(path)
     with pytest.warns(UnknownWordsWarning, match=FOREIGN):
         score_images(mini, MatchTable(["a.png"], [path], [FOREIGN]))
+
+
+def test_prompts_of_a_library_that_the_text_encoder_cannot_read_are_named() -> None:
+    space = load_text_space("mini", "cpu")
+    with pytest.warns(UnknownWordsWarning, match=FOREIGN):
+        PromptLibrary.of(["a dog", FOREIGN], space)
 
 
 def test_a_search_says_which_words_the_model_does_not_know(

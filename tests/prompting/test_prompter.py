@@ -277,8 +277,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with pytest.raises(ConfigError, match="already holds a run"):
         train_prompter(recipe)
     resumed = train_prompter(recipe, resume=True)
-    one, other = (load_file(folder / WEIGHTS) for folder in (run / "model", resumed.model))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, other = (load_file(folder / WEIGHTS) for folder in (run / "model", resumed.model))
+    assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_train_tower_also_trains_the_image_tower(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], tmp_path: 
 
 def test_the_error_for_an_unavailable_tower_names_the_bundled_one(settings: dict[str, Any], tmp_path: Path) -> None:
     options = {**settings, "image_tower": "timm/resnet-of-nobody", "pretrained": True}
-    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set model to mini"):
+    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set `model` to mini"):
         train_prompter(PromptRecipe(**options, out=str(tmp_path / "run")))
 
 
@@ -528,9 +528,9 @@ def test_the_commands_train_evaluate_and_prompt(
     options = ["--data", drawn, "--split", "val", "--results", results, "--histogram", histogram, "--device", "cpu"]
     capsys.readouterr()
     assert run_command("eval", "prompt", out, *options) == 0
-    shown = capsys.readouterr().out
-    assert "mean embedding" in shown
-    assert "cannot be compared" in shown
+    output = capsys.readouterr().out
+    assert "mean embedding" in output
+    assert "cannot be compared" in output
     with results.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["imgId", "prompt", "predicted", "cosine"]

@@ -60,16 +60,6 @@ RESPONSES: dict[str, type] = {
 KEY = "a-key-of-the-tests-0123456789"
 
 
-@pytest.fixture(scope="module")
-def folder(whole: tuple[Service, Path]) -> Path:
-    return whole[1]
-
-
-@pytest.fixture(scope="module")
-def service(whole: tuple[Service, Path]) -> Service:
-    return whole[0]
-
-
 def client_of(app: FastAPI) -> TestClient:
     return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
 
@@ -105,9 +95,9 @@ def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestCl
         api, "/v1/embed", images=[in_base64(cat), f"data:image/png;base64,{in_base64(cat)}"], texts=["a cat"]
     )
     as_form = api.post("/v1/embed", files=[("images", ("../../etc/passwd", cat))], data={"texts": ["a cat"]}).json()
-    assert np.allclose(as_json["image_vectors"], [local.image_vectors[0]] * 2, atol=1e-4)
-    assert np.allclose(as_form["image_vectors"], local.image_vectors, atol=1e-4)
-    assert np.allclose(as_form["text_vectors"], local.text_vectors, atol=1e-4)
+    assert np.allclose(as_json["image_embeddings"], [local.image_embeddings[0]] * 2, atol=1e-4)
+    assert np.allclose(as_form["image_embeddings"], local.image_embeddings, atol=1e-4)
+    assert np.allclose(as_form["text_embeddings"], local.text_embeddings, atol=1e-4)
     assert (as_form["model"], as_form["dim"]) == ("mini", 256)
 
 
@@ -181,8 +171,8 @@ def test_openais_embeddings_api_accepts_texts_and_images(api: TestClient, servic
     assert [row["index"] for row in response["data"]] == [0, 1, 2, 3]
     local = service.embed([cat], ["a cat"])
     vectors = np.array([row["embedding"] for row in response["data"]])
-    assert np.allclose(vectors[[0, 3]], local.text_vectors, atol=1e-4)
-    assert np.allclose(vectors[[1, 2]], local.image_vectors, atol=1e-4)
+    assert np.allclose(vectors[[0, 3]], local.text_embeddings, atol=1e-4)
+    assert np.allclose(vectors[[1, 2]], local.image_embeddings, atol=1e-4)
     one = post(api, "/v1/embeddings", model="any", input="a cat", encoding_format="base64", dimensions=256)
     assert np.allclose(np.frombuffer(base64.b64decode(one["data"][0]["embedding"]), "<f4"), vectors[0], atol=1e-4)
     assert one["usage"]["prompt_tokens"] == one["usage"]["total_tokens"] > 0

@@ -111,6 +111,14 @@ def test_a_text_that_matches_nothing_finds_nothing_and_says_so(page: Callable[..
     assert len(names(run(search))) == 15
 
 
+def test_words_that_the_model_does_not_know_are_named_instead_of_found_missing(page: Callable[..., AppTest]) -> None:
+    search = page("search")
+    search.text_input(key="q").set_value("собака")
+    run(search)
+    assert ["“собака”" in str(warning.value) for warning in search.warning] == [True]
+    assert "No matches among" not in shown(search)
+
+
 def test_more_like_this_searches_similar_pictures_and_can_be_removed(page: Callable[..., AppTest]) -> None:
     search = page("search")
     first = names(search)[0]

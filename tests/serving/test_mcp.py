@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -26,16 +25,6 @@ from tests.servers import photo, running
 
 NAMES = ["search_images", "find_similar", "caption_image", "match_image", "index_folder"]
 KEY = "a-key-of-the-tests-0123456789"
-
-
-@pytest.fixture(scope="module")
-def service(whole: tuple[Service, Path]) -> Service:
-    return whole[0]
-
-
-@pytest.fixture(scope="module")
-def folder(whole: tuple[Service, Path]) -> Path:
-    return whole[1]
 
 
 def answer(result: Any) -> str:

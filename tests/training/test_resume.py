@@ -213,7 +213,7 @@ def test_resume_without_a_checkpoint_is_an_error_that_leaves_no_trace(
     kind: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     trainer, recipe = start(kind)
-    with pytest.raises(ConfigError, match="holds no checkpoint to resume from; start the run without resume"):
+    with pytest.raises(ConfigError, match="holds no checkpoint to resume from; start the run without `resume`"):
         trainer(recipe, resume=True)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_again(tiny
 
     with pytest.raises(InterruptedHereError):
         train(recipe, progress=progress)
-    with pytest.raises(ConfigError, match="no checkpoint to resume from; start the run without resume"):
+    with pytest.raises(ConfigError, match="no checkpoint to resume from; start the run without `resume`"):
         train(recipe, resume=True)
     train(recipe)
 

@@ -20,7 +20,7 @@ import yaml
 from diptych.data.formats.read import read_pairs
 from diptych.data.row_table import Captions
 from diptych.errors import ConfigError, DataError
-from diptych.models import builder
+from diptych.models import builder, two_towers
 from diptych.models import dual_encoder as dual
 from diptych.training.batches import PairSampler
 from diptych.training.caption.config import CaptionRecipe
@@ -136,7 +136,7 @@ def test_frozen_towers_do_not_change_and_their_features_are_computed_once(tiny: 
         settings = {"start": str(tmp_path / "start"), "freeze": ["image", "text"], "epochs": 2}
         train(tiny(out=str(tmp_path / name), **settings), progress=progress)
     before, after = dual.load(tmp_path / "start", "cpu"), dual.load(tmp_path / "first", "cpu")
-    for modality in dual.MODALITIES:
+    for modality in two_towers.MODALITIES:
         for name, weight in before.tower_parameters(modality).items():
             assert torch.equal(weight, after.tower_parameters(modality)[name]), name
     assert not torch.equal(before.head("image")[0].linear.weight, after.head("image")[0].linear.weight)
@@ -256,7 +256,7 @@ def test_a_pretrained_clip_is_fine_tuned_in_full_with_a_frozen_tower_or_by_lora(
     train(recipe)
     before, after = dual.load(tiny_clip, "cpu"), dual.load(recipe.out, "cpu")
     changed = {}
-    for modality in dual.MODALITIES:
+    for modality in two_towers.MODALITIES:
         pairs = zip(before.tower_parameters(modality).items(), after.tower_parameters(modality).values(), strict=True)
         changed[modality] = {name for (name, old), new in pairs if not torch.equal(old, new)}
     assert changed["text"]

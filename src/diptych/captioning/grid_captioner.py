@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.captioning.decoder import CaptionDecoder
@@ -17,9 +16,9 @@ from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words
 from diptych.errors import ConfigError, ModelError
 from diptych.models import dual_encoder
 from diptych.models.checkpoints import (
-    METADATA,
     HeadSettings,
     Metadata,
+    add_part,
     loading,
     model_directory,
     read_metadata,
@@ -28,6 +27,7 @@ from diptych.models.checkpoints import (
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.heads import Features
 from diptych.models.hidden_states import compute_hidden_states
+from diptych.models.weights import read_weights, save_weights
 
 WEIGHTS = "captioner.safetensors"
 WORDS = "captioner.txt"
@@ -126,7 +126,7 @@ class _DeviceState:
 
 
 def save_captioner(
-    model: GridCaptionModel, path: str | Path, metadata: Metadata | None = None, *, half: bool = False
+    model: GridCaptionModel, path: str | Path, metadata: Mapping[str, object] | None = None, *, half: bool = False
 ) -> None:
     """Add a captioner to the directory of its dual encoder, which still loads as a dual encoder and as a matcher.
 
@@ -142,14 +142,11 @@ def save_captioner(
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / METADATA).exists():
-        raise ModelError(f"'{path}' holds no dual encoder to add a captioner to; save the encoder there first")
-    weights = model.decoder.state_dict()
-    saved = {name: (tensor.half() if half else tensor).contiguous().cpu() for name, tensor in weights.items()}
-    save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
+    model_metadata = add_part(path, "captioner")
+    save_weights(path / WEIGHTS, model.decoder.state_dict(), half=half)
     (path / WORDS).write_text("\n".join(model.words.words) + "\n", "utf-8")
     section = {"settings": model.settings, "habits": model.defaults, **(metadata or {})}
-    write_metadata(path, {**read_metadata(path), "captioner": section})
+    write_metadata(path, {**model_metadata, "captioner": section})
 
 
 def has_captioner(path: Path) -> bool:
@@ -174,5 +171,5 @@ def load_grid_model(name: str | Path, device: str = "auto") -> GridCaptionModel:
     with loading(f"the captioner of '{name}'"):
         words = Words((path / WORDS).read_text("utf-8").split())
         decoder = CaptionDecoder(len(words), **section["settings"])
-        decoder.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+        decoder.load_state_dict(read_weights(path / WEIGHTS))
         return GridCaptionModel(encoder, decoder, words, section["settings"], section.get("habits"))

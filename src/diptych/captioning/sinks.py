@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from diptych.captioning.many_images import CaptionResult
 from diptych.errors import ConfigError, DataError, NextStep
@@ -119,7 +119,7 @@ class Sidecars:
         return image.with_suffix(".txt")
 
 
-def as_dict(result: CaptionResult) -> dict[str, Any]:
+def as_dict(result: CaptionResult) -> dict[str, object]:
     """An image and its texts as a JSON object."""
     if result.reason:
         return {"image": result.path, "error": result.reason, "message": result.message}

@@ -163,7 +163,9 @@ def _search(
         best, flat = flat_totals.topk(min(2 * config.width, flat_totals.shape[1]), dim=1)
         parents, words = flat // log_probs.shape[1], flat % log_probs.shape[1]
         extensions = zip(best.tolist(), parents.tolist(), words.tolist(), strict=True)
-        grown = [beam.grow(zip(*one, strict=True), length) for beam, one in zip(active, extensions, strict=True)]
+        grown = [
+            beam.grow(zip(*extension, strict=True), length) for beam, extension in zip(active, extensions, strict=True)
+        ]
         unfinished = [row for row, kept in enumerate(grown) if kept]
         if not unfinished or length == config.max_tokens:
             break

@@ -155,7 +155,7 @@ class ChatCaptionModel:
             ends,
             lambda rows: decode(rows[:, length:], skip_special_tokens=True),
         )
-        return [[Caption(_joined(prefix, one.text), one.score) for one in group] for group in captions]
+        return [[Caption(_joined(prefix, caption.text), caption.score) for caption in group] for group in captions]
 
     def save(self, path: Path) -> None:
         """Write model and processor to one directory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,9 @@ from diptych.cli.options import (
 from diptych.cli.show import echo, note, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
-    from diptych.captioning.many_images import CaptionFunction, CaptionResult
+    from PIL import Image
+
+    from diptych.captioning.many_images import CaptionFunction, CaptionResult, Text
     from diptych.images.decode import ImageSource
 
 _WRITTEN_AT_ONCE = 64  # results
@@ -129,7 +131,7 @@ def caption(
         }
         generate, size = _generator(model, (matcher or model) if choose or matcher else None, k, settings, device)
 
-    def best(images: list[Any]) -> list[list[Any]]:
+    def best(images: list[Image.Image]) -> list[Sequence[Text]]:
         return [texts[:keep] for texts in generate(images)]
 
     def captioning(images: Images) -> Iterator[CaptionResult]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.options import Device, OptionalOutput, Quiet
-from diptych.cli.show import csv_output, note, print_table, progress, set_quiet
+from diptych.cli.show import csv_output, note, print_table, progress, set_quiet, warn_notes
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
@@ -73,6 +73,7 @@ def _match_table(pairs: Path, output: Path | None, matcher: Matcher, prior: floa
     from diptych.matching.match_table import match_table, read_match_table
 
     table = read_match_table(pairs)
+    warn_notes(table.notes, pairs)
     probabilities = match_table(matcher, table, prior=prior, progress=progress)
     rows = [
         (name, text, "" if p != p else f"{p:.4f}")

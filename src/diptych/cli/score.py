@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diptych.cli.options import Device, OptionalOutput, Quiet
-from diptych.cli.show import note_files, print_table, progress, set_quiet
+from diptych.cli.show import note_files, print_table, progress, set_quiet, warn_notes
 from diptych.runtime.quoting import ReportTable
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def score(
     if not tables:
         raise ConfigError("no table is given; run diptych score images.csv, with the columns image and prompt")
     read = [read_match_table(path) for path in tables]
+    for path, table in zip(tables, read, strict=True):
+        warn_notes(table.notes, path)
     encoder = load(model, device)
     scores = [score_images(encoder, table, progress=progress) for table in read]
     rows = [{"table": str(path), **_row(values)} for path, values in zip(tables, scores, strict=True)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from diptych.data.doctor.inspect import Report, Spread
+    from diptych.data.reading_notes import ReadingNotes
 
 Item = TypeVar("Item")
 
@@ -240,9 +241,19 @@ def print_report(report: Report) -> None:
 
 
 def note_left_out(report: Report) -> None:
-    """Say which images could not be used, if any."""
+    """Say which images could not be used, and what was noticed while the data set was read, if anything."""
     if report.bad_images:
         note(f"left out: {report.summary()}")
+    elif report.findings:
+        note(f"noticed: {report.summary()}; `diptych data inspect` lists them")
+
+
+def warn_notes(notes: ReadingNotes, source: object) -> None:
+    """Warn of what was noticed while a table was read: one line for each kind, with an example."""
+    from diptych.data.doctor.report import KINDS
+
+    for kind, count in notes.counts.items():
+        warn(f"{source}: {count:,} {KINDS[kind][1]}: '{notes.examples[kind][0].file}'")
 
 
 def _spread(spread: Spread) -> str:

@@ -10,12 +10,13 @@ from cyclopts import App, ArgumentCollection, Parameter, default_name_transform
 from cyclopts.config import Dict
 
 from diptych.cli.options import Quiet
-from diptych.cli.show import echo, note, note_left_out, print_scores, print_table, progress, set_quiet
+from diptych.cli.show import echo, note, note_left_out, print_scores, print_table, progress, set_quiet, warn
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
 from diptych.training.prompt.config import PromptRecipe
 from diptych.training.recipe_files import make, read_yaml
+from diptych.training.results import BASELINE
 from diptych.training.resume import recorded_recipe
 from diptych.training.run_settings import RunSettings
 
@@ -80,7 +81,7 @@ def contrastive(
     from diptych.training.contrastive.train import train
 
     set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
+    recipe = _chosen_settings(recipe, config, given, resume and not sweep)
     if sweep:
         from diptych.training.sweep import run_sweep
 
@@ -164,6 +165,11 @@ def prompt(
     _note_outcome(result.outcome)
     best = result.outcome.best
     echo(f"validation cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
+    if best["cosine"] <= best.get(BASELINE, -100.0):
+        warn(
+            f"this is no better than the mean of the training prompts, with a cosine of {best[BASELINE] / 100:.3f} "
+            "for any image; train for more epochs, or on more images"
+        )
     echo(f"model: {result.model}")
 
 

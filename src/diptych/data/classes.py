@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import detect, read_pairs
@@ -21,22 +22,30 @@ class Classes:
     """Classes in a fixed order: `labels` as the data set spells them, `names` as they are used in prompts.
 
     Raises:
-        DataError: there are no classes, or a label occurs twice.
+        DataError: there are no classes, or two labels are the same but for case, hyphens and underscores.
     """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        twice = [label for label, count in Counter(self.labels).items() if count > 1]
-        if twice or not self.labels:
-            fault = f"label '{twice[0]}' occurs twice" if twice else "there are none"
-            raise DataError(f"invalid classes: {fault}; give each class its own label")
+        if not self.labels:
+            raise DataError("invalid classes: there are none; give each class its own label")
+        known: dict[str, str] = {}
+        for label in self.labels:
+            first = known.get(_plain(label))
+            if first is not None:
+                fault = f"label '{label}' occurs twice" if first == label else f"'{first}' and '{label}' are one label"
+                raise DataError(
+                    f"invalid classes: {fault} (case, hyphens and underscores do not count); give each class its own "
+                    "label, or merge their folders"
+                )
+            known[_plain(label)] = label
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of(self, pairs: Pairs) -> np.ndarray:
+    def of(self, pairs: Pairs) -> NDArray[np.int64]:
         """The class index of each image, from its first caption, which must be a label or a name: (images,) int64.
 
         Case, underscores and hyphens are ignored; a label takes precedence over a name.
@@ -81,13 +90,51 @@ def read_classes(source: str | Path) -> Classes:
 
 
 def classes_in(pairs: Pairs) -> Classes:
-    """The classes of a data set without a class list: its distinct first captions, sorted. `red_fox` becomes "red fox".
+    """The classes of a data set without a class list: its distinct first captions, sorted, with `class_names`.
 
     Raises:
-        DataError: no image has a caption.
+        DataError: no image has a caption, or two classes are the same but for case, hyphens and underscores.
     """
     labels = sorted({captions[0] for captions in pairs.table.column("captions").to_pylist() if captions})
-    return Classes(tuple(labels), tuple(label.replace("_", " ") for label in labels))
+    return Classes(tuple(labels), class_names(labels))
+
+
+def class_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes in prompts, from labels such as the names of class folders.
+
+    `red_fox` and `RedFox` become "red fox" and "Red Fox". Numbers in front of every label (`001.Black_Tern`,
+    `n02085620-Chihuahua`) are dropped. WordNet ids (`n02119022`) become the first word of their synset, from timm; an
+    unknown id stays as it is.
+    """
+    if labels and all(_WORDNET_ID.fullmatch(label) for label in labels):
+        return _wordnet_names(labels)
+    without_numbers = [_NUMBERED.sub("", label) for label in labels]
+    if all(_NUMBERED.match(label) for label in labels) and len(set(without_numbers)) == len(labels):
+        labels = without_numbers
+    return tuple(map(_words, labels))
+
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+_NUMBERED = re.compile(r"(n\d{8}|\d{1,5})[._ -]+(?=.)")
+_HUMPS = re.compile(r"(?:[A-Z]|^)[a-z]{2,}")  # of CamelCase; not those of "McDonald" or "iPhone"
+
+
+def _wordnet_names(labels: Sequence[str]) -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = []
+    for label in labels:
+        try:
+            names.append(info.label_name_to_description(label).split(", ")[0])
+        except KeyError:
+            names.append(label)
+    return tuple(names)
+
+
+def _words(label: str) -> str:
+    humps = _HUMPS.findall(label)
+    return " ".join(humps) if "".join(humps) == label else label.replace("_", " ")
 
 
 def read_class_folders(folder: str | Path) -> Pairs:

@@ -64,7 +64,7 @@ def _packed(container: Path, size: int, mtime: int) -> dict[str, ImageSource]:
 
     Images that it only references by path are left out.
     """
-    if not container.name.lower().endswith((*SHARD_SUFFIXES, ".parquet")):
+    if not container.name.lower().endswith((*SHARD_SUFFIXES, ".parquet", ".arrow")):
         return {}
     try:
         rows = read_pairs(container)

@@ -55,6 +55,20 @@ def split_position(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
 
 
+def _part_sizes(positions: Iterable[float], val: float, test: float) -> tuple[int, int]:
+    """The number of test and validation images: those below the thresholds, but no part that can be filled is empty."""
+    values = np.fromiter(positions, np.float64)
+    tests = int((values < test).sum())
+    vals = int((values < test + val).sum()) - tests
+    count, trains = len(values), int(test + val < 1)
+    least_val = int(val > 0 and count > trains)
+    least_test = int(test > 0 and count > trains + least_val)
+    tests, vals = max(tests, least_test), max(vals, least_val)
+    while tests + vals > count - trains and (tests > least_test or vals > least_val):
+        tests, vals = (tests - 1, vals) if tests - least_test > vals - least_val else (tests, vals - 1)
+    return tests, vals
+
+
 class Pairs(Sequence[Row]):
     """An image-text data set, stored as an Arrow table of captions and image paths; pixels are not held in memory.
 
@@ -199,8 +213,9 @@ class Pairs(Sequence[Row]):
         chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
+            few = "; a validation split takes at least two images" if wanted == "val" and len(self) < 2 else ""
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}",
+                f"no image is in split '{name}'; the data set has: {existing}{few}",
                 steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
@@ -211,15 +226,21 @@ class Pairs(Sequence[Row]):
         With `of`, the images of that split are reassigned (`of="train", test=0` holds out a validation split from the
         training images); without it, the images that have no split. The result depends on the id alone, so adding rows
         does not change the split of existing images.
+
+        Small sets are the exception. No part with a fraction above 0 stays empty, as long as there are images for it:
+        with two images, one is for training and one for validation; from three on, one for the test. An empty part gets
+        the image whose hash is nearest, which may leave it again when rows are added.
         """
-
-        def assign(image_id: str, split: str | None) -> str | None:
-            if split != (canonical_split(of) if of else None):
-                return split
-            position = split_position(image_id)
-            return "test" if position < test else "val" if position < test + val else "train"
-
-        splits = (assign(*pair) for pair in zip(self.values("image_id"), self.values("split"), strict=True))
+        wanted = canonical_split(of) if of else None
+        positions = {
+            row: split_position(image_id)
+            for row, (image_id, split) in enumerate(zip(self.values("image_id"), self.values("split"), strict=True))
+            if split == wanted
+        }
+        tests, vals = _part_sizes(positions.values(), val, test)
+        splits = list(self.values("split"))
+        for rank, row in enumerate(sorted(positions, key=positions.__getitem__)):
+            splits[row] = "test" if rank < tests else "val" if rank < tests + vals else "train"
         return self.with_column("split", splits)
 
     def with_val(self, share: float = 0.1) -> Pairs:

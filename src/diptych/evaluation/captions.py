@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.captioning.captioner import Captioner
 from diptych.captioning.many_images import caption_images
+from diptych.captioning.strategies import GenerationConfig
 from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.metrics.caption_variety import CaptionVariety, caption_variety
@@ -64,7 +64,7 @@ class CaptionReport:
     scorer: str | None
     missing: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything except the captions of single images, for JSON."""
         labels = {"tokenizer": TOKENIZERS[self.tokenizer], "clipscore_model": self.scorer}
         return {**self.corpus, **self.variety.to_dict(), **labels, "missing": self.missing}
@@ -225,16 +225,8 @@ def evaluate_captioner(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    generate = functools.partial(
-        captioner.caption,
-        method=method,
-        beams=beams,
-        prefix=prefix,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
+    config = GenerationConfig(method, beams, 1, max_tokens, temperature, top_p, seed)
+    generate = functools.partial(captioner.caption_with, config=config, prefix=prefix)
     results = caption_images(images, generate, image_size=captioner.image_size)
     captions = {result.path: result.texts[0].text for result in results if result.texts}
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)

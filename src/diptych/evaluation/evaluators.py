@@ -14,9 +14,9 @@ from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
-from diptych.evaluation.metrics.matching import BINS, MatchScores, matching_metrics
+from diptych.evaluation.metrics.matching import BINS, Labels, MatchScores, matching_metrics
 from diptych.evaluation.metrics.retrieval import Embeddings, RetrievalScores, retrieval_metrics
 from diptych.evaluation.metrics.zeroshot import ZeroShotScores, mean_class_embeddings, zeroshot_metrics
 from diptych.matching.matcher import Matcher
@@ -60,11 +60,7 @@ class RetrievalEvaluator:
         Raises:
             ValueError: the number of images or captions differs, or as `retrieval_ranks`.
         """
-        if (len(image_embeddings), len(text_embeddings)) != (len(self.pairs), len(self.captions)):
-            raise ValueError(
-                f"{len(image_embeddings)} image and {len(text_embeddings)} text embeddings for "
-                f"{len(self.pairs)} images and {len(self.captions)} captions; embed each once, in order"
-            )
+        _check_counts((image_embeddings, text_embeddings), (len(self.pairs), len(self.captions)), "captions")
         return retrieval_metrics(image_embeddings, text_embeddings, self.image_index, self.ks, self.block)
 
 
@@ -106,8 +102,8 @@ def check_classes(classes: Classes) -> None:
     """
     if len(classes) < 2:
         raise DataError(
-            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
-            "class, or name the classes to tell apart (--labels)"
+            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another class",
+            steps=[NextStep("name the classes to tell apart", "labels"), NextStep("name the classes", "classes")],
         )
 
 
@@ -134,20 +130,12 @@ class ZeroShotEvaluator:
         self.ks = tuple(ks)
 
     def __call__(self, image_embeddings: Embeddings, class_embeddings: Embeddings) -> ZeroShotScores:
-        """Score embeddings.
-
-        Args:
-            image_embeddings: (images, dim) unit vectors.
-            class_embeddings: (classes, dim) unit vectors.
+        """Score unit vectors of images, (images, dim), and of classes, (classes, dim).
 
         Raises:
             ValueError: the number of images or classes differs, or as `zeroshot_metrics`.
         """
-        if (len(image_embeddings), len(class_embeddings)) != (len(self.pairs), len(self.classes)):
-            raise ValueError(
-                f"{len(image_embeddings)} image and {len(class_embeddings)} class embeddings for "
-                f"{len(self.pairs)} images and {len(self.classes)} classes; embed each once, in order"
-            )
+        _check_counts((image_embeddings, class_embeddings), (len(self.pairs), len(self.classes)), "classes")
         return zeroshot_metrics(image_embeddings, class_embeddings, self.labels, self.ks)
 
 
@@ -228,7 +216,7 @@ class MatchReport:
             sets[name] = {**scores.to_dict(), **ends}
         return sets
 
-    def of(self, name: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def of(self, name: str) -> tuple[NDArray[np.floating], Labels]:
         """Probabilities and labels of one set, (pairs of the set,) each."""
         rows = self.pairs.sets[name]
         return self.probabilities[rows], self.pairs.labels[rows]
@@ -275,7 +263,7 @@ class MatchEvaluator:
     def _scores(
         self,
         probabilities: NDArray[np.floating],
-        labels: NDArray[np.bool_] | NDArray[np.integer],
+        labels: Labels,
         groups: NDArray[np.integer],
     ) -> tuple[MatchScores, dict[str, Interval]]:
         def scores(weights: NDArray[np.floating] | None) -> MatchScores:
@@ -362,3 +350,17 @@ def _labelled_set(data: Labelled) -> LabelledPairs:
     """Labelled pairs as the one set `labelled`."""
     every = np.arange(len(data))
     return LabelledPairs(data.rows, every, data.labels, data.rows, {"labelled": every})
+
+
+def _check_counts(embeddings: tuple[Embeddings, Embeddings], expected: tuple[int, int], others: str) -> None:
+    """Check that there is one embedding for each image, and one for each of the `others` (captions or classes).
+
+    Raises:
+        ValueError: There are more or fewer.
+    """
+    counts = len(embeddings[0]), len(embeddings[1])
+    if counts != expected:
+        raise ValueError(
+            f"{counts[0]} embeddings of images and {counts[1]} of {others} for {expected[0]} images and {expected[1]} "
+            f"{others}; embed each once, in order"
+        )

@@ -67,7 +67,7 @@ class MethodScores:
         high: upper end.
         top5: top-5 accuracy.
         mean_per_class: top-1 accuracy of each class, averaged over classes.
-        pictures: number of images.
+        images: number of images.
     """
 
     method: str

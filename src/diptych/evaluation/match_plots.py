@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import require
-from diptych.evaluation.metrics.matching import BINS, calibration_error, reliability
+from diptych.evaluation.metrics.matching import BINS, Labels, calibration_error, reliability
 from diptych.runtime.quoting import plot_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Sets = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
+Sets = Mapping[str, tuple[NDArray[np.floating], Labels]]
 """Name of a set of pairs to its probabilities and labels, (pairs,) each."""
 
 _COLOURS = ("#2158c9", "#0f9d76", "#d1495b", "#7a5195")

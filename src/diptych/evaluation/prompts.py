@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,21 +186,18 @@ def evaluate_prompter(
     baselines = None
     if train is not None:
         train, _ = usable_pairs(train, max_bad_share=max_bad_share, progress=progress)
-        prompts, owner = train.flat_captions()
-        train_features = prompter.image_features.cached(train, progress=progress)[:, 0]
-        baselines = PromptBaselines(space.encode_cached(prompts, progress=progress), owner, features, train_features)
+        baselines = _baselines(prompter, train, features, progress)
         if library is None and not prompter.has_library:
-            library = PromptLibrary.of(prompts, space, progress)
+            library = PromptLibrary.of(train.flat_captions()[0], space, progress)
     predicted = prompter.predict_features(features)
     if how == "retrieve":  # needs the predicted embeddings alone
-        chosen = prompter.library if library is None else library
-        if not isinstance(chosen, PromptLibrary):
-            chosen = PromptLibrary.of(chosen, space, progress)
-        generated = [prompts[0].text for prompts in chosen.nearest(predicted)]
+        generated = _retrieved(prompter, predicted, library, progress)
     else:
-        options: dict[str, Any] = {"how": how, "library": library, "captioner": captioner, "lists": lists}
         images = [row.image for row in usable]
-        generated = [best[0].text for _, best in prompt_images(prompter, images, progress=progress, **options)]
+        prompted = prompt_images(
+            prompter, images, how=how, library=library, captioner=captioner, lists=lists, progress=progress
+        )
+        generated = [best[0].text for _, best in prompted]
     scores = evaluator({PROMPTER: predicted, GENERATED: space.encode(generated)}, baselines=baselines)
     return PromptReport(
         scores,
@@ -210,6 +206,27 @@ def evaluate_prompter(
         [generated[row] for row in evaluator.owner],
         paired_cosines(predicted, evaluator.truth, evaluator.owner),
     ), left_out
+
+
+def _baselines(prompter: Prompter, train: Pairs, features: NDArray[np.floating], progress: Progress) -> PromptBaselines:
+    """The baselines of a prompter for images with these `features`, from its training data."""
+    prompts, owner = train.flat_captions()
+    train_features = prompter.image_features.cached(train, progress=progress)[:, 0]
+    embeddings = prompter.space.encode_cached(prompts, progress=progress)
+    return PromptBaselines(embeddings, owner, features, train_features)
+
+
+def _retrieved(
+    prompter: Prompter,
+    predicted: NDArray[np.floating],
+    library: PromptLibrary | Sequence[str] | None,
+    progress: Progress,
+) -> list[str]:
+    """The prompt of the library, or of the prompter's own, that is nearest to each prediction."""
+    chosen = prompter.library if library is None else library
+    if not isinstance(chosen, PromptLibrary):
+        chosen = PromptLibrary.of(chosen, prompter.space, progress)
+    return [prompts[0].text for prompts in chosen.nearest(predicted)]
 
 
 def nearest_rows(features: NDArray[np.floating], known: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -7,16 +7,21 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.errors import ModelError, NextStep
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.truncation import TextCutWarning
 from diptych.models.unknown_words import UnknownWordsWarning
+
+ModelInputs: TypeAlias = Sequence[Image.Image] | Sequence[str]
+"""Images or texts."""
 
 _BATCH_SIZE = {"image": 8, "text": 32}
 _EXPORTED_BATCH_SIZE = 5  # differs from the above: a graph traced for one batch size fails the check
@@ -56,21 +61,23 @@ class Parity:
     rate_after: float
 
 
-def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> Parity:
+def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, inputs: ModelInputs) -> Parity:
     """Encode images or texts with both models, each with its own preprocessing; compare the embeddings and the speed.
 
     Raises:
         ModelError: the embeddings have different dimensions.
     """
-    encode: dict[str, Callable[..., NDArray[np.float32]]] = {
-        "image": lambda model, size: model.encode_images(inputs, batch_size=size),
-        "text": lambda model, size: model.encode_texts(inputs, batch_size=size),
-    }
+
+    def encode(model: DualEncoder, batch_size: int) -> NDArray[np.float32]:
+        if modality == "image":
+            return model.encode_images(cast(Sequence[Image.Image], inputs), batch_size=batch_size)
+        return model.encode_texts(cast(Sequence[str], inputs), batch_size=batch_size)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextCutWarning)  # both models truncate in the same way
         warnings.simplefilter("ignore", UnknownWordsWarning)  # and know the same words
-        old = encode[modality](before, _BATCH_SIZE[modality])  # (inputs, dim)
-        new = encode[modality](after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
+        old = encode(before, _BATCH_SIZE[modality])  # (inputs, dim)
+        new = encode(after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
     if old.shape != new.shape:
         raise ModelError(
             f"the exported {modality} tower gives embeddings of {new.shape[1]} dimensions instead of {old.shape[1]}"
@@ -106,12 +113,14 @@ def check_parity(parity: Parity, tolerance: Tolerance) -> None:
     )
 
 
-def preprocess(encoder: DualEncoder, modality: str, inputs: Sequence[Any]) -> dict[str, Any]:
+def preprocess(encoder: DualEncoder, modality: str, inputs: ModelInputs) -> Features:
     """Images or texts, according to `modality`, preprocessed by the encoder."""
-    return encoder.preprocess_images(inputs) if modality == "image" else encoder.preprocess_texts(inputs)
+    if modality == "image":
+        return encoder.preprocess_images(cast(Sequence[Image.Image], inputs))
+    return encoder.preprocess_texts(cast(Sequence[str], inputs))
 
 
-def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> tuple[float, float]:
+def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: ModelInputs) -> tuple[float, float]:
     """Inputs per second of both networks; preprocessing, which is the same for both, is not included."""
     features = preprocess(before, modality, inputs)
     with torch.inference_mode():

@@ -1,17 +1,40 @@
-"""Near-duplicate images: pairs and groups of 64-bit perceptual hashes within a small Hamming distance."""
+"""Copies of one image: candidates by 64-bit perceptual hashes, and a comparison of their pixels.
+
+A perceptual hash is no proof: all receipts of a shop, and one shirt in two colours, have nearly the same. So pairs of
+near hashes are compared at finer grain (`same_image`) before they count as copies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.errors import ConfigError
 
-DISTANCE = 4
-"""Largest Hamming distance, in bits of 64, at which two images count as near-duplicates."""
+DISTANCE = 6
+"""Largest Hamming distance, in bits of 64, at which two images may be copies. Of 350 photographs and receipts, resized
+and recompressed, none was further away; 3% were further than 4 bits."""
+MANY_DISTANCE = 4
+"""The distance among more than `MANY` images, where each bit more takes several times as long."""
+MANY = 200_000
 _MIN_SET_BITS = 8
+
+DETAIL_SIDE = 384
+"""Longer side, in pixels, at which two images are compared."""
+MIN_DETAIL_SIDE = 96
+"""Longer side below which an image shows too little to be called a smaller copy of another."""
+_BLOCK_SIDE = 16
+_MAX_RATIO = 0.03  # of the logarithms of two aspect ratios: a thumbnail of 160 pixels is rounded by half of one
+_NOISE = 150.0  # variance that compression adds to a block, in squared levels of 255
+_SMALL_SIDE = 256
+_MAX_DIFFERENCE, _MAX_SMALL_DIFFERENCE = 0.45, 0.3
+_MAX_OUTLIER, _SMALL_DIFFERENCE = 4.0, 0.08
+_MAX_CHROMA = 12.0  # levels of 255, of the mean of a block
 
 
 def near_pairs(hashes: Sequence[int] | NDArray[np.uint64], distance: int = DISTANCE) -> NDArray[np.int64]:
@@ -65,6 +88,113 @@ def connected_groups(count: int, edges: NDArray[np.int64]) -> list[list[int]]:
     for node, label in enumerate(labels.tolist()):
         groups.setdefault(label, []).append(node)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def candidate_pairs(hashes: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The pairs of images that may be copies by their hashes, (pairs, 2): i < j, sorted.
+
+    Hashes that are not `distinctive` are in no pair. The distance is `DISTANCE`, or `MANY_DISTANCE` for many images.
+    """
+    values = np.asarray(hashes, np.uint64)
+    usable = np.flatnonzero(distinctive(values))
+    return usable[near_pairs(values[usable], DISTANCE if len(values) <= MANY else MANY_DISTANCE)]
+
+
+def groups_around_first(pairs: Iterable[Sequence[int]], is_same: Callable[[int, int], bool]) -> list[list[int]]:
+    """Groups of two or more indices: the first of each, and those that are the same as the first.
+
+    Indices come in order of preference. Unlike `connected_groups`, no chain of small changes leads from one image of a
+    group to another: every member was compared with the first. `is_same` is only called for `pairs` of which neither
+    is in a group already.
+
+    Example: for the pairs (0, 1), (1, 2) and (2, 3), all the same, the groups are [0, 1] and [2, 3].
+    """
+    neighbours: dict[int, list[int]] = {}
+    for pair in pairs:
+        first, second = sorted(map(int, pair))
+        neighbours.setdefault(first, []).append(second)
+    grouped: set[int] = set()
+    groups = []
+    for first in sorted(neighbours):
+        if first in grouped:
+            continue
+        others = [other for other in sorted(neighbours[first]) if other not in grouped and is_same(first, other)]
+        if others:
+            grouped.update(others)
+            groups.append([first, *others])
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetail:
+    """What `same_image` compares of an image.
+
+    `size` is that of the image in pixels, `grid` the number of columns and rows of 16 x 16 pixels into which it is
+    divided, `light` the brightness at that size, and `colours` the image in YCbCr at a quarter of it.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    light: Image.Image
+    colours: Image.Image
+
+    def blocks(self, grid: tuple[int, int]) -> NDArray[np.float32]:
+        """The brightness of each block of a grid, (rows, columns, pixels)."""
+        columns, rows = grid
+        light = self.light
+        if grid != self.grid:
+            size = columns * _BLOCK_SIDE, rows * _BLOCK_SIDE
+            light = light.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        values = np.asarray(light, np.float32).reshape(rows, _BLOCK_SIDE, columns, _BLOCK_SIDE)
+        return values.swapaxes(1, 2).reshape(rows, columns, _BLOCK_SIDE**2)
+
+    def chroma(self, grid: tuple[int, int]) -> NDArray[np.int16]:
+        """The mean colour of each block of a grid, (rows, columns, 2)."""
+        return np.asarray(self.colours.resize(grid, Image.Resampling.BOX), np.int16)[..., 1:]
+
+
+def image_detail(image: Image.Image) -> ImageDetail:
+    """What is compared of an image: its longer side is reduced to `DETAIL_SIDE` pixels, and both to whole blocks."""
+    scale = min(1.0, DETAIL_SIDE / max(image.size))
+    columns, rows = (max(1, round(side * scale / _BLOCK_SIDE)) for side in image.size)
+    size = columns * _BLOCK_SIDE, rows * _BLOCK_SIDE
+    small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("YCbCr")
+    return ImageDetail(image.size, (columns, rows), small.getchannel(0), small.reduce(4))
+
+
+def same_image(first: ImageDetail, second: ImageDetail) -> bool:
+    """Whether two images show the same, but for their size and compression.
+
+    Both are brought to the size of the smaller one. In each block of 16 x 16 pixels, the mean squared difference of
+    brightness is divided by the mean variance of the two blocks: 0 for equal blocks, about 2 for unrelated ones. The
+    images differ if a block exceeds 0.45 (0.3 below 256 pixels), or four times what nine tenths of the blocks with any
+    structure have (one amount of a receipt), or if the mean colour of a block differs by more than 12 levels. Images
+    of other proportions are not the same, nor is an image of less than 96 pixels a copy of a larger one.
+
+    The limits lie between 140 photographs, receipts and forms at half the size, at 160 pixels and at JPEG quality 30
+    (differences up to 0.40) and pairs of different receipts and forms (from 0.46 at 160 pixels, 1.04 at full size).
+    """
+    too_small = first.size != second.size and min(max(first.size), max(second.size)) < MIN_DETAIL_SIDE
+    if too_small or not _same_shape(first.size, second.size):
+        return False
+    grid = min(first.grid, second.grid, key=max)
+    if np.abs(first.chroma(grid) - second.chroma(grid)).max() > _MAX_CHROMA:
+        return False
+    light, other_light = first.blocks(grid), second.blocks(grid)
+    structure = (light.var(2) + other_light.var(2)) / 2
+    differences = np.square(light - other_light).mean(2) / (structure + _NOISE)
+    largest = float(differences.max())
+    if largest <= _SMALL_DIFFERENCE:
+        return True
+    usual = differences[structure > _NOISE]
+    outlier = largest / (float(np.percentile(usual, 90)) + 0.02) if usual.size else math.inf
+    limit = _MAX_DIFFERENCE if max(grid) * _BLOCK_SIDE >= _SMALL_SIDE else _MAX_SMALL_DIFFERENCE
+    return largest <= limit and outlier <= _MAX_OUTLIER
+
+
+def _same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    ratio = math.log(first[0] * second[1] / (first[1] * second[0]))
+    return abs(ratio) <= max(_MAX_RATIO, 1 / min(*first, *second))
 
 
 def distinctive(hashes: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.bool_]:

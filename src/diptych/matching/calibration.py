@@ -145,8 +145,8 @@ def _knots(sums: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> tuple[t
     if len(bins) < 2 or not (np.diff(x) > 1e-6).all():
         return ()
     mass = np.array([balance[part].sum() for part in bins])
-    one = balance.mean()  # one more pair, half of it a match, keeps shares off 0 and 1
-    share = np.array([(balance[part] * labels[part]).sum() + one / 2 for part in bins]) / (mass + one)
+    extra = balance.mean()  # one more pair, half of it a match, keeps shares off 0 and 1
+    share = np.array([(balance[part] * labels[part]).sum() + extra / 2 for part in bins]) / (mass + extra)
     rising = IsotonicRegression().fit_transform(np.arange(len(bins)), share, sample_weight=mass)
     y = np.log(rising / (1 - rising))
     steps = np.maximum(np.diff(y), _MIN_SLOPE * np.diff(x))

@@ -6,7 +6,6 @@ every image with every text (`grid`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -204,5 +203,5 @@ def _attended_cosines(cosines: Tensor, sharpness: Tensor, keys: Tensor, padding:
     return (attention * cosines).sum(-1) / norm
 
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"pair": PairHead, "cross": CrossHead}
+HEADS: dict[str, type[PairHead | CrossHead]] = {"pair": PairHead, "cross": CrossHead}
 """Trainable heads by name, the most accurate last."""

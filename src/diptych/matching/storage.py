@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diptych.errors import ModelError, did_you_mean
@@ -17,8 +16,8 @@ from diptych.matching.heads import HEADS, CosineHead, Side
 from diptych.matching.hubness import Banks
 from diptych.models import dual_encoder
 from diptych.models.checkpoints import (
-    METADATA,
     HeadSettings,
+    add_part,
     loading,
     model_directory,
     read_metadata,
@@ -27,6 +26,7 @@ from diptych.models.checkpoints import (
 )
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.heads import Features
+from diptych.models.weights import read_weights, save_weights
 
 WEIGHTS = "matcher.safetensors"
 
@@ -68,14 +68,12 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         ModelError: There is no dual encoder in the directory.
     """
     path = Path(path)
-    if not (path / METADATA).exists():
-        raise ModelError(f"'{path}' holds no dual encoder to add a matcher to; save the encoder there first")
+    metadata = add_part(path, "matcher")
     banks = next((matcher.banks for matcher in matchers if matcher.banks), None)
     weights = {
         f"{matcher.name}.{name}": tensor for matcher in matchers for name, tensor in matcher.head.state_dict().items()
     }
     weights |= {f"bank.{name}": tensor for name, tensor in (banks.state_dict().items() if banks else ())}
-    saved = {name: (tensor.half() if half else tensor).contiguous() for name, tensor in weights.items()}
     section = {
         matcher.name: {
             "settings": matcher.settings,
@@ -84,8 +82,8 @@ def save_matchers(matchers: Sequence[StoredMatcher], path: str | Path, *, half: 
         }
         for matcher in matchers
     }
-    save_file(saved, path / WEIGHTS, metadata={"format": "pt"})
-    write_metadata(path, {**read_metadata(path), "kind": "matcher", "matcher": section})
+    save_weights(path / WEIGHTS, weights, half=half)
+    write_metadata(path, {**metadata, "kind": "matcher", "matcher": section})
 
 
 def heads_of(name: str | Path) -> list[str]:
@@ -107,7 +105,7 @@ def read_matcher(name: str | Path, head: str | None = None, device: str = "auto"
     dual = dual_encoder.load(name, device)
     with loading(f"matcher '{name}'"):
         section = read_metadata(path)["matcher"][chosen]
-        weights = {key: value.float() for key, value in load_file(path / WEIGHTS).items()}
+        weights = read_weights(path / WEIGHTS)
         module = CosineHead() if chosen == "cosine" else HEADS[chosen](**section["settings"])
         own = {key: value for key, value in weights.items() if key.startswith(f"{chosen}.")}
         module.load_state_dict({key.removeprefix(f"{chosen}."): value for key, value in own.items()})

@@ -57,20 +57,10 @@ def build(
         ConfigError: The projection is unknown, or captions are missing.
     """
     image = towers.image_tower(
-        image_tower,
-        pretrained=pretrained,
-        image_size=image_size,
-        crop=crop,
-        pooling=image_pooling,
-        arguments=image_arguments,
+        image_tower, pretrained, image_size=image_size, crop=crop, pooling=image_pooling, arguments=image_arguments
     )
     text = towers.text_tower(
-        text_tower,
-        pretrained=pretrained,
-        pooling=text_pooling,
-        max_length=max_length,
-        arguments=text_arguments,
-        captions=captions,
+        text_tower, pretrained, pooling=text_pooling, max_length=max_length, arguments=text_arguments, captions=captions
     )
     routes = {
         modality: [*tower, *heads.projection_head(projection, towers.width_of(tower), dim, dropout)]

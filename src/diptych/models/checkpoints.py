@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from diptych.errors import ModelError
+from diptych.models.hub_access import quick_offline
 from diptych.models.safety import is_checked, refuse_config
 from diptych.runtime.atomic import in_place, write_text
 
@@ -96,6 +97,17 @@ def read_metadata(folder: Path) -> Metadata:
     return metadata
 
 
+def add_part(folder: Path, part: str) -> Metadata:
+    """The metadata of a dual encoder's directory, to which a part such as a matcher is added.
+
+    Raises:
+        ModelError: There is no dual encoder in the directory.
+    """
+    if not (folder / METADATA).exists():
+        raise ModelError(f"'{folder}' holds no dual encoder to add a {part} to; save the encoder there first")
+    return read_metadata(folder)
+
+
 def write_metadata(folder: Path, metadata: Metadata) -> None:
     """Write a model directory's `diptych.json` atomically."""
     write_text(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
@@ -136,8 +148,9 @@ def fetched_directory(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:  # the last: not a valid repository name
+        with quick_offline(name):
+            return Path(snapshot_download(name, allow_patterns=list(FETCHED)))
+    except (OSError, HfHubHTTPError, HFValidationError, ModelError) as error:  # HFValidationError: not a valid name
         raise ModelError(
             f"cannot fetch '{name}' from the hub: {str(error).splitlines()[0]}; check the name and the network, "
             "or pass a local directory"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -135,7 +135,7 @@ class DualEncoder(TwoTowers, Pretrained):
         self.save(path, self.metadata, self.readme)
 
     @quiet()
-    def save(self, path: str | Path, metadata: Metadata | None = None, readme: str | None = None) -> None:
+    def save(self, path: str | Path, metadata: Mapping[str, object] | None = None, readme: str | None = None) -> None:
         """Write the model with other metadata than it was loaded with; recipes publish their models by it.
 
         Args:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module, Router
+from sentence_transformers.base.modules import Router
+from torch import nn
 
 from diptych.models.checkpoints import files_in, loading, refuse_unsafe
 from diptych.models.safety import module_class, module_types
@@ -50,7 +51,7 @@ def load_modules(path: Path, what: str, device: str = "auto") -> SentenceTransfo
     return model
 
 
-def _modules(path: Path) -> tuple[list[Module], dict[str, list[str]]]:
+def _modules(path: Path) -> tuple[list[nn.Module], dict[str, list[str]]]:
     """The modules in `modules.json`, and the arguments of `encode` that each accepts, by its position."""
     classes = {
         name: module_class(name)
@@ -58,11 +59,11 @@ def _modules(path: Path) -> tuple[list[Module], dict[str, list[str]]]:
         if file.name.lower() in ("modules.json", "router_config.json", "config.json")
         for name in module_types(file)
     }
-    modules: list[Module] = []
+    modules: list[nn.Module] = []
     kwargs = {}
     for entry in json.loads((path / "modules.json").read_text("utf-8")):
         kind = classes[entry["type"]]
-        known = {"module_classes": classes} if issubclass(kind, Router) else {}
+        known: Arguments = {"module_classes": classes} if issubclass(kind, Router) else {}
         kwargs[str(len(modules))] = entry.get("kwargs", [])
         modules.append(
             kind.load(str(path), subfolder=entry["path"], model_kwargs={"use_safetensors": True}, **LOCAL, **known)

@@ -73,6 +73,7 @@ _NOTES = frozenset(
         *("_name_or_path", "name_or_path", "special_tokens_map_file", "transformers_version", "__version__"),
         *("_commit_hash", "hf_hub_id", "url", "origin_url", "license", "paper_ids", "paper_name", "notes", "tag"),
         *("description", "requirements", "framework", "diffusers_version", "hf_hub_filename"),
+        *("first_conv", "classifier"),  # timm: names of layers, such as `patch_embed.proj` of every ViT
     }
 )
 _TEXTS = frozenset(

@@ -10,16 +10,19 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.modules import Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
 
 from diptych.errors import ConfigError, ModelError, did_you_mean, require
 from diptych.models.bundled import PYPI_IMAGE_TOWERS, PYPI_TEXT_TOWERS, packaged_model
 from diptych.models.checkpoints import fetched_directory, refuse_unsafe
 from diptych.models.heads import EMBEDDING
+from diptych.models.hub_access import quick_offline
 from diptych.models.loading import LOCAL, WEIGHTS, Arguments
 from diptych.runtime.quiet import quiet
 
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
 def image_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     image_size: int | None = None,
     crop: str | None = None,
     pooling: str | None = None,
@@ -57,40 +60,50 @@ def image_tower(
         refuse_unsafe(Path(name))
         return _image_transformer(name, pooling)
     if name.startswith("timm/"):
-        timm = require("timm", "train")
-        try:
-            if not timm.is_model(name.removeprefix("timm/")):  # a source such as `hf-hub:`
-                raise ValueError(
-                    "timm has no such model of its own; give the hub name of another model without 'timm/'"
-                )
-            network = timm.create_model(
-                name.removeprefix("timm/"), pretrained=pretrained, num_classes=0, **(arguments or {})
-            )
-        except (RuntimeError, OSError, ValueError) as error:
-            raise ModelError(_no_tower(name, pretrained, error)) from error
-        return _timm_tower(network, image_size, crop, arguments)
-    from transformers import AutoImageProcessor, AutoModel
-
+        return _timm_tower(_timm_network(name, pretrained, arguments or {}), image_size, crop, arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if pretrained:
-                path = _fetched(name)
-                AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
-                AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
-            else:
-                config = config_alone(name, arguments)
-                with quiet():
-                    AutoModel.from_config(config).save_pretrained(folder)
-                default_image_processor(config, image_size).save_pretrained(folder)
+            _write_image_transformer(folder, name, pretrained, image_size, arguments)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(_no_tower(name, pretrained, error)) from error
         return _image_transformer(folder, pooling)
 
 
+def _timm_network(name: str, pretrained: bool, arguments: Arguments) -> nn.Module:
+    """A network of timm, `timm/NAME`, without its classifier."""
+    timm = require("timm", "train")
+    own_name = name.removeprefix("timm/")
+    try:
+        if not timm.is_model(own_name):  # a source such as `hf-hub:`
+            raise ValueError("timm has no such model of its own; give the hub name of another model without 'timm/'")
+        with quick_offline(name) if pretrained else nullcontext():
+            network: nn.Module = timm.create_model(own_name, pretrained=pretrained, num_classes=0, **arguments)
+    except (RuntimeError, OSError, ValueError, ModelError) as error:
+        raise ModelError(_no_tower(name, pretrained, error)) from error
+    return network
+
+
+def _write_image_transformer(
+    folder: str, name: str, pretrained: bool, image_size: int | None, arguments: Arguments | None
+) -> None:
+    """Write an image model of transformers with its preprocessing: downloaded, or with random weights."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    if pretrained:
+        path = _fetched(name)
+        AutoModel.from_pretrained(path, **WEIGHTS).save_pretrained(folder)
+        AutoImageProcessor.from_pretrained(path, **LOCAL).save_pretrained(folder)
+        return
+    config = config_alone(name, arguments)
+    with quiet():
+        AutoModel.from_config(config).save_pretrained(folder)
+    default_image_processor(config, image_size).save_pretrained(folder)
+
+
 def text_tower(
     name: str,
-    *,
     pretrained: bool = True,
+    *,
     pooling: str = "mean",
     max_length: int | None = 64,
     arguments: Arguments | None = None,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from safetensors.torch import load_file, save_file
-from sentence_transformers.base.modules import Module
 from torch import nn
 
 from diptych.errors import ModelError
@@ -30,6 +28,7 @@ from diptych.models.checkpoints import (
 )
 from diptych.models.cosine import normalize
 from diptych.models.loading import load_modules
+from diptych.models.weights import read_weights, save_weights
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.head import PromptHead
 from diptych.prompting.library import PromptLibrary
@@ -71,7 +70,7 @@ class PrompterParts:
 
 
 def save_prompter(
-    prompter: StoredPrompter, path: str | Path, *, half: bool = False, metadata: Metadata | None = None
+    prompter: StoredPrompter, path: str | Path, *, half: bool = False, metadata: Mapping[str, object] | None = None
 ) -> None:
     """Save a prompter to a directory: `prompter.safetensors`, and its settings in `diptych.json`.
 
@@ -88,10 +87,7 @@ def save_prompter(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     model_metadata = read_metadata(path) or {"kind": _KEY}
-    weights = {
-        name: (tensor.half() if half else tensor).contiguous() for name, tensor in prompter.head.state_dict().items()
-    }
-    save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    save_weights(path / WEIGHTS, prompter.head.state_dict(), half=half)
     if model_metadata["kind"] == _KEY:
         with quiet():
             prompter.image_features.model.save_pretrained(
@@ -113,8 +109,7 @@ def save_library(library: PromptLibrary, path: str | Path) -> None:
 
     folder = Path(path) / _LIBRARY
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"vectors": torch.from_numpy(library.embeddings).half().contiguous()}
-    save_file(tensors, folder / "vectors.safetensors", metadata={"format": "pt"})
+    save_weights(folder / "vectors.safetensors", {"vectors": torch.from_numpy(library.embeddings)}, half=True)
     write_text(folder / "prompts.json", json.dumps(library.texts, ensure_ascii=False))
 
 
@@ -133,7 +128,7 @@ def read_prompter(name: str | Path, device: str = "auto") -> PrompterParts:
         images = _images(name, path, device)
         text_encoder = {key: own["text_encoder"][key] for key in ("name", "identity")}
         head = PromptHead(**own["settings"])
-        head.load_state_dict({key: value.float() for key, value in load_file(path / WEIGHTS).items()})
+        head.load_state_dict(read_weights(path / WEIGHTS))
     return PrompterParts(
         images,
         head,
@@ -157,7 +152,7 @@ def _images(name: str | Path, path: Path, device: str) -> ImageFeatures:
     tower = path / _TOWER
     if not tower.is_dir():
         return ImageFeatures.of_encoder(dual.load(name, device))
-    modules: list[Module] = list(load_modules(tower, f"prompter '{name}'", device))
+    modules: list[Any] = list(load_modules(tower, f"prompter '{name}'", device))
     return ImageFeatures.of_tower(modules, device)
 
 
@@ -186,7 +181,7 @@ def _is_packaged(name: object) -> bool:
 def _library(path: Path) -> PromptLibrary:
     with loading(f"the prompt library of '{path}'"):
         texts = json.loads((path / _LIBRARY / "prompts.json").read_text("utf-8"))
-        embeddings = load_file(path / _LIBRARY / "vectors.safetensors")["vectors"].float().numpy()
+        embeddings = read_weights(path / _LIBRARY / "vectors.safetensors")["vectors"].numpy()
         return PromptLibrary(texts, normalize(embeddings))
 
 

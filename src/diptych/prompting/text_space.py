@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 
 from diptych.errors import ModelError
 from diptych.models.bundled import PYPI_TEXT_TOWERS, packaged_model
@@ -19,6 +20,7 @@ from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.loading import load_modules
 from diptych.models.modalities import checked_texts, inputs_to_encode
+from diptych.models.unknown_words import unknown_to
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
@@ -51,6 +53,16 @@ class TextSpace:
             inputs, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
         )
         return embeddings.reshape(len(inputs), self.dim)
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the encoder knows no word, in order: their embeddings say nothing about them.
+
+        Raises:
+            ConfigError: an item is not a string.
+        """
+        first: Any = self.model[0]
+        trunk = first.sub_modules["text"][0] if isinstance(first, Router) else first
+        return unknown_to(trunk, checked_texts(texts))
 
     def encode_cached(
         self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding"

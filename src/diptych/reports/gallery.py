@@ -26,7 +26,14 @@ PAGE_SUFFIXES = (".html", ".htm")
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """An image by its path in an index, with a heading, a text and a note below it; all but the path may be empty."""
+    """An image with words below it; all but the path may be empty.
+
+    Attributes:
+        path: Its path in an index.
+        heading: The name of the image.
+        text: Its caption.
+        note: Details, smaller.
+    """
 
     path: str
     heading: str = ""
@@ -44,7 +51,13 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The content of a gallery: a title, a sentence below it, and sections."""
+    """The content of a gallery.
+
+    Attributes:
+        title: The heading of the page.
+        note: A sentence below the title.
+        sections: Groups of cards, in order.
+    """
 
     title: str
     note: str

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import from_text, path_id, texts_of, to_text
 from diptych.images.roots import Roots, expand_home
-from diptych.search.copies import copy_groups
+from diptych.search.copies import copy_groups, only_first, pixel_comparison
 from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
 from diptych.search.filters import Filters, both
 from diptych.search.layout import damaged, first_line
@@ -109,7 +109,7 @@ def search(
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
-    hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, fold)
+    hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, index.readable if fold else None)
     if rerank:
         matcher = matcher or index.matcher
         hits = rerank_hits(hits, text_to_match(query), matcher, rerank, index.readable, index.model_lock)
@@ -175,9 +175,17 @@ def _describe(cutoff: Cutoff, keep: float, model: str) -> str:
 
 
 def _hits(
-    store: Store, embedding: NDArray[np.float32], condition: str | None, gate: _Gate, needed: int, fold: bool
+    store: Store,
+    embedding: NDArray[np.float32],
+    condition: str | None,
+    gate: _Gate,
+    needed: int,
+    readable: Roots | None,
 ) -> tuple[list[Hit], bool, Hit | None]:
-    """At least `needed` hits if there are so many, whether there may be more, and the nearest image."""
+    """At least `needed` hits if there are so many, whether there may be more, and the nearest image.
+
+    Copies are folded unless `readable`, the folders in which they may be read and compared, is None.
+    """
     count = max(_FIRST, 2 * needed)
     while True:
         count = min(count, 2 * MAX_RANK)
@@ -187,18 +195,29 @@ def _hits(
         passed = np.arange(table.num_rows) if evidence is None else np.flatnonzero(evidence >= gate.least)
         # Evidence falls with the rank: where the second half of the rows has no hit, no later row is one.
         ended = table.num_rows < count or not (passed >= count // 2).any()
-        hits = _as_hits(table.take(passed), embeddings[passed], None if evidence is None else evidence[passed], fold)
+        hits = _as_hits(
+            table.take(passed), embeddings[passed], None if evidence is None else evidence[passed], readable
+        )
         if ended or len(hits) >= needed or count >= 2 * MAX_RANK:
-            first = _as_hits(table.slice(0, 1), embeddings[:1], None if evidence is None else evidence[:1], False)
+            first = _as_hits(table.slice(0, 1), embeddings[:1], None if evidence is None else evidence[:1], None)
             return hits, not ended, first[0] if first else None
         count *= 4
 
 
 def _as_hits(
-    table: pa.Table, embeddings: NDArray[np.float32], evidence: NDArray[np.floating] | None, fold: bool
+    table: pa.Table,
+    embeddings: NDArray[np.float32],
+    evidence: NDArray[np.floating] | None,
+    readable: Roots | None,
+    needed: int = MAX_RANK,
 ) -> list[Hit]:
+    """The rows as hits, with copies folded among the first `needed` hits unless `readable` is None."""
     rows = table.select([name for name in table.column_names if name != "vector"]).to_pylist()
-    groups = copy_groups([r["hash"] for r in rows], [r["phash"] for r in rows], embeddings) if fold else []
+    groups: list[list[int]] = []
+    if readable is not None:
+        contents = [row["hash"] for row in rows]
+        is_same = only_first(pixel_comparison([row["path"] for row in rows], contents, readable), needed, contents)
+        groups = copy_groups(contents, [row["phash"] for row in rows], embeddings, is_same)
     copies = {group[0]: tuple(rows[place]["path"] for place in group[1:]) for group in groups}
     folded = {place for group in groups for place in group[1:]}
     return [

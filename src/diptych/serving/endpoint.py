@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
@@ -18,6 +18,10 @@ from diptych.images.decode import decode
 
 if TYPE_CHECKING:
     from diptych.serving.parameters import Method
+
+
+Rows = list[list[float]]
+"""Unit embeddings: (inputs, dim)."""
 
 
 class Endpoint:
@@ -39,7 +43,7 @@ class Endpoint:
 
         self.service = Service(Path(path) / MODEL)
 
-    def __call__(self, data: dict[str, Any]) -> Any:
+    def __call__(self, data: Mapping[str, object]) -> object:
         """The response to a request, made of lists, dictionaries, numbers and strings.
 
         Raises:
@@ -62,40 +66,40 @@ class Endpoint:
             raise ConfigError(f"parameters of task '{task}': {error}") from error
         return _TASKS[task](self, inputs, **settings)
 
-    def embed(self, inputs: Any) -> Any:
+    def embed(self, inputs: object) -> Rows | dict[str, Rows]:
         """Unit embeddings: one for each text; with `texts` and `images`, both lists by name."""
         if isinstance(inputs, dict):
             images = [_image(value) for value in _list(inputs.get("images", []), "images")]
             embeddings = self.service.embed(images, _texts(inputs.get("texts", []), "texts"))
-            return {"texts": embeddings.text_vectors.tolist(), "images": embeddings.image_vectors.tolist()}
+            return {"texts": embeddings.text_embeddings.tolist(), "images": embeddings.image_embeddings.tolist()}
         if _is_image(inputs):
-            return self.service.embed([_image(inputs)]).image_vectors.tolist()
+            return self.service.embed([_image(inputs)]).image_embeddings.tolist()
         return self.service.embed(
             texts=_texts([inputs] if isinstance(inputs, str) else inputs, "inputs")
-        ).text_vectors.tolist()
+        ).text_embeddings.tolist()
 
     def classify(
-        self, inputs: Any, *, candidate_labels: Any, hypothesis_template: str = "This is a photo of {}."
-    ) -> list[dict[str, Any]]:
+        self, inputs: object, *, candidate_labels: object, hypothesis_template: str = "This is a photo of {}."
+    ) -> list[dict[str, object]]:
         """Labels with their probabilities, which sum to 1, best first."""
         from diptych.captioning.candidates import rank_candidates
 
-        labels = candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
-        labels = [label.strip() for label in _texts(labels, "candidate_labels")]
+        named = candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
+        labels = [label.strip() for label in _texts(named, "candidate_labels")]
         with self.service.loaded.using("encoder") as encoder:
             ranked = rank_candidates([_image(inputs)], labels, encoder, templates=(hypothesis_template,))
         return [{"label": candidate.text, "score": candidate.probability} for candidate in ranked[0]]
 
     def caption(
         self,
-        inputs: Any,
+        inputs: object,
         *,
         count: int = 1,
         method: Method = "beam",
         beams: int = 3,
         prefix: str = "",
         max_tokens: int = 30,
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Captions of the image, best first: `count`, `beams` from 1 to 16, `max_tokens` from 1 to 128."""
         for name, value, limit in (("count", count, 16), ("beams", beams, 16), ("max_tokens", max_tokens, 128)):
             if not isinstance(value, int) or not 1 <= value <= limit:
@@ -110,14 +114,14 @@ class Endpoint:
         )
         return [{"generated_text": caption["text"], **caption} for caption in map(asdict, captioned.alternatives)]
 
-    def match(self, inputs: Any, *, texts: Any, prior: float | None = None) -> list[dict[str, Any]]:
+    def match(self, inputs: object, *, texts: object, prior: float | None = None) -> list[dict[str, object]]:
         """P(match) of the image and each text, in the order of the request."""
-        texts = _texts([texts] if isinstance(texts, str) else texts, "texts")
-        probabilities = self.service.match(_image(inputs), texts, prior=prior)
-        return [{"text": text, "probability": p} for text, p in zip(texts, probabilities, strict=True)]
+        checked = _texts([texts] if isinstance(texts, str) else texts, "texts")
+        probabilities = self.service.match(_image(inputs), checked, prior=prior)
+        return [{"text": text, "probability": p} for text, p in zip(checked, probabilities, strict=True)]
 
 
-_TASKS: dict[str, Callable[..., Any]] = {
+_TASKS: dict[str, Callable[..., object]] = {
     "embed": Endpoint.embed,
     "classify": Endpoint.classify,
     "caption": Endpoint.caption,
@@ -125,7 +129,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _default_task(inputs: Any, parameters: dict[str, Any]) -> str:
+def _default_task(inputs: object, parameters: Mapping[str, object]) -> str:
     if "candidate_labels" in parameters:
         return "classify"
     if "texts" in parameters:
@@ -133,14 +137,14 @@ def _default_task(inputs: Any, parameters: dict[str, Any]) -> str:
     return "caption" if _is_image(inputs) else "embed"
 
 
-def _is_image(inputs: Any) -> bool:
+def _is_image(inputs: object) -> bool:
     """Whether the inputs are certainly an image; bare base64 may be a text."""
     if isinstance(inputs, str):
         return inputs.startswith("data:image/")
     return isinstance(inputs, Image.Image | bytes)
 
 
-def _list(values: Any, name: str) -> Sequence[Any]:
+def _list(values: object, name: str) -> Sequence[object]:
     if not isinstance(values, list | tuple):
         raise ConfigError(f'"{name}" is a {type(values).__name__}; it must be a list')
     if len(values) > MAX_INPUTS:
@@ -148,14 +152,15 @@ def _list(values: Any, name: str) -> Sequence[Any]:
     return values
 
 
-def _texts(values: Any, name: str) -> list[str]:
-    texts = list(_list(values, name))
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+def _texts(values: object, name: str) -> list[str]:
+    listed = _list(values, name)
+    texts = [text for text in listed if isinstance(text, str) and text.strip()]
+    if len(texts) < len(listed):
         raise ConfigError(f'"{name}" must be strings that are not empty')
     return texts
 
 
-def _image(value: Any) -> Image.Image:
+def _image(value: object) -> Image.Image:
     """An image of a request, upright and in RGB."""
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value).convert("RGB")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 
 from diptych.errors import ModelError, NextStep
 from diptych.models.checkpoints import model_directory, read_metadata
@@ -35,7 +35,7 @@ class LoadedModels:
 
     def __init__(self, names: Mapping[Kind, str | Path | Model | None], device: str = "auto") -> None:
         self.names, self.device = dict(names), device
-        self._models: dict[Kind, Any] = {}
+        self._models: dict[Kind, Model] = {}
         self._loading = {kind: threading.Lock() for kind in KINDS}
         towers = threading.RLock()  # a matcher that comes with the encoder runs the same towers
         self._in_use = {kind: towers if kind in ("encoder", "matcher") else threading.RLock() for kind in KINDS}
@@ -85,8 +85,7 @@ class LoadedModels:
         with self._loading[kind]:
             if kind not in self._models:
                 self._models[kind] = self._load(kind)
-            model: Model = self._models[kind]
-            return model
+            return self._models[kind]
 
     def lock(self, kind: Kind) -> AbstractContextManager[object]:
         """The reentrant lock that a thread holds while it runs the model of a kind."""
@@ -107,7 +106,7 @@ class LoadedModels:
         with self._in_use[kind]:
             yield model
 
-    def _load(self, kind: Kind) -> Any:
+    def _load(self, kind: Kind) -> Model:
         name = self.names.get(kind)
         if name is not None and not isinstance(name, str | Path):
             return name
@@ -117,10 +116,12 @@ class LoadedModels:
                 f"with `diptych train {_RECIPES[kind]}`",
                 steps=[NextStep("name one", kind)],
             )
-        model = _LOADERS[kind](name if name is not None else self.names["encoder"], self.device)
+        path = cast("str | Path", name if name is not None else self.names["encoder"])  # a model in memory has no parts
         if kind == "matcher" and name is None:
-            model.encoder = self.get("encoder")  # share the weights
-        return model
+            matcher = _load_matcher(path, self.device)
+            matcher.encoder = self.get("encoder")  # share the weights
+            return matcher
+        return _LOADERS[kind](path, self.device)
 
 
 def _load_encoder(name: str | Path, device: str) -> DualEncoder:
@@ -147,7 +148,7 @@ def _load_prompter(name: str | Path, device: str) -> Prompter:
     return load_prompter(name, device=device)
 
 
-_LOADERS: dict[Kind, Any] = {
+_LOADERS: dict[Kind, Callable[[str | Path, str], Model]] = {
     "encoder": _load_encoder,
     "captioner": _load_captioner,
     "matcher": _load_matcher,

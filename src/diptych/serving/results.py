@@ -13,22 +13,30 @@ Kind = Literal["encoder", "captioner", "matcher", "prompter"]
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Unit embeddings, float32: `image_vectors` (images, dim) and `text_vectors` (texts, dim), in one space."""
+    """Unit embeddings of images and texts in one space.
 
-    image_vectors: NDArray[np.float32]
-    text_vectors: NDArray[np.float32]
+    Attributes:
+        image_embeddings: (images, dim) float32.
+        text_embeddings: (texts, dim) float32.
+    """
+
+    image_embeddings: NDArray[np.float32]
+    text_embeddings: NDArray[np.float32]
 
     @property
     def similarity(self) -> NDArray[np.float32]:
         """The cosine of each image and each text: (images, texts), in [-1, 1]."""
-        return self.image_vectors @ self.text_vectors.T
+        return self.image_embeddings @ self.text_embeddings.T
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A generated caption: `score` is its mean log-probability per token, at most 0.
+    """A generated caption.
 
-    `confidence` is the matcher's P(match) in [0, 1]; None without a matcher.
+    Attributes:
+        text: The caption.
+        score: Its mean log-probability per token, at most 0.
+        confidence: The matcher's P(match), in [0, 1]; None without a matcher.
     """
 
     text: str
@@ -38,7 +46,13 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class RankedCandidate:
-    """A candidate caption: its cosine with the image, and its probability among all candidates, which sum to 1."""
+    """A candidate caption.
+
+    Attributes:
+        text: The caption.
+        similarity: Its cosine with the image, in [-1, 1].
+        probability: Its probability among all candidates, which sum to 1.
+    """
 
     text: str
     similarity: float
@@ -47,7 +61,12 @@ class RankedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPrompt:
-    """A prompt: `score` is the cosine of its embedding and the embedding predicted for the image, in [-1, 1]."""
+    """A prompt for an image.
+
+    Attributes:
+        text: The prompt.
+        score: The cosine of its embedding and the embedding predicted for the image, in [-1, 1].
+    """
 
     text: str
     score: float
@@ -55,9 +74,13 @@ class GeneratedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """The best caption of an image, all generated captions (`alternatives`, best first), and the ranked candidates.
+    """The captions of an image.
 
-    `confidence` is the matcher's P(match) of image and best caption, in [0, 1]; None without a matcher.
+    Attributes:
+        best: The best generated caption.
+        confidence: The matcher's P(match) of image and best caption, in [0, 1]; None without a matcher.
+        alternatives: All generated captions, best first.
+        candidates: The given candidates, best first.
     """
 
     best: str
@@ -68,7 +91,14 @@ class CaptionedImage:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A model of a service: its kind and name, whether the service has one of this kind, and whether it is loaded."""
+    """A model of a service.
+
+    Attributes:
+        kind: What it is.
+        name: Its name or path.
+        available: Whether the service has a model of this kind.
+        loaded: Whether it has been loaded.
+    """
 
     kind: Kind
     name: str
@@ -78,7 +108,12 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class AddProgress:
-    """A folder that is being added to the index, and the number of files processed so far."""
+    """A folder that is being added to the index.
+
+    Attributes:
+        path: The folder.
+        seen: How many files have been processed so far.
+    """
 
     path: str
     seen: int
@@ -88,9 +123,12 @@ class AddProgress:
 class IndexStatus:
     """The index of a service.
 
-    `index` is its folder, None without an index. `model` is the model that made it, or would. `images` counts the
-    indexed images. `roots` are the folders that may be added; None allows every folder. `adding` is the folder being
-    added now; None when idle.
+    Attributes:
+        index: Its folder; None without an index.
+        model: The model that made it, or would.
+        images: How many images it has.
+        roots: The folders that may be added; None allows every folder.
+        adding: The folder being added now; None when idle.
     """
 
     index: str | None

@@ -1,19 +1,49 @@
-"""LoRA adapters for the attention layers of a tower (Hu et al. 2021), by peft."""
+"""LoRA adapters for the attention layers of a tower (Hu et al. 2021), as parametrizations of their weights.
+
+A parametrized weight is `W + 2 B A` wherever it is read. PyTorch's `nn.MultiheadAttention` (in open_clip) and the
+attention pooling of CLIP's ResNets read the weights of their projections instead of calling them, so that an adapter
+around the projection, as in peft, would have no effect there.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from diptych.errors import ConfigError, require
+from diptych.errors import ConfigError
 from diptych.models.dual_encoder import DualEncoder
 
-# The attention projections of the architectures in transformers and timm.
-ATTENTION = r".*\.(q_proj|k_proj|v_proj|out_proj|q_lin|k_lin|v_lin|out_lin|query|key|value|qkv)"
-IN_CLIP = {"image": "vision_model", "text": "text_model"}
+# The attention projections of the architectures in transformers, timm and open_clip.
+_PROJECTIONS = {
+    *("q_proj", "k_proj", "v_proj", "out_proj", "q_lin", "k_lin", "v_lin", "out_lin", "query", "key", "value", "qkv")
+}
+_FUSED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of nn.MultiheadAttention
+_IN_CLIP = {"image": "vision_model", "text": "text_model"}
+_SCALE = 2.0  # alpha / rank
+
+
+class LowRank(nn.Module):
+    """A parametrization that adds a product of two low-rank matrices to a weight matrix; zero at the start.
+
+    Args:
+        weight: the matrix, (outputs, inputs).
+        rank: rank of the product.
+    """
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        self.lora_a = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.lora_b = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The adapted matrix, (outputs, inputs)."""
+        return weight + _SCALE * (self.lora_b @ self.lora_a)
 
 
 def add_lora(model: DualEncoder, rank: int, modalities: Sequence[str]) -> None:
@@ -27,23 +57,30 @@ def add_lora(model: DualEncoder, rank: int, modalities: Sequence[str]) -> None:
     Raises:
         ConfigError: a tower has no attention layers (a ResNet, for example).
     """
-    peft = require("peft", "train")
-    trunks = {modality: model.tower(modality)[0] for modality in modalities}
-    if model.tower("image")[0] is model.tower("text")[0]:
-        # Both towers of a CLIP are one module: a second injection would disable the adapters of the first.
-        towers = "|".join(IN_CLIP[modality] for modality in modalities)
-        targets = {" and ".join(modalities): (model.tower("image")[0], rf".*({towers}){ATTENTION}")} if towers else {}
-    else:
-        targets = {modality: (trunk, ATTENTION) for modality, trunk in trunks.items()}
-    for name, (trunk, pattern) in targets.items():
-        try:
-            peft.inject_adapter_in_model(
-                peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern), trunk.model
-            )
-        except ValueError as error:
+    shared = model.tower("image")[0] is model.tower("text")[0]  # both towers of a CLIP are one module
+    for modality in modalities:
+        within = _IN_CLIP[modality] if shared else ""
+        targets = [*_attention_weights(model.tower(modality)[0], within)]
+        if not targets:
             raise ConfigError(
-                f"the {name} tower has no attention layers for LoRA; freeze it, or set lora_rank to 0"
-            ) from error
+                f"the {modality} tower has no attention layers for LoRA; freeze it, or set lora_rank to 0"
+            )
+        for module, name in targets:
+            parametrize.register_parametrization(module, name, LowRank(getattr(module, name), rank))
+
+
+def _attention_weights(trunk: nn.Module, within: str) -> Iterator[tuple[nn.Module, str]]:
+    """The (module, name of the weight) of every attention projection in the parts of a tower named `within`."""
+    for path, module in trunk.named_modules():
+        *parents, name = path.split(".")
+        if within and within not in parents:
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            for weight in _FUSED:
+                if getattr(module, weight) is not None:
+                    yield module, weight
+        elif isinstance(module, nn.Linear) and name in _PROJECTIONS:
+            yield module, "weight"
 
 
 def merge_lora(model: DualEncoder) -> DualEncoder:
@@ -51,15 +88,19 @@ def merge_lora(model: DualEncoder) -> DualEncoder:
     if not any("lora_" in name for name, _ in model.model.named_parameters()):
         return model
     merged = copy.deepcopy(model)
-    _merge(merged.model)
+    for module in [*merged.model.modules()]:
+        if parametrize.is_parametrized(module):
+            _merge(module)
     return merged
 
 
 def _merge(module: nn.Module) -> None:
-    child: Any
-    for name, child in module.named_children():
-        if hasattr(child, "merge") and hasattr(child, "get_base_layer"):
-            child.merge()
-            setattr(module, name, child.get_base_layer())
-        else:
-            _merge(child)
+    """Make the adapted weights of a copied module its own.
+
+    `remove_parametrizations` would also take them from the module that it was copied from: both have the same class.
+    """
+    weights = {name: getattr(module, name).detach().clone() for name in cast(nn.ModuleDict, module.parametrizations)}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, weight in weights.items():
+        module.register_parameter(name, nn.Parameter(weight))

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from diptych.data.doctor.inspect import Report
     from diptych.training.trainer import Outcome
 
+BASELINE = "baseline_cosine"
+"""The validation score of a prompt run that its `cosine` is compared with, in percent: that of the mean of all training
+prompts, predicted for every image."""
+
 
 @dataclass(kw_only=True)
 class RunResult:

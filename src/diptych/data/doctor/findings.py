@@ -17,11 +17,13 @@ from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
 from diptych.images.decode import describe, readable_text
-from diptych.images.near_duplicates import DISTANCE, distinctive, near_groups
+from diptych.images.near_duplicates import DISTANCE, distinctive, groups_around_first, near_pairs
+from diptych.images.pixel_comparison import PixelComparison
 
 Found = dict[str, list[Example]]
 
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
+_LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"]")  # the beginning of a list of strings, by Python, NumPy or JSON
 _BLOCK = 1024  # rows converted to Python objects at a time
 _SHOWN = 6  # ids listed for a group of duplicates or a shared caption
 
@@ -56,7 +58,7 @@ def missing_captions(pairs: Pairs) -> Found:
 
 
 def caption_faults(pairs: Pairs) -> Found:
-    """Missing captions, replacement characters, mojibake, and captions shared by several images."""
+    """Missing captions, replacement characters, mojibake, lists as text, and captions shared by several images."""
     found: Found = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
@@ -64,6 +66,8 @@ def caption_faults(pairs: Pairs) -> Found:
         for caption in written:
             if "\ufffd" in caption:
                 found["lost_characters"].append(Example(image_id, caption))
+            if _LIST_AS_TEXT.match(caption):
+                found["list_captions"].append(Example(image_id, caption))
             if repaired := repair_mojibake(caption):
                 found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
         for plain in {" ".join(caption.casefold().split()) for caption in written}:
@@ -91,8 +95,9 @@ def _as_utf8(run: str) -> str:
 def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
     """Groups of identical (same bytes) and near-identical images, within one split and across splits.
 
-    Near-identical images have perceptual hashes that differ in at most `distance` bits; groups are the connected
-    components of that relation. Images with uninformative hashes, such as plain colours, are ignored.
+    An image is near-identical to the first of its group: their perceptual hashes differ in at most `distance` bits, and
+    their pixels agree (see `images.near_duplicates.same_image`). Images with uninformative hashes, such as plain
+    colours, are ignored.
     """
     splits = pairs.table.column("split").to_pylist()
     same: dict[str, list[int]] = defaultdict(list)
@@ -103,9 +108,10 @@ def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
     hashes = np.asarray(checks.column("perceptual"), np.uint64)[firsts]
     firsts, hashes = firsts[distinctive(hashes)], hashes[distinctive(hashes)]
     contents = checks.column("content").to_pylist()
+    is_same = PixelComparison(contents, lambda row: pairs[row].image)
     near = (
-        list(chain.from_iterable(same[contents[firsts[member]]] for member in group))
-        for group in near_groups(hashes, distance)
+        list(chain.from_iterable(same[contents[row]] for row in group))
+        for group in groups_around_first(firsts[near_pairs(hashes, distance)].tolist(), is_same)
     )
     return {
         **_by_split(pairs, splits, "identical", (group for group in same.values() if len(group) > 1)),

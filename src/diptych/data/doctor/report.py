@@ -67,6 +67,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "names occur twice where each must occur once",
         "Keep one of them: only one can be used.",
     ),
+    "contradictory_labels": (
+        "error",
+        "pairs are labelled both as a match and as none",
+        "Decide on one label for each pair.",
+    ),
     "without_split": (
         "warning",
         "images are in none of the split lists",

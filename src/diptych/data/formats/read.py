@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,18 @@ from diptych.images.roots import ANYWHERE, Roots
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.cache import cache_dir
 
-__all__ = ["FORMATS", "READERS", "Format", "ImagePaths", "Source", "detect", "read_pairs", "settled", "wrong_encoding"]
+__all__ = [
+    "FORMATS",
+    "READERS",
+    "Format",
+    "ImagePaths",
+    "Source",
+    "detect",
+    "read_pairs",
+    "settled",
+    "settled_rows",
+    "wrong_encoding",
+]
 
 
 def read_pairs(
@@ -94,10 +106,42 @@ def without_shared_guesses(pairs: Pairs, notes: ReadingNotes) -> Pairs:
     paths = []
     for image_id, path in zip(pairs.values("image_id"), pairs.values("path"), strict=True):
         if path in shared and not is_exact(path, image_id):
-            notes.add("shared_files", image_id, f"another name leads to the only file that fits it, '{path}'")
-            path = literal_path(Path(path).parent, f"{image_id} (ambiguous)")
+            notes.add("shared_files", image_id, _SHARED.format(path))
+            path = _no_file(path, image_id)
         paths.append(path)
     return pairs.with_column("path", paths)
+
+
+def settled_rows(rows: Iterable[Row], notes: ReadingNotes) -> list[Row]:
+    """The rows of a table in its order, settled as by `settled`, but not merged by id and without splits.
+
+    Raises:
+        DataError: as `settled`.
+    """
+    listed = list(rows)
+    if notes.outside and not notes.relocated:
+        raise DataError(notes.outside)
+    names: dict[str, set[str]] = {}  # of each guessed file
+    for row in listed:
+        if isinstance(row.image, Path) and (path := str(row.image)) in notes.guessed:
+            names.setdefault(path, set()).add(row.image_id)
+    return [_with_own_file(row, names, notes) for row in listed]
+
+
+def _with_own_file(row: Row, names: dict[str, set[str]], notes: ReadingNotes) -> Row:
+    path = str(row.image) if isinstance(row.image, Path) else ""
+    if len(names.get(path, ())) < 2 or is_exact(path, row.image_id):
+        return row
+    notes.add("shared_files", row.image_id, _SHARED.format(path))
+    return replace(row, image=Path(_no_file(path, row.image_id)))
+
+
+_SHARED = "another name leads to the only file that fits it, '{}'"
+
+
+def _no_file(path: str, image_id: str) -> str:
+    """A path for an image whose name leads only to the file of another name; nothing lies there."""
+    return literal_path(Path(path).parent, f"{image_id} (ambiguous)")
 
 
 def folder_splits(pairs: Pairs) -> Pairs:

@@ -63,6 +63,7 @@ def _is_table(head: str) -> bool:
 # Detection order within a folder: formats with the most information (splits, all captions) first. Of Flickr8k's two
 # files, the token file comes first because it is unambiguous.
 FORMATS: dict[str, Format] = {
+    "arrow": Format(read_parquet, ("data-*.arrow", "*.arrow"), many=True, has_images=True),
     "karpathy": Format(read_karpathy, ("dataset*.json", "*.json"), _is_karpathy),
     "coco": Format(read_coco, ("captions_*.json", "*.json"), _is_coco, many=True),
     "flickr8k-token": Format(read_token, ("*.token.txt", "*.token"), _is_token),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from diptych.data.formats.arrow import arrow_rows
 from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, headerless_delimiter, two_fields
 from diptych.data.formats.encoding import SPLIT_NAMES, clean, folder_split, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths
@@ -53,7 +54,7 @@ class Columns:
         Raises:
             DataError: there is no image or no caption column; the message lists the columns.
         """
-        columns = {re.sub(r"[\s_-]", "", name).lower(): name for name in names}
+        columns = {plain_name(name): name for name in names}
 
         def first(wanted: tuple[str, ...]) -> str | None:
             return next((columns[name] for name in wanted if name in columns), None)
@@ -73,6 +74,11 @@ class Columns:
 
 
 _LISTED, _LISTED_CHARACTERS = 50, 80  # columns listed by an error message, and characters of each name
+
+
+def plain_name(column: str) -> str:
+    """The name of a column as it is compared: in lower case, without spaces, `_` and `-`."""
+    return re.sub(r"[\s_-]", "", column).lower()
 
 
 def _is_numbered_caption(column: str) -> bool:
@@ -95,7 +101,7 @@ def read_imagefolder(path: Path, images: ImagePaths) -> Iterator[Row]:
 
 
 def read_parquet(path: Path, images: ImagePaths) -> Iterator[Row]:
-    """Read Parquet with images as bytes, as structs of bytes and path, or as paths; read batch by batch."""
+    """Read Parquet, or Arrow streams, with images as bytes, as structs of bytes and path, or as paths, in batches."""
     yield from rows(records(path), images, split_of(path, images.base))
 
 
@@ -136,10 +142,17 @@ def _fetched(record: dict[str, Any], images: list[str]) -> dict[str, Any]:
     return record
 
 
-def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a table file as (position for error messages, column -> value); blank lines are skipped."""
-    read = {".jsonl": _json_lines, ".json": _json_list, ".parquet": _parquet_rows}.get(path.suffix.lower(), _csv_rows)
-    return read(path)
+def records(path: Path, also: Collection[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table file as (position for error messages, column -> value); blank lines are skipped.
+
+    Of Parquet and Arrow files, only the columns of images, captions, splits and ids are read, and those in `also`
+    (compared by `plain_name`).
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".arrow"):
+        read = parquet_rows if suffix == ".parquet" else arrow_rows
+        return ((f"'{path}', row {number}", record) for number, record in read(path, _selection(path, also)))
+    return {".jsonl": _json_lines, ".json": _json_list}.get(suffix, _csv_rows)(path)
 
 
 def rows(
@@ -293,9 +306,12 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _selection(path: Path, also: Collection[str]) -> Callable[[list[str]], set[str]]:
+    """The columns to read of the Parquet or Arrow file at `path`, from all of their names."""
+
     def select(names: list[str]) -> set[str]:
         columns = Columns.find(names, f"'{path}'")
-        return {name for name in (columns.image, *columns.captions, columns.split, columns.image_id) if name}
+        chosen = (columns.image, *columns.captions, columns.split, columns.image_id, columns.number)
+        return {name for name in chosen if name} | {name for name in names if plain_name(name) in also}
 
-    return ((f"'{path}', row {number}", record) for number, record in parquet_rows(path, select))
+    return select

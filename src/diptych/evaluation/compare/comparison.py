@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diptych.errors import ConfigError, DiptychError, ModelError
 from diptych.evaluation.compare.differences import Measure, measures
@@ -47,7 +46,7 @@ class Comparison:
         """The measures of one group: retrieval, classes, matching, checks or captions."""
         return [measure for measure in self.measures if measure.group == name]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """All numbers, for JSON."""
         return {
             "source": self.suite.source,
@@ -175,7 +174,7 @@ def _key(model: str, suite: Suite, device: str, fresh: bool) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _measure_dict(measure: Measure) -> dict[str, Any]:
+def _measure_dict(measure: Measure) -> dict[str, object]:
     return {
         "key": measure.key,
         "group": measure.group,

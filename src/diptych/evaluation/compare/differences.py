@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,10 @@ class Measure:
         return name == self.best or not self.difference(self.best, name).significant
 
 
+ModelStatistic = Callable[[Measured], Statistic | None]
+"""From a model to its statistic, a function of the weights of images; None if the model lacks the measure."""
+
+
 @dataclass(frozen=True)
 class _Column:
     """A measure to compute.
@@ -78,7 +83,7 @@ class _Column:
     group: str
     title: str
     digits: int
-    statistic: Callable[[Measured], Statistic | None]
+    statistic: ModelStatistic
     images: int
     groups: int
 
@@ -138,6 +143,16 @@ def _measure(column: _Column, values: dict[str, float], draws: dict[str, NDArray
     )
 
 
+def _of_array(name: str, make: Callable[[NDArray[Any]], Statistic]) -> ModelStatistic:
+    """The statistic that `make` gives of a model's array of that name."""
+
+    def statistic(model: Measured) -> Statistic | None:
+        values = model.arrays.get(name)
+        return None if values is None else make(values)
+
+    return statistic
+
+
 def _retrieval(suite: Suite) -> list[_Column]:
     if suite.pairs is None:
         return []
@@ -145,12 +160,8 @@ def _retrieval(suite: Suite) -> list[_Column]:
     owner = suite.pairs.flat_captions()[1]
     own = {"found_images": owner, "found_captions": np.unique(owner)}
 
-    def recall(array: str, k: int) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            ranks = model.arrays.get(array)
-            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), own[array], count)
-
-        return statistic
+    def recall(array: str, k: int) -> ModelStatistic:
+        return _of_array(array, lambda ranks: mean_statistic(100.0 * (ranks <= k), own[array], count))
 
     return [
         _Column(f"{short}_r@{k}", "retrieval", f"{words} R@{k} %", 1, recall(array, k), count, len(np.unique(owner)))
@@ -167,12 +178,8 @@ def _classes(suite: Suite) -> list[_Column]:
         return []
     count = len(suite.labelled)
 
-    def accuracy(array: str, k: int) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            ranks = model.arrays.get(array)
-            return None if ranks is None else mean_statistic(100.0 * (ranks <= k), np.arange(count), count)
-
-        return statistic
+    def accuracy(array: str, k: int) -> ModelStatistic:
+        return _of_array(array, lambda ranks: mean_statistic(100.0 * (ranks <= k), np.arange(count), count))
 
     return [
         _Column(key, "classes", title, 1, accuracy(array, k), count, count)
@@ -190,12 +197,9 @@ def _matching(suite: Suite) -> list[_Column]:
         return []
     pairs = suite.labelled_pairs
 
-    def auc(rows: NDArray[np.int64]) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            scores = model.arrays.get("match_scores")
-            return None if scores is None else auc_statistic(scores[rows], pairs.labels[rows], pairs.owner[rows])
-
-        return statistic
+    def auc(rows: NDArray[np.int64]) -> ModelStatistic:
+        labels, owner = pairs.labels[rows], pairs.owner[rows]
+        return _of_array("match_scores", lambda scores: auc_statistic(scores[rows], labels, owner))
 
     return [
         _Column(
@@ -216,14 +220,9 @@ def _checks(suite: Suite) -> list[_Column]:
         return []
     checks, count = suite.checks, len(suite.pairs)
 
-    def right(kind: str) -> Callable[[Measured], Statistic | None]:
+    def right(kind: str) -> ModelStatistic:
         rows = np.flatnonzero(checks.kinds == kind)
-
-        def statistic(model: Measured) -> Statistic | None:
-            values = model.arrays.get("checks_right")
-            return None if values is None else mean_statistic(100.0 * values[rows], checks.rows[rows], count)
-
-        return statistic
+        return _of_array("checks_right", lambda values: mean_statistic(100.0 * values[rows], checks.rows[rows], count))
 
     return [
         _Column(
@@ -246,12 +245,8 @@ def _captions(suite: Suite, models: Sequence[Measured]) -> list[_Column]:
     count = len(suite.subset)
     keys = dict.fromkeys(key for model in models for key in model.summary.get("captions", {}).get("scores", {}))
 
-    def mean(key: str) -> Callable[[Measured], Statistic | None]:
-        def statistic(model: Measured) -> Statistic | None:
-            values = model.arrays.get(f"caption_{key}")
-            return None if values is None else mean_statistic(values, np.arange(count), count)
-
-        return statistic
+    def mean(key: str) -> ModelStatistic:
+        return _of_array(f"caption_{key}", lambda values: mean_statistic(values, np.arange(count), count))
 
     return [
         _Column(key, "captions", NAMES.get(key, key), 3, mean(key), count, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from diptych.evaluation.classifiers import (
     cross_validated_probabilities,
 )
 from diptych.evaluation.compare.cost import bytes_on_disk, encoder_cost, machine, memory_now, memory_peak, parameters_of
-from diptych.evaluation.compare.measurements import Measured
+from diptych.evaluation.compare.measurements import Measured, Summary
 from diptych.evaluation.compare.suite import Suite
 from diptych.evaluation.compositional.checks import evaluate_checks
 from diptych.evaluation.evaluators import embed_classes
@@ -179,7 +179,7 @@ def _matcher_parameters(matcher: Matcher) -> int:
     return parameters_of(matcher.encoder.model) + parameters_of(matcher.head)
 
 
-def _auc_alone(scores: NDArray[np.floating], suite: Suite) -> dict[str, Any]:
+def _auc_alone(scores: NDArray[np.floating], suite: Suite) -> Summary:
     """Metrics of cosines, which are not probabilities: AUC alone."""
     assert suite.labelled_pairs is not None
     owner, labels, weights = suite.labelled_pairs.owner, suite.labelled_pairs.labels, np.ones(len(suite.subset_rows))

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from diptych.runtime.atomic import new_folder
 
+Summary = dict[str, Any]
+"""Numbers and texts by topic and name, as in `measured.json`."""
+
 
 @dataclass
 class Measured:
@@ -35,8 +38,8 @@ class Measured:
 
     name: str
     model: str
-    summary: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+    summary: Summary = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the folder atomically: `arrays.npz` and `measured.json`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from diptych.errors import ConfigError
 from diptych.evaluation.compare.comparison import Comparison
@@ -53,7 +52,7 @@ def write_report(comparison: Comparison, out: str | Path, *, command: str = "") 
     return [folder / name for name in (*contents, "report.csv")]
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: object) -> object:
     """Replace NaN and infinity by None, since JSON has neither."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,9 @@ from diptych.runtime.progress import Progress, silent
 
 VERSION = 1
 """Version of the measurements; a model measured with another version is measured again."""
+
+Sources = dict[str, dict[str, str | int]]
+"""Of `data` and `class_data`: path, split, and counts."""
 
 LIMIT = 1000
 
@@ -47,7 +49,7 @@ class Suite:
     pairs: Pairs | None
     labelled: Pairs | None
     classes: Classes | None
-    source: dict[str, Any]
+    source: Sources
     prompts: str = "eighty"
     limit: int = LIMIT
     seed: int = 0
@@ -171,7 +173,7 @@ def read_suite(
         raise ConfigError(
             "there is no data to compare on: give captioned images as `data`, labelled images as `class_data`, or both"
         )
-    source: dict[str, Any] = {}
+    source: Sources = {}
     pairs = labelled = None
     if data is not None:
         pairs, report = usable_pairs(

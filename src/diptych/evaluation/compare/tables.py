@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.differences import Measure
-from diptych.evaluation.compare.measurements import Measured
+from diptych.evaluation.compare.measurements import Measured, Summary
 from diptych.evaluation.metrics.bootstrap import least_groups
 from diptych.evaluation.metrics.captions import NAMES
 
@@ -228,7 +227,7 @@ def _captions_extra(model: Measured) -> tuple[str, ...]:
     return *scores, f"{captions['captions_per_second']:.1f}"
 
 
-_EXTRA: dict[str, tuple[tuple[str, ...], Any]] = {
+_EXTRA: dict[str, tuple[tuple[str, ...], Callable[[Measured], tuple[str, ...]]]] = {
     "retrieval": (("sum of R@K", "median rank t→i / i→t"), _retrieval_extra),
     "classes": (("zero-shot, mean per class %",), _classes_extra),
     "matching": (("ECE, mixed", "Brier, mixed", "scored by", "pairs/s"), _matching_extra),
@@ -236,7 +235,7 @@ _EXTRA: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 
 
-def _cost(cost: dict[str, Any]) -> tuple[str, ...]:
+def _cost(cost: Summary) -> tuple[str, ...]:
     parts = [cost.get(f"{side}_parameters") for side in ("image", "text")]
     return (
         _millions(cost.get("parameters")),

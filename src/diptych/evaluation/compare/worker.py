@@ -15,6 +15,9 @@ from diptych.runtime.progress import Progress, silent
 
 Item = TypeVar("Item")
 
+Message = dict[str, Any]
+"""A line of the protocol, parsed."""
+
 _MARK = "\x1e"  # starts a line of this protocol (RFC 7464); libraries may print other lines
 _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, MissingExtra, ModelError)}
 
@@ -64,7 +67,7 @@ def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
                 pass
 
 
-def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+def _messages(process: subprocess.Popen[str]) -> Iterator[Message]:
     assert process.stdout is not None
     for line in process.stdout:
         _, mark, message = line.partition(_MARK)  # library output without a line end may precede the mark
@@ -72,7 +75,7 @@ def _messages(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(message)
 
 
-def _steps(lines: Iterator[dict[str, Any]]) -> Iterator[None]:
+def _steps(lines: Iterator[Message]) -> Iterator[None]:
     for message in lines:
         if "error" in message:
             raise _reported(message)
@@ -81,7 +84,7 @@ def _steps(lines: Iterator[dict[str, Any]]) -> Iterator[None]:
         yield None
 
 
-def _reported(message: dict[str, Any]) -> DiptychError:
+def _reported(message: Message) -> DiptychError:
     return _ERRORS.get(message["error"], DiptychError)(message["says"])
 
 
@@ -96,7 +99,7 @@ class _Reported:
         self.send({"ends": label})
 
     @staticmethod
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Message) -> None:
         sys.stdout.write(_MARK + json.dumps(message) + "\n")
         sys.stdout.flush()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +128,7 @@ class ChoiceScores:
             for kind in self.accuracy
         ]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The mean, and the rows of all kinds, for JSON."""
         return {"mean": self.mean, "kinds": self.rows()}
 
@@ -198,7 +197,7 @@ class QuadScores:
     by_tag: dict[str, WinogroundScores]
     scores: NDArray[np.floating]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The scores of all examples by name, and those of each tag under `by_tag`, for JSON."""
         return {**asdict(self.all), "by_tag": {tag: asdict(scores) for tag, scores in self.by_tag.items()}}
 

@@ -106,10 +106,13 @@ def read_sugarcrepe(source: str | Path, *, images: Path | None = None) -> Checks
     )
 
 
+Example = dict[str, Any]
+"""A parsed example of a benchmark, of which the fields that are read are known to be there."""
+
 _WINOGROUND = ("caption_0", "caption_1", "image_0", "image_1")
 
 
-def _examples(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _examples(file: Path) -> Iterator[tuple[Example, str]]:
     for number, example in entries(file):
         where = f"{file}, example {number}"
         yield _fields(example, where, "filename", "caption", "negative_caption"), where
@@ -128,7 +131,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot read '{file}' ({error}); pass the original file") from error
 
 
-def _fields(example: Any, where: str, *names: str) -> dict[str, Any]:
+def _fields(example: object, where: str, *names: str) -> Example:
     if not isinstance(example, dict) or (missing := [name for name in names if not example.get(name)]):
         lacks = ", ".join(missing) if isinstance(example, dict) else "all fields, since it is not an object"
         raise DataError(f"{where} lacks {lacks}; an example needs {', '.join(names)}")

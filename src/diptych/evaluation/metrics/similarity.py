@@ -25,7 +25,7 @@ class SimilarityScores:
         median_rank: median over prompts of the rank among all prompts, from 1 (best).
         median_first_rank: median over images of the best rank of the image's prompts.
         prompts: number of true prompts.
-        pictures: number of images that have a prompt.
+        images: number of images that have a prompt.
         normalised: (mean - floor) / (1 - floor), where `floor` is the mean cosine of one constant prediction for all
             images: 0 is no better than that, 1 is the true embedding. None if no floor is known.
     """

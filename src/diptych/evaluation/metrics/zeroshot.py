@@ -22,7 +22,7 @@ class ZeroShotScores:
     Attributes:
         accuracy: K to the percentage of images whose class is among the K nearest.
         mean_per_class: top-1 accuracy of each class, averaged over the classes that have images.
-        pictures: number of images.
+        images: number of images.
         classes: number of candidate classes, those without images included.
     """
 

@@ -135,8 +135,13 @@ class WeightlessTransformer(Transformer):
     """A sentence-transformers `Transformer` that can preprocess but has no network."""
 
     def _load_model(
-        self, _name_or_path: str, _task: object, config: PretrainedConfig, *_args: object, **_kwargs: object
-    ) -> _NoNetwork:
+        self,
+        model_name_or_path: str,  # noqa: ARG002 - the base class has it
+        transformer_task: str,  # noqa: ARG002
+        config: PretrainedConfig,
+        *_args: object,
+        **_kwargs: object,
+    ) -> Any:
         return _NoNetwork(config)
 
 

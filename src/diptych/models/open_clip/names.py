@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import ModelError, did_you_mean
+from diptych.models.hub_access import quick_offline
 
 PREFIX = "open_clip/"
 CONFIG = "open_clip_config.json"
@@ -37,7 +38,7 @@ def fetch_named(name: str) -> tuple[dict[str, Any], dict[str, Any], Path, Any]:
         raise ModelError(f"open_clip's '{name}' has no weights '{tag}'; {did_you_mean(tag, tags)}")
     try:
         weights, tokenizer = _fetched(known.get("hf_hub", "")), open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ModelError) as error:
         raise ModelError(
             f"cannot fetch open_clip's '{name}@{tag}' ({str(error).splitlines()[0]}); check the network, or give a "
             f"folder with {CONFIG} and safetensors"
@@ -58,7 +59,8 @@ def _fetched(place: str) -> Path | None:
     names = (str(Path(file).with_suffix(".safetensors")),) if file else WEIGHTS
     for name in names if repository else ():
         try:
-            return Path(hf_hub_download(repository, name))
+            with quick_offline(repository):
+                return Path(hf_hub_download(repository, name))
         except LocalEntryNotFoundError:  # neither in the cache nor reachable
             raise
         except EntryNotFoundError:

@@ -84,7 +84,12 @@ class OpenClipImage(OpenClipModule):
         size = self.preprocess_cfg["size"]
         return int(size if isinstance(size, int) else min(size))
 
-    def preprocess(self, inputs: Sequence[Any], **_kwargs: object) -> Features:
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,  # noqa: ARG002 - the base class has it
+        **_kwargs: object,
+    ) -> Features:
         """Images to pixels, (batch, 3, height, width), by open_clip's transform."""
         images: list[Image.Image] = [item["image"] if isinstance(item, dict) else item for item in inputs]
         return {"pixel_values": torch.stack([self._transform(image) for image in images]), "modality": "image"}

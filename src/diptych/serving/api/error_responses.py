@@ -11,7 +11,13 @@ from diptych.errors import DiptychError, ImageError
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """`type` is a stable word for programs, `message` is for people, and `request_id` is also in the server's log."""
+    """What went wrong.
+
+    Attributes:
+        type: A stable word for programs.
+        message: A sentence for people, with the next step.
+        request_id: The id of the request, which is also in the server's log.
+    """
 
     type: str
     message: str

@@ -29,10 +29,15 @@ _MIN_SIDE = 512  # pixels of the shorter side at which a JPEG is decoded for cap
 _MAX_SIDE = 1_024  # pixels of the longer side of a decoded image that waits for its batch
 
 Pool = Literal["decode", "ask", "show", "write"]
+Input = TypeVar("Input")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Setting = TypeVar("Setting", bound=Hashable)
 Parameters = ParamSpec("Parameters")
+Features = dict[str, Any]
+"""The input of an image tower: tensors by name."""
+Prepared = tuple[Item, Setting]
+"""An image of a request with the request's settings."""
 
 
 class Operations:
@@ -47,13 +52,11 @@ class Operations:
     def open(self) -> None:
         """Create the batchers; call it inside the event loop."""
         self._stopping.clear()
-        self._batchers: dict[str, Batcher[Any, Any, Any]] = {
-            "embed_images": self._batcher("embed_images", self._embed_images, self._features),
-            "embed_texts": self._batcher("embed_texts", self._embed_texts, lambda text: text),
-            "caption": self._batcher("caption", self._caption, self._decoded_item),
-            "match": self._batcher("match", self._match, self._decoded_item),
-            "prompt": self._batcher("prompt", self._prompt, self._decoded_item),
-        }
+        self._images = self._batcher("embed_images", self._embed_images, self._features)
+        self._texts = self._batcher("embed_texts", self._embed_texts, str)
+        self._captions = self._batcher_of("caption", self._caption)
+        self._matches = self._batcher_of("match", self._match)
+        self._prompts = self._batcher_of("prompt", self._prompt)
 
     async def embed(
         self, images: Sequence[bytes], texts: Sequence[str]
@@ -65,18 +68,18 @@ class Operations:
             ImageError: an image cannot be decoded.
         """
         with self.rows.reserve(len(images) + len(texts)):
-            of_images = await self._batchers["embed_images"].submit(images)
-            of_texts = await self._batchers["embed_texts"].submit(texts)
+            of_images = await self._images.submit(images)
+            of_texts = await self._texts.submit(texts)
         empty = np.empty((0, 0), np.float32)
         return np.stack(of_images) if of_images else empty, np.stack(of_texts) if of_texts else empty
 
     async def caption(self, images: Sequence[bytes], settings: CaptionParameters) -> list[CaptionedImage]:
         """A caption for each image; raises as `embed`."""
-        return await self._submit("caption", images, settings, texts=len(settings.candidates))
+        return await self._submit(self._captions, images, settings, texts=len(settings.candidates))
 
     async def match(self, images: Sequence[bytes], settings: MatchParameters) -> list[list[float]]:
         """P(match) of each image with each text; raises as `embed`."""
-        return await self._submit("match", images, settings, texts=len(settings.texts))
+        return await self._submit(self._matches, images, settings, texts=len(settings.texts))
 
     async def unknown_texts(self, texts: Sequence[str], kind: Literal["encoder", "matcher"] = "encoder") -> list[str]:
         """The distinct texts of which a model knows no word, in order."""
@@ -84,7 +87,7 @@ class Operations:
 
     async def prompt(self, images: Sequence[bytes], settings: PromptParameters) -> list[list[GeneratedPrompt]]:
         """Prompts for each image; raises as `embed`."""
-        return await self._submit("prompt", images, settings)
+        return await self._submit(self._prompts, images, settings)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
         """The number of tokens that the text tower reads of these texts, padding excluded."""
@@ -131,7 +134,7 @@ class Operations:
     async def close(self) -> None:
         """Stop the batchers and thread pools; `open` may follow."""
         self.stop()
-        for batcher in self._batchers.values():
+        for batcher in (self._images, self._texts, self._captions, self._matches, self._prompts):
             await batcher.close()
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
@@ -158,14 +161,20 @@ class Operations:
                 raise RequestRefused(503, "ending", message, {"Retry-After": "5"})
             yield item
 
-    async def _submit(self, operation: str, images: Sequence[bytes], settings: Hashable, texts: int = 0) -> list[Any]:
+    async def _submit(
+        self,
+        batcher: Batcher[Prepared[bytes, Setting], Prepared[Image.Image, Setting], Result],
+        images: Sequence[bytes],
+        settings: Setting,
+        texts: int = 0,
+    ) -> list[Result]:
         """The result of each image; `texts` is the number of texts that the model reads beside them."""
         with self.rows.reserve(len(images) + texts):
-            return await self._batchers[operation].submit([(image, settings) for image in images])
+            return await batcher.submit([(image, settings) for image in images])
 
     def _batcher(
-        self, operation: str, work: Callable[[list[Item]], Sequence[Result]], prepare: Callable[[Any], Item]
-    ) -> Batcher[Any, Item, Result]:
+        self, operation: str, work: Callable[[list[Item]], Sequence[Result]], prepare: Callable[[Input], Item]
+    ) -> Batcher[Input, Item, Result]:
         return Batcher(
             work,
             prepare=prepare,
@@ -176,23 +185,29 @@ class Operations:
             on_batch=partial(self.metrics.record_batch, operation),
         )
 
+    def _batcher_of(
+        self, operation: str, run: Callable[[list[Image.Image], Setting], Sequence[Result]]
+    ) -> Batcher[Prepared[bytes, Setting], Prepared[Image.Image, Setting], Result]:
+        """A batcher of images with settings, which runs those with equal settings together."""
+        return self._batcher(operation, partial(_by_setting, run), self._decoded_item)
+
     # preparing one input, in the decode pool
 
     def _decoded(self, image: bytes, min_side: int | None) -> Image.Image:
         return decode(image, max_pixels=self.settings.max_pixels, min_side=min_side)
 
-    def _features(self, image: bytes) -> dict[str, Any]:
+    def _features(self, image: bytes) -> Features:
         """The model's input for an image: smaller than the image, and computed while the model runs."""
         encoder = self.service.encoder
         return encoder.preprocess_images([self._decoded(image, encoder.image_size)])
 
-    def _decoded_item(self, item: tuple[bytes, Setting]) -> tuple[Image.Image, Setting]:
+    def _decoded_item(self, item: Prepared[bytes, Setting]) -> Prepared[Image.Image, Setting]:
         image = self._decoded(item[0], _MIN_SIDE)
         return (image if max(image.size) <= _MAX_SIDE else thumbnail(image, _MAX_SIDE)), item[1]
 
     # running a batch, in the batcher's thread
 
-    def _embed_images(self, features: list[dict[str, Any]]) -> list[NDArray[np.float32]]:
+    def _embed_images(self, features: list[Features]) -> list[NDArray[np.float32]]:
         import torch
 
         batch = {
@@ -208,21 +223,21 @@ class Operations:
         mask = features.get("attention_mask")
         return int((mask if mask is not None else features["input_ids"] != 0).sum())
 
+    def _caption(self, images: list[Image.Image], parameters: CaptionParameters) -> list[CaptionedImage]:
+        return self.service.run_caption(images, parameters)
+
+    def _match(self, images: list[Image.Image], parameters: MatchParameters) -> list[list[float]]:
+        return self.service.run_match(images, parameters)
+
+    def _prompt(self, images: list[Image.Image], parameters: PromptParameters) -> list[list[GeneratedPrompt]]:
+        return self.service.run_prompt(images, parameters)
+
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        return list(self.service.embed(texts=texts).text_vectors)
-
-    def _caption(self, items: list[tuple[Image.Image, CaptionParameters]]) -> list[CaptionedImage]:
-        return _by_setting(items, self.service.run_caption)
-
-    def _prompt(self, items: list[tuple[Image.Image, PromptParameters]]) -> list[list[GeneratedPrompt]]:
-        return _by_setting(items, self.service.run_prompt)
-
-    def _match(self, items: list[tuple[Image.Image, MatchParameters]]) -> list[list[float]]:
-        return _by_setting(items, self.service.run_match)
+        return list(self.service.embed(texts=texts).text_embeddings)
 
 
 def _by_setting(
-    items: list[tuple[Image.Image, Setting]], run: Callable[[list[Image.Image], Setting], Sequence[Result]]
+    run: Callable[[list[Image.Image], Setting], Sequence[Result]], items: list[Prepared[Image.Image, Setting]]
 ) -> list[Result]:
     """The result of each image; images with equal settings run together."""
     rows_of: dict[Setting, list[int]] = {}

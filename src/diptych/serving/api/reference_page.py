@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from diptych.reports.html import html_document
 from diptych.runtime.quoting import escaped
-
-Schema = Mapping[str, Any]
-"""A parsed JSON schema."""
+from diptych.serving.api.requests import Schema
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 _LIMITS = {

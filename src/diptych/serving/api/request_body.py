@@ -6,7 +6,7 @@ import asyncio
 import binascii
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar, get_origin
+from typing import TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -74,25 +74,25 @@ def _check_values(content: bytes, settings: Settings) -> None:
 
 async def _read_form(
     request: Request, model: type[RequestBody], settings: Settings
-) -> tuple[dict[str, Any], dict[int, bytes]]:
+) -> tuple[dict[str, str | list[str]], dict[int, bytes]]:
     """The fields of a form, as lists where the model has lists, and its files; file names are ignored."""
-    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
-    fields: dict[str, Any] = {}
+    fields: dict[str, str] = {}
+    rows = {name: list[str]() for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
     files: dict[int, bytes] = {}
     async with request.form(max_files=settings.max_rows, max_fields=_MAX_FIELDS) as form:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                if name != "images":
+                if name != "images" or name not in rows:
                     raise invalid(f"{name}: files are accepted as images only")
-                files[len(fields.get(name, ()))] = await value.read()
+                files[len(rows[name])] = await value.read()
             content = "" if isinstance(value, UploadFile) else value
-            if name in lists:
-                fields.setdefault(name, []).append(content)
+            if name in rows:
+                rows[name].append(content)
             elif name in fields:
                 raise invalid(f"{name}: the field is repeated; send it once")
             else:
                 fields[name] = content
-    return fields, files
+    return {**fields, **{name: listed for name, listed in rows.items() if listed}}, files
 
 
 def _check_rows(body: RequestBody, settings: Settings) -> None:

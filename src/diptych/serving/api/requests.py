@@ -195,17 +195,21 @@ def is_image_url(text: str) -> bool:
     return text[:11].lower() == "data:image/"
 
 
-def openapi_body(model: type[RequestBody], *, form: bool) -> dict[str, Any]:
+Schema = dict[str, Any]
+"""A JSON schema, or a part of an OpenAPI document."""
+
+
+def openapi_body(model: type[RequestBody], *, form: bool) -> Schema:
     """The OpenAPI description of a request body, in JSON and, with `form`, as a multipart form."""
     schema = model.model_json_schema()
     schema = _inlined(schema, schema.pop("$defs", {}))
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    content: Schema = {"application/json": {"schema": schema}}
     if form:
         content["multipart/form-data"] = {"schema": _as_form(schema)}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+def _inlined(schema: Any, definitions: Schema) -> Any:
     """The schema with every `$ref` replaced by its definition, so that it is self-contained."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
@@ -216,7 +220,7 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
     return {key: _inlined(value, definitions) for key, value in schema.items()}
 
 
-def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+def _as_form(schema: Schema) -> Schema:
     """The same fields; images are files, and a field that may be null in JSON is left out of a form."""
     fields = {}
     for name, field in schema["properties"].items():

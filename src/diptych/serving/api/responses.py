@@ -24,8 +24,8 @@ class EmbedResponse:
 
     model: str
     dim: int
-    image_vectors: list[list[float]]
-    text_vectors: list[list[float]]
+    image_embeddings: list[list[float]]
+    text_embeddings: list[list[float]]
     unknown: list[str]
 
 
@@ -139,7 +139,13 @@ class ModelsResponse:
 
 @dataclass(frozen=True, slots=True)
 class OpenAIEmbedding:
-    """An embedding: a list of numbers, or base64 of little-endian float32."""
+    """An embedding.
+
+    Attributes:
+        object: As OpenAI names it.
+        index: The position of the input.
+        embedding: A list of numbers, or base64 of little-endian float32.
+    """
 
     object: Literal["embedding"]
     index: int
@@ -148,7 +154,12 @@ class OpenAIEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class OpenAIUsage:
-    """The tokens that the text tower read."""
+    """The tokens that the text tower read.
+
+    Attributes:
+        prompt_tokens: Their number, padding excluded.
+        total_tokens: The same number.
+    """
 
     prompt_tokens: int
     total_tokens: int

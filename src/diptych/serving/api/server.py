@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError, require
 from diptych.serving.api.access import MAX_HEAD_BYTES
@@ -74,14 +74,12 @@ def check_port(host: str, port: int) -> None:
 def run(
     app: ASGIApp,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    host: str,
+    port: int,
     grace: int = 30,
     queue: int = 64,
     stop: Callable[[], None] = lambda: None,
-    ws: Literal["none", "websockets-sansio"] = "none",
-    ws_max_size: int = 16 * 2**20,
-    ws_per_message_deflate: bool = True,
+    message_bytes: int | None = None,
 ) -> None:
     """Serve plain HTTP until SIGTERM or Ctrl-C, then finish the requests in flight.
 
@@ -94,9 +92,7 @@ def run(
         grace: Seconds that requests in flight have to finish at shutdown.
         queue: Requests that the app has in flight at most; 136 more connections may be open.
         stop: Called when the shutdown begins.
-        ws: uvicorn's WebSocket implementation; `none` refuses WebSockets.
-        ws_max_size: Bytes of a WebSocket message.
-        ws_per_message_deflate: Whether WebSocket messages may be compressed.
+        message_bytes: Maximum bytes of a WebSocket message, which may not be compressed; None refuses WebSockets.
 
     Raises:
         ConfigError: the address cannot be used, or the server does not start.
@@ -104,15 +100,10 @@ def run(
     """
     uvicorn = require("uvicorn", extra="api")
     check_port(host, port)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        timeout_graceful_shutdown=grace,
-        ws_max_size=ws_max_size,
-        ws_per_message_deflate=ws_per_message_deflate,
-        **{**uvicorn_options(max_connections=queue + _IDLE_CONNECTIONS), "ws": ws},
-    )
+    options = uvicorn_options(max_connections=queue + _IDLE_CONNECTIONS)
+    if message_bytes is not None:
+        options |= {"ws": "websockets-sansio", "ws_max_size": message_bytes, "ws_per_message_deflate": False}
+    config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=grace, **options)
     server = server_of(config, stop)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the shutdown
         server.run()
@@ -132,7 +123,7 @@ def server_of(config: uvicorn.Config, stop: Callable[[], None]) -> uvicorn.Serve
     return Server(config)
 
 
-def uvicorn_options(*, max_connections: int | None = None, idle_seconds: float | None = None) -> dict[str, Any]:
+def uvicorn_options(*, max_connections: int | None = None, idle_seconds: float | None = None) -> dict[str, object]:
     """Keyword arguments of `uvicorn.Config`; None uses the default of `connections.Connection`."""
     from diptych.serving.api.connections import IDLE_SECONDS, MAX_CONNECTIONS, Connection
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import require
@@ -105,7 +106,7 @@ async def fetch(
     raise _failed(url, f"it redirects more than {_MAX_REDIRECTS} times")
 
 
-def _parsed(httpx: Any, url: str) -> httpx2.URL:
+def _parsed(httpx: ModuleType, url: str) -> httpx2.URL:
     target: httpx2.URL = httpx.URL(url)
     if target.scheme not in ("http", "https") or not target.host or target.userinfo:
         raise _failed(url, "only http and https URLs without credentials are allowed")
@@ -133,7 +134,7 @@ async def _get(
 ) -> bytes | str:
     """The body from this address, or the location it redirects to."""
 
-    async def check_peer(event: str, info: dict[str, Any]) -> None:
+    async def check_peer(event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             peer = info["return_value"].get_extra_info("server_addr")
             if not permitted(str(peer[0])):

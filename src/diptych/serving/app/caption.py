@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import streamlit as st
 
 from diptych.runtime.quoting import escaped
-from diptych.serving.app.image_input import SelectedImage, select_image, show_image, show_placeholder
-from diptych.serving.app.index import offer_indexing
-from diptych.serving.app.layout import error_as_message, escape_markdown, page_header, row_html, show_note
+from diptych.serving.app.image_input import SelectedImage, show_image
+from diptych.serving.app.image_page import image_page
+from diptych.serving.app.layout import error_as_message, escape_markdown, row_html, show_note
 from diptych.serving.app.match import probability_phrase
 from diptych.serving.app.progress import cached_in_session, timed_spinner
-from diptych.serving.app.services import current_service, library_paths, missing_model
+from diptych.serving.app.services import missing_model
 from diptych.serving.parameters import Method, PromptMethod
 from diptych.serving.results import Alternative, CaptionedImage, GeneratedPrompt
 from diptych.serving.service import Service
@@ -35,17 +35,7 @@ class _Options:
 
 def caption_page() -> None:
     """The page that captions a picture."""
-    page_header("Caption", "Describe a picture in a sentence, with a confidence and alternatives.")
-    service = current_service()
-    chooser, answer = st.columns([2, 3], gap="large")
-    with chooser:
-        selected = select_image("caption", library_paths(service))
-        offer_indexing(service)
-    with answer:
-        if selected is None:
-            show_placeholder(bool(service.index))
-        else:
-            caption_panel(service, selected)
+    image_page("Caption", "Describe a picture in a sentence, with a confidence and alternatives.", caption_panel)
 
 
 def caption_panel(service: Service, selected: SelectedImage, *, key: str = "caption") -> None:

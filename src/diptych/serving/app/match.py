@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import streamlit as st
 
 from diptych.models.unknown_words import unknown_words_message
-from diptych.serving.app.image_input import SelectedImage, select_image, show_image, show_placeholder
-from diptych.serving.app.index import offer_indexing
-from diptych.serving.app.layout import error_as_message, page_header, row_html, show_note
+from diptych.serving.app.image_input import SelectedImage, show_image
+from diptych.serving.app.image_page import image_page
+from diptych.serving.app.layout import error_as_message, row_html, show_note
 from diptych.serving.app.progress import timed_spinner
-from diptych.serving.app.services import current_service, library_paths, missing_model
+from diptych.serving.app.services import missing_model
 from diptych.serving.service import Service
 
 _PHRASES = (  # (lowest probability, phrase)
@@ -27,21 +27,12 @@ _PHRASES = (  # (lowest probability, phrase)
 
 def match_page() -> None:
     """The page that compares a picture with texts."""
-    page_header("Match", "How likely is it that a text describes a picture? The probabilities are calibrated.")
-    service = current_service()
-    chooser, answer = st.columns([2, 3], gap="large")
-    with chooser:
-        selected = select_image("match", library_paths(service))
-        offer_indexing(service)
-    with answer:
-        match_panel(service, selected)
+    lead = "How likely is it that a text describes a picture? The probabilities are calibrated."
+    image_page("Match", lead, match_panel)
 
 
-def match_panel(service: Service, selected: SelectedImage | None, *, key: str = "match") -> None:
+def match_panel(service: Service, selected: SelectedImage, *, key: str = "match") -> None:
     """The picture, a field for texts, and the probability that each text describes the picture."""
-    if selected is None:
-        show_placeholder(bool(service.index))
-        return
     show_image(selected, key)
     if texts := text_lines(key):
         with error_as_message():

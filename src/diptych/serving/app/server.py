@@ -7,7 +7,7 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diptych.errors import require
 from diptych.images.decode import MAX_UPLOAD_BYTES
@@ -74,12 +74,8 @@ def serve(
         timer = threading.Timer(_BROWSER_DELAY, webbrowser.open, [f"http://{_browser_host(host)}:{port}"])
         timer.daemon = True
         timer.start()
-    websockets: dict[str, Any] = {
-        "ws": "websockets-sansio",
-        "ws_max_size": _MESSAGE_MIB * MIB,
-        "ws_per_message_deflate": False,
-    }
-    run(page_app(accepted_hosts(host, hosts)), host=host, port=port, grace=_SHUTDOWN_SECONDS, **websockets)
+    app = page_app(accepted_hosts(host, hosts))
+    run(app, host=host, port=port, grace=_SHUTDOWN_SECONDS, message_bytes=_MESSAGE_MIB * MIB)
 
 
 def configure(host: str, port: int) -> None:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -52,7 +52,7 @@ class DualEncoderModel(PreTrainedModel):
         super().__init__(self.config_class())
         self.model, self.encoder = encoder.model, encoder
 
-    def forward(self, **inputs: Any) -> ModelOutput:
+    def forward(self, **inputs: Tensor) -> ModelOutput:
         """`logits_per_image` (images, texts) with both embeddings; without texts, the image embeddings (images, dim).
 
         Embeddings are unit vectors. Images without texts get `image_embeds` and `pooler_output`, which are the same.
@@ -92,7 +92,7 @@ class CaptionerModel(PreTrainedModel):
         """float32."""
         return torch.float32
 
-    def generate(self, images: Sequence[Image.Image], prompt: str = "", **arguments: Any) -> list[str]:
+    def generate(self, images: Sequence[Image.Image], prompt: str = "", **arguments: float) -> list[str]:
         """The captions of one image, a list of texts; `arguments` are those of transformers' `generate`.
 
         Supported are `max_new_tokens`, `num_beams`, `num_return_sequences`, `temperature`, `top_p` and `do_sample`.
@@ -104,12 +104,10 @@ class CaptionerModel(PreTrainedModel):
         if unknown := next((name for name in arguments if name not in supported), None):
             raise ConfigError(f"this captioner does not support '{unknown}'; {did_you_mean(unknown, supported)}")
         options = {_GENERATION_ARGUMENTS[name]: value for name, value in arguments.items() if name != "do_sample"}
-        if arguments.get("do_sample"):
-            options["method"] = "nucleus"
-        elif arguments.get("num_beams") == 1:
-            options["method"] = "greedy"
         options["beams"] = max(options.get("beams", _DEFAULT_BEAMS), options.get("count", 1))
-        return [caption.text for caption in self.captioner.caption(images, prefix=prompt, **options)[0]]
+        greedy = "greedy" if arguments.get("num_beams") == 1 else "beam"
+        method = "nucleus" if arguments.get("do_sample") else greedy
+        return [caption.text for caption in self.captioner.caption(images, prefix=prompt, method=method, **options)[0]]
 
 
 class ImagePreprocessor:
@@ -118,7 +116,7 @@ class ImagePreprocessor:
     def __init__(self, encoder: DualEncoder) -> None:
         self.encoder = encoder
 
-    def __call__(self, images: Image.Image | list[Image.Image], **_: Any) -> BatchFeature:
+    def __call__(self, images: Image.Image | list[Image.Image], **_: object) -> BatchFeature:
         """The tensors of an image or of several; further arguments are ignored."""
         images = images if isinstance(images, list) else [images]
         return BatchFeature(_tensors(self.encoder.preprocess_images([image.convert("RGB") for image in images])))
@@ -133,7 +131,7 @@ class TextPreprocessor:
     def __init__(self, encoder: DualEncoder) -> None:
         self.encoder = encoder
 
-    def __call__(self, texts: Sequence[str], **_: Any) -> BatchEncoding:
+    def __call__(self, texts: Sequence[str], **_: object) -> BatchEncoding:
         """The tensors of texts; further arguments are ignored."""
         return BatchEncoding(_tensors(self.encoder.preprocess_texts(texts)))
 
@@ -141,7 +139,7 @@ class TextPreprocessor:
 class PassThroughImages:
     """An image processor that returns the image itself, for captioners that preprocess on their own."""
 
-    def __call__(self, images: Image.Image, **_: Any) -> BatchFeature:
+    def __call__(self, images: Image.Image, **_: object) -> BatchFeature:
         """The image in RGB, as the only item of `images`."""
         return BatchFeature({"images": [images.convert("RGB")]})
 
@@ -152,14 +150,14 @@ class PassThroughTexts:
     pad_token_id: ClassVar[int | None] = None
     padding_side: ClassVar[str] = "right"
 
-    def __call__(self, text: str, **_: Any) -> dict[str, str]:
+    def __call__(self, text: str, **_: object) -> dict[str, str]:
         """The text as `prompt`."""
         return {"prompt": text}
 
-    def decode(self, text: str, **_: Any) -> str:
+    def decode(self, text: str, **_: object) -> str:
         """The text, unchanged."""
         return text
 
 
-def _tensors(features: dict[str, Any]) -> dict[str, Tensor]:
+def _tensors(features: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: value for name, value in features.items() if isinstance(value, Tensor)}

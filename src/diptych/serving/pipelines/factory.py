@@ -12,7 +12,6 @@ not support ViT-GPT2.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
@@ -59,7 +58,7 @@ def pipeline(task: str, model: str | Path, device: str = "auto", *, urls: bool =
         raise ConfigError(f"there is no pipeline '{task}'; {did_you_mean(task, TASKS)}")
     if task == "image-to-text":
         captioner = CaptionerModel(load_captioner(model, device))
-        parts: dict[str, Any] = {"tokenizer": PassThroughTexts(), "image_processor": PassThroughImages()}
+        parts: dict[str, object] = {"tokenizer": PassThroughTexts(), "image_processor": PassThroughImages()}
         return ImageToTextPipeline(captioner, **parts, **_common_arguments(task, captioner, urls))
     if task == "image-text-to-text":
         return _image_text_to_text(model, device, urls)
@@ -78,7 +77,7 @@ def register() -> None:
     PIPELINE_REGISTRY.register_pipeline("image-captioning", ImageToTextPipeline, pt_model=models, type="multimodal")
 
 
-def _common_arguments(task: str, model: PreTrainedModel, urls: bool) -> dict[str, Any]:
+def _common_arguments(task: str, model: PreTrainedModel, urls: bool) -> dict[str, object]:
     return {"task": task, "device": model.device, "urls": urls}
 
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
+from transformers import BatchFeature
 from transformers.image_utils import load_image
 from transformers.pipelines import (
     ImageFeatureExtractionPipeline,
@@ -19,6 +21,10 @@ from transformers.utils.chat_template_utils import Chat
 from diptych.errors import ConfigError
 from diptych.images.decode import central
 from diptych.serving.pipelines.adapters import CaptionerModel
+
+Input = TypeVar("Input")
+Parameters = dict[str, object]
+"""Keyword arguments of a step of a pipeline: `preprocess`, `_forward` or `postprocess`."""
 
 _MAX_NEW_TOKENS = 256  # the default of transformers 4
 
@@ -39,7 +45,7 @@ class ImageToTextPipeline(Pipeline):
     image_processor: Any
     tokenizer: Any
 
-    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: object = None, **kwargs: object) -> Any:
         """The captions of an image, or a list of them for a list of images; `images` is an alias of `inputs`.
 
         Raises:
@@ -54,11 +60,11 @@ class ImageToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         max_new_tokens: int | None = None,
-        generate_kwargs: dict[str, Any] | None = None,
+        generate_kwargs: Mapping[str, object] | None = None,
         prompt: str | None = None,
         timeout: float | None = None,
         urls: bool | None = None,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Parameters, ...]:
         forward = dict(generate_kwargs or {})
         if max_new_tokens is not None:
             if "max_new_tokens" in forward:
@@ -68,8 +74,8 @@ class ImageToTextPipeline(Pipeline):
         return {name: value for name, value in preprocess.items() if value is not None}, forward, {}
 
     def preprocess(
-        self, image: Any, prompt: str | None = None, timeout: float | None = None, urls: bool = False
-    ) -> Any:
+        self, image: object, prompt: str | None = None, timeout: float | None = None, urls: bool = False
+    ) -> BatchFeature:
         """The model's inputs for an image and the beginning of its caption."""
         cropped = central(load_image(refuse_urls(image, urls), timeout=timeout))
         inputs = self.image_processor(images=cropped, return_tensors="pt").to(self.dtype)
@@ -80,12 +86,12 @@ class ImageToTextPipeline(Pipeline):
             inputs.update({name: value for name, value in tokens.items() if name != "token_type_ids"})
         return inputs
 
-    def _forward(self, model_inputs: Any, **arguments: Any) -> Any:
+    def _forward(self, model_inputs: BatchFeature, **arguments: object) -> object:
         if not isinstance(self.model, CaptionerModel):
             arguments.setdefault("max_new_tokens", _MAX_NEW_TOKENS)
         return self.model.generate(**model_inputs, **arguments)
 
-    def postprocess(self, outputs: Any) -> list[dict[str, str]]:
+    def postprocess(self, outputs: Sequence[object]) -> list[dict[str, str]]:
         """The generated token sequences of one image as texts."""
         return [{"generated_text": self.tokenizer.decode(output, skip_special_tokens=True)} for output in outputs]
 
@@ -93,13 +99,13 @@ class ImageToTextPipeline(Pipeline):
 class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
     """transformers' zero-shot classification, also for models that are not in its lists; fetches URLs if allowed."""
 
-    def check_model_type(self, supported_models: Any) -> None:
+    def check_model_type(self, supported_models: object) -> None:
         """Accept every model."""
 
-    def _sanitize_parameters(self, urls: bool | None = None, **kwargs: Any) -> Any:
+    def _sanitize_parameters(self, urls: bool | None = None, **kwargs: object) -> tuple[Parameters, ...]:
         return _with_urls(super()._sanitize_parameters(**kwargs), urls)
 
-    def preprocess(self, image: Any, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+    def preprocess(self, image: object, *args: object, urls: bool = False, **kwargs: object) -> object:
         """The model's inputs, as in the base class."""
         return super().preprocess(refuse_urls(image, urls), *args, **kwargs)
 
@@ -107,10 +113,10 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
 class FeatureExtractionPipeline(ImageFeatureExtractionPipeline):
     """transformers' feature extraction; fetches URLs if allowed."""
 
-    def _sanitize_parameters(self, *args: Any, urls: bool | None = None, **kwargs: Any) -> Any:
+    def _sanitize_parameters(self, *args: object, urls: bool | None = None, **kwargs: object) -> tuple[Parameters, ...]:
         return _with_urls(super()._sanitize_parameters(*args, **kwargs), urls)
 
-    def preprocess(self, image: Any, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+    def preprocess(self, image: object, *args: object, urls: bool = False, **kwargs: object) -> object:
         """The model's inputs, as in the base class."""
         return super().preprocess(refuse_urls(image, urls), *args, **kwargs)
 
@@ -118,7 +124,7 @@ class FeatureExtractionPipeline(ImageFeatureExtractionPipeline):
 class TextPipeline(ImageTextToTextPipeline):
     """transformers' image-text-to-text; fetches the URLs of a call or of a conversation if allowed."""
 
-    def preprocess(self, inputs: Any = None, *args: Any, urls: bool = False, **kwargs: Any) -> Any:
+    def preprocess(self, inputs: object = None, *args: object, urls: bool = False, **kwargs: object) -> object:
         """The model's inputs, as in the base class."""
         if isinstance(inputs, Chat):
             for message in inputs.messages:  # content that is a single string is text
@@ -128,7 +134,7 @@ class TextPipeline(ImageTextToTextPipeline):
         return super().preprocess(inputs, *args, **kwargs)
 
 
-def refuse_urls(image: Any, allowed: bool = False) -> Any:
+def refuse_urls(image: Input, allowed: bool = False) -> Input:
     """Return the input of a pipeline (an image, a list, or parts of a message) if no image in it is an http(s) URL.
 
     Raises:
@@ -147,7 +153,7 @@ def refuse_urls(image: Any, allowed: bool = False) -> Any:
     return image
 
 
-def _with_urls(parameters: tuple[dict[str, Any], ...], urls: bool | None) -> tuple[dict[str, Any], ...]:
+def _with_urls(parameters: tuple[Parameters, ...], urls: bool | None) -> tuple[Parameters, ...]:
     """The parameters of a pipeline's steps, with `urls` added to those of `preprocess`."""
     preprocess, *rest = parameters
     return (preprocess if urls is None else {**preprocess, "urls": urls}, *rest)
