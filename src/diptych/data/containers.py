@@ -8,10 +8,11 @@ from pathlib import Path
 from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES
 from diptych.data.formats.tar import members
-from diptych.errors import DataError, ImageError, NextStep
+from diptych.errors import DataError, ImageError
 from diptych.images.decode import ImageSource, Slice, read_bytes
+from diptych.images.image_bytes import outside
 from diptych.images.paths import from_text
-from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
+from diptych.images.roots import ANYWHERE, Roots
 
 _SHARD = ".tar"
 
@@ -25,7 +26,7 @@ def image_at(text: str, roots: Roots = ANYWHERE) -> ImageSource:
     """
     path = roots.real(from_text(text))
     if path is None:
-        raise outside(text)
+        raise outside(str(from_text(text)))
     if path.is_file():
         return path
     for parent in path.parents:
@@ -41,21 +42,9 @@ def image_at(text: str, roots: Roots = ANYWHERE) -> ImageSource:
 def read_at(text: str, roots: Roots) -> bytes:
     """The encoded bytes of the image stored under `path`. Raises what `image_at` and `read_bytes` raise.
 
-    The path is checked again after the file was read, in case a link replaced it in between.
+    The file that is opened must lie inside the roots, even if a link has replaced it since it was found.
     """
-    data = read_bytes(image_at(text, roots))
-    if not roots.contains(from_text(text)):
-        raise outside(text)
-    return data
-
-
-def outside(text: str) -> ImageError:
-    """The error for an image outside the folders that may be read."""
-    return ImageError(
-        OUTSIDE,
-        f"'{from_text(text)}' lies outside the folders that may be read; index its folder",
-        steps=[NextStep("or read what links lead to", "follow_links")],
-    )
+    return read_bytes(image_at(text, roots), roots=roots)
 
 
 @functools.lru_cache(maxsize=4)
