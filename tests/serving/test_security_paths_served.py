@@ -284,10 +284,10 @@ def test_a_link_that_replaces_an_image_while_it_is_read_is_not_followed(
     service.add(root / "photos")
     image = root / "photos" / "0.png"
 
-    def swapped(path: Any) -> bytes:
+    def swapped(path: Any, **options: Any) -> bytes:
         image.unlink()
         image.symlink_to(private)
-        return read_bytes(path)
+        return read_bytes(path, **options)
 
     monkeypatch.setattr("diptych.data.containers.read_bytes", swapped)
     with pytest.raises(DiptychError, match="outside"):
