@@ -114,7 +114,13 @@ def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progr
         if changed:
             store.replace(to_table([*changed.values()], store.identity.dim))
     store.configure_tokenizer()
-    return AddReport(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
+    return AddReport(
+        new=counts["new"],
+        unchanged=counts["unchanged"],
+        changed=counts["changed"],
+        skipped=tuple(skipped),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _metadata(embeddings: Path, metadata: Path) -> Iterator[Metadata]:
