@@ -588,7 +588,7 @@ def test_an_index_cannot_lie_in_a_folder_whose_name_the_database_refuses_but_els
 ) -> None:
     library = tmp_path / os.fsdecode(name)
     draw(library, "a.png", "b.png")
-    with pytest.raises(DataError, match="an index cannot be stored in .* rename the folder"):
+    with pytest.raises(DataError, match=r"an index cannot be stored in .* rename the folder"):
         Index(library, model)
     assert not (library / ".diptych").exists()
     index = Index(tmp_path / "index", model)

@@ -33,9 +33,9 @@ def image_at(text: str, roots: Roots = ANYWHERE) -> ImageSource:
         if parent.is_file():
             stat = parent.stat()
             inside = tar_members if parent.suffix.lower() == _SHARD else _packed
-            found = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
-            if found is not None:
-                return found
+            image = inside(parent, stat.st_size, stat.st_mtime_ns).get(path.relative_to(parent).as_posix())
+            if image is not None:
+                return image
     raise ImageError("missing", f"'{path}' no longer exists; `diptych index --prune` removes it from the index")
 
 
@@ -48,7 +48,7 @@ def read_at(text: str, roots: Roots) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _packed(container: Path, size: int, mtime: int) -> dict[str, ImageSource]:
+def _packed(container: Path, _size: int, _mtime: int) -> dict[str, ImageSource]:
     """The images of a Parquet file or compressed shard by their ids; unpacked once into the cache folder.
 
     Images that it only references by path are left out.
@@ -63,10 +63,10 @@ def _packed(container: Path, size: int, mtime: int) -> dict[str, ImageSource]:
 
 
 @functools.lru_cache(maxsize=64)
-def tar_members(shard: Path, size: int, mtime: int) -> dict[str, Slice]:
+def tar_members(shard: Path, _size: int, _mtime: int) -> dict[str, Slice]:
     """The byte ranges of the members of an uncompressed tar file, by name.
 
-    `size` and `mtime` are those of the file: they make the cached result stale when it changes.
+    `_size` and `_mtime` are those of the file: they make the cached result stale when it changes.
 
     Raises:
         ImageError: `unreadable` - the file is not a complete tar file.

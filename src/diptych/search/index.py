@@ -6,26 +6,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
-from diptych.errors import ConfigError, ModelError
+from diptych.errors import ConfigError
 from diptych.images.decode import ImageSource
 from diptych.images.paths import texts_of
 from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
-from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 from diptych.runtime.progress import Progress, silent
 from diptych.search import retrieval
 from diptych.search.add_report import AddReport
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters
-from diptych.search.layout import HIDDEN, find_index, guarded, index_folder
+from diptych.search.index_model import IndexModel
+from diptych.search.layout import find_index, guarded, index_folder
 from diptych.search.lock import IndexBusy
-from diptych.search.permissions import allow, allowed_model, canonical_name, is_model_allowed, readable_roots
+from diptych.search.permissions import allow, canonical_name, readable_roots
 from diptych.search.precomputed import dimension
 from diptych.search.prune import forget, prune_gone
 from diptych.search.query import QueryLike
@@ -38,6 +37,7 @@ from diptych.search.update import UpdateOptions, update, watch
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
+    from diptych.models.onnx.text_graph import TextEncoder
 
 __all__ = [
     "AddReport",
@@ -54,8 +54,6 @@ __all__ = [
     "find_index",
     "index_folder",
 ]
-
-_IN_MEMORY = "(a model in memory)"
 
 
 class Index:
@@ -82,58 +80,10 @@ class Index:
         self, path: str | Path, model: str | Path | DualEncoder | None = None, *, device: str = "auto"
     ) -> None:
         self.folder = index_folder(path)
-        self._device, self._lock = device, threading.Lock()
-        self._given: str | Path | DualEncoder | None = model
-        self._model: DualEncoder | None = None
-        self.store = self._open()
-        if isinstance(self._given, str | Path) and self._name == self.store.identity.name:
-            allow(self.store, model=self._given)
+        self._encoder = IndexModel(self.folder, model, device)
+        self.store: Store = self._encoder.store
         self.readable: Roots = readable_roots(self.store)
         self.model_lock: AbstractContextManager[object] = threading.RLock()  # held while a search runs the model
-
-    def _open(self) -> Store:
-        if self._given is None:
-            return Store.open(self.folder)
-        if Store.is_index(self.folder):
-            store = Store.open(self.folder)
-            if not isinstance(self._given, str | Path) or self._name != store.identity.name:
-                store.identity.check(self._identity(), self.folder)
-            return store
-        root = self.folder.parent if self.folder.name == HIDDEN else None
-        return Store.create(self.folder, self._identity(), str(root) if root else None)
-
-    def _identity(self) -> ModelIdentity:
-        model = self._model = self._model or self._load()
-        return ModelIdentity(self._name, model.fingerprint(), model.dim, model.image_size)
-
-    @property
-    def _name(self) -> str:
-        if not isinstance(self._given, str | Path):
-            return _IN_MEMORY
-        return canonical_name(self._given)
-
-    @cached_property
-    def model_name(self) -> str | None:
-        """The name by which the model may be loaded; None if it was passed in memory.
-
-        Raises:
-            UntrustedModel: only the index names it, and it was never allowed for this index.
-        """
-        if isinstance(self._given, str | Path):
-            return self._name
-        if self._given is not None:
-            return self.store.identity.name if is_model_allowed(self.store) else None
-        return None if self.store.identity.name == _IN_MEMORY else allowed_model(self.store)
-
-    def _load(self) -> DualEncoder:
-        if not isinstance(self._given, str | Path | None):
-            return self._given
-        from diptych.models.dual_encoder import load  # imports torch, which an index without changes never needs
-
-        name = self._given if self._given is not None else self.model_name
-        if name is None:
-            raise ModelError(f"'{self.folder}' was made by a model that was not loaded by name; pass it as `model`")
-        return load(name, self._device)
 
     @property
     def model(self) -> DualEncoder:
@@ -142,33 +92,31 @@ class Index:
         Raises:
             ModelError: it cannot be loaded, or has changed since the index was made.
         """
-        with self._lock:
-            if self._model is None:
-                model = self._load()
-                identity = ModelIdentity(self.store.identity.name, model.fingerprint(), model.dim, model.image_size)
-                self.store.identity.check(identity, self.folder)
-                self._model = model
-            return self._model
+        return self._encoder.get()
+
+    @property
+    def model_name(self) -> str | None:
+        """The name by which the model may be loaded; None if it was passed in memory.
+
+        Raises:
+            UntrustedModel: only the index names it, and it was never allowed for this index.
+        """
+        return self._encoder.name
 
     @property
     def model_fingerprint(self) -> str:
         """`DualEncoder.fingerprint()` of the model that made the index."""
-        return self.store.identity.hash or self.model.fingerprint()
-
-    @cached_property
-    def _text_graph(self) -> TextEncoder | None:
-        identity = self.store.identity.hash
-        return kept_text_graph(identity) if identity else None
+        return self._encoder.fingerprint
 
     @property
-    def texts(self) -> TextEncoder:
+    def text_encoder(self) -> TextEncoder:
         """The encoder of text queries: the model if it is loaded, else its text graph in the cache, else the model.
 
         Raises:
             ModelError: there is no graph, and the model cannot be loaded or has changed since the index was made.
             UntrustedModel: only the index names the model; see `model_name`.
         """
-        return self._model or (self._text_graph if self.model_name else None) or self.model
+        return self._encoder.text_encoder
 
     def cache_text_encoder(self) -> bool:
         """Cache what a later process needs to embed a text without the model; False if the model has no such graph.
@@ -178,23 +126,16 @@ class Index:
         Raises:
             ModelError: the model cannot be loaded, or has changed since the index was made.
         """
-        from diptych.search.vocabulary import vocabulary_embeddings
+        return self._encoder.cache_text_encoder()
 
-        vocabulary_embeddings(lambda: self.texts, self.model_fingerprint)
-        return self._text_graph is not None or keep_text_graph(self.model, self.model_fingerprint)
-
-    @cached_property
+    @property
     def matcher(self) -> Matcher:
         """The matcher of the model that made the index, loaded on first use.
 
         Raises:
             ModelError: the model has none, or cannot be loaded.
         """
-        from diptych.matching.matcher import load_matcher
-
-        if self.model_name is None:
-            raise ModelError(f"the model of '{self.folder}' is in memory and has no matcher; pass `matcher` to search")
-        return load_matcher(self.model_name, device=self._device)
+        return self._encoder.matcher
 
     def image_at(self, path: str) -> ImageSource:
         """The image of a row by its `path`.

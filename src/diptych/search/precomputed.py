@@ -116,8 +116,8 @@ def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progr
     store.configure_tokenizer()
     return AddReport(
         new=counts["new"],
-        unchanged=counts["unchanged"],
         changed=counts["changed"],
+        unchanged=counts["unchanged"],
         skipped=tuple(skipped),
         seconds=time.perf_counter() - began,
     )

@@ -67,7 +67,7 @@ class Searchable(Protocol):
         ...
 
     @property
-    def texts(self) -> TextEncoder:
+    def text_encoder(self) -> TextEncoder:
         """The encoder of text queries, which may be loaded without the model."""
         ...
 
@@ -105,7 +105,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
     with index.model_lock:
         embedding = _embedding(index, resolved)
-        unknown = index.texts.unknown_texts(resolved.texts) if resolved.texts else []
+        unknown = index.text_encoder.unknown_texts(resolved.texts) if resolved.texts else []
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
@@ -157,7 +157,7 @@ def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep:
     if not query.is_text:
         return _Gate("no cutoff: the nearest to a picture, best first")
     cutoff = cutoff_of(index.model_name)
-    background = vocabulary_embeddings(lambda: index.texts, index.model_fingerprint)
+    background = vocabulary_embeddings(lambda: index.text_encoder, index.model_fingerprint)
     if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
         embedding = _embedding(index, query.wanted)
     return _Gate(
@@ -240,7 +240,7 @@ def _embedding(index: Searchable, query: Query) -> NDArray[np.float32]:
         by_id = dict(zip(table["id"].to_pylist(), embedding_matrix(table).astype(np.float32), strict=True))
         return np.stack([by_id[id] for id in ids])
 
-    return query_embedding(query, lambda: index.texts, lambda: index.model, row_embeddings)
+    return query_embedding(query, lambda: index.text_encoder, lambda: index.model, row_embeddings)
 
 
 def _with_row_ids(store: Store, query: Query) -> Query:

@@ -137,12 +137,13 @@ class Store:
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)
-            volumes = None if (folder / TABLE_FOLDER).exists() else {}  # unknown for rows of an earlier index
+            is_new = not (folder / TABLE_FOLDER).exists()  # the volumes of an earlier index's rows are not known
             with storing(folder, "the next run starts the index again"), guarded(folder):
                 _make_table(folder, model_identity.dim)
+            root = root or (str(folder.parent) if folder.name == HIDDEN else None)
             metadata = {
                 **{"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root},
-                **{"volumes": volumes, "exclude": {}},
+                **{"volumes": {} if is_new else None, "exclude": {}},
             }
             write_json(folder / METADATA_FILE, metadata)  # last: an index with metadata is complete
         store = cls.open(folder)

@@ -19,9 +19,8 @@ from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
 from diptych.search.index import AddReport, Index, IndexBusy, ModelIdentity, Store, index_folder
-from diptych.search.layout import IndexDamaged
+from diptych.search.layout import HIDDEN, IndexDamaged
 from diptych.search.permissions import allow, canonical_name, library_roots
-from diptych.search.store import HIDDEN
 from diptych.serving.loaded_models import LoadedModels
 from diptych.serving.results import AddProgress, IndexStatus
 
