@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from diptych.data.doctor.report import Example
 from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
+from diptych.data.reading_notes import Example
 from diptych.images.decode import describe, readable_text
 from diptych.images.near_duplicates import DISTANCE, distinctive, groups_around_first, near_pairs
 from diptych.images.pixel_comparison import PixelComparison
