@@ -32,6 +32,7 @@ from _links import link
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.evaluators import evaluate_retrieval
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.train import train
@@ -71,7 +72,7 @@ def write_subset(pairs: Pairs, count: int, folder: Path) -> None:
 
 
 def build_model(data: Path, out: Path) -> None:
-    model = dual.build(
+    model = builder.build(
         "timm/resnet10t",
         "distilbert",
         pretrained=False,

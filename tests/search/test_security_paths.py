@@ -272,10 +272,10 @@ def test_a_link_that_replaces_an_image_during_indexing_is_not_read(
     library.mkdir()
     (library / "0.png").write_bytes(encoded("PNG", 0))
 
-    def swapped(image: Any) -> bytes:
+    def swapped(image: Any, **options: Any) -> bytes:
         (library / "0.png").unlink()
         (library / "0.png").symlink_to(private)
-        return read_bytes(image)
+        return read_bytes(image, **options)
 
     monkeypatch.setattr("diptych.search.rows.read_bytes", swapped)
     added = Index(tmp_path / "index", model).add(library)

@@ -115,10 +115,10 @@ def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service
 def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
     results = post(api, "/v1/search", texts=["a cat"], k=2, keep=None)
     local = service.search("a cat", k=2, keep=None)
-    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
+    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "unknown", "before"]
     assert list(results) == page
-    assert {name: results[name] for name in page if name not in ("hits", "nearest")} == {
-        name: getattr(local, name) for name in page if name not in ("hits", "nearest")
+    assert {name: results[name] for name in page if name not in ("hits", "nearest", "unknown")} == {
+        name: getattr(local, name) for name in page if name not in ("hits", "nearest", "unknown")
     }
     for hit, expected in zip(results["hits"], local.hits, strict=True):
         assert list(hit) == [field.name for field in dataclasses.fields(Hit)]
@@ -241,8 +241,8 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
     ("since", "until"), [("2001", None), ("0001-01-01", "9999-12-31"), ("0001-01-01T00:00:00+14:00", "9999")]
 )
 def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: str, until: str | None) -> None:
-    found = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
-    assert found["searched"] == 15
+    results = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
+    assert results["searched"] == 15
 
 
 def test_a_year_as_text_is_a_year_and_not_seconds_since_1970(api: TestClient) -> None:
@@ -484,7 +484,7 @@ def test_long_adds_do_not_delay_searches(service: Service, folder: Path) -> None
             assert ask(f"{url}/v1/search", json={"texts": ["a cat"]}).status_code == 200
         finally:
             gate.set()
-        assert {each.result().status_code for each in adding} == {200}
+        assert {future.result().status_code for future in adding} == {200}
 
 
 def test_an_add_stops_at_shutdown_and_keeps_the_images_added_so_far(service: Service, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_the_first_added_folder_creates_the_index(service: Service, tmp_path: Pa
     with pytest.raises(DataError, match="there is no index"):
         other.search("a cat")
     added = other.add(library)
-    assert (added.new, [each.reason for each in added.skipped]) == (2, ["undecodable"])
+    assert (added.new, [skip.reason for skip in added.skipped]) == (2, ["undecodable"])
     assert other.status().images == 2
     assert other.remove([hit.id for hit in other.search("red", keep=None, fold=False)]) == 2
     assert other.status() == IndexStatus(
@@ -298,7 +298,7 @@ def test_a_missing_captioner_matcher_or_prompter_is_reported_without_loading_the
         "prompter": lambda: plain.prompt([Image.new("RGB", (8, 8))]),
     }.items():
         assert not plain.has(kind)
-        with pytest.raises(ModelError, match=f"has no {kind}; name one \\(--{kind}"):
+        with pytest.raises(ModelError, match=f"has no {kind}; start with one"):
             ask()
     assert not plain.loaded.is_loaded("encoder")
 

@@ -13,7 +13,7 @@ import yaml
 
 from diptych.data.formats.read import read_pairs
 from diptych.errors import ConfigError
-from diptych.models import dual_encoder as dual
+from diptych.models import builder
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
 from diptych.training.contrastive.config import ContrastiveRecipe
@@ -54,7 +54,7 @@ def encoder(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {name: TINY[name] for name in ("dim", "pretrained", "text_arguments", "image_size", "crop", "device")}
     folder = tmp_path_factory.mktemp("encoder")
     captions = read_pairs(scenes).flat_captions()[0]
-    dual.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
+    builder.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
     return folder
 
 

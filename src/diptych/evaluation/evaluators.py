@@ -102,7 +102,8 @@ def check_classes(classes: Classes) -> None:
     """
     if len(classes) < 2:
         raise DataError(
-            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another class",
+            f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
+            "class",
             steps=[NextStep("name the classes to tell apart", "labels"), NextStep("name the classes", "classes")],
         )
 

@@ -127,7 +127,7 @@ def measure_captioner(
     features = before.prepare(images[:_TIMED_IMAGES])
     count, config = len(images[:_TIMED_IMAGES]), GenerationConfig(beams=3)
     first, second = alternating_medians(
-        *(lambda model=model: model.write(dict(features), config, "", range(count)) for model in (before, after))
+        *(lambda model=model: model.generate(dict(features), config, "", range(count)) for model in (before, after))
     )
     return parity_of("captioner", old, new, (count / first, count / second))
 
@@ -143,8 +143,8 @@ def _next_logits(model: GridCaptionModel, image: Image.Image, words: Sequence[in
     state = model.decoder.start(memory)
     for word in words:
         logits = state.step(torch.tensor([word]))
-    vector = logits[0].double().numpy()
-    return vector / np.linalg.norm(vector)
+    values = logits[0].double().numpy()
+    return values / np.linalg.norm(values)
 
 
 def _weights_hash(decoder: nn.Module) -> str:

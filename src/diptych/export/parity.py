@@ -48,8 +48,8 @@ TOLERANCES = {"fp32": Tolerance(0.9999, 0.99999, 1e-3), "int8": Tolerance(0.9, 0
 class Parity:
     """The comparison of one exported graph (`image`, `text` or `captioner`) with the original network.
 
-    The cosines and the largest absolute difference of a component are those of unit vectors, over `checked` inputs. The
-    rates are inputs per second.
+    The cosines and the largest absolute difference of a component are those of unit embeddings, over `checked` inputs.
+    The rates are inputs per second.
     """
 
     name: str
@@ -86,7 +86,7 @@ def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, input
 
 
 def parity_of(name: str, old: NDArray[np.floating], new: NDArray[np.floating], rates: tuple[float, float]) -> Parity:
-    """The parity of unit vectors `old` and `new`, both (inputs, dim), and of two rates in inputs per second."""
+    """The parity of unit embeddings `old` and `new`, both (inputs, dim), and of two rates in inputs per second."""
     cosines = (old.astype(np.float64) * new).sum(axis=1)
     return Parity(name, len(old), float(cosines.min()), float(cosines.mean()), float(np.abs(old - new).max()), *rates)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
 
 from diptych.errors import ModelError
 from diptych.models.bundled import PYPI_TEXT_TOWERS, packaged_model
@@ -61,7 +60,7 @@ class TextSpace:
             ConfigError: an item is not a string.
         """
         first: Any = self.model[0]
-        trunk = first.sub_modules["text"][0] if isinstance(first, Router) else first
+        trunk = first.sub_modules["text"][0] if hasattr(first, "sub_modules") else first  # of a Router, or alone
         return unknown_to(trunk, checked_texts(texts))
 
     def encode_cached(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from diptych.data.containers import outside, tar_members
+from diptych.data.containers import tar_members
 from diptych.data.formats.image_paths import home_of
 from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES, expand
@@ -17,6 +17,7 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, ImageError
 from diptych.images.decode import ImageSource, readable_text
 from diptych.images.exclusions import Exclusions
+from diptych.images.image_bytes import outside
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diptych.data.containers import read_at
 from diptych.errors import DataError, DiptychError, IndexMissing, ModelError, NextStep
-from diptych.images.decode import decode, thumbnail
+from diptych.images.decode import decode, read_bytes, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
@@ -167,6 +167,14 @@ class ServedIndex:
             return ANYWHERE
         index = self.get()
         return self._inside if index is None else self._inside | library_roots(index.store)
+
+    def read_allowed(self, path: str | Path) -> bytes:
+        """The bytes of an image file inside the roots, named as for `allowed`, even if a link replaces it meanwhile.
+
+        Raises:
+            DataError: it lies outside, does not exist, or cannot be read.
+        """
+        return read_bytes(self.allowed(path), roots=ANYWHERE if self.follow_links else self._inside)
 
     def status(self) -> IndexStatus:
         """The index's folder, its model, its number of images, the roots, and the folder being added now."""
