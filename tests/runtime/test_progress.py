@@ -18,5 +18,5 @@ def test_the_public_progress_bar_yields_every_item_and_shows_label_and_total(
 
 
 def test_a_progress_bar_without_a_total_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(diptych.progress_bar([1, 2], None, "images")) == [1, 2]
+    assert list(diptych.progress_bar(iter([1, 2]), None, "images")) == [1, 2]
     assert "images: 2it" in capsys.readouterr().err

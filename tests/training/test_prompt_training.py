@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-        "import sys; from diptych.cli import main
-"
+from diptych.cli import main
 from diptych.data.formats.read import read_pairs
 from diptych.prompting.text_space import load_text_space
 from diptych.training.run import split_for_training
@@ -23,10 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(make_dual(folder / "encoder")), str(make_text_encoder(folder / "text"))
 
 
-@pytest.mark.parametrize(("rate", "is_worse"), [("0", True), ("0.01", False)])
 def test_a_prompter_that_is_no_better_than_the_mean_prompt_is_reported(
-    rate: str,
-    is_worse: bool,
     models: tuple[str, str],
     scenes: Path,
     tmp_path: Path,
@@ -34,17 +30,17 @@ def test_a_prompter_that_is_no_better_than_the_mean_prompt_is_reported(
 ) -> None:
     encoder, text_encoder = models
     words = ["train", "prompt", "--data", str(scenes), "-o", str(tmp_path / "run"), "--model", encoder]
-    words += ["--text-encoder", text_encoder, "--lr", rate, "--ema", "0", "--hidden", "8", "--library", "0", "--quiet"]
-    words += ["--epochs", "60" if float(rate) else "1", "--batch-size", "8", "--device", "cpu", "--dropout", "0"]
+    words += ["--text-encoder", text_encoder, "--lr", "0", "--ema", "0", "--hidden", "8", "--library", "0", "--quiet"]
+    words += ["--epochs", "1", "--batch-size", "8", "--device", "cpu", "--dropout", "0"]
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert not ended.value.code
-    warned = "no better than the mean of the training prompts, with a cosine of" in capsys.readouterr().err
+    assert "no better than the mean of the training prompts, with a cosine of" in capsys.readouterr().err
     card = json.loads((tmp_path / "run" / "model" / "diptych.json").read_text())
     validation = card["prompter"]["validation"]
-    assert warned == (validation["cosine"] <= validation["baseline_cosine"]) == is_worse
+    assert validation["cosine"] <= validation["baseline_cosine"]
     space = load_text_space(text_encoder, "cpu")
     train, val = split_for_training(read_pairs(scenes), None)
-    mean = np.mean(space.vectors(train.flat_captions()[0]), axis=0)
-    cosines = space.vectors(val.flat_captions()[0]) @ (mean / np.linalg.norm(mean))
+    mean = np.mean(space.encode(train.flat_captions()[0]), axis=0)
+    cosines = space.encode(val.flat_captions()[0]) @ (mean / np.linalg.norm(mean))
     assert validation["baseline_cosine"] == pytest.approx(100 * cosines.mean(), abs=1e-3)

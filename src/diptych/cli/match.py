@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.options import Device, OptionalOutput, Quiet
-from diptych.cli.show import csv_output, note, print_table, progress, set_quiet, warn_notes
+from diptych.cli.show import csv_output, note, print_table, progress, set_quiet, warn, warn_notes
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
@@ -82,7 +82,9 @@ def _match_table(pairs: Path, output: Path | None, matcher: Matcher, prior: floa
     with csv_output(output) as writer:
         writer.writerow(("image", "caption", "probability"))
         writer.writerows(rows)
+    bad = sum(1 for *_, p in rows if not p)
+    without = f"; {bad:,} without a probability: the image cannot be decoded or the text is empty" if bad else ""
     if output:
-        bad = sum(1 for *_, p in rows if not p)
-        without = f"; {bad:,} without a probability: the image cannot be decoded or the text is empty" if bad else ""
         note(f"{len(rows):,} pairs: {output}{without}")
+    elif bad:
+        warn(f"{pairs}: {len(rows):,} pairs{without}")

@@ -48,8 +48,8 @@ TOLERANCES = {"fp32": Tolerance(0.9999, 0.99999, 1e-3), "int8": Tolerance(0.9, 0
 class Parity:
     """The comparison of one exported graph (`image`, `text` or `captioner`) with the original network.
 
-    The cosines and the largest absolute difference of a component are those of unit embeddings, over `checked` inputs. The
-    rates are inputs per second.
+    The cosines and the largest absolute difference of a component are those of unit embeddings, over `checked` inputs.
+    The rates are inputs per second.
     """
 
     name: str

@@ -22,8 +22,9 @@ from diptych.data.doctor.findings import (
     usable_rows,
     wrong_lines,
 )
-from diptych.data.doctor.report import KINDS, Example, Finding, Report, Spread, describe_pairs
+from diptych.data.doctor.report import KINDS, Finding, Report, Spread, describe_pairs
 from diptych.data.pairs import Pairs, Row
+from diptych.data.reading_notes import Example
 from diptych.errors import DataError, ImageError, NextStep
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import MAX_PIXELS, decode, thumbnail

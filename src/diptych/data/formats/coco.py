@@ -43,7 +43,7 @@ def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
     captions: dict[str, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
-        captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+        captions.setdefault(_id(annotation, "image_id", where), []).append(clean(_value(annotation, "caption", where)))
     numbers: dict[str, None] = {}
     repeated: list[str] = []
     for where, image in _entries(path, "images"):
@@ -52,7 +52,7 @@ def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
         if number in numbers:
             repeated.append(number)
         numbers[number] = None
-        texts = tuple(map(clean, captions.get(number, ())))
+        texts = tuple(captions.get(number, ()))
         yield Row(name, images.find(name, where), texts, split_of(path, images.base), number)
     orphans = Tally.of(number for number in captions if number not in numbers)
     left, right = f"image ids of the captions in '{path.name}'", "its images"

@@ -135,8 +135,9 @@ def _fetched(record: dict[str, object], images: list[str]) -> dict[str, object]:
     """
     for column in images:
         value = record[column]
-        if value and not value.get("bytes") and "hf://" in (value.get("path") or ""):
-            with require("fsspec", extra="train").open(value["path"], "rb") as file:
+        path = value.get("path") if isinstance(value, Mapping) and not value.get("bytes") else None
+        if isinstance(path, str) and "hf://" in path:
+            with require("fsspec", extra="train").open(path, "rb") as file:
                 record[column] = {"bytes": file.read(MAX_BYTES + 1)}  # one over the limit, so that decoding fails
     return record
 

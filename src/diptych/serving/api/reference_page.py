@@ -26,7 +26,7 @@ section { margin: 0 0 2.5rem } table { border-collapse: collapse; width: 100%; m
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere }
 th { color: var(--faint); font-weight: 600 } code { font: .95em ui-monospace, monospace } h3 { margin: 1rem 0 0 }
-a { color: var(--accent) }
+a { color: var(--accent) } td:first-child { white-space: nowrap }
 """
 
 
