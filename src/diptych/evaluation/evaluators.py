@@ -14,7 +14,7 @@ from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.labelled import Labelled
 from diptych.data.pairs import Pairs
 from diptych.data.templates import fill, templates
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.evaluation.metrics.bootstrap import Interval, bootstrap_intervals
 from diptych.evaluation.metrics.matching import BINS, Labels, MatchScores, matching_metrics
 from diptych.evaluation.metrics.retrieval import Embeddings, RetrievalScores, retrieval_metrics
@@ -103,7 +103,8 @@ def check_classes(classes: Classes) -> None:
     if len(classes) < 2:
         raise DataError(
             f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
-            "class, or name the classes to tell apart (--labels)"
+            "class",
+            steps=[NextStep("or name the classes to tell apart", "classes")],
         )
 
 

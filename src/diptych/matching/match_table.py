@@ -118,7 +118,8 @@ def free_name(name: str, columns: Collection[str]) -> str:
     >>> free_name("score", ["image", "score"])
     'score_2'
     """
-    return next(new for new in (name, *(f"{name}_{n}" for n in itertools.count(2))) if new not in columns)
+    candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in columns)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
