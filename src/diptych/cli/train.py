@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from cyclopts import App, ArgumentCollection, Parameter, default_name_transform
 from cyclopts.config import Dict
 
-from diptych.cli.options import OptionalInputPath, Quiet, check_device, check_inputs
+from diptych.cli.options import OptionalInputPath, Quiet, check_device
 from diptych.cli.show import echo, note, note_left_out, print_scores, print_table, progress, set_quiet, warn
 from diptych.errors import ConfigError
 from diptych.training.caption.config import CaptionRecipe
@@ -53,8 +53,7 @@ class RunOptions:
     """
 
     config: Annotated[
-        Path | None,
-        Parameter(validator=check_inputs, help="YAML file of settings. Flags on the command line override the file."),
+        Path | None, Parameter(help="YAML file of settings. Flags on the command line override the file.")
     ] = None
     resume: Annotated[
         bool,
