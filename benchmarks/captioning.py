@@ -1,7 +1,7 @@
 """Captions a second: a small captioner in batches beside transformers' `generate` on the same model at batch 1.
 
     python benchmarks/captioning.py --model mini
-    python benchmarks/captioning.py --model runs/caption --threads 2 --pictures 64
+    python benchmarks/captioning.py --model runs/caption --threads 2 --images 64
 
 The same model: the same image tower and preprocessing, and the decoder's weights in transformers' own
 `BlenderbotForCausalLM`, which has the same layers; the run ends with an error unless both write the same captions
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", help="a small captioner on a dual encoder")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads")
-    parser.add_argument("--pictures", type=int, default=45, help="captions in a round; the photographs are repeated")
+    parser.add_argument("--images", type=int, default=45, help="captions in a round; the photographs are repeated")
     parser.add_argument("--batch", type=int, default=16, help="pictures in a batch, ours")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, alternated")
     arguments = parser.parse_args()
@@ -123,7 +123,7 @@ def compare(
     name: str, captioner: Captioner, twin: Any, images: list[Image.Image], settings: dict[str, Any], arguments: Any
 ) -> None:
     """Check that both write the same, let them take turns, and print a line for each."""
-    wish, writer = captioner.generation_config(**settings), captioner.model
+    wish, writer = captioner.generation_config(GenerationConfig(**settings)), captioner.model
 
     def theirs(images: list[Image.Image]) -> list[str]:
         return [by_transformers(writer, twin, image, wish) for image in images]

@@ -1,6 +1,6 @@
 """Kill -9 at random moments while a library is indexed: does the index end with exactly the files on disk, each once?
 
-    python benchmarks/index_kill.py [--kills 20] [--pictures 2000] [--data PATH] [--model PATH]
+    python benchmarks/index_kill.py [--kills 20] [--images 2000] [--data PATH] [--model PATH]
 
 Each round starts `Index.add(library, prune=True)` in a process of its own, kills it after a random time, checks that
 every acknowledged row is there, and then changes the library: pictures come, go, change, move and are copied. In the
@@ -103,7 +103,7 @@ def vectors(index: Any) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=2_000)
+    parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """diptych, rclip and clip-retrieval over the same folder of pictures, with the same network.
 
-    python benchmarks/index_tools.py --data flickr8k [--pictures 1000] [--rounds 3] [--home FOLDER]
+    python benchmarks/index_tools.py --data flickr8k [--images 1000] [--rounds 3] [--home FOLDER]
 
 The network is rclip's, ViT-B/32 at 256 pixels, with random weights, since speed does not depend on them and no hub is
 asked; it is made once, in the form that each tool reads: open_clip's for clip-retrieval, transformers' for diptych,
@@ -298,7 +298,7 @@ def report(rounds: dict[str, list[dict[str, float]]], count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=1_000)
+    parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--home", type=Path, help="keep the network and the environments here, and use them again")
     arguments = parser.parse_args()

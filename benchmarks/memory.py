@@ -1,7 +1,7 @@
 """Does memory grow with the number of pictures? Peaks of training and of evaluation at two sizes, each in its process.
 
     python benchmarks/memory.py --data flickr8k
-    python benchmarks/memory.py --data flickr8k --pictures 1000 7000 28000
+    python benchmarks/memory.py --data flickr8k --images 1000 7000 28000
 
 The model is small and the same at every size. Two things are counted every 5 ms, above what there was when everything
 was imported: `held`, what the program has allocated and not freed (glibc's mallinfo2, with Python's and Arrow's own
@@ -32,6 +32,7 @@ from _links import link
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.evaluators import evaluate_retrieval
+from diptych.models import builder
 from diptych.models import dual_encoder as dual
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.train import train
@@ -71,7 +72,7 @@ def write_subset(pairs: Pairs, count: int, folder: Path) -> None:
 
 
 def build_model(data: Path, out: Path) -> None:
-    model = dual.build(
+    model = builder.build(
         "timm/resnet10t",
         "distilbert",
         pretrained=False,
@@ -140,7 +141,7 @@ def peak_of(job: Callable[[Path, Path], None], data: Path, folder: Path) -> np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 7000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 7000])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     pairs = read_pairs(arguments.data)

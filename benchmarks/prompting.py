@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini", help="a prompter: a run of `diptych train prompt`, or mini")
     parser.add_argument("--captioner", help="for compose and generate; the prompter's own unless given")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, help="only the first so many")
+    parser.add_argument("--images", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
     evaluator = PromptEvaluator(pairs, prompter.space.encode_cached(pairs.flat_captions()[0]))
     known, owner = train.flat_captions()
     library = PromptLibrary.of(known, prompter.space)
-    features, train_features = (prompter.image_features.stored(part)[:, 0] for part in (pairs, train))
+    features, train_features = (prompter.image_features.cached(part)[:, 0] for part in (pairs, train))
     scores = evaluator(
         {"prompter": prompter.predict_features(features)},
         baselines=PromptBaselines(prompter.space.encode_cached(known), owner, features, train_features),

@@ -1,7 +1,7 @@
 """The blocked retrieval metric against a full-matrix argsort: median seconds and peak memory, in one run.
 
     python benchmarks/retrieval_metrics.py                       # 5,000 x 25,000 both ways, then 20,000 x 100,000 alone
-    python benchmarks/retrieval_metrics.py --pictures 1000 --large-pictures 0 --repeats 5
+    python benchmarks/retrieval_metrics.py --images 1000 --large-images 0 --repeats 5
 
 The embeddings are random directions with captions near their pictures. Each measurement runs in a process of its own,
 so that a peak is its own; what is reported is the peak above what the process held once the embeddings were made.
@@ -99,8 +99,8 @@ def medians(function: Callable[..., float], files: list[Path], repeats: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=5_000, help="pictures where both are measured")
-    parser.add_argument("--large-pictures", type=int, default=20_000, help="pictures of the blocked run alone; 0: none")
+    parser.add_argument("--images", type=int, default=5_000, help="pictures where both are measured")
+    parser.add_argument("--large-images", type=int, default=20_000, help="pictures of the blocked run alone; 0: none")
     parser.add_argument("--captions-each", type=int, default=5)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
@@ -124,8 +124,8 @@ def main() -> None:
     sorted_seconds, sorted_peak = report(argsorted, arguments.images)
     seconds, peak = report(blocked, arguments.images)
     print(f"blocked is {sorted_seconds / seconds:.1f} times as fast, in 1/{sorted_peak / peak:.0f} of the memory")
-    if arguments.large_pictures:
-        report(blocked, arguments.large_pictures)
+    if arguments.large_images:
+        report(blocked, arguments.large_images)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,13 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
+def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions of a module and the methods of its classes without a leading underscore in any name."""
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
+    for body in bodies:
+        yield from (f for f in body if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) and f.name[0] != "_")
+
+
 def main(checkout: Path) -> None:
     """Print the figures of a checkout."""
     source = checkout / "src" / "diptych"
@@ -82,7 +89,7 @@ def main(checkout: Path) -> None:
     cycles = groups(graph)
     lengths = [f.end_lineno - f.lineno + 1 for tree in trees.values() for f in functions(tree) if f.end_lineno]
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
-    public = [f for tree in trees.values() for f in functions(tree) if not f.name.startswith("_")]
+    public = [f for tree in trees.values() for f in public_functions(tree)]
     tests = sum(len(path.read_text("utf-8").splitlines()) for path in (checkout / "tests").rglob("*.py"))
     known: dict[str, int] = {}
     figures = {

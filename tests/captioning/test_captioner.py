@@ -319,7 +319,7 @@ def test_greedy_writes_what_transformers_writes_with_the_same_weights(writer: Gr
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     captioner, twin = Captioner("tiny", writer), benchmark.in_transformers(writer.decoder)
-    config = captioner.generation_config(method="greedy", max_tokens=10)
+    config = captioner.generation_config(GenerationConfig("greedy", max_tokens=10))
     captions = [benchmark.by_transformers(writer, twin, image, config) for image in images]
     assert [of_one[0].text for of_one in captioner.caption(images, method="greedy", max_tokens=10)] == captions
 
@@ -372,7 +372,7 @@ def test_a_saved_captioner_gives_the_same_captions_and_its_directory_stays_a_dua
 ) -> None:
     captioner = load_captioner(saved, "cpu")
     assert captioner.name == str(saved)
-    assert captioner.generation_config().length_penalty == 0.9
+    assert captioner.generation_config(GenerationConfig()).length_penalty == 0.9
     assert captioner.caption(images, count=2) == Captioner("tiny", writer).caption(images, count=2)
     assert np.allclose(dual.load(saved).encode_images(images), writer.encoder.encode_images(images), atol=1e-5)
 

@@ -158,7 +158,7 @@ def test_a_sidecar_file_that_cannot_be_written_is_named(
     ended = run("caption", photos, "--model", saved, "--sidecar")
     assert ended.code == 1
     assert "0.txt'" in ended.err
-    assert "use --out" in ended.err
+    assert "(--output)" in ended.err
 
 
 def test_images_in_a_tar_file_are_captioned(run: Run, photos: Path, saved: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_images_in_a_tar_file_are_captioned(run: Run, photos: Path, saved: Path,
     assert [line["image"].rpartition("/")[2] for line in lines(tmp_path / "c.jsonl")] == ["0.png", "1.png", "2.png"]
     refused = run("caption", shard, "--model", saved, "--sidecar")
     assert refused.code == 1
-    assert "use --out" in refused.err
+    assert "(--output)" in refused.err
 
 
 def test_captions_stored_in_an_index_are_searchable(run: Run, photos: Path, saved: Path) -> None:

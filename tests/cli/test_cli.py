@@ -178,6 +178,25 @@ def test_an_existing_run_is_kept_unless_it_is_resumed(run: Run, model: Path, sce
     assert run(*words, "--resume").code == 0
 
 
+def test_resume_with_the_folder_alone_continues_with_the_recorded_settings(
+    run: Run, config: Path, scenes: Path, tmp_path: Path
+) -> None:
+    words = ("train", "contrastive", "-o", tmp_path / "r")
+    ended = run(*words, "--resume")
+    assert (ended.code, ended.out) == (1, "")
+    assert "holds no run to resume; start it without --resume" in ended.err
+    assert run(*words, "--config", config, "--data", scenes, "--epochs", 1, "--batch-size", 8, "--seed", 3).code == 0
+    first = recipe_of(tmp_path / "r")
+    ended = run(*words, "--resume", "--epochs", 2, "--lr-head", 0.002)
+    assert ended.code == 0, ended.err
+    assert recipe_of(tmp_path / "r") == first | {"epochs": 2, "lr_head": 0.002}
+    ended = run(*words, "--resume", "--seed", 4)
+    assert ended.code == 1
+    assert "seed is 4, the run has 3" in ended.err
+    assert recipe_of(tmp_path / "r") == first | {"epochs": 2, "lr_head": 0.002}
+    assert "holds a run of ContrastiveRecipe" in run("train", "prompt", "-o", tmp_path / "r", "--resume").err
+
+
 def test_a_sweep_prints_one_table_with_a_row_per_run(run: Run, config: Path, scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text("dropout: [0.0, 0.5]\n")
     words = ("train", "contrastive", "--config", config, "--data", scenes, "--output", "runs", "--epochs", 1)

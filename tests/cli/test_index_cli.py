@@ -47,6 +47,45 @@ def test_files_that_match_an_excluded_pattern_are_skipped(run: Run, library: Pat
     assert json.loads(run(*words).out)["new"] == 2
 
 
+def test_exclusions_are_remembered_and_a_pattern_without_effect_is_named(
+    run: Run, library: Path, model_folder: Path
+) -> None:
+    ended = run("index", library, "--model", model_folder, "--exclude", "sub/", "Bakcup")
+    assert "--exclude 'Bakcup' matches nothing" in " ".join(ended.err.split())
+    assert "'sub/'" not in ended.err
+    again = run("index", library, "--json")
+    assert (json.loads(again.out)["new"], json.loads(again.out)["unchanged"]) == (0, 3)
+    assert json.loads(run("index", library, "--reset-exclude", "--json").out)["new"] == 3
+
+
+def test_losing_most_images_wants_a_second_word(run: Run, library: Path, model_folder: Path) -> None:
+    run("index", library, "--model", model_folder)
+    for file in library.rglob("*.png"):
+        file.unlink()
+    refused = run("index", library, "--prune")
+    assert (refused.code, "would remove 6 pictures" in " ".join(refused.err.split())) == (1, True)
+    assert "(--prune-all)" in refused.err
+    assert json.loads(run("index", library, "--prune-all", "--json").out)["pruned"] == 6
+
+
+def test_images_below_a_folder_can_be_forgotten(run: Run, library: Path, model_folder: Path) -> None:
+    run("index", library, "--model", model_folder)
+    ended = run("index", library, "--forget", library / "sub", "--exclude", "sub")
+    assert "3 images below" in " ".join((ended.out + ended.err).split())
+    assert len(Index(library)) == 3
+
+
+def test_a_library_that_was_moved_is_named_when_it_is_searched(
+    run: Run, library: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    run("index", library, "--model", model_folder)
+    library.rename(tmp_path / "moved")
+    words = ("search", "a star", "--nearest", "--index", tmp_path / "moved", "--model", model_folder)
+    assert f"the library was moved from '{library}'" in " ".join(run(*words).err.split())
+    assert "6 moved with the library" in run("index", tmp_path / "moved", "--model", model_folder).out
+    assert "was moved" not in run(*words).err
+
+
 def test_an_index_can_be_stored_outside_the_library(
     run: Run, library: Path, model_folder: Path, tmp_path: Path
 ) -> None:

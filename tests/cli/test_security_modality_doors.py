@@ -210,9 +210,10 @@ def post(api: TestClient, route: str, **asked: Any) -> Any:
 def test_the_api_embeds_searches_and_matches_by_the_words(house: House, api: TestClient) -> None:
     texts, image = house.trap.texts, house.photo(0)
     expected, seen = by_hand(house.model, texts), house.model.encode_images([house.trap.image])
-    house.trap.check(np.array(post(api, "/v1/embed", texts=texts)["text_vectors"]), expected, seen, atol=1e-4)
+    house.trap.check(np.array(post(api, "/v1/embed", texts=texts)["text_embeddings"]), expected, seen, atol=1e-4)
     for text, vector in zip(texts, expected, strict=True):
-        house.trap.check(np.array(post(api, "/v1/embed", texts=[text])["text_vectors"]), vector[None], seen, atol=1e-4)
+        vectors = np.array(post(api, "/v1/embed", texts=[text])["text_embeddings"])
+        house.trap.check(vectors, vector[None], seen, atol=1e-4)
         best = post(api, "/v1/search", texts=[text], keep=None, k=1)["hits"][0]
         of_best = house.model.encode_images([Image.open(best["path"]).convert("RGB")])[0]
         assert best["score"] == pytest.approx(float(vector @ of_best), abs=1e-3)
@@ -252,7 +253,7 @@ def test_the_client_sends_texts_and_refuses_what_is_none(house: House) -> None:
     texts = house.trap.texts
     with running(make_app(house.service, Settings())) as url, Client(url) as client:
         expected, seen = by_hand(house.model, texts), house.model.encode_images([house.trap.image])
-        house.trap.check(client.embed(texts=texts).text_vectors, expected, seen, atol=1e-4)
+        house.trap.check(client.embed(texts=texts).text_embeddings, expected, seen, atol=1e-4)
         assert len(client.search(texts[0], keep=None, k=3)) == 3
         told = client.match(house.trap.image, texts)
         assert told == pytest.approx(list(house.probabilities(house.trap.image)), abs=1e-3)

@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.data.doctor import checks
 from diptych.data.doctor.findings import repair_mojibake
 from diptych.data.doctor.inspect import Report, contact_sheet, inspect, usable_pairs
+from diptych.data.formats.read import detect, read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import DataError
 from diptych.images.contact_sheet import MAT
@@ -44,7 +45,7 @@ def _details(report: Report, kind: str) -> list[str]:
     return [example.detail for finding in report.findings if finding.kind == kind for example in finding.examples]
 
 
-def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp_path: Path) -> None:
+def test_each_broken_image_is_dropped_for_its_reason_and_the_rest_are_kept(tmp_path: Path) -> None:
     broken, good = break_files([tmp_path / f"{name}.jpg" for name in BROKEN]), _good(tmp_path, 5)
     rows = [Row(path.name, path, ("a caption",)) for path in broken]
     kept, report = usable_pairs(Pairs.from_rows([*rows[:6], *good, *rows[6:]]), max_bad_share=0.9, examples=100)
@@ -56,7 +57,7 @@ def test_each_broken_picture_is_dropped_for_its_reason_and_the_rest_are_kept(tmp
     assert all(example.detail for finding in report.findings for example in finding.examples)
 
 
-def test_a_picture_over_the_limit_of_pixels_is_dropped(tmp_path: Path) -> None:
+def test_a_image_over_the_limit_of_pixels_is_dropped(tmp_path: Path) -> None:
     rows = _good(tmp_path, 2)
     make_image(7, (80, 80)).save(tmp_path / "wide.png")
     pairs = Pairs.from_rows([*rows, Row("wide.png", tmp_path / "wide.png", ("wide",))])
@@ -65,7 +66,7 @@ def test_a_picture_over_the_limit_of_pixels_is_dropped(tmp_path: Path) -> None:
     assert len(usable_pairs(pairs)[0]) == 3
 
 
-def test_empty_captions_are_dropped_and_pictures_left_without_any(tmp_path: Path) -> None:
+def test_empty_captions_are_dropped_and_images_left_without_any(tmp_path: Path) -> None:
     pairs = _pairs(tmp_path, a=("one", " ", "two"), b=("", "\t"), c=(), d=("three",))
     kept, report = usable_pairs(pairs, max_bad_share=0.5)
     assert [(row.image_id, row.captions) for row in kept] == [("a", ("one", "two")), ("d", ("three",))]
@@ -80,14 +81,15 @@ def test_a_sound_data_set_is_returned_unchanged(tmp_path: Path) -> None:
     assert (report.findings, report.worst, report.summary()) == ((), None, "nothing")
 
 
-def test_too_many_bad_pictures_are_refused_with_reasons_files_and_a_next_step(tmp_path: Path) -> None:
+def test_too_many_bad_images_are_refused_with_reasons_files_and_a_next_step(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(b"")
     rows = [*_good(tmp_path, 3), *(Row(name, tmp_path / name, ("x",)) for name in ("cut.jpg", "gone.jpg"))]
     pairs = Pairs.from_rows(rows)
     with pytest.raises(DataError) as refusal:
         usable_pairs(pairs, max_bad_share=0.3)
-    for words in ("2 of 5", "missing 1", "empty 1", "cut.jpg", "gone.jpg", "data inspect", "max_bad_share"):
+    for words in ("2 of 5", "missing 1", "empty 1", "cut.jpg", "gone.jpg", "data inspect"):
         assert words in str(refusal.value)
+    assert [step.parameter for step in refusal.value.steps] == ["max_bad_share"]
     assert len(usable_pairs(pairs, max_bad_share=0.4)[0]) == 3
 
 
@@ -97,7 +99,7 @@ def test_a_data_set_without_usable_images_is_refused(rows: list[Row]) -> None:
         usable_pairs(Pairs.from_rows(rows), max_bad_share=1.0)
 
 
-def test_pictures_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once_for_sound_and_inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Pairs.from_rows(_good(tmp_path, 4))
     first = inspect(pairs)
     decoded: list[object] = []
@@ -163,7 +165,7 @@ def test_identical_and_near_identical_images_are_grouped_by_kind_and_split(tmp_p
     assert report.worst == "error"
 
 
-def test_plain_pictures_of_different_colours_are_not_near_identical(tmp_path: Path) -> None:
+def test_plain_images_of_different_colours_are_not_near_identical(tmp_path: Path) -> None:
     rows = []
     for colour in ("red", "green", "blue"):
         Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
@@ -184,12 +186,13 @@ def test_text_is_suspected_exactly_when_it_was_read_as_another_encoding(text: st
     assert repair_mojibake(read_as_latin) == (None if text.isascii() else text)
 
 
-def test_captions_of_several_pictures_are_listed_most_shared_first(tmp_path: Path) -> None:
+def test_captions_of_several_images_are_listed_most_shared_first(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("A dog", "cat", "cat"), b=("a  dog", "cat"), c=("a dog", "bird", "bird")))
     assert _details(report, "shared_captions") == ["3 images: a dog", "2 images: cat"]
+    assert _details(report, "repeated_captions") == ["2 times: cat", "2 times: bird"]
 
 
-def test_picture_files_that_no_caption_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_files_that_no_caption_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Pairs.from_rows(_good(tmp_path / "images", 2))
     (tmp_path / "images" / "alone.jpg").write_bytes(encoded("JPEG"))
     monkeypatch.chdir(tmp_path)
@@ -217,7 +220,7 @@ def test_a_report_is_json_serialisable(tmp_path: Path) -> None:
     assert missing["next_step"].endswith(".")
 
 
-def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_pictures_grey(tmp_path: Path) -> None:
+def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_images_grey(tmp_path: Path) -> None:
     good = _good(tmp_path, 6)
     pairs = Pairs.from_rows(good)
     sheet = contact_sheet(pairs, 4, seed=1, title="t", tile_size=64)
@@ -231,3 +234,21 @@ def test_a_contact_sheet_is_the_same_for_a_seed_and_shows_broken_pictures_grey(t
 def test_captions_that_look_like_a_list_are_found(tmp_path: Path) -> None:
     report = inspect(_pairs(tmp_path, a=("['a dog', 'a",), b=("[dog]",), c=("a 'dog'",)))
     assert _details(report, "list_captions") == ["['a dog', 'a"]
+
+
+def test_files_beside_a_caption_file_that_it_does_not_name_are_found(tmp_path: Path) -> None:
+    _good(tmp_path / "images", 3)
+    (tmp_path / "t.csv").write_text("image,caption\ngood100.png,one\ngood101.png,two\n")
+    source = detect(tmp_path / "t.csv")
+    assert source.image_folder == tmp_path / "images"
+    report = inspect(read_pairs(tmp_path / "t.csv"), folder=source.image_folder, caption_files=source.paths)
+    assert report.count("uncaptioned_files") == 1
+
+
+def test_lines_of_sidecars_and_token_files_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    (row,) = _good(tmp_path, 1)
+    assert isinstance(row.image, Path)
+    row.image.with_suffix(".txt").write_bytes(b"caf\xe9")
+    (tmp_path / "x.token").write_bytes(b"good100.png#0\tcaf\xe9\n")
+    report = inspect(Pairs.from_rows([row]), caption_files=[tmp_path, tmp_path / "x.token"])
+    assert _details(report, "wrong_encoding") == ["line 1", "line 1"]

@@ -165,7 +165,7 @@ def test_tables_with_named_columns_are_read(folder: Path, name: str, header: lis
     assert seen(read_pairs(folder)) == expected()
 
 
-def test_ids_without_a_suffix_find_their_picture_wherever_it_lies(folder: Path):
+def test_ids_without_a_suffix_find_their_image_wherever_it_lies(folder: Path):
     (folder / "images" / "deep").mkdir()
     (folder / "images" / "c.jpg").rename(folder / "images" / "deep" / "c.JPG")
     write_csv(folder / "prompts.csv", ["imgId", "prompt"], [(name[0], text) for name, _, text in flat()])
@@ -506,7 +506,7 @@ def parquet_column(kind: str, name: str):
 
 
 @pytest.mark.parametrize("kind", ["struct", "binary", "path"])
-def test_parquet_reads_bytes_and_paths_and_equal_pictures_are_one_row(folder: Path, kind: str):
+def test_parquet_reads_bytes_and_paths_and_equal_images_are_one_row(folder: Path, kind: str):
     for name, split in SPLITS.items():
         table = [{"image": parquet_column(kind, name), "caption": text, "n": 1} for text in CAPTIONS[name]]
         pq.write_table(pa.Table.from_pylist(table), folder / f"{split}-00000-of-00001.parquet")
@@ -521,7 +521,7 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "pairs.parquet"
 
 
-def test_a_second_read_uses_the_pictures_already_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_read_uses_the_images_already_in_the_cache(table: Path, monkeypatch: pytest.MonkeyPatch):
     first = read_pairs(table)
     monkeypatch.setattr("diptych.data.formats.read.READERS", {})  # nothing can be read again
     second = read_pairs(table)
@@ -653,7 +653,7 @@ def test_arrow_columns_that_could_unpack_to_any_size_are_refused(tmp_path: Path)
         read_pairs(tmp_path)
 
 
-def test_pictures_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
+def test_images_that_are_files_on_the_hub_are_fetched_by_the_hub_reader_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     datasets = pytest.importorskip("datasets")
@@ -711,13 +711,13 @@ def test_absolute_paths_are_read_below_the_folder_given_for_images(folder: Path,
     assert len(seen(read_pairs(table, images=folder))) == 1
 
 
-def test_a_missing_picture_keeps_its_row_and_its_path(folder: Path):
+def test_a_missing_image_keeps_its_row_and_its_path(folder: Path):
     (folder / "captions.txt").write_text("image,caption\nnone.jpg,x\n")
     assert read_pairs(folder)[0].image == folder / "images" / "none.jpg"
 
 
 @pytest.mark.parametrize("name", ["Images", "Flicker8k_Dataset", "flickr30k_images", "."])
-def test_the_usual_picture_folders_are_found(folder: Path, name: str):
+def test_the_usual_image_folders_are_found(folder: Path, name: str):
     for path in list((folder / "images").iterdir()):
         (folder / name).mkdir(exist_ok=True)
         path.rename(folder / name / path.name)
@@ -726,7 +726,7 @@ def test_the_usual_picture_folders_are_found(folder: Path, name: str):
     assert seen(read_pairs(folder)) == expected(splits=None)
 
 
-def test_captions_in_a_folder_beside_the_pictures_folder_are_found(folder: Path):
+def test_captions_in_a_folder_beside_the_images_folder_are_found(folder: Path):
     (folder / "images").rename(folder / "Flicker8k_Dataset")
     (folder / "Flickr8k_text").mkdir()
     path = folder / "Flickr8k_text" / "Flickr8k.token.txt"

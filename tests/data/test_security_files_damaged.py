@@ -103,7 +103,7 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "zstd.parquet": (_parquet(compression="zstd", data_page_version="2.0"), _read),
     "a.arrow": (_arrow(), _read),
     "bare.csv": (b'a.jpg,"A ""dog"", x"\nb.jpg,[\'a\', "b"]\n', _read),
-    "named.json": (b'{"a.jpg": "A dog", "b.jpg": ["x", {"raw": "y"}], "c.jpg": {"caption": "z"}}', _read),
+    "byname.json": (b'{"a.jpg": "A dog", "b.jpg": ["x", {"raw": "y"}], "c.jpg": {"caption": "z"}}', _read),
     "a.zip": (_zip(), lambda path: list(unpack(path, path.parent / "out"))),
     "a.yaml": (b"epochs: 3\nbatch: [1, 2]\nname: {a: 2001-01-01}\n", read_yaml),
     "labelled.csv": (b"image,caption,label\na.jpg,x,1\nb.jpg,y,no\n", _labelled),

@@ -117,7 +117,7 @@ def test_images_whose_captions_share_words_have_similar_word_embeddings(scenes: 
 
 
 def test_a_comparison_without_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(ConfigError, match="as `data`, labelled images as `class_data`"):
         read_suite(None)
 
 

@@ -101,7 +101,7 @@ def test_an_image_that_does_not_decode_has_no_class_and_the_others_have(
 def test_an_unknown_method_and_missing_examples_are_refused(classifier: ImageClassifier) -> None:
     with pytest.raises(ConfigError, match="did you mean 'adapter'"):
         clone(classifier).set_params(method="adaptor").fit()
-    with pytest.raises(ConfigError, match="--examples"):
+    with pytest.raises(ConfigError, match="labelled images"):
         clone(classifier).set_params(method="probe").fit()
 
 

@@ -117,10 +117,10 @@ def test_texts_and_images_are_embedded(ask: Ask, image: Path) -> None:
 def test_an_image_is_classified_in_the_format_of_transformers(ask: Ask, image: Path) -> None:
     labels = ["a circle", "a square", "a tree"]
     url = f"data:image/jpeg;base64,{encoded(image)}"
-    status, found = ask({"inputs": url, "parameters": {"candidate_labels": labels}})
+    status, answer = ask({"inputs": url, "parameters": {"candidate_labels": labels}})
     assert status == 200
-    assert sorted(label["label"] for label in found) == labels
-    scores = [label["score"] for label in found]
+    assert sorted(label["label"] for label in answer) == labels
+    scores = [label["score"] for label in answer]
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) == pytest.approx(1)
 
@@ -182,9 +182,9 @@ def test_an_image_decoded_by_the_endpoint_is_rotated_upright(directory: Path, im
         opened.save(directory.parent / "turned.jpg", exif=exif, quality=95)
     endpoint = Endpoint(directory)
     with Image.open(directory.parent / "turned.jpg") as turned:
-        found = endpoint({"inputs": turned, "parameters": {"task": "embed"}})
+        embeddings = endpoint({"inputs": turned, "parameters": {"task": "embed"}})
     expected = endpoint.service.encoder.encode_images([decode(directory.parent / "turned.jpg")])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
 
 
 def test_one_command_writes_it_and_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

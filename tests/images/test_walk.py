@@ -10,7 +10,7 @@ from PIL import Image
 from diptych.images.skipped import Skipped
 from diptych.images.suffixes import IMAGE_SUFFIXES, UnreadFiles, describe_unread, is_image_file, unread_kinds
 from diptych.images.system_folders import SYSTEM_FOLDERS, is_system_folder
-from diptych.images.walk import is_excluded, is_hidden, walk
+from diptych.images.walk import is_hidden, is_left_out, walk
 
 
 def make(root: Path, *names: str) -> None:
@@ -88,7 +88,7 @@ def test_the_folder_that_is_named_itself_is_read_whatever_its_name(tmp_path: Pat
 def test_watching_and_data_sets_judge_names_as_the_walk_does():
     assert is_hidden("$Recycle.Bin")
     assert is_hidden("._a.jpg")
-    assert is_excluded("/lib/a.photoslibrary/resources", "/lib")
-    assert not is_excluded("/lib/a.photoslibrary/resources", "/lib", skip_system_folders=False)
-    assert is_excluded("/lib/a/.hidden", "/lib", skip_system_folders=False)
+    assert is_left_out("/lib/a.photoslibrary/resources/b.jpg", "/lib")
+    assert not is_left_out("/lib/a.photoslibrary/resources/b.jpg", "/lib", skip_system_folders=False)
+    assert is_left_out("/lib/a/.hidden", "/lib", skip_system_folders=False)
     assert not is_system_folder("resources")

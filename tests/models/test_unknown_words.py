@@ -15,8 +15,10 @@ from diptych.captioning.candidates import rank_candidates
 from diptych.data.classes import Classes
 from diptych.evaluation.image_classifier import ImageClassifier
 from diptych.evaluation.prompts import score_images
-from diptych.matching.match_table import MatchTable
+from diptych.matching.match_table import read_match_table
 from diptych.models.unknown_words import UnknownWordsWarning, unknown_in, unknown_words_message
+from diptych.prompting.library import PromptLibrary
+from diptych.prompting.text_space import load_text_space
 from diptych.search.index import Index
 
 FOREIGN = "собака на пляже"
@@ -72,10 +74,16 @@ def test_candidate_captions_are_judged_without_their_templates(mini: diptych.Dua
 
 
 def test_scored_prompts_are_judged_without_their_prefix(mini: diptych.DualEncoder, tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "prompts.csv").write_text(f"image,prompt\na.png,{FOREIGN}\n", "utf-8")
     with pytest.warns(UnknownWordsWarning, match=FOREIGN):
-        score_images(mini, MatchTable(["a.png"], [path], [FOREIGN]))
+        score_images(mini, read_match_table(tmp_path / "prompts.csv"))
+
+
+def test_prompts_of_a_library_that_the_text_encoder_cannot_read_are_named() -> None:
+    space = load_text_space("mini", "cpu")
+    with pytest.warns(UnknownWordsWarning, match=FOREIGN):
+        PromptLibrary.of(["a dog", FOREIGN], space)
 
 
 def test_a_search_says_which_words_the_model_does_not_know(

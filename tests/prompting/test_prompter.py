@@ -327,7 +327,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], tmp_path: 
 
 def test_the_error_for_an_unavailable_tower_names_the_bundled_one(settings: dict[str, Any], tmp_path: Path) -> None:
     options = {**settings, "image_tower": "timm/resnet-of-nobody", "pretrained": True}
-    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set model to mini"):
+    with pytest.raises(ModelError, match=r"cannot load tower 'timm/resnet-of-nobody'.*set `model` to mini"):
         train_prompter(PromptRecipe(**options, out=str(tmp_path / "run")))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import diptych
@@ -14,7 +16,7 @@ from diptych.errors import ConfigError
 from diptych.images.decode import decode, perceptual_hash
 from diptych.images.roots import Roots
 from diptych.search.clusters import find_themes
-from diptych.search.copies import copy_groups
+from diptych.search.copies import copy_groups, only_first
 from diptych.search.dedupe import find_duplicates
 from diptych.search.index import Index
 from diptych.search.vocabulary import vocabulary
@@ -62,6 +64,29 @@ def test_pixels_are_compared_once_for_each_candidate_and_never_for_equal_files()
         lambda first, second: compared.append((first, second)) or True,
     )
     assert compared == [(0, 1), (0, 3)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(0, 7), max_size=24), st.lists(st.integers(0, 9), min_size=24, max_size=24), st.integers(1, 8)
+)
+def test_the_first_hits_are_folded_as_if_all_were_compared(images: list[int], files: list[int], rows: int) -> None:
+    contents = [f"{image}-{file}" for image, file in zip(images, files, strict=False)]
+    hashes = [TELLING ^ image % 3 for image in images]
+    embeddings = np.ones((len(images), 1), np.float32)
+
+    def is_same(first: int, second: int) -> bool:
+        return images[first] == images[second]
+
+    def shown(groups: list[list[int]]) -> list[int]:
+        folded = {row for group in groups for row in group[1:]}
+        return [row for row in range(len(images)) if row not in folded][:rows]
+
+    few = copy_groups(contents, hashes, embeddings, only_first(is_same, rows, contents))
+    whole = copy_groups(contents, hashes, embeddings, is_same)
+    assert shown(few) == shown(whole)
+    first = set(shown(few))
+    assert [group for group in few if group[0] in first] == [group for group in whole if group[0] in first]
 
 
 def test_plain_images_are_not_copies_by_their_hash() -> None:

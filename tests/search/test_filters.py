@@ -135,6 +135,13 @@ def test_any_other_text_is_refused_in_a_sentence(text: str) -> None:
         Filters(until=text)
 
 
+@pytest.mark.parametrize("value", [2021, 1_609_459_200, 20.5, True, b"2021", ("2021",)])
+def test_a_number_is_no_date(value: Any) -> None:
+    for name in ("since", "until"):
+        with pytest.raises(ConfigError, match=f"{name} is .* write a date as text"):
+            Filters(**{name: value})
+
+
 @pytest.mark.parametrize("zone", ["", "Z", "+14:00", "-14:00"])
 @pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
 def test_the_ends_of_the_calendar_filter_in_every_time_zone(tmp_path: Path, day: str, zone: str) -> None:

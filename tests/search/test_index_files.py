@@ -21,18 +21,20 @@ from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import read_pairs
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import decode, read_bytes
+from diptych.images.exclusions import Exclusions
 from diptych.images.exif import read_image_metadata
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.skipped import Skipped
 from diptych.images.walk import ImageFile, image_paths, walk
-from diptych.search.add_report import write_skipped
+from diptych.search.add_report import AddReport, write_skipped
 from diptych.search.sources import Folder, Item, source_of
 from tests.broken import encoded
 
 
 def _names(root: Path, exclude: tuple[str, ...] = ()) -> list[str]:
+    exclusions = Exclusions({str(root): exclude})
     return [
-        found.path.removeprefix(f"{to_text(root)}/") for found in walk(root, exclude) if isinstance(found, ImageFile)
+        file.path.removeprefix(f"{to_text(root)}/") for file in walk(root, exclusions) if isinstance(file, ImageFile)
     ]
 
 
@@ -56,6 +58,26 @@ def test_hidden_junk_and_excluded_names_are_left_out(tmp_path: Path) -> None:
     for name in (*kept, ".a.png", ".git/a.png", "@eaDir/a.png", "Backup/a.png", "raw/2019/a.png", "a.thumb.png"):
         _write(tmp_path / name)
     assert _names(tmp_path, ("Backup", "raw/2019", "*.thumb.png")) == kept
+
+
+def test_a_folder_counts_what_is_not_read_once_for_each_pass_and_may_enter_system_folders(tmp_path: Path) -> None:
+    _write(tmp_path / "a.jpg")
+    _write(tmp_path / "#recycle" / "b.jpg")
+    for name in ("1.CR2", "2.cr2", "3.mov"):
+        (tmp_path / name).touch()
+    folder = Folder(tmp_path)
+    for _ in range(2):
+        assert len(list(folder.items())) == 1
+        assert folder.unread.by_suffix() == {".cr2": 2, ".mov": 1}
+    assert len(list(Folder(tmp_path, skip_system_folders=False).items())) == 2
+
+
+def test_a_report_names_what_was_not_read() -> None:
+    report = AddReport(new=1, unread={".cr2": 2, ".txt": 3})
+    assert report.unread_summary() == "RAW photographs 2 (.cr2 2)"
+    assert report.to_dict()["unread"] == {".cr2": 2, ".txt": 3}
+    nothing = AddReport(unread={".cr2": 2, ".txt": 3})
+    assert nothing.unread_summary() == "RAW photographs 2 (.cr2 2), other files 3 (.txt 3)"
 
 
 def test_an_index_and_a_data_set_leave_out_the_same_names(tmp_path: Path) -> None:

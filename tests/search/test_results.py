@@ -131,7 +131,7 @@ def test_an_index_is_searched_by_an_image_itself(tmp_path: Path) -> None:
     paths = [photograph(tmp_path, f"{colour}.png") for colour in ("red", "blue")]
     model = FakeEncoder()
     index = index_of(tmp_path / "index", [{"path": path, "vector": np.eye(4)[n]} for n, path in enumerate(paths)])
-    index._model = model  # type: ignore[assignment]
+    index._encoder.loaded = model  # type: ignore[assignment]
     found = index.search(Image.new("RGB", (40, 40), "red"), k=1)
     assert [hit.path for hit in found] == [paths[0]]
 
@@ -151,11 +151,11 @@ def test_a_matcher_is_passed_to_a_search_and_not_kept(tmp_path: Path) -> None:
     rows = [{"path": path, "vector": [1, place / 10, 0]} for place, path in enumerate(paths)]
     index = index_of(tmp_path / "index", rows)
     index.readable = Roots([tmp_path / "in"])
-    index.__dict__["_text_graph"], index.__dict__["model_name"] = FakeTexts(), "fake"
+    vars(index._encoder)["text_graph"], vars(index._encoder)["name"] = FakeTexts(), "fake"
     found = index.search("a dog", keep=None, rerank=3, matcher=FakeMatcher())  # type: ignore[arg-type]
     assert [hit.path for hit in found] == paths[::-1]
     assert [hit.match for hit in found] == [2.0, 1.0, 0.0]
-    assert "matcher" not in vars(index)
+    assert "matcher" not in vars(index._encoder)
 
 
 class FakeTexts:

@@ -95,9 +95,9 @@ def test_json_forms_and_data_urls_give_the_embeddings_of_the_service(api: TestCl
         api, "/v1/embed", images=[in_base64(cat), f"data:image/png;base64,{in_base64(cat)}"], texts=["a cat"]
     )
     as_form = api.post("/v1/embed", files=[("images", ("../../etc/passwd", cat))], data={"texts": ["a cat"]}).json()
-    assert np.allclose(as_json["image_vectors"], [local.image_vectors[0]] * 2, atol=1e-4)
-    assert np.allclose(as_form["image_vectors"], local.image_vectors, atol=1e-4)
-    assert np.allclose(as_form["text_vectors"], local.text_vectors, atol=1e-4)
+    assert np.allclose(as_json["image_embeddings"], [local.image_embeddings[0]] * 2, atol=1e-4)
+    assert np.allclose(as_form["image_embeddings"], local.image_embeddings, atol=1e-4)
+    assert np.allclose(as_form["text_embeddings"], local.text_embeddings, atol=1e-4)
     assert (as_form["model"], as_form["dim"]) == ("mini", 256)
 
 
@@ -115,10 +115,10 @@ def test_a_search_finds_what_the_service_finds(api: TestClient, service: Service
 def test_every_field_of_a_response_is_present_in_a_fixed_order(api: TestClient, service: Service, cat: bytes) -> None:
     results = post(api, "/v1/search", texts=["a cat"], k=2, keep=None)
     local = service.search("a cat", k=2, keep=None)
-    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "before"]
+    page = ["query", "message", "total", "more", "searched", "page", "cutoff", "hits", "nearest", "unknown", "before"]
     assert list(results) == page
-    assert {name: results[name] for name in page if name not in ("hits", "nearest")} == {
-        name: getattr(local, name) for name in page if name not in ("hits", "nearest")
+    assert {name: results[name] for name in page if name not in ("hits", "nearest", "unknown")} == {
+        name: getattr(local, name) for name in page if name not in ("hits", "nearest", "unknown")
     }
     for hit, expected in zip(results["hits"], local.hits, strict=True):
         assert list(hit) == [field.name for field in dataclasses.fields(Hit)]
@@ -171,8 +171,8 @@ def test_openais_embeddings_api_accepts_texts_and_images(api: TestClient, servic
     assert [row["index"] for row in response["data"]] == [0, 1, 2, 3]
     local = service.embed([cat], ["a cat"])
     vectors = np.array([row["embedding"] for row in response["data"]])
-    assert np.allclose(vectors[[0, 3]], local.text_vectors, atol=1e-4)
-    assert np.allclose(vectors[[1, 2]], local.image_vectors, atol=1e-4)
+    assert np.allclose(vectors[[0, 3]], local.text_embeddings, atol=1e-4)
+    assert np.allclose(vectors[[1, 2]], local.image_embeddings, atol=1e-4)
     one = post(api, "/v1/embeddings", model="any", input="a cat", encoding_format="base64", dimensions=256)
     assert np.allclose(np.frombuffer(base64.b64decode(one["data"][0]["embedding"]), "<f4"), vectors[0], atol=1e-4)
     assert one["usage"]["prompt_tokens"] == one["usage"]["total_tokens"] > 0
@@ -241,8 +241,8 @@ INVALID_JSON: dict[str, tuple[str, Any, tuple[int, str]]] = {
     ("since", "until"), [("2001", None), ("0001-01-01", "9999-12-31"), ("0001-01-01T00:00:00+14:00", "9999")]
 )
 def test_every_day_of_the_calendar_can_be_filtered_by(api: TestClient, since: str, until: str | None) -> None:
-    found = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
-    assert found["searched"] == 15
+    results = post(api, "/v1/search", texts=["a cat"], keep=None, since=since, until=until)
+    assert results["searched"] == 15
 
 
 def test_a_year_as_text_is_a_year_and_not_seconds_since_1970(api: TestClient) -> None:
@@ -484,7 +484,7 @@ def test_long_adds_do_not_delay_searches(service: Service, folder: Path) -> None
             assert ask(f"{url}/v1/search", json={"texts": ["a cat"]}).status_code == 200
         finally:
             gate.set()
-        assert {each.result().status_code for each in adding} == {200}
+        assert {future.result().status_code for future in adding} == {200}
 
 
 def test_an_add_stops_at_shutdown_and_keeps_the_images_added_so_far(service: Service, tmp_path: Path) -> None:

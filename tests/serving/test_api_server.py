@@ -257,7 +257,7 @@ def test_a_server_finishes_the_requests_in_flight_on_sigterm(server: tuple[str, 
 
     answers = asyncio.run(ask_and_end())
     assert [answer.status_code for answer in answers] == [200] * 4
-    assert all(len(answer.json()["image_vectors"]) == 40 for answer in answers)
+    assert all(len(answer.json()["image_embeddings"]) == 40 for answer in answers)
     assert process.wait(30) in (0, -signal.SIGTERM)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/healthz", trust_env=False)

@@ -64,11 +64,11 @@ def address(folder: Path) -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     with sync_playwright() as running:
         own = Path(running.chromium.executable_path)
-        found = next(filter(None, map(shutil.which, _NAMES)), None) or (str(own) if own.exists() else None)
-        if found is None:
+        chromium = next(filter(None, map(shutil.which, _NAMES)), None) or (str(own) if own.exists() else None)
+        if chromium is None:
             pytest.skip("no browser: install Debian's (apt-get install chromium), or `playwright install chromium`")
         root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses to run as root
-        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
+        opened = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if root else [])
         yield opened
         opened.close()
 

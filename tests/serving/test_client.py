@@ -41,16 +41,16 @@ def test_images_in_any_form_give_the_embeddings_of_the_service(client: Client, s
     images = [cat, str(cat), cat.read_bytes(), Image.open(cat)]
     remote = client.embed(images, ["a cat"])
     local = service.embed(images, ["a cat"])
-    assert remote.image_vectors.dtype == np.float32
-    assert np.allclose(remote.image_vectors, local.image_vectors, atol=1e-4)
-    assert np.allclose(remote.text_vectors, local.text_vectors, atol=1e-4)
-    assert client.embed(texts=["a"]).image_vectors.shape == (0, 256)
+    assert remote.image_embeddings.dtype == np.float32
+    assert np.allclose(remote.image_embeddings, local.image_embeddings, atol=1e-4)
+    assert np.allclose(remote.text_embeddings, local.text_embeddings, atol=1e-4)
+    assert client.embed(texts=["a"]).image_embeddings.shape == (0, 256)
     assert client.embed().similarity.shape == service.embed().similarity.shape
 
 
 def test_a_single_path_is_one_image_and_not_one_for_each_letter(client: Client, service: Service, cat: Path) -> None:
     name = str(cat)
-    assert client.embed(name).image_vectors.shape == (1, 256)
+    assert client.embed(name).image_embeddings.shape == (1, 256)
     assert client.caption(name) == client.caption([cat])
     assert client.prompt(name) == client.prompt([cat])
     assert client.search(image=name).hits[0].path.endswith("cat.png")

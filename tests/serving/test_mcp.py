@@ -40,10 +40,10 @@ async def use_every_tool(session: ClientSession, folder: Path) -> None:
     assert [tool.name for tool in (await session.list_tools()).tools] == NAMES
     added = await session.call_tool("index_folder", {"path": str(folder / "photos")})
     assert "the library has 15" in answer(added)
-    found = await session.call_tool("search_images", {"query": "a cat", "k": 3})
-    assert "cat.png" in answer(found).splitlines()[1]
-    assert thumbnails(found)[0].size == (256, 170)
-    id = answer(found).split("id ")[1][:32]
+    hits = await session.call_tool("search_images", {"query": "a cat", "k": 3})
+    assert "cat.png" in answer(hits).splitlines()[1]
+    assert thumbnails(hits)[0].size == (256, 170)
+    id = answer(hits).split("id ")[1][:32]
     similar = await session.call_tool("find_similar", {"image": id, "k": 2})
     assert len(thumbnails(similar)) == 2
     assert f"id {id}" not in answer(similar)
@@ -123,10 +123,10 @@ def test_an_agent_uses_every_tool_over_http_with_a_key(service: Service, folder:
 def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
     tools = {tool.name: tool for tool in smolagents_tools(service)}
     assert list(tools) == NAMES
-    found = tools["search_images"](query="a cat", k=2)
-    assert "cat.png" in found["text"]
-    assert max(found["images"][0].size) == 256
-    id = found["text"].split("id ")[1][:32]
+    hits = tools["search_images"](query="a cat", k=2)
+    assert "cat.png" in hits["text"]
+    assert max(hits["images"][0].size) == 256
+    id = hits["text"].split("id ")[1][:32]
     assert len(tools["find_similar"](image=id)["images"]) == 5
     assert tools["caption_image"](image=id)["text"]
     assert "a cat" in tools["match_image"](image=id, texts=["a cat"])["text"]

@@ -57,7 +57,7 @@ def test_the_request_of_a_client_gets_the_embedding(api: TestClient, service: Se
     embedding = response.json()["data"][0]["embedding"]
     if body.get("encoding_format") == "base64":
         embedding = np.frombuffer(base64.b64decode(embedding), "<f4")
-    assert np.allclose(embedding, service.embed(texts="a cat").text_vectors[0], atol=1e-4)
+    assert np.allclose(embedding, service.embed(texts="a cat").text_embeddings[0], atol=1e-4)
 
 
 TOKENS: dict[str, Any] = {
@@ -89,7 +89,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "another format": ({"input": "a", "encoding_format": "int8"}, "encoding_format must be 'float' or 'base64'"),
     "other dimensions": ({"input": "a", "dimensions": 7}, "dimensions is 7; embeddings of this model have 256"),
-    "more than fit": ({"input": ["a"] * 5}, "input has 5 rows, the limit is 4; send fewer at once"),
 }
 
 
@@ -101,8 +100,22 @@ def test_what_is_refused_is_refused_in_a_sentence(api: TestClient, case: str) ->
     assert message in response.json()["error"]["message"]
 
 
-def test_the_limit_on_rows_names_the_batch_size_of_each_client(api: TestClient) -> None:
-    message = api.post("/v1/embeddings", json={"input": ["a"] * 5}).json()["error"]["message"]
-    assert "embed_batch_size" in message
-    assert "chunk_size" in message
-    assert "--max-rows" in message
+def test_as_many_texts_as_clients_send_at_once_are_embedded_in_order(api: TestClient, service: Service) -> None:
+    texts = [f"{number} cats" for number in range(1_000)]  # LangChain's chunk_size; LlamaIndex sends 100
+    response = api.post("/v1/embeddings", json={"input": texts, "model": "mini"})
+    assert response.status_code == 200, response.text
+    rows = response.json()["data"]
+    assert [row["index"] for row in rows] == list(range(1_000))
+    some = [0, 3, 4, 500, 999]
+    expected = service.embed(texts=[texts[number] for number in some]).text_embeddings
+    assert np.allclose([rows[number]["embedding"] for number in some], expected, atol=1e-4)
+
+
+def test_more_texts_than_openai_accepts_and_more_images_than_the_server_are_refused(api: TestClient) -> None:
+    def message(items: list[object]) -> str:
+        response = api.post("/v1/embeddings", json={"input": items})
+        assert response.status_code == 413
+        return response.json()["error"]["message"]
+
+    assert message(["a"] * 2_049) == "input has 2,049 texts, the limit is 2,048; send fewer at once"
+    assert message([{"image": "AA=="}] * 5) == "input has 5 images, the limit is 4; send fewer at once"

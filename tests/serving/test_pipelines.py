@@ -37,9 +37,9 @@ def test_zero_shot_classification_with_clip_equals_transformers(tmp_path: Path) 
     ours = pipeline("zero-shot-image-classification", folder, "cpu")
     for image in images():
         expected = theirs(image, candidate_labels=LABELS, hypothesis_template="{}")
-        found = ours(image, candidate_labels=LABELS, hypothesis_template="{}")
-        assert [answer["label"] for answer in found] == [answer["label"] for answer in expected]
-        assert [answer["score"] for answer in found] == pytest.approx(
+        answers = ours(image, candidate_labels=LABELS, hypothesis_template="{}")
+        assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
+        assert [answer["score"] for answer in answers] == pytest.approx(
             [answer["score"] for answer in expected], abs=1e-4
         )
 
@@ -49,11 +49,11 @@ def test_the_labels_of_a_siglip_have_independent_probabilities(tmp_path: Path) -
     whole = transformers.SiglipModel.from_pretrained(folder)
     whole.logit_bias.data.fill_(-2.0)  # a trained one's is about -16
     whole.save_pretrained(folder)
-    found = pipeline("zero-shot-image-classification", folder, "cpu")(images(1)[0], candidate_labels=LABELS)
+    answers = pipeline("zero-shot-image-classification", folder, "cpu")(images(1)[0], candidate_labels=LABELS)
     model = diptych.load(folder, "cpu")
     cosines = model.encode_images(images(1)) @ model.encode_texts([f"This is a photo of {x}." for x in LABELS]).T
     logits = cosines[0] * model.logit_scale + model.logit_bias
-    by_label = {answer["label"]: answer["score"] for answer in found}
+    by_label = {answer["label"]: answer["score"] for answer in answers}
     assert [by_label[label] for label in LABELS] == pytest.approx(list(1 / (1 + np.exp(-logits))), abs=1e-5)
 
 
@@ -114,8 +114,8 @@ def test_every_captioner_works_in_the_image_to_text_pipeline(which: str, request
     for image, written in zip(images(), captioner.caption(images(), max_tokens=6), strict=True):
         assert caption(image, max_new_tokens=6) == [{"generated_text": written[0].text}]
     greedy = captioner.caption(images(1), method="greedy", prefix="a dog", max_tokens=6)[0][0].text
-    found = caption(images(1)[0], prompt="a dog", generate_kwargs={"num_beams": 1, "max_new_tokens": 6})
-    assert found == [{"generated_text": greedy}]
+    captions = caption(images(1)[0], prompt="a dog", generate_kwargs={"num_beams": 1, "max_new_tokens": 6})
+    assert captions == [{"generated_text": greedy}]
     assert len(caption(images(1)[0], generate_kwargs={"num_return_sequences": 2})) == 2
     with pytest.raises(ConfigError, match="did you mean 'num_beams'"):
         caption(images(1)[0], generate_kwargs={"num_beam": 2})

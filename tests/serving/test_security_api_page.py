@@ -146,19 +146,19 @@ class Visits:
 
 def test_of_uploads_that_are_never_used_a_visit_holds_two(monkeypatch: pytest.MonkeyPatch) -> None:
     visits = Visits(monkeypatch)
-    for at in range(10):
-        visits.upload("visit", f"file-{at}", 100, "8.8.8.8")
+    for number in range(10):
+        visits.upload("visit", f"file-{number}", 100, "8.8.8.8")
     assert visits.held() == {"visit": ["file-8", "file-9"]}
 
 
 def test_uploads_of_many_visits_of_one_client_make_room_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     visits = Visits(monkeypatch, total=1_000)
     visits.upload("ordinary", "first", 200, "8.8.4.4")
-    for at in range(20):
-        visits.upload(f"hostile-{at}", "file", 250, "8.8.8.8")
-    assert visits.held() == {"ordinary": ["first"], **{f"hostile-{at}": ["file"] for at in (17, 18, 19)}}
+    for number in range(20):
+        visits.upload(f"hostile-{number}", "file", 250, "8.8.8.8")
+    assert visits.held() == {"ordinary": ["first"], **{f"hostile-{number}": ["file"] for number in (17, 18, 19)}}
     visits.upload("ordinary", "second", 200, "8.8.4.4")
-    assert visits.held() == {"ordinary": ["first", "second"], **{f"hostile-{at}": ["file"] for at in (18, 19)}}
+    assert visits.held() == {"ordinary": ["first", "second"], **{f"hostile-{number}": ["file"] for number in (18, 19)}}
 
 
 # tools over HTTP

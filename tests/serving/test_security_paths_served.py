@@ -72,7 +72,7 @@ def _error(answer: Any) -> dict[str, str]:
 
 def _paths(service: Service) -> set[str]:
     assert service.index is not None
-    return {each["path"] for each in service.index.store.table.search().to_list()}
+    return {row["path"] for row in service.index.store.table.search().to_list()}
 
 
 # paths in requests
@@ -192,7 +192,7 @@ def test_a_root_named_like_a_caption_folder_opens_no_images_of_its_parent(
         folder.mkdir(exist_ok=True)
         (folder / f"{folder.name}.png").write_bytes(encoded("PNG", len(folder.name)))
     names = [f"{name}.png", "data.png", "images.png"]
-    (root / "set.csv").write_text("image,caption\n" + "".join(f"{each},a star\n" for each in names))
+    (root / "set.csv").write_text("image,caption\n" + "".join(f"{name},a star\n" for name in names))
     service = Service(model, index=tmp_path / "index", roots=[root], device="cpu")
     added = service.add(root / "set.csv")
     assert (added.new, added.reasons) == (1, {"missing": 2})
@@ -284,10 +284,10 @@ def test_a_link_that_replaces_an_image_while_it_is_read_is_not_followed(
     service.add(root / "photos")
     image = root / "photos" / "0.png"
 
-    def swapped(path: Any) -> bytes:
+    def swapped(path: Any, **options: Any) -> bytes:
         image.unlink()
         image.symlink_to(private)
-        return read_bytes(path)
+        return read_bytes(path, **options)
 
     monkeypatch.setattr("diptych.data.containers.read_bytes", swapped)
     with pytest.raises(DiptychError, match="outside"):
@@ -405,8 +405,8 @@ def test_the_path_of_a_hit_names_its_file_even_if_it_is_not_utf_8(
     shown = next(path for path in _paths(service) if not path.endswith("0.png"))
     assert Tools(service).find_similar(shown, 1).data["hits"][0]["path"] == shown
     parent = shown.rpartition("/")[0]
-    found = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": parent}).json()
-    assert [hit["path"] for hit in found["hits"]] == [shown]
+    results = api.post("/v1/search", json={"texts": ["a star"], "keep": None, "folder": parent}).json()
+    assert [hit["path"] for hit in results["hits"]] == [shown]
     assert api.post("/v1/index/add", json={"path": parent}).json()["unchanged"] == 1
     with Client(str(api.base_url)) as client:
         assert client.add(folder).unchanged == 1

@@ -13,7 +13,7 @@ import yaml
 
 from diptych.data.formats.read import read_pairs
 from diptych.errors import ConfigError
-from diptych.models import dual_encoder as dual
+from diptych.models import builder
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
 from diptych.training.contrastive.config import ContrastiveRecipe
@@ -54,7 +54,7 @@ def encoder(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {name: TINY[name] for name in ("dim", "pretrained", "text_arguments", "image_size", "crop", "device")}
     folder = tmp_path_factory.mktemp("encoder")
     captions = read_pairs(scenes).flat_captions()[0]
-    dual.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
+    builder.build(TINY["image_tower"], TINY["text_tower"], captions=captions, **settings).save(folder)
     return folder
 
 
@@ -213,7 +213,7 @@ def test_resume_without_a_checkpoint_is_an_error_that_leaves_no_trace(
     kind: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     trainer, recipe = start(kind)
-    with pytest.raises(ConfigError, match="holds no checkpoint to resume from; start the run without resume"):
+    with pytest.raises(ConfigError, match="holds no checkpoint to resume from; start the run without `resume`"):
         trainer(recipe, resume=True)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_again(tiny
 
     with pytest.raises(InterruptedHereError):
         train(recipe, progress=progress)
-    with pytest.raises(ConfigError, match="no checkpoint to resume from; start the run without resume"):
+    with pytest.raises(ConfigError, match="no checkpoint to resume from; start the run without `resume`"):
         train(recipe, resume=True)
     train(recipe)
 

@@ -7,26 +7,20 @@ settings of `configs/caption.yaml`, and writes it in half precision into the dir
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+
+from head_recipes import read_recipe
 
 from diptych.captioning.grid_captioner import WEIGHTS, load_grid_model, save_captioner
 from diptych.models.checkpoints import BUNDLED, METADATA
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.train import train_captioner
-from diptych.training.recipe_files import make, read_yaml
-
-CONFIG = Path(__file__).parents[2] / "configs" / "caption.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="Flickr8k, with its official splits")
-    parser.add_argument("--out", default="runs/mini_caption")
-    arguments = parser.parse_args()
-    settings = {**read_yaml(CONFIG), "data": arguments.data, "model": "mini", "out": arguments.out}
-    result = train_captioner(make(CaptionRecipe, settings), resume=True)
+    recipe, resume = read_recipe(CaptionRecipe, "caption.yaml", __doc__, "runs/mini_caption")
+    result = train_captioner(recipe, resume=resume)
     for name, outcome in result.outcomes.items():
         print(name, f"{outcome.seconds:,.0f} s", [round(epoch["cider"], 3) for epoch in outcome.history])
     ship(result.model, BUNDLED / "mini")

@@ -7,27 +7,18 @@ same `--out`, an interrupted run is resumed. `benchmarks/matching.py` evaluates 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from head_recipes import read_recipe
 
 from diptych.matching.matcher import load_matcher
 from diptych.matching.storage import WEIGHTS, heads_of, save_matchers
 from diptych.models.checkpoints import BUNDLED
 from diptych.training.match.config import MatchRecipe
 from diptych.training.match.train import train_matcher
-from diptych.training.recipe_files import make, read_yaml
-
-CONFIG = Path(__file__).parents[2] / "configs" / "flickr8k_match.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="Flickr8k, with its official splits")
-    parser.add_argument("--out", default="runs/mini_match")
-    parser.add_argument("--epochs", type=int, default=12)
-    arguments = parser.parse_args()
-    settings = {**read_yaml(CONFIG), **vars(arguments), "model": "mini"}
-    result = train_matcher(make(MatchRecipe, settings), resume=True)
+    recipe, resume = read_recipe(MatchRecipe, "flickr8k_match.yaml", __doc__, "runs/mini_match")
+    result = train_matcher(recipe, resume=resume)
     for head, scores in result.scores.items():
         print(head, {name: round(value, 2) for name, value in scores.items()})
     mini = BUNDLED / "mini"

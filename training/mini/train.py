@@ -27,10 +27,11 @@ from diptych.cli.show import progress
 from diptych.data.formats.read import read_pairs
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.images.augment import augmentation
-from diptych.models import dual_encoder
+from diptych.models import builder, dual_encoder
 from diptych.models.bundled import PYPI_TEXT_TOWERS
-from diptych.models.dual_encoder import MODALITIES, DualEncoder
+from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import dataset_image_embeddings
+from diptych.models.two_towers import MODALITIES
 from diptych.runtime.atomic import new_folder
 from diptych.runtime.background import prefetch
 from diptych.training.batches import PairBatch, PairSampler, load_view, store_image_features
@@ -126,7 +127,7 @@ def build(out: Path) -> DualEncoder:
         with new_folder(tower) as folder:
             small_text_tower(source, folder, class_names(), layers=(0, 1, 3, 5), tokens=9500, positions=64)
     torch.manual_seed(0)
-    return dual_encoder.build(
+    return builder.build(
         "pypi/efficientnet-lite0", str(tower), projection="mlp", dim=256, dropout=0.3, image_size=224, crop="squash"
     )
 

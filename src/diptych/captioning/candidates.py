@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.captioning.captioner import Captioner
+from diptych.captioning.strategies import GenerationConfig
 from diptych.data.templates import fill
 from diptych.errors import ConfigError
 from diptych.matching.matcher import Matcher
@@ -154,7 +155,7 @@ def choose(
     Raises:
         ConfigError: A setting is out of its range.
     """
-    config = captioner.generation_config(method, beams, count, max_tokens, temperature, top_p, seed)
+    config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
     captions = captioner.caption_with(images, config, prefix=prefix, batch_size=batch_size)
     pairs = [(i, caption) for i, group in enumerate(captions) for caption in group if caption.text.strip()]
     confidences = matcher.predict([images[i] for i, _ in pairs], [caption.text for _, caption in pairs])

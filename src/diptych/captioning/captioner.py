@@ -126,14 +126,14 @@ class Captioner(Pretrained):
             ConfigError: A setting is out of its range, `greedy` with several captions, or an item is not a decoded
                 image.
         """
-        config = self.generation_config(method, beams, count, max_tokens, temperature, top_p, seed)
+        config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
         return self.caption_with(images, config, prefix=prefix, batch_size=batch_size)
 
     def caption_with(
         self, images: Iterable[Image.Image], config: GenerationConfig, *, prefix: str = "", batch_size: int = 16
     ) -> list[list[Caption]]:
-        """Like `caption`, with settings from `generation_config`."""
-        (prefix,) = checked_texts([prefix])
+        """Like `caption`, with its settings as a `GenerationConfig`."""
+        (prefix,), config = checked_texts([prefix]), self.generation_config(config)
         batches = (checked_images(batch) for batch in batches_of(several_images(images), batch_size))
         return [captions for batch in batches for captions in self._write(batch, config, prefix)]
 
@@ -142,22 +142,8 @@ class Captioner(Pretrained):
         """Input side of the model in pixels, or None if it is not known; images may be decoded smaller."""
         return getattr(self.model, "image_size", None)
 
-    def generation_config(
-        self,
-        method: str = "beam",
-        beams: int = 3,
-        count: int = 1,
-        max_tokens: int = 30,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        seed: int = 0,
-    ) -> GenerationConfig:
-        """These settings of `caption` together with the model's own (length penalty, n-grams that may not repeat).
-
-        Raises:
-            ConfigError: A setting is out of its range.
-        """
-        config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
+    def generation_config(self, config: GenerationConfig) -> GenerationConfig:
+        """`config` with the model's own length penalty and size of n-grams that may not repeat, if it brings them."""
         tuned: Metadata = getattr(self.model, "defaults", {})
         return replace(config, **{key: value for key, value in tuned.items() if key in _TUNED})
 

@@ -68,8 +68,7 @@ def inspect(
     set_quiet(quiet, as_json)
     pairs = read_pairs(path, format)
     source = detect(path, format)
-    caption_files = [file for file in source.paths if file.suffix in (".txt", ".csv", ".tsv", ".json", ".jsonl")]
-    report = doctor.inspect(pairs, folder=source.folder, caption_files=caption_files, progress=progress)
+    report = doctor.inspect(pairs, folder=source.image_folder, caption_files=source.paths, progress=progress)
     if sheet:
         write_image(doctor.contact_sheet(pairs), sheet)
     if as_json:

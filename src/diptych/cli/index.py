@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter, validators
 
-from diptych.cli.options import BatchSize, Device, Flag, FollowLinks, Format, Json, Quiet, Several, check_model
+from diptych.cli.options import (
+    BatchSize,
+    Device,
+    Flag,
+    FollowLinks,
+    Format,
+    Json,
+    Quiet,
+    Several,
+    SeveralPaths,
+    check_model,
+)
 from diptych.cli.show import (
     note,
     print_json,
@@ -38,8 +49,12 @@ def index(
     index: Path | None = None,
     model: Annotated[str | None, Parameter(validator=check_model)] = None,
     prune: Flag = False,
+    prune_all: Flag = False,
+    forget: SeveralPaths = (),
+    rebuild: Flag = False,
     watch: Flag = False,
     exclude: Several = (),
+    reset_exclude: Flag = False,
     skip_system_folders: Annotated[bool, Parameter(negative="--no-skip-system-folders", show_default=False)] = True,
     follow_links: FollowLinks = False,
     captions: Flag = False,
@@ -67,12 +82,21 @@ def index(
         Model that computes the embeddings: a training run, a model directory or a hub name. The default is the model
         of the existing index, or mini for a new one. To update an index that someone else made, name its model here.
     prune
-        Remove images that no longer exist.
+        Remove images that no longer exist. Images on a drive or in a folder that cannot be reached now always stay.
+    prune_all
+        Prune and exclude even if that removes most images of the source.
+    forget
+        First remove all images in this folder from the index, whether they exist or not; files are not touched.
+    rebuild
+        Discard the index and make it again, for an index that is damaged. Exclusions are kept.
     watch
         Keep running and follow changes in the folder. Press Ctrl-C to stop.
     exclude
-        Skip files and folders that match a pattern, such as "*.thumb.jpg" or Backup. Put the source before this
-        option.
+        Leave out files and folders that match a pattern, as in .gitignore: "*.thumb.jpg", Backup/, "**/raw/**". The
+        patterns are remembered for later runs, and images that they leave out are removed from the index. Put the
+        source before this option.
+    reset_exclude
+        Forget the patterns of earlier runs over this folder.
     skip_system_folders
         Leave out recycle bins, snapshots and caches of network storage and photo programs, such as #recycle,
         @eaDir and *.lrdata.
@@ -92,10 +116,13 @@ def index(
             "on_wait": warn,
         },
         **{"captions": captions, "format": format, "progress": _progress, "follow_links": follow_links},
+        **{"reset_exclude": reset_exclude, "prune_all": prune_all},
         **({"prune": True} if prune else {}),
     }
     try:
-        opened = _open(source, index, model, device)
+        opened = _open(source, index, model, device, rebuild)
+        for folder in forget:
+            note(f"{opened.forget(folder, wait=wait, on_wait=warn):,} images below '{folder}' are forgotten")
         if watch:
             for added in opened.watch(source, **settings):
                 _report(opened, added, as_json, brief=True)
@@ -122,11 +149,13 @@ def _working_folder(exclude: tuple[str, ...]) -> Path:
     return Path()
 
 
-def _open(source: Path, folder: Path | None, model: str | None, device: str) -> Index:
+def _open(source: Path, folder: Path | None, model: str | None, device: str, rebuild: bool) -> Index:
     """The named index, the one of the library that contains `source`, or a new one."""
     from diptych.errors import DataError
-    from diptych.search.index import Index, find_index
+    from diptych.search.index import Index, find_index, index_folder
+    from diptych.search.permissions import recorded_model
     from diptych.search.precomputed import is_embeddings
+    from diptych.search.store import discard_index
 
     source = source.expanduser()
     if not source.exists() and not any(wildcard in source.name for wildcard in "*?[{"):
@@ -137,8 +166,14 @@ def _open(source: Path, folder: Path | None, model: str | None, device: str) -> 
             folder = find_index(home)
         except DataError:
             folder = home / ".diptych"
+    if rebuild:
+        model = model or recorded_model(index_folder(folder))
     if is_embeddings(source):
+        if rebuild:
+            discard_index(index_folder(folder))
         return Index.for_embeddings(folder, model, source)
+    if rebuild:
+        return Index.rebuild(folder, model or _MODEL, device=device)
     return Index(folder, model or (None if (folder / "index.json").exists() else _MODEL), device=device)
 
 
@@ -153,10 +188,15 @@ def _report(index: Index, added: AddReport, as_json: bool, brief: bool = False) 
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in added.reasons.items())
         print_table(f"skipped: {reasons}", rows)
         note(f"all skipped files with reasons: {index.folder / 'skipped.json'}")
+    for pattern in added.unmatched:
+        warn(f"--exclude '{pattern}' matches nothing; patterns are those of .gitignore, relative to the folder")
     if not brief and (unread := added.unread_summary()):
         note(f"not read: {unread}; save them as JPEG or PNG to index them")
     if added.gone:
         note(f"{added.gone:,} indexed images no longer exist; --prune removes them")
+    if added.unreachable:
+        folders = ", ".join(f"'{folder}'" for folder in added.unreachable_folders)
+        note(f"{added.unreachable:,} indexed images cannot be reached now and are kept; is a drive off? {folders}")
     if not brief:
         note(f"index: {index.folder} ({len(index):,} images)")
 

@@ -150,7 +150,13 @@ def open_index(folder: Path | None, device: str = "auto", model: str | None = No
     folder = folder if folder is not None else find_index()
     if model is not None and not Store.is_index(index_folder(folder)):
         raise DataError(f"'{folder}' has no index; create one with `diptych index FOLDER`")
-    return Index(folder, model, device=device)
+    opened = Index(folder, model, device=device)
+    if opened.store.moved_from is not None:
+        warn(
+            f"the library was moved from '{opened.store.moved_from}', and the index has the old paths; "
+            f"`diptych index '{opened.store.root}'` corrects them"
+        )
+    return opened
 
 
 def save_index_gallery(gallery: Gallery, path: Path | None, index: SearchIndex) -> list[Path]:

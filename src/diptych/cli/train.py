@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -93,7 +93,7 @@ def contrastive(
         YAML file with a list of values per setting: a model is trained for every combination, and the results are
         compared in one table. An interrupted sweep continues where it stopped.
     """
-    recipe = _chosen_settings(recipe, options)
+    recipe = _chosen_settings(recipe, replace(options, resume=options.resume and not sweep))
     from diptych.training.contrastive.train import train
 
     if sweep:
@@ -169,7 +169,7 @@ def prompt(
     echo(f"validation cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
     if best["cosine"] <= best.get(BASELINE, -100.0):
         warn(
-            f"this is no better than the mean of the training prompts, which has a cosine of {best[BASELINE] / 100:.3f} "
+            f"this is no better than the mean of the training prompts, with a cosine of {best[BASELINE] / 100:.3f} "
             "for any image; train for more epochs, or on more images"
         )
     echo(f"model: {result.model}")

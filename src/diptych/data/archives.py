@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from diptych.data.formats.tar import is_hidden_member
 from diptych.errors import DataError
 from diptych.images.suffixes import IMAGE_SUFFIXES
 from diptych.runtime.files import MAX_RATIO, RATIO_ALLOWANCE, open_file
@@ -92,7 +93,7 @@ def _read(packed: IO[bytes]) -> bytes:
 
 
 def _entries(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
-    found: dict[str, zipfile.ZipInfo] = {}
+    entries: dict[str, zipfile.ZipInfo] = {}
     names: set[str] = set()
     end = 0
     for entry in sorted(source.infolist(), key=lambda entry: entry.header_offset):
@@ -101,8 +102,8 @@ def _entries(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
         end = entry.header_offset + entry.compress_size
     for entry in source.infolist():
         name = PurePosixPath(entry.filename.replace("\\", "/")).name
-        hidden = name.startswith(".") or "__MACOSX" in entry.filename or ":" in name  # a colon names an NTFS stream
-        if entry.is_dir() or hidden or Path(name).suffix.lower() not in (*IMAGE_SUFFIXES, *_TEXTS):
+        is_left_out = is_hidden_member(entry.filename) or ":" in name  # a colon names an NTFS stream
+        if entry.is_dir() or is_left_out or Path(name).suffix.lower() not in (*IMAGE_SUFFIXES, *_TEXTS):
             continue
         if entry.compress_type not in _METHODS:
             raise DataError(
@@ -117,5 +118,5 @@ def _entries(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
                 "yourself"
             )
         names.add(name.lower())
-        found[name] = entry
-    return found
+        entries[name] = entry
+    return entries

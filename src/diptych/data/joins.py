@@ -20,7 +20,7 @@ class Tally:
     @classmethod
     def of(cls, names: Iterable[str]) -> Tally:
         """Count names, and keep the first `EXAMPLES`."""
-        count, examples = 0, []
+        count, examples = 0, list[str]()
         for name in names:
             count += 1
             if len(examples) < EXAMPLES:
@@ -116,7 +116,7 @@ def match_ids(
     listed = list(names)
     known = _Ids(ids, aliases)
     used: dict[str, str] = {}  # id -> name
-    found: dict[str, str] = {}
+    ids_by_name: dict[str, str] = {}
     repeated = list(known.repeated)
     unmatched: list[str] = []
     for name in sorted(listed, key=lambda name: name not in known.exact):
@@ -126,16 +126,16 @@ def match_ids(
         elif image_id in used:
             repeated.append(name)
         else:
-            used[image_id], found[name] = name, image_id
+            used[image_id], ids_by_name[name] = name, image_id
     report = JoinReport(
         left,
         right,
-        len(found),
+        len(ids_by_name),
         Tally.of(unmatched),
         Tally.of(image_id for image_id in known.exact if image_id not in used),
         Tally.of(repeated),
     )
-    return {name: found[name] for name in listed if name in found}, report
+    return {name: ids_by_name[name] for name in listed if name in ids_by_name}, report
 
 
 class _Ids:

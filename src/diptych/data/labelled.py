@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +86,7 @@ def read_labelled_pairs(source: str | Path) -> Labelled:
     notes = ReadingNotes()
     images = ImagePaths.around(path.absolute().parent, path.absolute().parent, notes=notes)
 
-    def with_labels() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def with_labels() -> Iterator[tuple[str, Mapping[str, object]]]:
         for where, record in records(path, LABEL_COLUMNS):
             labels.append(_label(record, where))
             yield where, record
@@ -123,7 +122,7 @@ def _note_repeated(ids: list[str], texts: list[str], labels: list[bool], notes: 
         notes.add_join(JoinReport("images of labelled pairs", "their texts", repeated=Tally.of(repeated)))
 
 
-def _label(record: Mapping[str, Any], where: str) -> bool:
+def _label(record: Mapping[str, object], where: str) -> bool:
     column = _label_column(record)
     if column is None:
         raise DataError(f"{where} has no label column, only {', '.join(record)}; call one column 'label'")
@@ -137,6 +136,6 @@ def _label(record: Mapping[str, Any], where: str) -> bool:
 _DECIMALS = re.compile(r"^([01])\.0*$")
 
 
-def _label_column(names: Mapping[str, Any]) -> str | None:
+def _label_column(names: Mapping[str, object]) -> str | None:
     plain = {plain_name(name): name for name in names}
     return next((plain[name] for name in LABEL_COLUMNS if name in plain), None)

@@ -55,9 +55,8 @@ def split_position(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) / 2**64
 
 
-def _part_sizes(positions: Iterable[float], val: float, test: float) -> tuple[int, int]:
+def _part_sizes(values: NDArray[np.float64], val: float, test: float) -> tuple[int, int]:
     """The number of test and validation images: those below the thresholds, but no part that can be filled is empty."""
-    values = np.fromiter(positions, np.float64)
     tests = int((values < test).sum())
     vals = int((values < test + val).sum()) - tests
     count, trains = len(values), int(test + val < 1)
@@ -213,10 +212,10 @@ class Pairs(Sequence[Row]):
         chosen = self.where(split == wanted for split in self.values("split"))
         if not len(chosen):
             existing = ", ".join(f"{key or '(none)'} ({count})" for key, count in self.split_sizes.items())
-            few = "a validation split takes at least two images; " if wanted == "val" and len(self) < 2 else ""
+            few = "; a validation split takes at least two images" if wanted == "val" and len(self) < 2 else ""
             raise DataError(
-                f"no image is in split '{name}'; the data set has: {existing}. {few}choose one of these splits",
-                steps=[NextStep("or select all images", "split", "all")],
+                f"no image is in split '{name}'; the data set has: {existing}{few}",
+                steps=[NextStep("select all images", "split", "all")],
             )
         return chosen
 
@@ -232,16 +231,21 @@ class Pairs(Sequence[Row]):
         the image whose hash is nearest, which may leave it again when rows are added.
         """
         wanted = canonical_split(of) if of else None
-        positions = {
-            row: split_position(image_id)
-            for row, (image_id, split) in enumerate(zip(self.values("image_id"), self.values("split"), strict=True))
-            if split == wanted
-        }
-        tests, vals = _part_sizes(positions.values(), val, test)
-        splits = list(self.values("split"))
-        for rank, row in enumerate(sorted(positions, key=positions.__getitem__)):
-            splits[row] = "test" if rank < tests else "val" if rank < tests + vals else "train"
-        return self.with_column("split", splits)
+        ids_and_splits = zip(self.values("image_id"), self.values("split"), strict=True)
+        positions = np.fromiter(
+            (split_position(image_id) if split == wanted else np.nan for image_id, split in ids_and_splits),
+            np.float64,
+            len(self),
+        )
+        rows = np.flatnonzero(~np.isnan(positions))
+        positions = positions[rows]
+        tests, vals = _part_sizes(positions, val, test)
+        rows = rows[np.argsort(positions, kind="stable")]
+        parts = np.full(len(self), -1, np.int8)  # position in `names`; -1 for rows that keep their split
+        parts[rows], parts[rows[: tests + vals]], parts[rows[:tests]] = 2, 1, 0
+        names = ("test", "val", "train")
+        splits = zip(self.values("split"), parts.tolist(), strict=True)
+        return self.with_column("split", (split if part < 0 else names[part] for split, part in splits))
 
     def with_val(self, share: float = 0.1) -> Pairs:
         """The data set with a validation split: its own, or a fraction `share` of the training images.

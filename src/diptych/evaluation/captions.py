@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diptych.captioning.captioner import Captioner
 from diptych.captioning.many_images import caption_images
+from diptych.captioning.strategies import GenerationConfig
 from diptych.data.doctor.inspect import Report, usable_pairs
 from diptych.data.pairs import Pairs
 from diptych.evaluation.metrics.caption_variety import CaptionVariety, caption_variety
@@ -224,7 +225,7 @@ def evaluate_captioner(
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    config = captioner.generation_config(method, beams, 1, max_tokens, temperature, top_p, seed)
+    config = GenerationConfig(method, beams, 1, max_tokens, temperature, top_p, seed)
     generate = functools.partial(captioner.caption_with, config=config, prefix=prefix)
     results = caption_images(images, generate, image_size=captioner.image_size)
     captions = {result.path: result.texts[0].text for result in results if result.texts}

@@ -131,11 +131,7 @@ class ZeroShotEvaluator:
         self.ks = tuple(ks)
 
     def __call__(self, image_embeddings: Embeddings, class_embeddings: Embeddings) -> ZeroShotScores:
-        """Score embeddings.
-
-        Args:
-            image_embeddings: (images, dim) unit vectors.
-            class_embeddings: (classes, dim) unit vectors.
+        """Score unit vectors of images, (images, dim), and of classes, (classes, dim).
 
         Raises:
             ValueError: the number of images or classes differs, or as `zeroshot_metrics`.

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from diptych.captioning.strategies import GenerationConfig
 from diptych.captioning.vocabulary import START
 from diptych.export.metadata import CaptionerGraphs, ExportTarget
 from diptych.export.parity import Parity, alternating_medians, parity_of
-from diptych.models.checkpoints import read_metadata
+from diptych.models.checkpoints import Metadata, read_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import compute_hidden_states
 from diptych.models.onnx.engines import GRAPHS, Inputs
@@ -44,6 +43,7 @@ class Look(nn.Module):
         self.network, self.decoder = encoder.model, decoder
 
     def forward(self, *tensors: Tensor) -> Tensor:
+        """The keys and values of the images whose preprocessed tensors these are, in the order of `inputs`."""
         features = {**dict(zip(self.inputs, tensors, strict=True)), "modality": "image"}
         memory = self.decoder.encode(compute_hidden_states(self.encoder, features))
         layers = [torch.stack(layer.cross_attn.keys_values(memory), dim=1) for layer in self.decoder.layers]
@@ -61,6 +61,7 @@ class Step(nn.Module):
         self.decoder = decoder
 
     def forward(self, *tensors: Tensor) -> Tensor:
+        """The logits of the next word, (captions, words)."""
         words, looked = tensors
         hidden = self.decoder.embed(words, 0)  # (captions, length, dim)
         for number, layer in enumerate(self.decoder.layers):
@@ -75,7 +76,7 @@ def write_captioner(
     images: Sequence[Image.Image],
     target: ExportTarget,
     save: SaveGraph,
-) -> dict[str, Any]:
+) -> Metadata:
     """Write the graphs and the vocabulary of a captioner to the directory of an exported model.
 
     `source` is the directory of the original model. `images` are examples for tracing; for int8 every second one
@@ -126,7 +127,7 @@ def measure_captioner(
     features = before.prepare(images[:_TIMED_IMAGES])
     count, config = len(images[:_TIMED_IMAGES]), GenerationConfig(beams=3)
     first, second = alternating_medians(
-        *(lambda model=model: model.write(dict(features), config, "", range(count)) for model in (before, after))
+        *(lambda model=model: model.generate(dict(features), config, "", range(count)) for model in (before, after))
     )
     return parity_of("captioner", old, new, (count / first, count / second))
 
@@ -135,12 +136,15 @@ def measure_captioner(
 def _next_logits(model: GridCaptionModel, image: Image.Image, words: Sequence[int]) -> NDArray[np.float64]:
     """The logits of the next word, normalized to unit length: (words,)."""
     features = model.prepare([image])
-    seen: Any = features if isinstance(model, GraphCaptionModel) else compute_hidden_states(model.encoder, features)
-    state = model.decoder.start(model.decoder.encode(seen))
+    if isinstance(model, GraphCaptionModel):
+        memory = model.decoder.encode(features)
+    else:
+        memory = model.decoder.encode(compute_hidden_states(model.encoder, features))
+    state = model.decoder.start(memory)
     for word in words:
         logits = state.step(torch.tensor([word]))
-    vector = logits[0].double().numpy()
-    return vector / np.linalg.norm(vector)
+    values = logits[0].double().numpy()
+    return values / np.linalg.norm(values)
 
 
 def _weights_hash(decoder: nn.Module) -> str:

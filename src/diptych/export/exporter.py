@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
+from sentence_transformers.base.modules import Module, Router
 
 from diptych.captioning.graph_captioner import load_graph_model
 from diptych.captioning.grid_captioner import GridCaptionModel, has_captioner, load_grid_model
@@ -22,7 +22,7 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ConfigError, DataError, ModelError, did_you_mean, require
 from diptych.export.captioner import SaveGraph, measure_captioner, write_captioner
 from diptych.export.metadata import ExportTarget, write_metadata
-from diptych.export.parity import TOLERANCES, Parity, Tolerance, check_parity, measure_parity, preprocess
+from diptych.export.parity import TOLERANCES, ModelInputs, Parity, Tolerance, check_parity, measure_parity, preprocess
 from diptych.export.quantization import quantize_onnx, quantize_openvino
 from diptych.models.checkpoints import model_directory
 from diptych.models.dual_encoder import DualEncoder, load
@@ -38,8 +38,12 @@ from diptych.runtime.quiet import quiet
 _MAX_IMAGES, _MAX_CAPTIONS = 128, 512
 _MIN_EXAMPLES = 4
 
-_Examples = dict[str, Sequence[Any]]
-"""Images and captions by modality."""
+
+class _Examples(TypedDict):
+    """Images and captions by modality."""
+
+    image: list[Image.Image]
+    text: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ def _check_arguments(out: Path, engine: str, precision: str) -> None:
 
 def _write_towers(encoder: DualEncoder, out: Path, examples: _Examples, target: ExportTarget) -> None:
     """Write both routes as graphs, in sentence-transformers' layout."""
-    routes: dict[str, list[Any]] = {}
+    routes: dict[str, list[Module]] = {}
     for modality in MODALITIES:
         folder = out / f"{modality}_0_{ExportedTower.__name__}"
         folder.mkdir()
@@ -135,11 +139,11 @@ def _parities(
 ) -> Iterator[Parity]:
     """The parity of each graph with the original, on every `step`-th example."""
     exported = load(folder, "cpu")
-    checked = {modality: examples[modality][::step] for modality in MODALITIES}
-    for modality in MODALITIES:
-        yield measure_parity(encoder, exported, modality, checked[modality])
+    images, texts = examples["image"][::step], examples["text"][::step]
+    yield measure_parity(encoder, exported, "image", images)
+    yield measure_parity(encoder, exported, "text", texts)
     if captioner is not None:
-        yield measure_captioner(captioner, load_graph_model(folder, "cpu"), checked["image"], checked["text"])
+        yield measure_captioner(captioner, load_graph_model(folder, "cpu"), images, texts)
 
 
 def _has_captioner(name: str | Path) -> bool:
@@ -147,7 +151,7 @@ def _has_captioner(name: str | Path) -> bool:
     return not is_named(name) and has_captioner(model_directory(name))
 
 
-def _write_modules(routes: dict[str, list[Any]], out: Path) -> None:
+def _write_modules(routes: dict[str, list[Module]], out: Path) -> None:
     """Write the files with which sentence-transformers finds the routes, whose folders exist already."""
     with quiet():
         SentenceTransformer(modules=[Router(routes, default_route="text")], device="cpu").save_pretrained(
@@ -174,17 +178,18 @@ def _captions(data: Pairs) -> list[str]:
     return captions
 
 
-def _calibration(encoder: DualEncoder, modality: str, examples: Sequence[Any]) -> list[Inputs]:
+def _calibration(encoder: DualEncoder, modality: str, examples: ModelInputs) -> list[Inputs]:
     """The graph's inputs for each example alone."""
-    features = (tensors_of(preprocess(encoder, modality, [example])) for example in examples)
+    alone = (examples[i : i + 1] for i in range(len(examples)))
+    features = (tensors_of(preprocess(encoder, modality, example)) for example in alone)
     return [{name: value.numpy() for name, value in tensors.items()} for tensors in features]
 
 
-def _save_onnx(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None:
+def _save_onnx(graph: Path, out: Path, _calibration: Sequence[Inputs]) -> None:
     shutil.copyfile(graph, out)
 
 
-def _save_openvino(graph: Path, out: Path, calibration: Sequence[Inputs]) -> None:
+def _save_openvino(graph: Path, out: Path, _calibration: Sequence[Inputs]) -> None:
     openvino = require("openvino", "export")
     openvino.save_model(openvino.convert_model(str(graph)), str(out), compress_to_fp16=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,7 @@ from typing import Protocol
 from diptych.errors import MissingExtra, ModelError
 from diptych.export.model_card import EXAMPLE_IMAGE, complete_model_card, example_image
 from diptych.models.checkpoints import METADATA, bundled_models, model_directory, refuse_unsafe
-
-_EXCLUDED = {".pt", ".bin", ".pyc", ".lock", ".tmp"}  # training state, pickles, and unfinished files
-_OPENVINO_WEIGHTS = "graph.bin"  # not a pickle
+from diptych.models.model_upload import upload_files, uploaded_files
 
 
 class SavesPretrained(Protocol):
@@ -48,7 +45,7 @@ def push(
     """
     with _directory(model) as folder:
         files = _contents(folder, repo, licence, preview)
-        return _commit(repo, files, private, message)
+        return upload_files(files, repo, private=private, commit_message=message)
 
 
 @contextmanager
@@ -81,24 +78,15 @@ def _contents(folder: Path, repo: str, licence: str | None, preview: bool) -> di
     """The files of the repository, by their paths there: a local path or the content."""
     model = folder / "model" if _is_endpoint(folder) else folder
     refuse_unsafe(model)
-    files: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in _files(folder)}
+    files: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in uploaded_files(folder)}
+    if folder != model:
+        files["handler.py"] = str(folder / "handler.py")
     image = _example_png(model) if preview else None
     if folder == model:  # an endpoint already has its own card
         files["README.md"] = complete_model_card(model, repo, licence=licence, preview=image is not None).encode()
     if image is not None:
         files[EXAMPLE_IMAGE] = image
     return files
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files to upload: none that is hidden or excluded, and no Python file except an endpoint's handler."""
-    for file in sorted(folder.rglob("*")):
-        parts = file.relative_to(folder).parts
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-        python = file.suffix == ".py" and parts != ("handler.py",)
-        excluded = file.suffix in _EXCLUDED and file.name != _OPENVINO_WEIGHTS
-        if file.is_file() and not hidden and not python and not excluded:
-            yield file
 
 
 def _example_png(model: Path) -> bytes | None:
@@ -110,28 +98,3 @@ def _example_png(model: Path) -> bytes | None:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def _commit(repo: str, files: dict[str, str | bytes], private: bool, message: str | None) -> str:
-    """Create the repository if needed and commit the files; returns the URL of the repository."""
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    errors: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-    try:
-        api = HfApi()
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        api.create_commit(url.repo_id, operations, commit_message=message or f"Upload {url.repo_id} with diptych")
-    except errors as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"cannot push to '{repo}': {reason}; check the name and the network, and log in with `hf auth login`"
-        ) from error
-    return str(url)
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """The network errors that the hub's client does not wrap: those of httpx2, or of httpx in older versions."""
-    libraries = (sys.modules.get(name) for name in ("httpx2", "httpx"))
-    return tuple(library.TransportError for library in libraries if library is not None)

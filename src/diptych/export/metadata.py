@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from diptych.export.parity import Parity
-from diptych.models.checkpoints import model_directory, read_metadata
+from diptych.models.checkpoints import Metadata, model_directory, read_metadata
 from diptych.models.checkpoints import write_metadata as save_metadata
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.open_clip.names import is_named
@@ -24,7 +24,7 @@ class ExportTarget:
     engine: str
     precision: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str]:
         """The part `exported` of `diptych.json`, without the parity of the graphs."""
         return {"of": self.model, "engine": self.engine, "precision": self.precision}
 
@@ -42,7 +42,7 @@ def write_metadata(
     encoder: DualEncoder,
     out: Path,
     target: ExportTarget,
-    captioner: dict[str, Any] | None,
+    captioner: Metadata | None,
     parities: Sequence[Parity] = (),
 ) -> None:
     """Write `diptych.json` and `README.md`: those of the original model, with a section about the export.
@@ -56,9 +56,8 @@ def write_metadata(
         readme = (source / "README.md").read_text("utf-8")
     metadata = {key: value for key, value in metadata.items() if key not in _HEADS} | {"kind": "dual"}
     metadata |= {"logit_scale": encoder.logit_scale, "logit_bias": encoder.logit_bias}
-    metadata["exported"] = target.to_dict()
-    if parities:
-        metadata["exported"]["parity"] = {parity.name: asdict(parity) for parity in parities}
+    measured = {"parity": {parity.name: asdict(parity) for parity in parities}} if parities else {}
+    metadata["exported"] = target.to_dict() | measured
     if captioner:
         metadata["captioner"] = captioner
     save_metadata(out, metadata)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from PIL import Image
@@ -18,7 +16,7 @@ from diptych.export.endpoint import split_metadata
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import decode
 from diptych.matching.blip import is_blip
-from diptych.models.checkpoints import METADATA, read_metadata
+from diptych.models.checkpoints import METADATA, Metadata, read_metadata
 from diptych.models.dual_encoder import load
 from diptych.runtime.quoting import code_block, code_span, markdown, to_json
 
@@ -172,7 +170,7 @@ def _use_section(kinds: list[str], repo: str) -> str:
     return "`image` is an upright RGB Pillow image.\n\n" + "\n\n".join(blocks)
 
 
-def _data_section(metadata: Mapping[str, Any]) -> str:
+def _data_section(metadata: Metadata) -> str:
     name = (metadata.get("recipe") or {}).get("data")
     images = metadata.get("pictures") or {}
     if not name:
@@ -181,14 +179,16 @@ def _data_section(metadata: Mapping[str, Any]) -> str:
     return code_span(Path(str(name)).name) + (f": {counts}." if counts else ".")
 
 
-def _recipe_section(metadata: Mapping[str, Any]) -> str:
+def _recipe_section(metadata: Metadata) -> str:
     recipe = metadata.get("recipe") or metadata.get("training")
     if not recipe:
         return "The training recipe is not recorded."
-    return code_block(yaml.safe_dump(recipe, sort_keys=False).strip(), "yaml")
+    changes = "".join(f"- {code_span(str(change))}\n" for change in metadata.get("changes") or [])
+    resumed = f"\n\nThe run was resumed with other settings:\n\n{changes}".rstrip() if changes else ""
+    return code_block(yaml.safe_dump(recipe, sort_keys=False).strip(), "yaml") + resumed
 
 
-def _measured_section(metadata: Mapping[str, Any]) -> str:
+def _measured_section(metadata: Metadata) -> str:
     """Tables of the validation scores in `diptych.json`."""
     scores = {"Validation": metadata.get("validation")}
     for kind in ("captioner", "prompter"):
@@ -205,10 +205,10 @@ def _measured_section(metadata: Mapping[str, Any]) -> str:
     return "\n\n".join(tables) or "No evaluation results are recorded."
 
 
-def _hub_metadata(folder: Path) -> dict[str, Any]:
+def _hub_metadata(folder: Path) -> Metadata:
     """The metadata that the hub reads: library, pipeline tag and tags."""
     kinds = model_kinds(folder)
-    metadata: dict[str, Any] = {"library_name": "sentence-transformers" if "dual" in kinds else "transformers"}
+    metadata: Metadata = {"library_name": "sentence-transformers" if "dual" in kinds else "transformers"}
     if not (folder / "modules.json").exists() and (folder / METADATA).exists():
         metadata["library_name"] = "diptych"
     if tag := next((_PIPELINE_TAGS[kind] for kind in kinds if kind in _PIPELINE_TAGS), None):

@@ -7,16 +7,21 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.errors import ModelError, NextStep
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.truncation import TextCutWarning
 from diptych.models.unknown_words import UnknownWordsWarning
+
+ModelInputs: TypeAlias = Sequence[Image.Image] | Sequence[str]
+"""Images or texts."""
 
 _BATCH_SIZE = {"image": 8, "text": 32}
 _EXPORTED_BATCH_SIZE = 5  # differs from the above: a graph traced for one batch size fails the check
@@ -43,8 +48,8 @@ TOLERANCES = {"fp32": Tolerance(0.9999, 0.99999, 1e-3), "int8": Tolerance(0.9, 0
 class Parity:
     """The comparison of one exported graph (`image`, `text` or `captioner`) with the original network.
 
-    The cosines and the largest absolute difference of a component are those of unit vectors, over `checked` inputs. The
-    rates are inputs per second.
+    The cosines and the largest absolute difference of a component are those of unit embeddings, over `checked` inputs.
+    The rates are inputs per second.
     """
 
     name: str
@@ -56,21 +61,23 @@ class Parity:
     rate_after: float
 
 
-def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> Parity:
+def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, inputs: ModelInputs) -> Parity:
     """Encode images or texts with both models, each with its own preprocessing; compare the embeddings and the speed.
 
     Raises:
         ModelError: the embeddings have different dimensions.
     """
-    encode: dict[str, Callable[..., NDArray[np.float32]]] = {
-        "image": lambda model, size: model.encode_images(inputs, batch_size=size),
-        "text": lambda model, size: model.encode_texts(inputs, batch_size=size),
-    }
+
+    def encode(model: DualEncoder, batch_size: int) -> NDArray[np.float32]:
+        if modality == "image":
+            return model.encode_images(cast(Sequence[Image.Image], inputs), batch_size=batch_size)
+        return model.encode_texts(cast(Sequence[str], inputs), batch_size=batch_size)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TextCutWarning)  # both models truncate in the same way
         warnings.simplefilter("ignore", UnknownWordsWarning)  # and know the same words
-        old = encode[modality](before, _BATCH_SIZE[modality])  # (inputs, dim)
-        new = encode[modality](after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
+        old = encode(before, _BATCH_SIZE[modality])  # (inputs, dim)
+        new = encode(after, _EXPORTED_BATCH_SIZE)  # (inputs, dim)
     if old.shape != new.shape:
         raise ModelError(
             f"the exported {modality} tower gives embeddings of {new.shape[1]} dimensions instead of {old.shape[1]}"
@@ -79,7 +86,7 @@ def measure_parity(before: DualEncoder, after: DualEncoder, modality: str, input
 
 
 def parity_of(name: str, old: NDArray[np.floating], new: NDArray[np.floating], rates: tuple[float, float]) -> Parity:
-    """The parity of unit vectors `old` and `new`, both (inputs, dim), and of two rates in inputs per second."""
+    """The parity of unit embeddings `old` and `new`, both (inputs, dim), and of two rates in inputs per second."""
     cosines = (old.astype(np.float64) * new).sum(axis=1)
     return Parity(name, len(old), float(cosines.min()), float(cosines.mean()), float(np.abs(old - new).max()), *rates)
 
@@ -106,12 +113,14 @@ def check_parity(parity: Parity, tolerance: Tolerance) -> None:
     )
 
 
-def preprocess(encoder: DualEncoder, modality: str, inputs: Sequence[Any]) -> dict[str, Any]:
+def preprocess(encoder: DualEncoder, modality: str, inputs: ModelInputs) -> Features:
     """Images or texts, according to `modality`, preprocessed by the encoder."""
-    return encoder.preprocess_images(inputs) if modality == "image" else encoder.preprocess_texts(inputs)
+    if modality == "image":
+        return encoder.preprocess_images(cast(Sequence[Image.Image], inputs))
+    return encoder.preprocess_texts(cast(Sequence[str], inputs))
 
 
-def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: Sequence[Any]) -> tuple[float, float]:
+def _rates(before: DualEncoder, after: DualEncoder, modality: str, inputs: ModelInputs) -> tuple[float, float]:
     """Inputs per second of both networks; preprocessing, which is the same for both, is not included."""
     features = preprocess(before, modality, inputs)
     with torch.inference_mode():

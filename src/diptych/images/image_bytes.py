@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.errors import ImageError
+from diptych.errors import DataError, ImageError, NextStep
+from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
+from diptych.runtime.files import open_file
 
 MAX_BYTES = 256 * 2**20
 """Largest file that is read: a TIFF of 89 megapixels that is not compressed."""
@@ -60,37 +62,18 @@ def size_of(source: ImageSource) -> int:
         return 0
 
 
-def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES) -> bytes:
+def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES, roots: Roots = ANYWHERE) -> bytes:
     """The encoded bytes of an image.
 
+    The file is opened once and judged by what was opened, so that another one which takes its name in the meantime is
+    neither waited for nor read: its kind, its size, and whether it lies inside `roots` with all links followed.
+
     Raises:
-        ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file) or
+        ImageError: `missing`, `empty`, `too_many_bytes`, `truncated` (a slice that ends beyond its file), `outside` or
             `unreadable` (a directory, a pipe, no permission).
     """
     name = describe(source)
-    if isinstance(source, bytes):
-        data, size = source, len(source)
-    else:
-        path, offset = (source.path, source.offset) if isinstance(source, Slice) else (source, 0)
-        try:
-            status = path.stat()  # before opening: opening a pipe would wait for a writer
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("unreadable", f"{name} is not a regular file; give the path of a picture")
-            size = source.size if isinstance(source, Slice) else status.st_size
-            with path.open("rb") as file:
-                file.seek(offset)
-                most = min(size, max_bytes)  # `read` allocates as much as it is asked for, whatever the file's size
-                data = file.read(most if isinstance(source, Slice) else most + 1)
-        except FileNotFoundError:
-            if any(map(_ESCAPED.search, path.parts)):
-                raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
-            raise ImageError(
-                "missing", f"{name} does not exist; check the path, or the folder given as images"
-            ) from None
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a negative offset
-            raise ImageError(
-                "unreadable", f"{name} cannot be read ({error}); check its path and permissions"
-            ) from error
+    data, size = (source, len(source)) if isinstance(source, bytes) else _read_file(source, name, max_bytes, roots)
     if max(size, len(data)) > max_bytes:
         raise ImageError(
             "too_many_bytes", f"{name} has {size:,} bytes, the limit is {max_bytes:,}; save a smaller copy of it"
@@ -100,6 +83,37 @@ def read_bytes(source: ImageSource, max_bytes: int = MAX_BYTES) -> bytes:
     if len(data) < size:
         raise ImageError("truncated", f"{name} ends after {len(data):,} of {size:,} bytes; fetch the file again")
     return data
+
+
+def _read_file(source: Path | Slice, name: str, max_bytes: int, roots: Roots) -> tuple[bytes, int]:
+    """The bytes of a file or slice, one more than `max_bytes` at most, and the size that it should have."""
+    path, offset = (source.path, source.offset) if isinstance(source, Slice) else (source, 0)
+    try:
+        with open_file(path) as file:
+            status = os.fstat(file.fileno())
+            if not roots.contains_open(status, path):
+                raise outside(str(path))
+            size = source.size if isinstance(source, Slice) else status.st_size
+            file.seek(offset)
+            most = min(size, max_bytes)  # `read` allocates as much as it is asked for, whatever the file's size
+            return file.read(most if isinstance(source, Slice) else most + 1), size
+    except FileNotFoundError:
+        if any(map(_ESCAPED.search, path.parts)):
+            raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
+        raise ImageError("missing", f"{name} does not exist; check the path, or the folder given as images") from None
+    except ImageError:
+        raise
+    except (OSError, ValueError, DataError) as error:  # ValueError: a NUL in the path, a negative offset
+        raise ImageError("unreadable", f"{name} cannot be read ({error}); check its path and permissions") from error
+
+
+def outside(path: str) -> ImageError:
+    """The error for an image outside the folders that may be read."""
+    return ImageError(
+        OUTSIDE,
+        f"'{readable_text(path)}' lies outside the folders that may be read; index its folder",
+        steps=[NextStep("or read what links lead to", "follow_links")],
+    )
 
 
 def content_hash(data: bytes) -> str:

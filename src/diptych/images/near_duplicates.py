@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,15 +125,45 @@ def groups_around_first(pairs: Iterable[Sequence[int]], is_same: Callable[[int, 
     return groups
 
 
-def image_detail(image: Image.Image) -> Image.Image:
-    """What `same_image` compares of an image: YCbCr, its longer side at most `DETAIL_SIDE` pixels."""
+@dataclass(frozen=True, slots=True)
+class ImageDetail:
+    """What `same_image` compares of an image.
+
+    `size` is that of the image in pixels, `grid` the number of columns and rows of 16 x 16 pixels into which it is
+    divided, `light` the brightness at that size, and `colours` the image in YCbCr at a quarter of it.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    light: Image.Image
+    colours: Image.Image
+
+    def blocks(self, grid: tuple[int, int]) -> NDArray[np.float32]:
+        """The brightness of each block of a grid, (rows, columns, pixels)."""
+        columns, rows = grid
+        light = self.light
+        if grid != self.grid:
+            size = columns * _BLOCK_SIDE, rows * _BLOCK_SIDE
+            light = light.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        values = np.asarray(light, np.float32).reshape(rows, _BLOCK_SIDE, columns, _BLOCK_SIDE)
+        return values.swapaxes(1, 2).reshape(rows, columns, _BLOCK_SIDE**2)
+
+    def chroma(self, grid: tuple[int, int]) -> NDArray[np.int16]:
+        """The mean colour of each block of a grid, (rows, columns, 2)."""
+        return np.asarray(self.colours.resize(grid, Image.Resampling.BOX), np.int16)[..., 1:]
+
+
+def image_detail(image: Image.Image) -> ImageDetail:
+    """What is compared of an image: its longer side is reduced to `DETAIL_SIDE` pixels, and both to whole blocks."""
     scale = min(1.0, DETAIL_SIDE / max(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.convert("YCbCr").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    columns, rows = (max(1, round(side * scale / _BLOCK_SIDE)) for side in image.size)
+    size = columns * _BLOCK_SIDE, rows * _BLOCK_SIDE
+    small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("YCbCr")
+    return ImageDetail(image.size, (columns, rows), small.getchannel(0), small.reduce(4))
 
 
-def same_image(first: Image.Image, second: Image.Image) -> bool:
-    """Whether two images (of `image_detail`) show the same, but for their size and compression.
+def same_image(first: ImageDetail, second: ImageDetail) -> bool:
+    """Whether two images show the same, but for their size and compression.
 
     Both are brought to the size of the smaller one. In each block of 16 x 16 pixels, the mean squared difference of
     brightness is divided by the mean variance of the two blocks: 0 for equal blocks, about 2 for unrelated ones. The
@@ -146,11 +177,10 @@ def same_image(first: Image.Image, second: Image.Image) -> bool:
     too_small = first.size != second.size and min(max(first.size), max(second.size)) < MIN_DETAIL_SIDE
     if too_small or not _same_shape(first.size, second.size):
         return False
-    size = min(first.size, second.size, key=max)
-    one, other = (_blocks(image, size) for image in (first, second))  # (rows, columns, pixels, 3)
-    if np.abs(one[..., 1:].mean(2) - other[..., 1:].mean(2)).max() > _MAX_CHROMA:
+    grid = min(first.grid, second.grid, key=max)
+    if np.abs(first.chroma(grid) - second.chroma(grid)).max() > _MAX_CHROMA:
         return False
-    light, other_light = one[..., 0], other[..., 0]
+    light, other_light = first.blocks(grid), second.blocks(grid)
     structure = (light.var(2) + other_light.var(2)) / 2
     differences = np.square(light - other_light).mean(2) / (structure + _NOISE)
     largest = float(differences.max())
@@ -158,25 +188,13 @@ def same_image(first: Image.Image, second: Image.Image) -> bool:
         return True
     usual = differences[structure > _NOISE]
     outlier = largest / (float(np.percentile(usual, 90)) + 0.02) if usual.size else math.inf
-    limit = _MAX_DIFFERENCE if max(size) >= _SMALL_SIDE else _MAX_SMALL_DIFFERENCE
+    limit = _MAX_DIFFERENCE if max(grid) * _BLOCK_SIDE >= _SMALL_SIDE else _MAX_SMALL_DIFFERENCE
     return largest <= limit and outlier <= _MAX_OUTLIER
 
 
 def _same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
     ratio = math.log(first[0] * second[1] / (first[1] * second[0]))
     return abs(ratio) <= max(_MAX_RATIO, 1 / min(*first, *second))
-
-
-def _blocks(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The blocks of an image at a size, (rows, columns, pixels, 3); a last part of a block belongs to the one before.
-
-    So the size is rounded down to whole blocks.
-    """
-    width, height = (max(_BLOCK_SIDE, side // _BLOCK_SIDE * _BLOCK_SIDE) for side in size)
-    values = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0), np.float32)
-    rows, columns = height // _BLOCK_SIDE, width // _BLOCK_SIDE
-    blocks = values.reshape(rows, _BLOCK_SIDE, columns, _BLOCK_SIDE, 3).swapaxes(1, 2)
-    return blocks.reshape(rows, columns, _BLOCK_SIDE**2, 3)
 
 
 def distinctive(hashes: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.bool_]:

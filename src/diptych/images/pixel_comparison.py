@@ -7,16 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from PIL import Image
-
 from diptych.errors import DiptychError
 from diptych.images.decode import ImageSource, decode
-from diptych.images.near_duplicates import DETAIL_SIDE, image_detail, same_image
+from diptych.images.near_duplicates import DETAIL_SIDE, ImageDetail, image_detail, same_image
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-_MAX_DETAILS = 128  # of 0.3 MB each
+_MAX_DETAILS = 512  # of 0.15 MB each
 _MAX_ANSWERS = 65_536
 
 
@@ -46,7 +44,7 @@ class PixelComparison:
             _ANSWERS.put(pair, answer)
         return answer
 
-    def _detail(self, row: int) -> Image.Image | None:
+    def _detail(self, row: int) -> ImageDetail | None:
         detail = _DETAILS.get(self.keys[row])
         if detail is None:
             try:
@@ -76,5 +74,5 @@ class _Recent(Generic[Key, Value]):
                 self._items.popitem(last=False)
 
 
-_DETAILS: _Recent[str, Image.Image] = _Recent(_MAX_DETAILS)
+_DETAILS: _Recent[str, ImageDetail] = _Recent(_MAX_DETAILS)
 _ANSWERS: _Recent[tuple[str, str], bool] = _Recent(_MAX_ANSWERS)

@@ -31,6 +31,20 @@ class Roots:
         except (OSError, ValueError):  # a NUL, a loop of links, longer than the system takes
             return None
 
+    def contains_open(self, opened: os.stat_result, path: str | Path) -> bool:
+        """Whether a file that was opened by `path` is the one to which `path` leads inside the folders.
+
+        `opened` is the status of its descriptor. A link that was replaced before, between or after does not matter:
+        what was opened has a real path inside the folders.
+        """
+        if self.folders is None:
+            return True
+        real = self.real(Path(path).absolute())
+        try:
+            return real is not None and os.path.samestat(opened, real.lstat())
+        except OSError:  # it is gone
+            return False
+
     def checker(self) -> Callable[[str | Path], bool]:
         """`contains` for many files in few folders: each folder is resolved once."""
 

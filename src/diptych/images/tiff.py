@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
@@ -82,7 +83,7 @@ def mend_tiles(image: TiffImagePlugin.TiffImageFile) -> None:
     """
     bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
     if image.use_load_libtiff:
-        image.tile = [tile._replace(args=(_native(tile.args[0]), *tile.args[1:])) for tile in image.tile]
+        image.tile = [tile._replace(args=_native(tile.args)) for tile in image.tile]
     elif image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and max(bits) == 16:
         premultiplied = image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES) == (1,)
         raw_mode = f"{'RGBa' if premultiplied else image.mode};16N"
@@ -90,9 +91,11 @@ def mend_tiles(image: TiffImagePlugin.TiffImageFile) -> None:
         image.use_load_libtiff = True
 
 
-def _native(raw_mode: str) -> str:
-    """A raw mode of Pillow in the byte order of the machine: `F;32BF` becomes `F;32NF`."""
-    return re.sub(r"^([IF];\d\d)B", r"\1N", raw_mode)
+def _native(arguments: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str | None:
+    """Arguments of Pillow's libtiff decoder in the byte order of the machine: a raw mode `F;32BF` becomes `F;32NF`."""
+    if not isinstance(arguments, tuple):
+        return arguments
+    return re.sub(r"^([IF];\d\d)B", r"\1N", arguments[0]), *arguments[1:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.errors import DataError
-from diptych.images.paths import from_text, to_text
+from diptych.images.exclusions import NOTHING, Exclusions
+from diptych.images.paths import to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
 from diptych.images.suffixes import UnreadFiles, is_image_file
@@ -25,11 +25,12 @@ class ImageFile:
     path: str
     size: int
     mtime: int
+    is_link: bool = False
 
 
 def walk(
     root: Path,
-    exclude: Sequence[str] = (),
+    exclude: Exclusions = NOTHING,
     roots: Roots = ANYWHERE,
     *,
     skip_system_folders: bool = True,
@@ -38,10 +39,9 @@ def walk(
     """Every image file below `root`, by suffix, and each file or folder that cannot be read, with the reason.
 
     Names that begin with a dot, the folders of `system_folders.SYSTEM_FOLDERS` unless `skip_system_folders` is False,
-    and names that match a pattern of `exclude` are left out. A pattern such as `*.thumb.jpg`, `Backup` or `2019/raw/*`
-    is compared with the name and with the path below `root`. Linked folders are entered after all others, and each
-    folder is entered once, so links neither loop nor repeat files. A link that leads out of `roots` is reported as
-    skipped. Files with the suffix of no image are counted in `unread`.
+    and what `exclude` matches are left out. Linked folders are entered after all others, and each folder is entered
+    once, so links neither loop nor repeat files. A link that leads out of `roots` is reported as skipped. Files with
+    the suffix of no image are counted in `unread`.
 
     Raises:
         DataError: `root` is not a folder.
@@ -53,11 +53,12 @@ def walk(
             yield entry
             continue
         try:
-            if entry.is_symlink() and not roots.contains(entry.path):
+            is_link = entry.is_symlink()
+            if is_link and not roots.contains(entry.path):
                 yield Skipped(shown(entry.path), OUTSIDE, _OUTSIDE)
             elif entry.is_file():
                 status = entry.stat()
-                yield ImageFile(to_text(entry.path), status.st_size, change_time(status))
+                yield ImageFile(to_text(entry.path), status.st_size, change_time(status), is_link)
         except (OSError, ValueError) as error:
             yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
 
@@ -75,7 +76,7 @@ def image_paths(root: Path, depth: int | None = None) -> Iterator[Path]:
 
 def _entries(
     root: str,
-    exclude: Sequence[str] = (),
+    exclude: Exclusions = NOTHING,
     roots: Roots = ANYWHERE,
     *,
     depth: int | None = None,
@@ -89,7 +90,7 @@ def _entries(
     while folders or links:
         folder, level = folders.pop() if folders else links.pop(0)
         subfolders: list[tuple[str, int]] = []
-        for entry in _visible(folder, root, entered, exclude, skip_system_folders):
+        for entry in _visible(folder, entered, exclude, skip_system_folders):
             if isinstance(entry, Skipped):
                 yield entry
             elif not entry.is_dir():
@@ -105,7 +106,7 @@ def _entries(
 
 
 def _visible(
-    folder: str, root: str, entered: set[tuple[int, int]], exclude: Sequence[str], skip_system_folders: bool
+    folder: str, entered: set[tuple[int, int]], exclude: Exclusions, skip_system_folders: bool
 ) -> Iterator[os.DirEntry[str] | Skipped]:
     """The entries of a folder that are not left out, in order of name, and those that cannot be looked at."""
     try:
@@ -115,14 +116,15 @@ def _visible(
         return
     parent = os.path.basename(folder)  # noqa: PTH119 (a Path costs three times as much, a million times)
     for entry in entries:
-        if is_excluded(entry.path, root, exclude, skip_system_folders=False):
+        if entry.name.startswith("."):
             continue
         try:
             is_folder, _ = entry.is_dir(), entry.is_symlink()
         except OSError as error:
             yield Skipped(shown(entry.path), "unreadable", f"{error}; rename it or check its permissions")
             continue
-        if not (is_folder and skip_system_folders and is_system_folder(entry.name, parent)):
+        is_left = is_folder and skip_system_folders and is_system_folder(entry.name, parent)
+        if not is_left and not exclude.excludes(entry.path, is_folder=is_folder):
             yield entry
 
 
@@ -142,17 +144,18 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or is_system_folder(name)
 
 
-def is_excluded(path: str, root: str, exclude: Sequence[str] = (), *, skip_system_folders: bool = True) -> bool:
-    """Whether the last name of `path`, which lies below `root`, is hidden, a system folder's, or matches a pattern.
-
-    A folder that is excluded excludes what it holds, which the caller sees to.
-    """
-    parents, name = os.path.split(path)
-    parent = os.path.basename(parents)  # noqa: PTH119 (a Path costs three times as much, a million times)
-    if name.startswith(".") or (skip_system_folders and is_system_folder(name, parent)):
-        return True
-    below = path[len(root) :].strip(os.sep).replace(os.sep, "/") if exclude else ""
-    return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(below, pattern) for pattern in exclude)
+def is_left_out(path: str, root: str, exclude: Exclusions = NOTHING, *, skip_system_folders: bool = True) -> bool:
+    """Whether `walk(root, exclude)` leaves out a file or folder below `root`, for its own name or a parent's."""
+    is_folder = os.path.isdir(path)  # noqa: PTH112 (called for every change of a watched folder)
+    while len(path) > len(root):
+        parents, name = os.path.split(path)
+        parent = os.path.basename(parents)  # noqa: PTH119 (as above)
+        if name.startswith(".") or (is_folder and skip_system_folders and is_system_folder(name, parent)):
+            return True
+        if exclude.excludes(path, is_folder=is_folder):
+            return True
+        path, is_folder = parents, True
+    return False
 
 
 def change_time(status: os.stat_result) -> int:
@@ -163,9 +166,3 @@ def change_time(status: os.stat_result) -> int:
 def shown(path: str | Path) -> str:
     """A path as text for messages, with undecodable bytes as U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def is_gone(text: str) -> bool:
-    """Whether a row's path (from `to_text`) no longer exists: neither the file nor a shard that contains it."""
-    path = from_text(text)
-    return not os.path.lexists(path) and not any(parent.is_file() for parent in path.parents)

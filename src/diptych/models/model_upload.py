@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diptych.errors import ModelError
@@ -39,27 +39,50 @@ def upload_model(
     Raises:
         ModelError: No licence is known, a saved file is unsafe, or the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save(folder)
         refuse_unsafe(folder)
         _complete_model_card(folder / "README.md", repo_id, licence, tags)
-        operations = [
-            CommitOperationAdd(file.relative_to(folder).as_posix(), str(file)) for file in uploaded_files(folder)
-        ]
-        refusals: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
-        try:
-            api = HfApi(token=token)
-            repo = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.create_commit(repo.repo_id, operations, commit_message=commit_message or "Upload with diptych")
-        except refusals as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(
-                f"cannot push to '{repo_id}': {reason}; check the name and the network, and log in with `hf auth login`"
-            ) from error
+        files = {file.relative_to(folder).as_posix(): str(file) for file in uploaded_files(folder)}
+        return upload_files(files, repo_id, private=private, commit_message=commit_message, token=token)
+
+
+def upload_files(
+    files: Mapping[str, str | bytes],
+    repo_id: str,
+    *,
+    private: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload files in one commit, and return the repository's URL.
+
+    Args:
+        files: Local path or content of each file, by its path in the repository.
+        repo_id: `USER/NAME`; created if it does not exist.
+        private: Whether a new repository is private.
+        commit_message: Message of the commit.
+        token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        ModelError: The hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    refusals: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
+    try:
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        message = commit_message or f"Upload {repo.repo_id} with diptych"
+        api.create_commit(repo.repo_id, operations, commit_message=message)
+    except refusals as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"cannot push to '{repo_id}': {reason}; check the name and the network, and log in with `hf auth login`"
+        ) from error
     return str(repo)
 
 

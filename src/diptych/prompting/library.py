@@ -16,6 +16,7 @@ from diptych.data.formats.tables import CAPTION_COLUMNS
 from diptych.errors import ConfigError, DataError
 from diptych.models.cosine import top_k
 from diptych.models.modalities import checked_texts
+from diptych.models.unknown_words import warn_of_unknown_words
 from diptych.prompting.text_space import TextSpace
 from diptych.runtime.progress import Progress, silent
 
@@ -41,6 +42,8 @@ class PromptLibrary:
     def of(cls, texts: Iterable[str], space: TextSpace, progress: Progress = silent) -> PromptLibrary:
         """Build a library from texts: duplicates are removed, and embeddings are cached on disk.
 
+        A prompt without a word that the encoder knows gets an `UnknownWordsWarning`.
+
         Raises:
             ConfigError: an item is not a string.
             DataError: there is no non-empty text.
@@ -48,6 +51,7 @@ class PromptLibrary:
         distinct = list(dict.fromkeys(text for text in checked_texts(texts) if text.strip()))
         if not distinct:
             raise DataError("the prompt library is empty; pass at least one prompt")
+        warn_of_unknown_words(space.unknown_texts(distinct))
         return cls(distinct, space.encode_cached(distinct, progress=progress, label="embedding the prompt library"))
 
     def nearest(self, predicted: NDArray[np.floating], k: int = 1) -> list[list[Prompt]]:

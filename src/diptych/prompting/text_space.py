@@ -19,6 +19,7 @@ from diptych.models.embedding_cache import EmbeddingFile, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
 from diptych.models.loading import load_modules
 from diptych.models.modalities import checked_texts, inputs_to_encode
+from diptych.models.unknown_words import unknown_to
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
@@ -51,6 +52,16 @@ class TextSpace:
             inputs, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
         )
         return embeddings.reshape(len(inputs), self.dim)
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of which the encoder knows no word, in order: their embeddings say nothing about them.
+
+        Raises:
+            ConfigError: an item is not a string.
+        """
+        first: Any = self.model[0]
+        trunk = first.sub_modules["text"][0] if hasattr(first, "sub_modules") else first  # of a Router, or alone
+        return unknown_to(trunk, checked_texts(texts))
 
     def encode_cached(
         self, texts: Sequence[str], *, progress: Progress = silent, label: str = "embedding"

@@ -64,9 +64,10 @@ def storing(path: str | Path, kept: str = "what was there is unchanged") -> Iter
     except _WRITE_ERRORS as error:
         if not is_storage_failure(error):
             raise
-        raise StorageError(
-            f"cannot write '{path}': {_reason(error)}; {kept}. Free some space on that disk, and try again"
-        ) from error
+        reason = _reason(error)
+        read_only = reason == os.strerror(errno.EROFS)
+        advice = "Make it writable, or write elsewhere" if read_only else "Free some space on that disk, and try again"
+        raise StorageError(f"cannot write '{path}': {reason}; {kept}. {advice}") from error
 
 
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:

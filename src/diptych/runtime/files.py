@@ -101,7 +101,7 @@ class TextFile(io.TextIOWrapper):
         super().__init__(open_file(path), encoding=encoding, errors=errors, newline=newline)
         self._path, self._lines = path, 0
 
-    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # noqa: ARG002 - as in `TextIOWrapper`
         """The next line; `size` is ignored."""
         line = super().readline(MAX_RECORD + 1)
         self._lines += 1

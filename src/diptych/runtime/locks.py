@@ -21,7 +21,7 @@ def held(
     action: str,
     *,
     wait: float | None = 0,
-    on_wait: Callable[[str], None] = lambda message: None,
+    on_wait: Callable[[str], None] = lambda _message: None,
     error: type[Busy] = Busy,
 ) -> Iterator[None]:
     """Hold the lock file `lock`; the file `note` records which process holds it, and since when.

@@ -11,10 +11,12 @@ Item = TypeVar("Item")
 class Progress(Protocol):
     """Wraps an iterable of `total` items (None: unknown) and shows under `label` how many were consumed."""
 
-    def __call__(self, items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]: ...
+    def __call__(self, items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]:
+        """The same items."""
+        ...
 
 
-def silent(items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]:
+def silent(items: Iterable[Item], total: int | None, label: str) -> Iterable[Item]:  # noqa: ARG001 - as `Progress`
     """A `Progress` that shows nothing."""
     return items
 

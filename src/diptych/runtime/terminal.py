@@ -39,7 +39,11 @@ def _show_thread_traceback(hook: threading.ExceptHookArgs) -> None:
 
 
 def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,  # noqa: ARG001 - as in `warnings.formatwarning`
 ) -> str:
     if category.__module__.startswith("diptych."):  # about the user's data, not about a line of code
         return f"diptych: {printable_lines(message)}\n"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from diptych.images.paths import path_id
+from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
-from diptych.images.walk import is_gone
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 from diptych.search.add_report import AddReport
-from diptych.search.prune import remove_stale
+from diptych.search.prune import LargeLoss, Prune, remove_stale
 from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
 from diptych.search.snapshot import Snapshot
 from diptych.search.sources import Folder, Item, Source
 from diptych.search.store import Store, in_list
+from diptych.search.volumes import Volumes, identity_of, known_gone
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
@@ -34,26 +35,26 @@ def add(
     source: Source,
     model: Callable[[], DualEncoder],
     *,
-    prune: bool = False,
+    prune: Prune = "no",
+    large_loss: LargeLoss = "refuse",
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> AddReport:
     """Bring the index up to date with a source. The caller holds the store's lock.
 
     Files whose size and time equal those in the index are not read. Others are read and hashed; content that the index
-    has under any path takes its embedding from there. Rows that the source no longer names stay unless `prune`.
+    has under any path takes its embedding from there. `prune` and `large_loss` are those of `prune.remove_stale`.
     `progress` wraps the images that are read, each a `PreparedImage` or a `Skipped`.
 
     Raises:
-        DataError: the source cannot be read, or `prune` would remove all that came from it.
+        DataError: the source cannot be read, or `prune` would remove most of what came from it.
     """
     began = time.perf_counter()
     run = _Run(store, source, model, batch_size)
     unchanged, pending = run.scan()
     if pending:
         run.process(progress(prefetch(run.pending_items(), run.prepare, ahead=batch_size), pending, "indexing"))
-    named_any = unchanged + pending > 0
-    removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, named_any=named_any)
+    removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, large_loss=large_loss)
     store.configure_tokenizer()
     counts = run.counts
     return AddReport(
@@ -64,6 +65,8 @@ def add(
         changed=counts["changed"],
         gone=removed.gone,
         pruned=removed.pruned,
+        unreachable=removed.unreachable,
+        unreachable_folders=removed.folders,
         embedded=run.embedded,
         skipped=tuple(run.skipped),
         seconds=time.perf_counter() - began,
@@ -83,6 +86,7 @@ class _Run:
         self.counts: dict[Change, int] = {"new": 0, "changed": 0, "renamed": 0, "copied": 0, "touched": 0}
         self.embedded = 0
         self._rows: dict[str, Row] = {}  # by id, not yet committed
+        self._gone: set[str] = set()  # paths of known rows whose files are known to be gone
         self._committed_at = time.monotonic()
 
     # scanning: a stat call for each file, nothing is read
@@ -90,14 +94,27 @@ class _Run:
     def scan(self) -> tuple[int, int]:
         """The number of unchanged images, and of those that must be read."""
         unchanged = pending = 0
+        places: set[str] = set()  # as text: the folders, and links to files, which may lie on another volume
         for item in self.source.items():
             if isinstance(item, Skipped):
                 self.skipped.append(item)
-            elif self._is_unchanged(item):
+                continue
+            places.add(item.path if item.is_link else item.path.rpartition("/")[0] or "/")
+            if self._is_unchanged(item):
                 unchanged += 1
             else:
                 pending += 1
+        self._record_volumes(places)
         return unchanged, pending
+
+    def _record_volumes(self, places: Iterable[str]) -> None:
+        """Remember on which volumes the images lie, before any row depends on it."""
+        mounted, volumes = Volumes(None), set[str]()
+        for place in places:
+            with suppress(OSError, ValueError):  # it has just gone, or is an image in memory
+                volumes.add(mounted.volume_of(str(from_text(place))))
+        identities = {to_text(volume): identity_of(volume) for volume in volumes}
+        self.store.record_volumes(identities, complete=not self.snapshot.unseen)
 
     def pending_items(self) -> Iterator[Item]:
         """The images that must be read. A second scan costs less than keeping a million paths in memory."""
@@ -140,6 +157,8 @@ class _Run:
         rows_by_content = self._rows_with(
             {image.content for image in batch if self.snapshot.has_content(image.content)}
         )
+        paths = {row["path"] for rows in rows_by_content.values() for row in rows}
+        self._gone = known_gone(paths, self.store.volumes) if paths else set()
         new: dict[str, PreparedImage] = {}
         copies: list[PreparedImage] = []
         for image in batch:
@@ -165,7 +184,7 @@ class _Run:
         """The image with its features where they are needed: its content was known, but its only row has changed."""
         if image.features is not None or image.content in rows_by_content:
             return image
-        return prepare_image(image.item, self.model, self.store.identity.image_size, lambda content: False, self.roots)
+        return prepare_image(image.item, self.model, self.store.identity.image_size, _is_unknown, self.roots)
 
     def _rows_with(self, contents: set[str]) -> dict[str, list[Row]]:
         """The rows with each of these content hashes, committed or not."""
@@ -181,13 +200,13 @@ class _Run:
 
     def _copy_order(self, row: Row) -> tuple[bool, str]:
         """Sorts a row that a renamed file can take over before the others."""
-        return row["id"] in self.stale or not is_gone(row["path"]), row["id"]
+        return row["id"] in self.stale or row["path"] not in self._gone, row["id"]
 
     def _copy(self, item: Item, row: Row) -> None:
-        """Put a row for another path to known content; if the old path is gone, the file was renamed."""
+        """Put a row for another path to known content; if its old file is known to be gone, it was renamed."""
         key = path_id(item.path)
         same, known = row["id"] == key, self.snapshot.has_path(key)
-        renamed = not known and row["id"] not in self.stale and is_gone(row["path"])
+        renamed = not known and row["id"] not in self.stale and row["path"] in self._gone
         if renamed:
             self.stale.add(row["id"])
         old_caption = row.get("caption") if renamed or same else None
@@ -213,3 +232,8 @@ class _Run:
         self.store.compact_if_scattered()
         self._rows = {}
         self._committed_at = time.monotonic()
+
+
+def _is_unknown(content: str) -> bool:
+    """Has an image decoded whatever its content."""
+    return not content

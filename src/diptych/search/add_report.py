@@ -20,9 +20,11 @@ class AddReport:
 
     `new` paths have new content; `copied` ones have the content of another image and took its embedding, `renamed`
     ones that of an image whose file is gone; `changed` ones have new content or a new caption; `unchanged` ones cost a
-    stat call. `gone` are in the index but no longer in the source, and were kept; `pruned` were removed. `embedded` is
-    how many went through the model, `seconds` how long it took. `unread` counts the files of a folder that have the
-    suffix of no image that is read, by suffix in lower case.
+    stat call. `gone` have no file any more, and were kept; `pruned` were removed. `unreachable` were kept because they
+    lie in `unreachable_folders`, whose drive may be off. `excluded` were removed because a pattern leaves them out;
+    `unmatched` are the patterns that matched nothing. `rebased` got a new path because the library had been moved with
+    its index. `embedded` is how many went through the model, `seconds` how long it took. `unread` counts the files of a
+    folder that have the suffix of no image that is read, by suffix in lower case.
     """
 
     new: int = 0
@@ -32,9 +34,14 @@ class AddReport:
     changed: int = 0
     gone: int = 0
     pruned: int = 0
+    unreachable: int = 0
+    excluded: int = 0
+    rebased: int = 0
     embedded: int = 0
     skipped: Sequence[Skipped] = ()
     seconds: float = 0.0
+    unreachable_folders: Sequence[str] = ()
+    unmatched: Sequence[str] = ()
     unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -60,7 +67,8 @@ class AddReport:
     def summary(self) -> str:
         """The counts that are not zero, in one line of text."""
         counts = {name: getattr(self, name) for name in ("new", "changed", "renamed", "copied", "unchanged")}
-        counts |= {"pruned": self.pruned, "no longer there": self.gone, "skipped": len(self.skipped)}
+        counts |= {"moved with the library": self.rebased, "excluded": self.excluded, "pruned": self.pruned}
+        counts |= {"no longer there": self.gone, "out of reach": self.unreachable, "skipped": len(self.skipped)}
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to index"
 
     def unread_summary(self) -> str:

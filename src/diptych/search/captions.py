@@ -13,6 +13,7 @@ from diptych.images.decode import ImageSource
 from diptych.images.paths import path_id
 from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
+from diptych.search.layout import guarded
 from diptych.search.permissions import readable_roots
 from diptych.search.store import Store
 
@@ -29,7 +30,7 @@ class IndexCaptions:
         *,
         again: bool = False,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.store, self.again, self.wait, self.on_wait = store, again, wait, on_wait
         self.skipped: list[Skipped] = []
@@ -40,7 +41,8 @@ class IndexCaptions:
         query = self.store.table.search().select(["path"])
         if not self.again:
             query = query.where("caption IS NULL OR caption = ''")
-        return sorted(path for batch in query.to_batches() for path in batch["path"].to_pylist())
+        with guarded(self.store.folder):
+            return sorted(path for batch in query.to_batches() for path in batch["path"].to_pylist())
 
     def images(self, paths: Iterable[str]) -> Iterator[tuple[str, ImageSource]]:
         """(path, image) of each; images that are gone or may not be read are added to `skipped`."""

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import ConfigError
+from diptych.models.cosine import normalize
+from diptych.search.layout import guarded
 from diptych.search.vector_search import embedding_matrix
 from diptych.search.vocabulary import vocabulary, vocabulary_embeddings
 
@@ -45,14 +47,15 @@ def find_themes(index: Index, groups: int | None = None, *, where: str | None = 
     """
     if groups is not None and groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
-    query = index.store.table.search().select(["id", "path", "vector"])
-    table = (query.where(where) if where else query).to_arrow().sort_by("id")
+    with guarded(index.folder):
+        query = index.store.table.search().select(["id", "path", "vector"])
+        table = (query.where(where) if where else query).to_arrow().sort_by("id")
     if not table.num_rows:
         return []
     embeddings = embedding_matrix(table)  # (images, dim) float16
     centres = _centres(embeddings, min(groups or _default_groups(table.num_rows), table.num_rows), seed)
     nearest = _nearest_centre(embeddings, centres)
-    names = _names(centres, embeddings, vocabulary_embeddings(lambda: index.texts, index.model_fingerprint))
+    names = _names(centres, embeddings, vocabulary_embeddings(lambda: index.text_encoder, index.model_fingerprint))
     paths = np.array(table["path"].to_pylist(), object)
     themes = []
     for cluster, name in enumerate(names):
@@ -74,7 +77,7 @@ def _centres(embeddings: NDArray[np.float16], groups: int, seed: int) -> NDArray
     rows = np.sort(generator.permutation(len(embeddings))[:_MAX_FITTED])
     kmeans = MiniBatchKMeans(groups, random_state=seed, batch_size=4096, n_init=5)
     centres = kmeans.fit(embeddings[rows].astype(np.float32)).cluster_centers_
-    return centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
+    return normalize(centres, eps=1e-6)
 
 
 def _nearest_centre(embeddings: NDArray[np.float16], centres: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -64,3 +64,23 @@ def pixel_comparison(paths: Sequence[str], contents: Sequence[str], roots: Roots
     """
     keys = [content or path for content, path in zip(contents, paths, strict=True)]
     return PixelComparison(keys, lambda row: image_at(paths[row], roots))
+
+
+def only_first(is_same: Callable[[int, int], bool], rows: int, contents: Sequence[str]) -> Callable[[int, int], bool]:
+    """`is_same` while it matters for the first `rows` that are shown, so that a page does not wait for all others.
+
+    The first rows are folded as they would be without a limit: `copy_groups` compares the first of each group in the
+    order of the rows, and where this stops, at least `rows` groups and single rows have been passed.
+    """
+    known = [content for content in contents if content]
+    folded = len(known) - len(set(known))
+
+    def compare(first: int, second: int) -> bool:
+        nonlocal folded
+        if first - folded >= rows:
+            return False
+        answer = is_same(first, second)
+        folded += answer
+        return answer
+
+    return compare

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from diptych.search.copies import copy_groups, pixel_comparison
+from diptych.search.layout import guarded
 from diptych.search.vector_search import embedding_matrix
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def find_duplicates(index: Index, *, where: str | None = None) -> list[Duplicate
     with the shortest path. All others were compared with it, pixel by pixel; what cannot be read now is no duplicate
     unless its bytes are equal. `where` is an SQL condition that images must meet.
     """
-    query = index.store.table.search().select(list(_COLUMNS))
-    table = (query.where(where) if where else query).to_arrow().sort_by("id")
+    with guarded(index.folder):
+        query = index.store.table.search().select(list(_COLUMNS))
+        table = (query.where(where) if where else query).to_arrow().sort_by("id")
     rows = table.drop_columns("vector").to_pylist()
     order = sorted(range(len(rows)), key=lambda row: _rank(rows[row]))
     rows = [rows[row] for row in order]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from diptych.errors import ConfigError
-from diptych.images.paths import to_text
-from diptych.images.roots import expand_home
+from diptych.images.paths import texts_of
 from diptych.search.store import quoted
 
 Shape = Literal["landscape", "portrait", "square"]
@@ -57,6 +56,11 @@ class Filters:
             object.__setattr__(self, "since", parse_day(self.since))
         if isinstance(self.until, str):
             object.__setattr__(self, "until", parse_day(self.until, end=True))
+        for name in ("since", "until"):
+            if not isinstance(day := getattr(self, name), datetime.date | None):
+                raise ConfigError(
+                    f"{name} is {day!r}; write a date as text, such as '2021-05-17', or pass a `datetime.date`"
+                )
         if self.shape is not None and self.shape not in _SHAPES:
             raise ConfigError(f"shape is '{self.shape}'; valid: {', '.join(get_args(Shape))}")
         for name in ("min_side", "max_side", "min_bytes", "max_bytes"):
@@ -128,13 +132,16 @@ _SHAPES = {
 
 def _in_folder(folder: str | Path) -> str:
     try:
-        text = to_text(Path(expand_home(folder)).resolve())
+        texts = texts_of(folder)
     except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, longer than the system takes
         raise ConfigError(
             f"folder is {str(folder)[:200]!r}, which is not a path; name a folder of the index"
         ) from error
-    below = text if text.endswith("/") else text + "/"  # the root ends in its slash already
-    return f"folder = {quoted(text)} OR starts_with(folder, {quoted(below)})"
+    below = [text if text.endswith("/") else text + "/" for text in texts]  # the root ends in its slash already
+    return " OR ".join(
+        f"folder = {quoted(text)} OR starts_with(folder, {quoted(prefix)})"
+        for text, prefix in zip(texts, below, strict=True)
+    )
 
 
 def _has_words(column: str, text: str | None) -> list[str]:

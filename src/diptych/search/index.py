@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.data.containers import image_at
 from diptych.data.pairs import Pairs
-from diptych.errors import ConfigError, DataError, ModelError
+from diptych.errors import ConfigError
 from diptych.images.decode import ImageSource
-from diptych.images.roots import ANYWHERE, Roots
+from diptych.images.paths import texts_of
+from diptych.images.roots import Roots
 from diptych.images.skipped import Skipped
-from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
 from diptych.runtime.progress import Progress, silent
 from diptych.search import retrieval
-from diptych.search.add import add as add_from
-from diptych.search.add_report import AddReport, write_skipped
+from diptych.search.add_report import AddReport
 from diptych.search.cutoff import KEEP
 from diptych.search.filters import Filters
+from diptych.search.index_model import IndexModel
+from diptych.search.layout import find_index, guarded, index_folder
 from diptych.search.lock import IndexBusy
-from diptych.search.permissions import allow, allowed_model, is_model_allowed, readable_roots
-from diptych.search.permissions import canonical_name as canonical_name
-from diptych.search.precomputed import add_embeddings, dimension, is_embeddings
-from diptych.search.prune import prune_gone
+from diptych.search.permissions import allow, canonical_name, readable_roots
+from diptych.search.precomputed import dimension
+from diptych.search.prune import forget, prune_gone
 from diptych.search.query import QueryLike
 from diptych.search.results import Results
 from diptych.search.retrieval import Sort
-from diptych.search.sources import DataSet, Folder, Item, Source, roots_of, source_of
-from diptych.search.store import HIDDEN, ModelIdentity, Store
-from diptych.search.watch import changes
+from diptych.search.sources import DataSet, Folder, Item, Source
+from diptych.search.store import ModelIdentity, Store, discard_index
+from diptych.search.update import UpdateOptions, update, watch
 
 if TYPE_CHECKING:
     from diptych.matching.matcher import Matcher
     from diptych.models.dual_encoder import DualEncoder
+    from diptych.models.onnx.text_graph import TextEncoder
 
 __all__ = [
     "AddReport",
@@ -51,38 +50,10 @@ __all__ = [
     "Skipped",
     "Source",
     "Store",
+    "canonical_name",
     "find_index",
     "index_folder",
 ]
-
-SKIPPED = "skipped.json"
-_IN_MEMORY = "(a model in memory)"
-
-
-def find_index(start: str | Path = ".") -> Path:
-    """The index folder of the library that contains `start`: in `start` or its nearest parent with one, as in git.
-
-    Raises:
-        DataError: neither `start` nor a parent has an index.
-    """
-    start = Path(start).expanduser().resolve()
-    for folder in (start, *start.parents):
-        for candidate in (folder / HIDDEN, folder):
-            if Store.is_index(candidate):
-                return candidate
-    raise DataError(f"neither '{start}' nor a folder above it has an index; make one with `diptych index FOLDER`")
-
-
-def index_folder(path: str | Path) -> Path:
-    """The folder of the index called `path`, which need not exist yet.
-
-    It is `path` itself if that is an index, empty, or missing; otherwise `path` is a library, whose index is
-    `path/.diptych`.
-    """
-    path = Path(path).expanduser().resolve()
-    if Store.is_index(path) or not path.exists() or (path.name != HIDDEN and not any(path.iterdir())):
-        return path
-    return path if path.name == HIDDEN else path / HIDDEN
 
 
 class Index:
@@ -109,58 +80,10 @@ class Index:
         self, path: str | Path, model: str | Path | DualEncoder | None = None, *, device: str = "auto"
     ) -> None:
         self.folder = index_folder(path)
-        self._device, self._lock = device, threading.Lock()
-        self._given: str | Path | DualEncoder | None = model
-        self._model: DualEncoder | None = None
-        self.store = self._open()
-        if isinstance(self._given, str | Path) and self._name == self.store.identity.name:
-            allow(self.store, model=self._given)
+        self._encoder = IndexModel(self.folder, model, device)
+        self.store: Store = self._encoder.store
         self.readable: Roots = readable_roots(self.store)
         self.model_lock: AbstractContextManager[object] = threading.RLock()  # held while a search runs the model
-
-    def _open(self) -> Store:
-        if self._given is None:
-            return Store.open(self.folder)
-        if Store.is_index(self.folder):
-            store = Store.open(self.folder)
-            if not isinstance(self._given, str | Path) or self._name != store.identity.name:
-                store.identity.check(self._identity(), self.folder)
-            return store
-        root = self.folder.parent if self.folder.name == HIDDEN else None
-        return Store.create(self.folder, self._identity(), str(root) if root else None)
-
-    def _identity(self) -> ModelIdentity:
-        model = self._model = self._model or self._load()
-        return ModelIdentity(self._name, model.fingerprint(), model.dim, model.image_size)
-
-    @property
-    def _name(self) -> str:
-        if not isinstance(self._given, str | Path):
-            return _IN_MEMORY
-        return canonical_name(self._given)
-
-    @cached_property
-    def model_name(self) -> str | None:
-        """The name by which the model may be loaded; None if it was passed in memory.
-
-        Raises:
-            UntrustedModel: only the index names it, and it was never allowed for this index.
-        """
-        if isinstance(self._given, str | Path):
-            return self._name
-        if self._given is not None:
-            return self.store.identity.name if is_model_allowed(self.store) else None
-        return None if self.store.identity.name == _IN_MEMORY else allowed_model(self.store)
-
-    def _load(self) -> DualEncoder:
-        if not isinstance(self._given, str | Path | None):
-            return self._given
-        from diptych.models.dual_encoder import load  # imports torch, which an index without changes never needs
-
-        name = self._given if self._given is not None else self.model_name
-        if name is None:
-            raise ModelError(f"'{self.folder}' was made by a model that was not loaded by name; pass it as `model`")
-        return load(name, self._device)
 
     @property
     def model(self) -> DualEncoder:
@@ -169,33 +92,31 @@ class Index:
         Raises:
             ModelError: it cannot be loaded, or has changed since the index was made.
         """
-        with self._lock:
-            if self._model is None:
-                model = self._load()
-                identity = ModelIdentity(self.store.identity.name, model.fingerprint(), model.dim, model.image_size)
-                self.store.identity.check(identity, self.folder)
-                self._model = model
-            return self._model
+        return self._encoder.get()
+
+    @property
+    def model_name(self) -> str | None:
+        """The name by which the model may be loaded; None if it was passed in memory.
+
+        Raises:
+            UntrustedModel: only the index names it, and it was never allowed for this index.
+        """
+        return self._encoder.name
 
     @property
     def model_fingerprint(self) -> str:
         """`DualEncoder.fingerprint()` of the model that made the index."""
-        return self.store.identity.hash or self.model.fingerprint()
-
-    @cached_property
-    def _text_graph(self) -> TextEncoder | None:
-        identity = self.store.identity.hash
-        return kept_text_graph(identity) if identity else None
+        return self._encoder.fingerprint
 
     @property
-    def texts(self) -> TextEncoder:
+    def text_encoder(self) -> TextEncoder:
         """The encoder of text queries: the model if it is loaded, else its text graph in the cache, else the model.
 
         Raises:
             ModelError: there is no graph, and the model cannot be loaded or has changed since the index was made.
             UntrustedModel: only the index names the model; see `model_name`.
         """
-        return self._model or (self._text_graph if self.model_name else None) or self.model
+        return self._encoder.text_encoder
 
     def cache_text_encoder(self) -> bool:
         """Cache what a later process needs to embed a text without the model; False if the model has no such graph.
@@ -205,23 +126,16 @@ class Index:
         Raises:
             ModelError: the model cannot be loaded, or has changed since the index was made.
         """
-        from diptych.search.vocabulary import vocabulary_embeddings
+        return self._encoder.cache_text_encoder()
 
-        vocabulary_embeddings(lambda: self.texts, self.model_fingerprint)
-        return self._text_graph is not None or keep_text_graph(self.model, self.model_fingerprint)
-
-    @cached_property
+    @property
     def matcher(self) -> Matcher:
         """The matcher of the model that made the index, loaded on first use.
 
         Raises:
             ModelError: the model has none, or cannot be loaded.
         """
-        from diptych.matching.matcher import load_matcher
-
-        if self.model_name is None:
-            raise ModelError(f"the model of '{self.folder}' is in memory and has no matcher; pass `matcher` to search")
-        return load_matcher(self.model_name, device=self._device)
+        return self._encoder.matcher
 
     def image_at(self, path: str) -> ImageSource:
         """The image of a row by its `path`.
@@ -240,16 +154,18 @@ class Index:
         source: str | Path | Pairs | Source,
         *,
         exclude: Sequence[str] = (),
+        reset_exclude: bool = False,
         skip_system_folders: bool = True,
         captions: bool = False,
         format: str | None = None,
         prune: bool = False,
+        prune_all: bool = False,
         roots: Roots | None = None,
         follow_links: bool = False,
         batch_size: int = 32,
         progress: Progress = silent,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> AddReport:
         """Bring the index up to date with a folder, a data set (`Pairs` or its path), tar shards, or stored embeddings.
 
@@ -259,12 +175,16 @@ class Index:
 
         Args:
             source: what to index.
-            exclude: patterns of names or paths to leave out, such as `*.thumb.jpg`.
+            exclude: patterns of files and folders to leave out, as in `.gitignore`, such as `*.thumb.jpg` or `Backup/`.
+                They are remembered with the index, and rows that they leave out are removed.
+            reset_exclude: forget the patterns of earlier runs over this folder, and those of folders around or in it.
             skip_system_folders: leave out the recycle bins, snapshots and caches of
                 `images.system_folders.SYSTEM_FOLDERS`.
             captions: read a folder as a data set with captions.
             format: the format of the data set, as for `read_pairs`; implies `captions`.
-            prune: remove images of the source that are gone.
+            prune: remove images of the source that are gone. Images in a folder or on a volume that cannot be reached
+                now always stay.
+            prune_all: `prune` and `exclude`, even if most images of the source are removed.
             roots: folders in which images may lie, all links resolved; by default that of the source. Others are
                 skipped as `outside`. Images of `Pairs` may lie anywhere, since the caller named them.
             follow_links: let links and paths in metadata lead anywhere.
@@ -274,98 +194,114 @@ class Index:
             on_wait: called with a message when waiting starts.
 
         Raises:
-            DataError: the source cannot be read.
+            ConfigError: a pattern of `exclude` is not valid, or the source is a data set.
+            DataError: the source cannot be read, or most of its images would be removed without `prune_all`.
             IndexBusy: another process still writes after `wait` seconds.
             ModelError: the model is not the one that made the index.
         """
-        with self.store.lock(wait, on_wait), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF: a line for each file
-            if isinstance(source, str | Path) and is_embeddings(Path(source).expanduser()):
-                folder = Path(source).expanduser()
-                own = roots or Roots([folder])
-                self._allow(own, follow_links)
-                added = add_embeddings(self.store, folder, roots=ANYWHERE if follow_links else own, progress=progress)
-            else:
-                own = roots or roots_of(source)
-                inside = ANYWHERE if follow_links else own
-                opened = source_of(
-                    source,
-                    exclude=exclude,
-                    captions=captions,
-                    format=format,
-                    roots=inside,
-                    skip_system_folders=skip_system_folders,
-                )
-                self._allow(own, follow_links)
-                added = add_from(
-                    self.store, opened, lambda: self.model, prune=prune, batch_size=batch_size, progress=progress
-                )
-            write_skipped(self.folder / SKIPPED, added.skipped)
-        return added
+        options = UpdateOptions(
+            exclude=exclude,
+            reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
+            captions=captions,
+            format=format,
+            prune="unnamed" if prune or prune_all else "no",
+            large_loss="remove" if prune_all else "refuse",
+            roots=roots,
+            follow_links=follow_links,
+            batch_size=batch_size,
+            progress=progress,
+            wait=wait,
+            on_wait=on_wait,
+        )
+        return update(self, source, options)
 
-    def _allow(self, roots: Roots, follow_links: bool) -> None:
-        """Record where the images that are being added may lie."""
-        anywhere = follow_links or roots.folders is None
-        allow(self.store, roots=roots.folders or (), anywhere=anywhere)
-        self.readable |= ANYWHERE if anywhere else roots
-
-    def prune(self, *, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> AddReport:
-        """Remove the images whose files are gone, wherever they were; `wait` and `on_wait` as in `add`.
+    def prune(
+        self,
+        *,
+        prune_all: bool = False,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> AddReport:
+        """Remove the images whose files are known to be gone, wherever they were; options as in `add`.
 
         Raises:
+            DataError: most images would be removed, without `prune_all`.
             IndexBusy: another process still writes after `wait` seconds.
         """
         began = time.perf_counter()
         with self.store.lock(wait, on_wait):
-            pruned = prune_gone(self.store)
-        return AddReport(pruned=pruned, unchanged=len(self), seconds=time.perf_counter() - began)
+            removed = prune_gone(self.store, "remove" if prune_all else "refuse")
+        return AddReport(
+            pruned=removed.pruned,
+            unreachable=removed.unreachable,
+            unchanged=len(self) - removed.unreachable,
+            seconds=time.perf_counter() - began,
+        )
+
+    def forget(
+        self,
+        folder: str | Path,
+        *,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> int:
+        """Remove the images in a folder, whether they exist or not, and return how many; files are not touched.
+
+        For a drive that never comes back. An image may be named as well; `wait` and `on_wait` as in `add`.
+
+        Raises:
+            IndexBusy: another process still writes after `wait` seconds.
+        """
+        with self.store.lock(wait, on_wait):
+            return sum(forget(self.store, text) for text in texts_of(folder))
 
     def watch(
         self,
         source: str | Path,
         *,
         exclude: Sequence[str] = (),
+        reset_exclude: bool = False,
         skip_system_folders: bool = True,
         stop: threading.Event | None = None,
         quiet: float = 1.0,
         captions: bool = False,
         format: str | None = None,
         prune: bool | None = None,
+        prune_all: bool = False,
         roots: Roots | None = None,
         follow_links: bool = False,
         batch_size: int = 32,
         progress: Progress = silent,
         wait: float | None = None,
-        on_wait: Callable[[str], None] = lambda message: None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[AddReport]:
         """Keep the index up to date with a folder: yields a report at the start, and after each burst of changes.
 
         A burst ends when nothing has changed for `quiet` seconds. Deleted images leave the index: `prune` is None for
-        all runs but the first, True for all, or False for none. Other options are those of `add`. Ends when `stop` is
-        set.
+        all runs but the first, True for all, or False for none. Where most images were deleted, they stay and are
+        reported as `gone`, unless `prune_all`. While the folder or a drive with some of its images is away, these stay,
+        and watching goes on when it is back. Other options are those of `add`. Ends when `stop` is set.
 
         Raises:
             DataError, IndexBusy, ModelError: as `add`.
             MissingExtra: watchfiles is not installed.
         """
-        root = Path(source).expanduser().resolve()
-        for changed in changes(
-            root, exclude, stop, quiet, skip_system_folders=skip_system_folders
-        ):  # watching starts before `add`, so that no change is missed
-            yield self.add(
-                root,
-                exclude=exclude,
-                skip_system_folders=skip_system_folders,
-                captions=captions,
-                format=format,
-                prune=bool(changed) if prune is None else prune,
-                roots=roots,
-                follow_links=follow_links,
-                batch_size=batch_size,
-                progress=progress,
-                wait=wait,
-                on_wait=on_wait,
-            )
+        options = UpdateOptions(
+            exclude=exclude,
+            reset_exclude=reset_exclude,
+            skip_system_folders=skip_system_folders,
+            captions=captions,
+            format=format,
+            large_loss="remove" if prune_all else "keep",
+            roots=roots,
+            follow_links=follow_links,
+            batch_size=batch_size,
+            progress=progress,
+            wait=wait,
+            on_wait=on_wait,
+        )
+        return watch(self, source, options, prune=True if prune_all else prune, stop=stop, quiet=quiet)
 
     def search(
         self,
@@ -405,19 +341,35 @@ class Index:
             ImageError: an image of the query cannot be decoded.
             ModelError: the model that made the index cannot be loaded, has changed, or has no matcher.
         """
-        return retrieval.search(
-            self,
-            query,
-            k=k,
-            page=page,
-            filters=filters,
-            where=where,
-            sort=sort,
-            keep=keep,
-            fold=fold,
-            rerank=rerank,
-            matcher=matcher,
-        )
+        with guarded(self.folder):
+            return retrieval.search(
+                self,
+                query,
+                k=k,
+                page=page,
+                filters=filters,
+                where=where,
+                sort=sort,
+                keep=keep,
+                fold=fold,
+                rerank=rerank,
+                matcher=matcher,
+            )
+
+    @classmethod
+    def rebuild(cls, path: str | Path, model: str | Path | DualEncoder, *, device: str = "auto") -> Index:
+        """An empty index by `model` in place of the one at `path`, damaged or not; its exclusions are kept.
+
+        Raises:
+            DataError: the folder holds other files than those of an index.
+            IndexBusy: another process writes to it.
+            ModelError: the model cannot be loaded.
+        """
+        exclude = discard_index(index_folder(path))
+        index = cls(path, model, device=device)
+        with index.store.lock():
+            index.store.record_exclusions(exclude)
+        return index
 
     @classmethod
     def for_embeddings(cls, path: str | Path, model: str | None, vectors: str | Path) -> Index:

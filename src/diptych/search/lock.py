@@ -8,8 +8,7 @@ from pathlib import Path
 
 from diptych.errors import Busy
 from diptych.runtime.locks import held
-
-LOCK, HOLDER = "write.lock", "writer.json"
+from diptych.search.layout import HOLDER, LOCK
 
 
 class IndexBusy(Busy):
@@ -17,7 +16,7 @@ class IndexBusy(Busy):
 
 
 def writing(
-    folder: Path, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None
+    folder: Path, wait: float | None = None, on_wait: Callable[[str], None] | None = None
 ) -> AbstractContextManager[None]:
     """Hold the write lock of the index in `folder`: two writers at once would lose or duplicate rows silently.
 
@@ -25,4 +24,9 @@ def writing(
         IndexBusy: another process still writes after `wait` seconds (None: wait as long as it takes).
     """
     action = f"is writing to '{folder}'"
-    return held(folder / LOCK, folder / HOLDER, action, wait=wait, on_wait=on_wait, error=IndexBusy)
+    return held(folder / LOCK, folder / HOLDER, action, wait=wait, on_wait=on_wait or _silent, error=IndexBusy)
+
+
+def _silent(message: str) -> None:
+    """Does nothing with a message."""
+    del message

@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.errors import DataError
+from diptych.errors import ConfigError, DataError
 from diptych.runtime.atomic import write_text
+from diptych.search.layout import METADATA_FILE, damaged, first_line
 
-METADATA_FILE = "index.json"
 FORMAT = 1
 
 _MAX_BYTES = 65_536
 _MAX_NAME = 4_096
+MAX_VOLUMES = 256
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -31,24 +32,24 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             text = opened.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise DataError(
-                f"'{file}' has more than {_MAX_BYTES:,} bytes, more than any index has; index the pictures again"
-            )
+            raise damaged(folder, f"{METADATA_FILE} has more than {_MAX_BYTES:,} bytes, more than any index has")
         metadata = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"'{folder}' holds no index; make one with `diptych index FOLDER`") from None
+    except PermissionError as error:
+        raise DataError(f"'{file}' cannot be read ({error.strerror}); check its permissions") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"'{file}' cannot be read ({first_line(error)}); index the pictures again") from error
+        raise damaged(folder, f"{METADATA_FILE} cannot be read: {first_line(error)}") from error
     format = metadata.get("format") if isinstance(metadata, dict) else None
     if isinstance(format, int) and format > FORMAT:
         raise DataError(f"'{folder}' has index format {str(format)[:20]}; this diptych reads {FORMAT}: update it")
     if not isinstance(metadata, dict):
-        raise DataError(f"'{file}' is not an index's metadata: it is not a JSON object; index the pictures again")
+        raise damaged(folder, f"{METADATA_FILE} is not a JSON object")
     if wrong := _wrong(metadata, _VALUES):
-        raise DataError(f"'{file}' is not an index's metadata: its '{wrong}' is not valid; index the pictures again")
+        raise damaged(folder, f"the value of '{wrong}' in {METADATA_FILE} is not valid")
     if wrong := _wrong(metadata["model"], _MODEL_VALUES):
-        raise DataError(
-            f"'{file}' does not name the model that made the index: '{wrong}' is not valid; index the pictures again"
+        raise damaged(
+            folder, f"{METADATA_FILE} does not name the model that made the index: its '{wrong}' is not valid"
         )
     metadata["model"] = {name: metadata["model"].get(name) for name in _MODEL_VALUES}
     return metadata
@@ -74,12 +75,21 @@ def _is_name(value: Any) -> bool:
     return True
 
 
+def _are_lists(value: object) -> bool:
+    """Whether a value holds lists of names by name."""
+    return isinstance(value, dict) and all(
+        _is_name(name) and isinstance(items, list) and all(map(_is_name, items)) for name, items in value.items()
+    )
+
+
 # Checks of the metadata's values. The hash becomes part of file names in the cache folder, so its form is strict.
 _VALUES: Mapping[str, Callable[[Any], bool]] = {
     "format": _count(FORMAT, FORMAT),
     "model": lambda value: isinstance(value, dict),
     "id": lambda value: value is None or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value))),
     "root": lambda value: value is None or _is_name(value),
+    "volumes": lambda value: value is None or (_are_lists(value) and len(value) <= MAX_VOLUMES),
+    "exclude": lambda value: value is None or _are_lists(value),
     "ann_rows": lambda value: value is None or _count(0, 2**40)(value),
     "ann_partitions": lambda value: value is None or _count(0, 2**40)(value),
 }
@@ -96,6 +106,15 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def update_metadata(folder: Path, **values: Any) -> None:
+    """Replace some values of an index's metadata. The caller holds the index's lock.
+
+    Raises:
+        ConfigError: the metadata would become larger than any diptych reads.
+    """
+    metadata = {**read_metadata(folder), **values}
+    if len(json.dumps(metadata, indent=2)) >= _MAX_BYTES:
+        raise ConfigError(
+            f"'{folder / METADATA_FILE}' would exceed {_MAX_BYTES:,} bytes; use fewer or shorter patterns"
+        )
+    write_json(folder / METADATA_FILE, metadata)

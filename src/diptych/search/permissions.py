@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diptych.errors import UntrustedModel
+from diptych.errors import DataError, UntrustedModel
 from diptych.images.decode import content_hash
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.models.checkpoints import bundled_models
@@ -67,6 +67,15 @@ def allowed_model(store: Store) -> str:
         "by you for this index. An index can name any model; if you trust this one, name it once: "
         f"`diptych search --model NAME`, `diptych index --model NAME`, or Index(path, {name!r}) in Python"
     )
+
+
+def recorded_model(folder: Path) -> str | None:
+    """The name of the model that made the index in a folder, if that can be read and the model may be loaded."""
+    try:
+        store = Store.open(folder)
+        return store.identity.name if is_model_allowed(store) else None
+    except DataError:
+        return None
 
 
 def is_model_allowed(store: Store) -> bool:

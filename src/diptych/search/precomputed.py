@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.containers import outside
 from diptych.data.formats.parquet import parquet_rows, row_count
 from diptych.errors import DataError, ModelError, NextStep
+from diptych.images.image_bytes import outside
 from diptych.images.paths import from_text, path_id, to_text
 from diptych.images.roots import ANYWHERE, OUTSIDE, Roots
 from diptych.images.skipped import Skipped
@@ -114,7 +114,13 @@ def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progr
         if changed:
             store.replace(to_table([*changed.values()], store.identity.dim))
     store.configure_tokenizer()
-    return AddReport(**counts, skipped=tuple(skipped), seconds=time.perf_counter() - began)
+    return AddReport(
+        new=counts["new"],
+        changed=counts["changed"],
+        unchanged=counts["unchanged"],
+        skipped=tuple(skipped),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _metadata(embeddings: Path, metadata: Path) -> Iterator[Metadata]:

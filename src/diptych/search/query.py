@@ -15,6 +15,7 @@ from PIL import Image
 from diptych.errors import ConfigError
 from diptych.images.decode import ImageSource, Slice, decode, describe
 from diptych.images.source import ImageLike, encoded
+from diptych.models.cosine import normalize
 from diptych.models.modalities import as_texts
 from diptych.models.onnx.text_graph import TextEncoder
 
@@ -140,8 +141,7 @@ def compose(embeddings: NDArray[np.floating], weights: Sequence[float]) -> NDArr
     Raises:
         ConfigError: the parts cancel each other out.
     """
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    total = np.asarray(weights, np.float32) @ units.astype(np.float32)  # (dim,)
+    total = np.asarray(weights, np.float32) @ normalize(embeddings).astype(np.float32)  # (dim,)
     norm = float(np.linalg.norm(total))
     if not norm > 1e-6:
         raise ConfigError("the wanted and unwanted parts of the query cancel each other out; change one of them")
@@ -150,14 +150,14 @@ def compose(embeddings: NDArray[np.floating], weights: Sequence[float]) -> NDArr
 
 def query_embedding(
     query: Query,
-    texts: Callable[[], TextEncoder],
+    text_encoder: Callable[[], TextEncoder],
     model: Callable[[], DualEncoder],
     row_embeddings: Callable[[Sequence[str]], NDArray[np.floating]],
 ) -> NDArray[np.float32]:
     """The query as a unit embedding, (dim,).
 
-    `texts` is called only if there are texts to embed, `model` only if there are images. `row_embeddings` returns the
-    embeddings of rows by id, (rows, dim).
+    `text_encoder` is called only if there are texts to embed, `model` only if there are images. `row_embeddings`
+    returns the embeddings of rows by id, (rows, dim).
 
     Raises:
         ConfigError: the parts cancel each other out.
@@ -170,7 +170,7 @@ def query_embedding(
         if not values:
             continue
         if kind == "text":
-            encoded_parts = texts().encode_texts(list(map(str, values)))
+            encoded_parts = text_encoder().encode_texts(list(map(str, values)))
         elif kind == "image":
             encoded_parts = _image_embeddings(values, model())
         else:

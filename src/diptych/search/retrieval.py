@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -15,15 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.errors import ConfigError, DataError, NextStep
-from diptych.images.paths import path_id, to_text
-from diptych.images.roots import Roots
-from diptych.search.copies import copy_groups, pixel_comparison
+from diptych.images.paths import from_text, path_id, texts_of, to_text
+from diptych.images.roots import Roots, expand_home
+from diptych.search.copies import copy_groups, only_first, pixel_comparison
 from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
 from diptych.search.filters import Filters, both
+from diptych.search.layout import damaged, first_line
 from diptych.search.query import Query, QueryLike, as_query, query_embedding
 from diptych.search.rerank import rerank_hits, text_to_match
 from diptych.search.results import Hit, Results
-from diptych.search.store import Store, in_list
+from diptych.search.store import Store, in_list, quoted
 from diptych.search.vector_search import embedding_matrix, nearest_rows
 from diptych.search.vocabulary import vocabulary_embeddings
 
@@ -66,7 +67,7 @@ class Searchable(Protocol):
         ...
 
     @property
-    def texts(self) -> TextEncoder:
+    def text_encoder(self) -> TextEncoder:
         """The encoder of text queries, which may be loaded without the model."""
         ...
 
@@ -104,7 +105,7 @@ def search(
     condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
     with index.model_lock:
         embedding = _embedding(index, resolved)
-        unknown = index.texts.unknown_texts(resolved.texts) if resolved.texts else []
+        unknown = index.text_encoder.unknown_texts(resolved.texts) if resolved.texts else []
         gate = _gate(index, resolved, embedding, keep)
     searched = _count(index.store, condition, where)
     needed = max(k * page, rerank) if sort == "score" else MAX_RANK
@@ -156,7 +157,7 @@ def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep:
     if not query.is_text:
         return _Gate("no cutoff: the nearest to a picture, best first")
     cutoff = cutoff_of(index.model_name)
-    background = vocabulary_embeddings(lambda: index.texts, index.model_fingerprint)
+    background = vocabulary_embeddings(lambda: index.text_encoder, index.model_fingerprint)
     if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
         embedding = _embedding(index, query.wanted)
     return _Gate(
@@ -208,12 +209,14 @@ def _as_hits(
     embeddings: NDArray[np.float32],
     evidence: NDArray[np.floating] | None,
     readable: Roots | None,
+    needed: int = MAX_RANK,
 ) -> list[Hit]:
+    """The rows as hits, with copies folded among the first `needed` hits unless `readable` is None."""
     rows = table.select([name for name in table.column_names if name != "vector"]).to_pylist()
     groups: list[list[int]] = []
     if readable is not None:
         contents = [row["hash"] for row in rows]
-        is_same = pixel_comparison([row["path"] for row in rows], contents, readable)
+        is_same = only_first(pixel_comparison([row["path"] for row in rows], contents, readable), needed, contents)
         groups = copy_groups(contents, [row["phash"] for row in rows], embeddings, is_same)
     copies = {group[0]: tuple(rows[place]["path"] for place in group[1:]) for group in groups}
     folded = {place for group in groups for place in group[1:]}
@@ -237,7 +240,7 @@ def _embedding(index: Searchable, query: Query) -> NDArray[np.float32]:
         by_id = dict(zip(table["id"].to_pylist(), embedding_matrix(table).astype(np.float32), strict=True))
         return np.stack([by_id[id] for id in ids])
 
-    return query_embedding(query, lambda: index.texts, lambda: index.model, row_embeddings)
+    return query_embedding(query, lambda: index.text_encoder, lambda: index.model, row_embeddings)
 
 
 def _with_row_ids(store: Store, query: Query) -> Query:
@@ -245,25 +248,41 @@ def _with_row_ids(store: Store, query: Query) -> Query:
     parts = []
     for part in query.parts:
         if part.kind == "row":
-            name = str(part.value)
-            by_path = _id_of_path(name)
-            ids = store.rows([name, by_path] if _ID.fullmatch(name) else [by_path], ["id"])["id"].to_pylist()
-            if not ids:
-                raise DataError(
-                    f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-                    "index it first, or search by the image itself",
-                    steps=[NextStep("name its file", "image")],
-                )
-            part = replace(part, value=ids[0])
+            part = replace(part, value=_row_id(store, str(part.value)))
         parts.append(part)
     return Query(tuple(parts))
 
 
-def _id_of_path(name: str) -> str:
+def _row_id(store: Store, name: str) -> str:
+    """The id of the row that is named by its id or by a path, with links or without."""
     try:
-        return path_id(to_text(Path(name).expanduser().resolve()))
-    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, a loop of links, a NUL
+        forms = [path_id(text) for text in texts_of(name)]
+    except (OSError, ValueError) as error:  # a loop of links, a NUL
         raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
+    candidates = [name, *forms] if _ID.fullmatch(name) else forms
+    known = set(store.rows(candidates, ["id"])["id"].to_pylist())
+    if (row := next((candidate for candidate in candidates if candidate in known), None)) is not None:
+        return row
+    if (row := _same_file(store, name)) is not None:
+        return row
+    raise DataError(
+        f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
+        "index it first, or search by the image itself",
+        steps=[NextStep("name its file", "image")],
+    )
+
+
+def _same_file(store: Store, name: str) -> str | None:
+    """The id of a row whose path leads to the same file through other links; its own name must be the same."""
+    file = Path(expand_home(name)).resolve()
+    if not file.is_file():
+        return None
+    query = store.table.search().where(f"ends_with(path, {quoted('/' + to_text(file.name))})").select(["id", "path"])
+    for row in query.to_arrow().to_pylist():
+        with suppress(OSError, ValueError):
+            if file.samefile(from_text(row["path"])):
+                return str(row["id"])
+    return None
 
 
 def _not_itself(store: Store, ids: Sequence[str]) -> str | None:
@@ -279,5 +298,5 @@ def _count(store: Store, condition: str | None, where: str | None) -> int:
         return store.table.count_rows(condition)
     except (ValueError, RuntimeError, OSError) as error:
         if where is None:  # the filters' own conditions are valid
-            raise DataError("the index is damaged; remove its folder and index the pictures again") from error
+            raise damaged(store.folder, first_line(error)) from error
         raise ConfigError(f"`where` makes a condition that the index cannot evaluate: {condition} ({error})") from error

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.data.containers import outside
 from diptych.errors import ImageError
 from diptych.images.decode import content_hash, decode, memory_for, perceptual_hash, read_bytes
 from diptych.images.exif import ImageMetadata, read_image_metadata
@@ -47,7 +46,7 @@ def prepare_image(
 ) -> PreparedImage | Skipped:
     """Read an image and, unless `is_known(content hash)`, decode and preprocess it. Safe to call in threads.
 
-    Its path is checked again after reading, since a link may have replaced the file in the meantime.
+    The file that is opened must lie inside `roots`, even if a link has replaced it since it was found.
     """
     try:
         with memory_for(item.image):
@@ -63,9 +62,7 @@ def _read_image(
     is_known: Callable[[str], bool],
     roots: Roots,
 ) -> PreparedImage:
-    data = read_bytes(item.image)
-    if isinstance(item.image, Path) and not roots.contains(item.image.absolute()):
-        raise outside(item.path)
+    data = read_bytes(item.image, roots=roots if isinstance(item.image, Path) else ANYWHERE)
     content = content_hash(data)
     if is_known(content):
         return PreparedImage(item, content)

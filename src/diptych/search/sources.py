@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from diptych.data.containers import outside, tar_members
+from diptych.data.containers import tar_members
 from diptych.data.formats.image_paths import home_of
 from diptych.data.formats.read import read_pairs
 from diptych.data.formats.shards import SHARD_SUFFIXES, expand
 from diptych.data.pairs import Pairs
-from diptych.errors import ImageError
+from diptych.errors import ConfigError, ImageError
 from diptych.images.decode import ImageSource, readable_text
+from diptych.images.exclusions import Exclusions
+from diptych.images.image_bytes import outside
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.skipped import Skipped
@@ -28,7 +30,8 @@ class Item:
     """An image to index.
 
     `path` is its path as text, `image` where its bytes lie, `size` their number, and `mtime` the time of their last
-    change in nanoseconds. A `caption` of None leaves that of the index as it is.
+    change in nanoseconds. A `caption` of None leaves that of the index as it is. `is_link` is whether the path itself
+    is a link, so that the file may lie on another volume than its folder.
     """
 
     path: str
@@ -36,6 +39,7 @@ class Item:
     size: int
     mtime: int
     caption: str | None = None
+    is_link: bool = False
 
 
 class Source(Protocol):
@@ -66,12 +70,13 @@ class Folder:
     def __init__(
         self,
         root: str | Path,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[str] | Exclusions = (),
         roots: Roots | None = None,
         *,
         skip_system_folders: bool = True,
     ) -> None:
-        self.root, self.exclude = Path(root).expanduser().resolve(), tuple(exclude)
+        self.root = Path(root).expanduser().resolve()
+        self.exclude = exclude if isinstance(exclude, Exclusions) else Exclusions({str(self.root): exclude})
         self.skip_system_folders = skip_system_folders
         self.roots = roots or Roots([self.root])
         self.unread = UnreadFiles()
@@ -86,7 +91,7 @@ class Folder:
             if isinstance(file, Skipped):
                 yield file
             else:
-                yield Item(file.path, from_text(file.path), file.size, file.mtime)
+                yield Item(file.path, from_text(file.path), file.size, file.mtime, is_link=file.is_link)
 
 
 class DataSet:
@@ -132,7 +137,7 @@ class DataSet:
                 raise outside(to_text(image))
             status = os.stat(image)  # noqa: PTH116 (a Path costs three times as much, a million times)
             path = to_text(_resolved(image.parent) / image.name)
-            return Item(path, image, status.st_size, change_time(status), caption)
+            return Item(path, image, status.st_size, change_time(status), caption, image.is_symlink())
         status = image.path.stat()
         member = _member_names(image.path, status.st_size, status.st_mtime_ns).get(image.offset)
         path = f"{to_text(image.path.resolve())}/{member}" if member else f"{self._origin}/{image_id}"
@@ -158,7 +163,7 @@ def _member_names(shard: Path, size: int, mtime: int) -> dict[int, str]:
 def source_of(
     source: str | Path | Pairs | Source,
     *,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | Exclusions = (),
     captions: bool = False,
     format: str | None = None,
     roots: Roots | None = None,
@@ -170,6 +175,7 @@ def source_of(
     is read; by default they are `roots_of(source)`.
 
     Raises:
+        ConfigError: `exclude` was given for a data set.
         DataError: it is none of these.
     """
     if isinstance(source, Pairs):
@@ -177,10 +183,17 @@ def source_of(
     if not isinstance(source, str | Path):
         return source
     path, roots = Path(source).expanduser(), roots or roots_of(source)
-    if path.is_dir() and not captions and format is None:
+    if is_walked(source, captions=captions, format=format):
         return Folder(path, exclude, roots, skip_system_folders=skip_system_folders)
+    if exclude:
+        raise ConfigError(f"'{source}' is read as a data set, where `exclude` has no effect; leave it out")
     scope = tuple(to_text(shard.resolve()) + "/" for shard in _shards(path) if shard.is_file())
     return DataSet(read_pairs(source, format, roots=roots), path, scope, roots)
+
+
+def is_walked(source: str | Path | Pairs | Source, *, captions: bool = False, format: str | None = None) -> bool:
+    """Whether `source_of` walks a folder for all its images, and reads no data set."""
+    return isinstance(source, str | Path) and not captions and format is None and Path(source).expanduser().is_dir()
 
 
 def roots_of(source: str | Path | Pairs | Source) -> Roots:

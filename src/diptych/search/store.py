@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -18,15 +18,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.errors import DataError, ModelError, NextStep, require
-from diptych.runtime.atomic import is_temporary, storing
-from diptych.search.lock import HOLDER, LOCK, writing
-from diptych.search.metadata import FORMAT, METADATA_FILE, first_line, read_metadata, write_json
+from diptych.images.paths import from_text, to_text
+from diptych.runtime.atomic import storing
+from diptych.search.layout import (
+    HIDDEN,
+    METADATA_FILE,
+    TABLE,
+    TABLE_FOLDER,
+    check_name,
+    check_own_files,
+    damaged,
+    discard,
+    first_line,
+    guarded,
+    is_index,
+    make_folder,
+    refuse_links,
+)
+from diptych.search.lock import writing
+from diptych.search.metadata import FORMAT, MAX_VOLUMES, read_metadata, update_metadata, write_json
+from diptych.search.volumes import Recorded
 
 ANN_ROWS = 50_000  # smaller tables are searched exactly
-HIDDEN = ".diptych"  # the index of a library, inside it
-SKIPPED = "skipped."  # prefix of the list of skipped files
-_TABLE = "pictures"
-_is_junction: Callable[[str], bool] = getattr(os.path, "isjunction", lambda path: False)  # Windows, Python 3.12 on
 _SMALL_FILES = 32  # with more files than this the table is compacted
 _ROWS_PER_FILE = 4_096  # in larger tables, or a million rows would be rewritten every 32 batches
 _UNINDEXED_ROWS = 10_000  # with more rows than this outside the ANN index, searches slow down
@@ -94,6 +107,9 @@ class Store:
         self.identity = ModelIdentity(**metadata["model"])
         self.id: str = metadata.get("id") or ""  # random, drawn when the index was made; "" in older indexes
         self.root = folder.parent if folder.name == HIDDEN else None  # the library that the index was made for
+        made_for = metadata.get("root")
+        # The former path of a library that was moved together with its index, until `rebase` has written the new one.
+        self.moved_from: str | None = made_for if self.root is not None and made_for != str(self.root) else None
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -104,7 +120,7 @@ class Store:
         """
         folder = Path(folder)
         metadata = read_metadata(folder)
-        _refuse_links(folder)
+        refuse_links(folder)
         return cls(folder, metadata)
 
     @classmethod
@@ -117,20 +133,18 @@ class Store:
         """
         folder = Path(folder)
         if not (folder / METADATA_FILE).exists():
-            ours = (
-                METADATA_FILE,
-                LOCK,
-                HOLDER,
-                SKIPPED,
-                f"{_TABLE}.lance",
-            )  # what remains of an index without its metadata
-            if folder.exists() and any(not (e.name.startswith(ours) or is_temporary(e)) for e in folder.iterdir()):
-                raise DataError(f"'{folder}' holds other files and no index; name a new folder")
-            _make(folder)
-            _refuse_links(folder)
-            with storing(folder, "it is started again"):
+            check_name(folder)
+            check_own_files(folder)  # what remains of an index without its metadata is used again
+            make_folder(folder)
+            refuse_links(folder)
+            is_new = not (folder / TABLE_FOLDER).exists()  # the volumes of an earlier index's rows are not known
+            with storing(folder, "the next run starts the index again"), guarded(folder):
                 _make_table(folder, model_identity.dim)
-            metadata = {"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root}
+            root = root or (str(folder.parent) if folder.name == HIDDEN else None)
+            metadata = {
+                **{"format": FORMAT, "id": secrets.token_hex(8), "model": asdict(model_identity), "root": root},
+                **{"volumes": {} if is_new else None, "exclude": {}},
+            }
             write_json(folder / METADATA_FILE, metadata)  # last: an index with metadata is complete
         store = cls.open(folder)
         store.identity.check(model_identity, folder)
@@ -138,15 +152,12 @@ class Store:
             _make_table(folder, model_identity.dim)
         return store
 
-    @staticmethod
-    def is_index(folder: Path) -> bool:
-        """Whether a folder is an index."""
-        return (folder / METADATA_FILE).is_file()
+    is_index = staticmethod(is_index)
 
     @staticmethod
     def is_whole(folder: Path) -> bool:
         """Whether a folder is an index that still has its table, which somebody may remove while it is open."""
-        return Store.is_index(folder) and (folder / f"{_TABLE}.lance").is_dir()
+        return is_index(folder) and (folder / TABLE_FOLDER).is_dir()
 
     @cached_property
     def table(self) -> Any:
@@ -156,32 +167,35 @@ class Store:
             DataError: it cannot be opened, or has other columns than `schema`.
         """
         try:
-            table = _connect(self.folder).open_table(_TABLE)
+            table = _connect(self.folder).open_table(TABLE)
             columns = {field.name: field.type for field in table.schema}
         except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"'{self.folder}' cannot be opened ({first_line(error)}); index the pictures again"
-            ) from error
+            check_name(self.folder)
+            raise damaged(self.folder, first_line(error)) from error
         if columns != {field.name: field.type for field in schema(self.identity.dim)}:
             raise DataError(
                 f"the table in '{self.folder}' has other columns than an index of {self.identity.dim} dimensions; "
-                "index the pictures again in a new folder"
+                "use the diptych that made it, or index the images again in a new folder",
+                steps=[NextStep("name that folder", "index")],
             )
         return table
 
     def __len__(self) -> int:
         """How many rows the table has."""
-        return self.table.count_rows()
+        with guarded(self.folder):
+            return self.table.count_rows()
 
     @contextmanager
-    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    def lock(self, wait: float | None = None, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the write lock while the context lasts; see `lock.writing`.
 
         Raises:
             IndexBusy: another process still writes after `wait` seconds.
-            StorageError: the disk is full; what was added before is kept.
+            IndexDamaged: files of the index are missing or damaged.
+            StorageError: the disk is full or the folder is read-only; what was added before is kept.
         """
-        with storing(self.folder, "what was added before is kept"), writing(self.folder, wait, on_wait):
+        storage = storing(self.folder, "what was added before is kept")
+        with storage, guarded(self.folder), writing(self.folder, wait, on_wait):
             yield
 
     # writing, under the lock
@@ -202,8 +216,9 @@ class Store:
 
     def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these ids, in no particular order; all columns unless `columns` names some."""
-        query = self.table.search().where(in_list("id", ids)).limit(len(ids))
-        return (query.select(list(columns)) if columns else query).to_arrow()
+        with guarded(self.folder):
+            query = self.table.search().where(in_list("id", ids)).limit(len(ids))
+            return (query.select(list(columns)) if columns else query).to_arrow()
 
     def compact(self) -> None:
         """Merge small files, drop old versions, and add new rows to the ANN index."""
@@ -223,6 +238,42 @@ class Store:
         if rows >= ANN_ROWS and rows >= (read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
             self.build_ann()
         self.compact_if_scattered()
+
+    @property
+    def volumes(self) -> Recorded | None:
+        """The volumes on which its images were seen; None if an older version added some without recording that."""
+        recorded: Recorded | None = read_metadata(self.folder).get("volumes")
+        return recorded
+
+    def record_volumes(self, volumes: Mapping[str, str | None], *, complete: bool) -> None:
+        """Add volumes, with the identities of their file systems where known, to those that are recorded.
+
+        They replace what was recorded if they are `complete`: every image of the index was seen on them now.
+        """
+        before = self.volumes
+        after = {} if complete else {volume: list(identities) for volume, identities in (before or {}).items()}
+        for volume, identity in sorted(volumes.items()):
+            identities = after.setdefault(volume, [])
+            if identity is not None and identity not in identities:
+                identities.append(identity)
+        if (before is not None or complete) and after != before:
+            update_metadata(self.folder, volumes=after if len(after) <= MAX_VOLUMES else None)
+
+    @property
+    def exclusions(self) -> dict[str, tuple[str, ...]]:
+        """The patterns of files to leave out, by the folder to which they are relative."""
+        recorded = read_metadata(self.folder).get("exclude") or {}
+        return {str(from_text(root)): tuple(patterns) for root, patterns in recorded.items()}
+
+    def record_exclusions(self, patterns: Mapping[str, Sequence[str]]) -> None:
+        """Replace the patterns of files to leave out.
+
+        Raises:
+            ConfigError: they are longer than an index's metadata may be.
+        """
+        recorded = {to_text(root): list(given) for root, given in patterns.items() if given}
+        if patterns != self.exclusions:
+            update_metadata(self.folder, exclude=recorded)
 
     @property
     def partitions(self) -> int:
@@ -246,9 +297,25 @@ class Store:
         partitions = max(1, math.isqrt(rows))
         config = IvfSq("cosine", num_partitions=partitions, max_iterations=10, sample_rate=64)
         self.table.create_index("vector", config=config)
-        write_json(
-            self.folder / METADATA_FILE, {**read_metadata(self.folder), "ann_rows": rows, "ann_partitions": partitions}
-        )
+        update_metadata(self.folder, ann_rows=rows, ann_partitions=partitions)
+
+
+def discard_index(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Remove an index, damaged or not, and return its exclusions, as far as they can be read.
+
+    Raises:
+        DataError: the folder holds other files than those of an index.
+        IndexBusy: another process writes to it.
+    """
+    if not folder.is_dir():
+        return {}
+    refuse_links(folder)
+    exclusions: dict[str, tuple[str, ...]] = {}
+    with suppress(DataError):
+        exclusions = Store.open(folder).exclusions
+    with storing(folder), guarded(folder), writing(folder, wait=0):
+        discard(folder)
+    return exclusions
 
 
 def embedding_column(embeddings: NDArray[np.floating]) -> pa.FixedSizeListArray:
@@ -268,38 +335,7 @@ def quoted(text: str) -> str:
 
 
 def _make_table(folder: Path, dim: int) -> None:
-    _connect(folder).create_table(_TABLE, schema=schema(dim), exist_ok=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"'{folder}' cannot be made ({error.strerror}); store the index in another folder",
-            steps=[NextStep("name that folder", "index")],
-        ) from error
-
-
-def _refuse_links(folder: Path) -> None:
-    """Refuse an index that contains links: writing through them, even a lock, would overwrite files elsewhere.
-
-    Raises:
-        DataError: there is one.
-    """
-    folders = [str(folder)]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_symlink() or _is_junction(entry.path):
-                        raise DataError(f"'{entry.path}' is a link, and an index contains none; remove the link")
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-        except FileNotFoundError:  # removed by a writer in the meantime
-            continue
-        except OSError as error:
-            raise DataError(f"'{folder}' cannot be listed ({error.strerror}); check its permissions") from error
+    _connect(folder).create_table(TABLE, schema=schema(dim), exist_ok=True)
 
 
 def _connect(folder: Path) -> Any:

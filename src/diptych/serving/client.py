@@ -117,7 +117,7 @@ class Client(ImageService):
             return Embeddings(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
         answer = self._post("/v1/embed", images, texts=texts)
         warn_of_unknown_words(answer.get("unknown", ()))
-        rows = (answer["image_vectors"], answer["text_vectors"])
+        rows = (answer["image_embeddings"], answer["text_embeddings"])
         return Embeddings(*(np.array(row, np.float32).reshape(-1, answer["dim"]) for row in rows))
 
     def run_match(self, images: Sequence[ImageLike], parameters: MatchParameters) -> list[list[float]]:

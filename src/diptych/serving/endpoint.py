@@ -71,12 +71,12 @@ class Endpoint:
         if isinstance(inputs, dict):
             images = [_image(value) for value in _list(inputs.get("images", []), "images")]
             embeddings = self.service.embed(images, _texts(inputs.get("texts", []), "texts"))
-            return {"texts": embeddings.text_vectors.tolist(), "images": embeddings.image_vectors.tolist()}
+            return {"texts": embeddings.text_embeddings.tolist(), "images": embeddings.image_embeddings.tolist()}
         if _is_image(inputs):
-            return self.service.embed([_image(inputs)]).image_vectors.tolist()
+            return self.service.embed([_image(inputs)]).image_embeddings.tolist()
         return self.service.embed(
             texts=_texts([inputs] if isinstance(inputs, str) else inputs, "inputs")
-        ).text_vectors.tolist()
+        ).text_embeddings.tolist()
 
     def classify(
         self, inputs: object, *, candidate_labels: object, hypothesis_template: str = "This is a photo of {}."

@@ -16,17 +16,17 @@ class Embeddings:
     """Unit embeddings of images and texts in one space.
 
     Attributes:
-        image_vectors: (images, dim) float32.
-        text_vectors: (texts, dim) float32.
+        image_embeddings: (images, dim) float32.
+        text_embeddings: (texts, dim) float32.
     """
 
-    image_vectors: NDArray[np.float32]
-    text_vectors: NDArray[np.float32]
+    image_embeddings: NDArray[np.float32]
+    text_embeddings: NDArray[np.float32]
 
     @property
     def similarity(self) -> NDArray[np.float32]:
         """The cosine of each image and each text: (images, texts), in [-1, 1]."""
-        return self.image_vectors @ self.text_vectors.T
+        return self.image_embeddings @ self.text_embeddings.T
 
 
 @dataclass(frozen=True, slots=True)

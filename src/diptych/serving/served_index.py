@@ -14,13 +14,13 @@ from PIL import Image
 
 from diptych.data.containers import read_at
 from diptych.errors import DataError, DiptychError, IndexMissing, ModelError, NextStep
-from diptych.images.decode import decode, thumbnail
+from diptych.images.decode import decode, read_bytes, thumbnail
 from diptych.images.paths import from_text
 from diptych.images.roots import ANYWHERE, Roots, expand_home, is_inside
 from diptych.runtime.progress import Progress, silent
 from diptych.search.index import AddReport, Index, IndexBusy, ModelIdentity, Store, index_folder
+from diptych.search.layout import HIDDEN, IndexDamaged
 from diptych.search.permissions import allow, canonical_name, library_roots
-from diptych.search.store import HIDDEN
 from diptych.serving.loaded_models import LoadedModels
 from diptych.serving.results import AddProgress, IndexStatus
 
@@ -99,8 +99,10 @@ class ServedIndex:
         except (DiptychError, OSError, ValueError, RuntimeError) as error:
             if self._folder is not None and not Store.is_whole(self._folder):
                 raise IndexMissing(_MISSING) from error
-            if isinstance(error, RuntimeError) and str(error).startswith("lance error"):
-                raise DataError("the index is damaged; remove its folder and add the pictures again") from error
+            if isinstance(error, IndexDamaged):  # its message names a folder of this machine
+                raise DataError(
+                    "the index is damaged; make it again on the server with `diptych index FOLDER --rebuild`"
+                ) from error
             raise
 
     def add(
@@ -165,6 +167,14 @@ class ServedIndex:
             return ANYWHERE
         index = self.get()
         return self._inside if index is None else self._inside | library_roots(index.store)
+
+    def read_allowed(self, path: str | Path) -> bytes:
+        """The bytes of an image file inside the roots, named as for `allowed`, even if a link replaces it meanwhile.
+
+        Raises:
+            DataError: it lies outside, does not exist, or cannot be read.
+        """
+        return read_bytes(self.allowed(path), roots=ANYWHERE if self.follow_links else self._inside)
 
     def status(self) -> IndexStatus:
         """The index's folder, its model, its number of images, the roots, and the folder being added now."""

@@ -259,3 +259,11 @@ class Service(ImageService):
             DataError: it lies outside, or does not exist.
         """
         return self._served_index.allowed(path)
+
+    def read_allowed(self, path: str | Path) -> bytes:
+        """The bytes of an image file inside `roots`; it is named as for `allowed`, and a link cannot replace it.
+
+        Raises:
+            DataError: it lies outside, does not exist, or cannot be read.
+        """
+        return self._served_index.read_allowed(path)

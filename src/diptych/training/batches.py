@@ -7,9 +7,10 @@ run repeats the choices of an uninterrupted one, in any thread.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,11 +26,14 @@ from diptych.images.augment import augmentation, draw, names_a_side, sides_key
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.embedding_cache import EmbeddingFile, dataset_image_embeddings, decode_all, write_embeddings
 from diptych.models.fingerprint import modules_fingerprint
+from diptych.models.heads import EMBEDDING, Features
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
 PairBatch: TypeAlias = tuple[int, NDArray[np.int64], NDArray[np.int64]]
 """(epoch, rows, captions): a batch by its image rows and the flat index of the caption of each."""
+
+Item = TypeVar("Item")
 
 _BLOCK = 4096  # features projected at once in validation
 
@@ -71,10 +75,10 @@ class PairSampler:
 class EmbeddingSource(Protocol):
     """The image or text embeddings of training and validation, from a live tower or from stored features."""
 
-    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Any:
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64], /) -> Features:
         """The inputs of `embed` for a batch of pairs; called in threads."""
 
-    def embed(self, inputs: Any) -> Tensor:
+    def embed(self, inputs: Features, /) -> Tensor:
         """(batch, dim) unit embeddings."""
 
     def validation(self) -> NDArray[np.float32]:
@@ -88,15 +92,18 @@ class LiveImages:
         self.model, self.train, self.val, self.seed = model, train, val, seed
         self.augment, self.size = augmentation(augment), model.image_size or 224
 
-    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> dict[str, Any]:
+    def load(self, epoch: int, rows: NDArray[np.int64], _captions: NDArray[np.int64]) -> Features:
+        """The augmented images of a batch, preprocessed."""
         return self.model.preprocess_images(
             [load_view(self.train[int(row)], self.augment, self.size, self.seed, epoch) for row in rows]
         )
 
-    def embed(self, inputs: dict[str, Any]) -> Tensor:
+    def embed(self, inputs: Features) -> Tensor:
+        """(batch, dim) unit embeddings."""
         return self.model.embed(inputs)
 
     def validation(self) -> NDArray[np.float32]:
+        """(images, dim) unit embeddings of the validation images."""
         return dataset_image_embeddings(self.model, self.val, cache=False)
 
 
@@ -106,13 +113,16 @@ class LiveTexts:
     def __init__(self, model: DualEncoder, captions: Captions, val: Pairs) -> None:
         self.model, self.captions, self.val_captions = model, captions, val.captions()
 
-    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> dict[str, Any]:
+    def load(self, _epoch: int, _rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Features:
+        """The captions of a batch, preprocessed."""
         return self.model.preprocess_texts(self.captions.take(captions))
 
-    def embed(self, inputs: dict[str, Any]) -> Tensor:
+    def embed(self, inputs: Features) -> Tensor:
+        """(batch, dim) unit embeddings."""
         return self.model.embed(inputs)
 
     def validation(self) -> NDArray[np.float32]:
+        """(captions, dim) unit embeddings of the validation captions."""
         return self.model.encode_texts(self.val_captions)
 
 
@@ -125,25 +135,29 @@ class StoredFeatures:
     head: nn.Module
     device: torch.device
     of_images: bool
-    positions: NDArray[np.integer[Any]] | None = None  # (captions,) the position of each in `train`; None: in order
+    positions: NDArray[np.integer] | None = None  # (captions,) the position of each in `train`; None: in order
 
-    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Tensor:
-        indices: NDArray[np.integer[Any]] = rows if self.of_images else captions
+    def load(self, epoch: int, rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Features:
+        """The stored features of a batch, (batch, width), in the view of the epoch."""
+        indices: NDArray[np.integer] = rows if self.of_images else captions
         if self.positions is not None:
             indices = self.positions[indices]
-        return torch.from_numpy(self.train[indices, epoch % self.train.shape[1]].astype(np.float32))
+        features = self.train[indices, epoch % self.train.shape[1]]
+        return {EMBEDDING: torch.from_numpy(features.astype(np.float32))}
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        features = self.head({"sentence_embedding": inputs.to(self.device)})
-        return functional.normalize(features["sentence_embedding"].float(), dim=-1)
+    def embed(self, inputs: Features) -> Tensor:
+        """(batch, dim) unit embeddings."""
+        features = self.head({EMBEDDING: inputs[EMBEDDING].to(self.device)})
+        return functional.normalize(features[EMBEDDING].float(), dim=-1)
 
     @torch.inference_mode()
     def validation(self) -> NDArray[np.float32]:
+        """(images or captions, dim) unit embeddings of the validation split."""
         blocks = (self.val[start : start + _BLOCK, 0].astype(np.float32) for start in range(0, len(self.val), _BLOCK))
-        return np.concatenate([self.embed(torch.from_numpy(block)).cpu().numpy() for block in blocks])
+        return np.concatenate([self.embed({EMBEDDING: torch.from_numpy(block)}).cpu().numpy() for block in blocks])
 
 
-Augmentation: TypeAlias = Callable[[Image.Image, int, Any, bool], Image.Image]
+Augmentation: TypeAlias = Callable[[Image.Image, int, random.Random, bool], Image.Image]
 
 
 def load_view(row: Row, augment: Augmentation | None, size: int, seed: int, epoch: int) -> Image.Image:
@@ -177,7 +191,7 @@ def store_image_features(
     size = model.image_size or 224
 
     def features(pairs: Pairs, views: int, augment: Augmentation | None, label: str) -> NDArray[np.float16]:
-        def prepare(keys: range) -> dict[str, Any]:
+        def prepare(keys: Sequence[int]) -> Features:
             items = ((pairs[key // views], key % views) for key in keys)
             return model.preprocess_images(
                 [load_view(row, augment if number else None, size, seed, number) for row, number in items]
@@ -203,7 +217,7 @@ def store_text_features(
 ) -> StoredFeatures:
     """Compute the features of the frozen text tower for every caption, or read them from the cache."""
 
-    def features(captions: Captions) -> tuple[NDArray[np.float16], NDArray[np.integer[Any]]]:
+    def features(captions: Captions) -> tuple[NDArray[np.float16], NDArray[np.integer]]:
         by_length = _ByLength(captions)
         stored = _tower_features(model, "text", by_length.hash(), by_length, model.preprocess_texts, progress)
         return stored[:, None], by_length.places()
@@ -216,7 +230,7 @@ def store_text_features(
     )
 
 
-class _ByLength(Sequence[Any]):
+class _ByLength(Sequence[str]):
     """Captions by ascending length, since batches of one length need little padding; read in slices."""
 
     def __init__(self, captions: Captions) -> None:
@@ -226,8 +240,14 @@ class _ByLength(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.captions)
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.captions.take(self.order[index])
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return self.captions.take(self.order[index])
+        return self.captions.take(self.order[[index]])[0]
 
     def hash(self) -> str:
         """A hash of the captions in this order."""
@@ -237,7 +257,7 @@ class _ByLength(Sequence[Any]):
             separator = b"\0"
         return digest.hexdigest()[:16]
 
-    def places(self) -> NDArray[np.integer[Any]]:
+    def places(self) -> NDArray[np.integer]:
         """(captions,) the position of each caption in this order."""
         places = np.empty(len(self), np.min_scalar_type(len(self)))
         places[self.order] = np.arange(len(self))
@@ -248,8 +268,8 @@ def _tower_features(
     model: DualEncoder,
     modality: str,
     data: str,
-    items: Sequence[Any],
-    prepare: Callable[[Any], dict[str, Any]],
+    items: Sequence[Item],
+    prepare: Callable[[Sequence[Item]], Features],
     progress: Progress,
 ) -> NDArray[np.float16]:
     """(items, width) pooled features of a tower before its head, cached by the tower's fingerprint and `data`."""
@@ -259,11 +279,11 @@ def _tower_features(
     sink = EmbeddingFile(folder, (len(items), width), "float16")
 
     @torch.inference_mode()
-    def forward(features: dict[str, Any]) -> NDArray[np.float32]:
+    def forward(features: Features) -> NDArray[np.float32]:
         features = model.to_device(features)
         for module in tower:
             features = module(features)
-        return features["sentence_embedding"].float().cpu().numpy()
+        return features[EMBEDDING].float().cpu().numpy()
 
     return write_embeddings(
         sink, items, prepare, forward, progress=progress, label=f"features of the frozen {modality} tower"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +27,21 @@ DAMAGED = (
 )
 
 
-def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+class Checkpoint(TypedDict):
+    """The content of a checkpoint."""
+
+    state: dict[str, Tensor]
+    """The tensors that training changes."""
+    average: dict[str, Tensor]
+    """The moving average of the weights; empty without EMA."""
+    optimizer: dict[str, object]
+    random: Tensor
+    random_cuda: list[Tensor]
+    numbers: str
+    """The `COUNTERS`, as JSON."""
+
+
+def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Read a checkpoint of `Trainer`; only tensors and plain values are unpickled.
 
     Args:
@@ -38,17 +52,15 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         ConfigError: the file is damaged or not a checkpoint of diptych.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        _check_checkpoint(saved)
+        return _checked(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
     except DAMAGED as error:
         raise ConfigError(
             f"'{path}' is not a checkpoint of diptych, or is damaged ({type(error).__name__}); restore a copy, "
-            "or start again in another folder with out"
+            "or start again in another folder with `out`"
         ) from error
-    return saved
 
 
-def _check_checkpoint(saved: Any) -> None:
+def _checked(saved: object) -> Checkpoint:
     if not isinstance(saved, dict):
         raise TypeError("not a mapping")
     counters = json.loads(saved["numbers"])
@@ -60,6 +72,7 @@ def _check_checkpoint(saved: Any) -> None:
         raise ValueError("invalid state")
     if not all(torch.is_tensor(value) for part in ("state", "average") for value in saved[part].values()):
         raise ValueError("invalid weights")
+    return cast(Checkpoint, saved)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from PIL import Image
 from diptych.data.pairs import Pairs
 from diptych.images.augment import augmentation, sides_key
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.hidden_states import HiddenStates, StoredHiddenStates, compute_hidden_states
 from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress
@@ -99,6 +99,6 @@ def states_folder(encoder: DualEncoder, with_states: bool) -> Path:
 
 def _load(
     encoder: DualEncoder, pairs: Pairs, augment: Augmentation | None, seed: int, number: int, rows: Sequence[int]
-) -> dict[str, Any]:
+) -> Features:
     size = encoder.image_size or 224
     return encoder.preprocess_images([load_view(pairs[row], augment, size, seed, number) for row in rows])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -98,7 +99,7 @@ def _merge(module: nn.Module) -> None:
 
     `remove_parametrizations` would also take them from the module that it was copied from: both have the same class.
     """
-    weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    weights = {name: getattr(module, name).detach().clone() for name in cast(nn.ModuleDict, module.parametrizations)}
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
     for name, weight in weights.items():

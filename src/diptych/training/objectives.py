@@ -27,7 +27,8 @@ class Objective(Protocol):
         logit_bias: float | Tensor,
         image_ids: Tensor,
         caption_ids: Tensor | None = None,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The loss of a batch, a 0-d tensor."""
 
 
 def false_negative_mask(image_ids: Tensor, caption_ids: Tensor | None = None) -> Tensor:
@@ -58,7 +59,7 @@ def info_nce(
     image_ids: Tensor,
     caption_ids: Tensor | None = None,
     label_smoothing: float = 0.0,
-    logit_bias: float | Tensor = 0.0,
+    logit_bias: float | Tensor = 0.0,  # noqa: ARG001 - part of the signature of every objective
 ) -> Tensor:
     """Symmetric InfoNCE (CLIP, Radford et al. 2021, figure 3): the mean of the image-to-text and text-to-image losses.
 

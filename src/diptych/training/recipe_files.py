@@ -17,6 +17,8 @@ from diptych.runtime.files import read_text
 from diptych.training.run_settings import RunSettings
 
 Recipe = TypeVar("Recipe")
+Settings = dict[str, Any]
+"""Settings by name, as YAML has them."""
 
 RECIPE = "recipe.yaml"
 """The file of a run folder that holds its settings."""
@@ -36,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> Settings:
     """Read a YAML file that holds one mapping.
 
     Raises:
@@ -82,7 +84,7 @@ def read_recipe(recipe: type[Recipe], path: str | Path) -> Recipe:
     return make(recipe, read_yaml(path))
 
 
-def grid(path: str | Path) -> Iterator[dict[str, Any]]:
+def grid(path: str | Path) -> Iterator[Settings]:
     """Every combination of the values in a sweep file, which maps each setting to a list of values.
 
     Raises:
@@ -100,7 +102,7 @@ def to_yaml(recipe: RunSettings) -> str:
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
 
 
-def _has_type(value: Any, hint: Any) -> bool:
+def _has_type(value: object, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_has_type(value, option) for option in inner)

@@ -107,7 +107,7 @@ def recorded_recipe(recipe: type[Recipe], out: str | Path) -> Recipe:
             f"'{out}' holds a run of {record.recipe}, not of {recipe.__name__}; name another folder in out"
         )
     if not path.exists():
-        raise ConfigError(f"'{out}' holds no run to resume; start it without resume")
+        raise ConfigError(f"'{out}' holds no run to resume; start it without `resume`")
     return dataclasses.replace(read_recipe(recipe, path), out=str(out))
 
 
@@ -154,7 +154,7 @@ def changes_of(recipe: RunSettings, recorded: RunSettings, record: RunRecord, st
         changeable = ", ".join(sorted(CHANGEABLE & {field.name for field in dataclasses.fields(recipe)}))
         raise ConfigError(
             f"the run in '{recipe.out}' cannot be resumed with other settings: {values}. Resume it with its own, or "
-            f"start a new run in another folder with out; only these may change: {changeable}"
+            f"start a new run in another folder with `out`; only these may change: {changeable}"
         )
     return [change for change in changes if change.setting in CHANGEABLE]
 
@@ -172,5 +172,5 @@ def check_data(recipe: RunSettings, data: DataRecord, recorded: DataRecord | Non
         f"{recorded.train:,} training and {recorded.val:,} validation images, there are now {data.train:,} and "
         f"{data.val:,}"
         + ("" if (data.train, data.val) != (recorded.train, recorded.val) else ", with other ids or captions")
-        + ". Resume it with its own data, or start a new run in another folder with out"
+        + ". Resume it with its own data, or start a new run in another folder with `out`"
     )

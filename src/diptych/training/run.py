@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import yaml
 
 from diptych.data.doctor.inspect import usable_pairs
 from diptych.data.formats.read import read_pairs
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError, DataError, NextStep
 from diptych.models.checkpoints import METADATA
 from diptych.runtime.atomic import is_temporary, remove_leftovers, replaced_folder, restore, write_text
 from diptych.runtime.locks import held
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
+Batch = TypeVar("Batch")
 
 MODEL = "model"
 LOCK, OWNER = "diptych-run.lock", "diptych-owner.json"
@@ -65,17 +66,6 @@ class TrainingData:
     def sizes(self) -> dict[str, int]:
         """The number of images by split."""
         return {"train": len(self.train), "val": len(self.val)}
-
-
-class RunMetadata(TypedDict):
-    """What a published model says of its training."""
-
-    recipe: dict[str, object]
-    pictures: dict[str, int]
-    """Number of images by split, `train` and `val`."""
-    validation: Mapping[str, object]
-    changes: NotRequired[list[str]]
-    """The settings that were changed when the run was resumed, in words."""
 
 
 @dataclasses.dataclass
@@ -120,6 +110,8 @@ class Run(Generic[Recipe]):
         """
         if pairs is None:
             pairs = self.read_pairs()
+        if labels is None:
+            refuse_equal_captions(pairs)
         pairs, left_out = usable_pairs(pairs, max_bad_share=self.recipe.max_bad_share, progress=self.progress)
         data = TrainingData(*split_for_training(pairs, self.recipe.val_fraction), left_out)
         if labels is None:
@@ -130,18 +122,21 @@ class Run(Generic[Recipe]):
         self.record = dataclasses.replace(self.record, data=recorded)
         return data
 
-    def metadata(self, data: TrainingData, scores: Mapping[str, object]) -> RunMetadata:
-        """What the published model says of its training; `scores` are its validation scores."""
-        metadata: RunMetadata = {
+    @property
+    def changes(self) -> list[str]:
+        """The settings that were changed when the run was resumed, in words."""
+        return [str(change) for change in self.record.changes]
+
+    def metadata(self, data: TrainingData, scores: Mapping[str, object]) -> dict[str, object]:
+        """What the published model says of its training: recipe, number of images, validation scores and changes."""
+        metadata: dict[str, object] = {
             "recipe": dataclasses.asdict(self.recipe),
             "pictures": data.sizes,
             "validation": scores,
         }
-        if self.record.changes:
-            metadata["changes"] = [str(change) for change in self.record.changes]
-        return metadata
+        return metadata | ({"changes": self.changes} if self.changes else {})
 
-    def fit(self, task: Task, *, phase: str = "", settings: RunSettings | None = None) -> Outcome:
+    def fit(self, task: Task[Batch], *, phase: str = "", settings: RunSettings | None = None) -> Outcome:
         """Train a task, from the last checkpoint if there is one; `start_run` refuses checkpoints without `resume`.
 
         Args:
@@ -238,23 +233,28 @@ def split_for_training(pairs: Pairs, val_fraction: float | None) -> tuple[Pairs,
     else:
         own = "train" if "train" in pairs.split_sizes else None
         pairs = pairs.where(split == own for split in pairs.values("split")).with_val(val_fraction)
-    train_pairs, val_pairs = pairs.split("train"), pairs.split("val")
-    if len(train_pairs) < 2:
-        raise DataError("training needs at least two images: each is a negative of the other")
-    return train_pairs, val_pairs
+    sizes = pairs.split_sizes
+    if sizes.get("train", 0) < 2 or not sizes.get("val"):
+        parts = ", ".join(f"{sizes.get(name, 0):,} {name}" for name in dict.fromkeys(("train", "val", *sizes)))
+        raise DataError(
+            "training needs at least three usable images: two of the split train, and one of val to select the best "
+            f"epoch; this data set has {parts}. Add images",
+            steps=[NextStep("or hold out another share of the training images", "val_fraction")],
+        )
+    return pairs.split("train"), pairs.split("val")
 
 
 def refuse_equal_captions(pairs: Pairs) -> None:
-    """Check that the training captions differ, up to case and whitespace.
+    """Check that the captions of several images differ, up to case and whitespace.
 
     Raises:
         DataError: all are the same, so that nothing can be learned from them.
     """
     captions = iter(pairs.captions())
     first = _plain(next(captions, ""))
-    if all(_plain(caption) == first for caption in captions):
+    if len(pairs) > 1 and all(_plain(caption) == first for caption in captions):
         raise DataError(
-            f"all captions of the {len(pairs):,} training images are '{first[:80]}', so there is nothing to learn from "
+            f"all captions of the {len(pairs):,} images are '{first[:80]}', so there is nothing to learn from "
             "them; use a data set whose captions describe their images"
         )
 
@@ -322,7 +322,7 @@ def _checkpoints(out: Path) -> list[Path]:
 
 def _refuse_started(out: Path) -> None:
     if has_checkpoint(out) or os.path.lexists(out / MODEL):
-        raise ConfigError(f"'{out}' already holds a run; resume it, or choose another folder with out")
+        raise ConfigError(f"'{out}' already holds a run; resume it, or choose another folder with `out`")
 
 
 def _accepted(recipe: RunSettings) -> RunRecord:
@@ -340,8 +340,8 @@ def _accepted(recipe: RunSettings) -> RunRecord:
 
 def _no_checkpoint(out: Path) -> str:
     if os.path.lexists(out / MODEL):
-        return f"'{out}' holds a model, but no checkpoint to resume from; start a new run in another folder with out"
-    return f"'{out}' holds no checkpoint to resume from; start the run without resume"
+        return f"'{out}' holds a model, but no checkpoint to resume from; start a new run in another folder with `out`"
+    return f"'{out}' holds no checkpoint to resume from; start the run without `resume`"
 
 
 def _unmark(out: Path, is_new: bool) -> None:

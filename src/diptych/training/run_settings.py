@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Scalar = int | float | bool | str
+
 
 @dataclass(kw_only=True)
 class RunSettings:

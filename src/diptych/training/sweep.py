@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diptych.runtime.atomic import write_text
 from diptych.runtime.progress import Progress, silent
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.contrastive.train import train
 from diptych.training.ranges import check_limits
-from diptych.training.recipe_files import grid, make
+from diptych.training.recipe_files import Settings, grid, make
 from diptych.training.run import has_checkpoint
 
 RESULT = "result.json"
@@ -36,7 +35,7 @@ def run_sweep(recipe: ContrastiveRecipe, path: str | Path, *, progress: Progress
     return sorted(rows, key=lambda row: -float(row["rsum"]))
 
 
-def _run(recipe: ContrastiveRecipe, settings: dict[str, Any], progress: Progress) -> dict[str, str]:
+def _run(recipe: ContrastiveRecipe, settings: Settings, progress: Progress) -> dict[str, str]:
     name = "_".join(f"{key}={value}" for key, value in settings.items())
     out = Path(recipe.out) / "".join(char if char.isalnum() or char in "=.-_" else "-" for char in name)
     result = out / RESULT

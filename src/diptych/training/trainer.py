@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,11 @@ from diptych.runtime.atomic import new_file, storing
 from diptych.runtime.progress import Progress, silent
 from diptych.training.checkpoint import CHECKPOINT, COUNTERS, DAMAGED, read_checkpoint
 from diptych.training.run_settings import RunSettings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Batch = TypeVar("Batch")
 
 LOG = "log.jsonl"
 _LOG_STEPS = 10
@@ -38,17 +43,26 @@ class ParameterGroup(TypedDict):
     lr: float
 
 
+class OptimizerGroup(TypedDict):
+    """A parameter group of AdamW; `lr` follows the schedule, up to `peak`."""
+
+    params: list[nn.Parameter]
+    lr: float
+    peak: float
+    weight_decay: float
+
+
 @dataclass
-class Task:
+class Task(Generic[Batch]):
     """What the loop trains: a recipe's module, data, loss and validation."""
 
     module: nn.Module
     """Holds every weight that is trained."""
     groups: list[ParameterGroup]
     steps_per_epoch: int
-    batches: Callable[[int, int], Iterable[Any]]
+    batches: Callable[[int, int], Iterable[Batch]]
     """The batches of an epoch, from (epoch, first step)."""
-    backward: Callable[[Any], Tensor]
+    backward: Callable[[Batch], Tensor]
     """Adds the gradients of a batch and returns the detached loss, a 0-d tensor."""
     validate: Callable[[], dict[str, float]]
     """The validation scores of the current weights."""
@@ -86,7 +100,7 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total - warmup_steps)))
 
 
-class Trainer:
+class Trainer(Generic[Batch]):
     """Trains a `Task` with AdamW.
 
     Args:
@@ -103,7 +117,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: Task[Batch],
         settings: RunSettings,
         folder: Path,
         progress: Progress = silent,
@@ -117,7 +131,9 @@ class Trainer:
         self.trained = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
         if not self.trained:
             raise ConfigError("nothing is left to train: every weight is frozen and there is no projection head")
-        self.optimizer = torch.optim.AdamW(_decay_groups(task.groups, settings.weight_decay), betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            [{**group} for group in _decay_groups(task.groups, settings.weight_decay)], betas=(0.9, 0.98)
+        )
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if settings.ema else {}
         self.step, self.best_epoch = 0, -1
         self.best: dict[str, float] = {}
@@ -125,7 +141,7 @@ class Trainer:
         self.losses: list[float] = []  # since the last line of the log
         self.elapsed, self.log_size = 0.0, 0
         self.last_checkpoint = 0.0  # by time.monotonic
-        self.writer: Any = None
+        self.writer: SummaryWriter | None = None
 
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the last step, or until validation has not improved for `patience` epochs.
@@ -176,7 +192,7 @@ class Trainer:
         minutes = (time.monotonic() - self.last_checkpoint) / 60
         return self.step % self.settings.save_steps == 0 or minutes >= self.settings.save_minutes
 
-    def _train_step(self, epoch: int, batch: Any) -> None:
+    def _train_step(self, epoch: int, batch: Batch) -> None:
         factor = learning_rate_factor(self.step, self.total, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -259,8 +275,8 @@ class Trainer:
         saved = read_checkpoint(path)
         state = self._state()
         other_recipe = f"'{path}' belongs to another recipe ({{}}); resume with the recipe that started the run"
-        average = saved["average"] or {name: saved["state"].get(name) for name in self.average}  # EMA switched on
-        if _shapes(state) != _shapes(saved["state"]) or (self.average and _shapes(self.average) != _shapes(average)):
+        average = saved["average"] or saved["state"]  # the latter if EMA is switched on now
+        if _shapes(state) != _shapes(saved["state"]) or not _shapes(self.average).items() <= _shapes(average).items():
             raise ConfigError(other_recipe.format("its weights differ"))
         current = [{name: group[name] for name in ("peak", "weight_decay")} for group in self.optimizer.param_groups]
         try:
@@ -273,7 +289,7 @@ class Trainer:
         for group, values in zip(self.optimizer.param_groups, current, strict=True):
             group.update(values)
         _assign(state, saved["state"])
-        _assign(self.average, average if self.average else {})
+        _assign(self.average, {name: average[name] for name in self.average})
         for name, value in json.loads(saved["numbers"]).items():
             setattr(self, name, value)
         self.last_checkpoint = time.monotonic()
@@ -310,9 +326,9 @@ def _assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
         target[name].copy_(value)
 
 
-def _decay_groups(groups: list[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
+def _decay_groups(groups: list[ParameterGroup], weight_decay: float) -> list[OptimizerGroup]:
     """Split each group by whether weight decay applies: not to biases, norms and scales, all below 2 dimensions."""
-    split = []
+    split: list[OptimizerGroup] = []
     for group in groups:
         for decays in (True, False):
             params = [p for p in group["params"] if (p.ndim >= 2) == decays]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,29 +12,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from diptych.data.doctor.report import Example
 from diptych.data.formats.image_paths import image_files
 from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
+from diptych.data.reading_notes import Example
 from diptych.images.decode import describe, readable_text
 from diptych.images.near_duplicates import DISTANCE, distinctive, groups_around_first, near_pairs
 from diptych.images.pixel_comparison import PixelComparison
 
-Found = dict[str, list[Example]]
+ExamplesByKind = dict[str, list[Example]]
 
-_TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl"})
+_TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".token"})
 _LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"]")  # the beginning of a list of strings, by Python, NumPy or JSON
 _BLOCK = 1024  # rows converted to Python objects at a time
 _SHOWN = 6  # ids listed for a group of duplicates or a shared caption
 
 
-def broken_images(pairs: Pairs, checks: pa.Table) -> Found:
+def broken_images(pairs: Pairs, checks: pa.Table) -> ExamplesByKind:
     """Images that cannot be decoded, by `ImageError.reason`."""
-    found: Found = defaultdict(list)
+    by_kind: ExamplesByKind = defaultdict(list)
     for index, (reason, detail) in enumerate(_columns(checks, "reason", "detail")):
         if reason:
-            found[reason].append(Example(describe(pairs[index].image).strip("'"), detail))
-    return found
+            by_kind[reason].append(Example(describe(pairs[index].image).strip("'"), detail))
+    return by_kind
 
 
 def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
@@ -46,35 +46,38 @@ def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:
     ]
 
 
-def missing_captions(pairs: Pairs) -> Found:
+def missing_captions(pairs: Pairs) -> ExamplesByKind:
     """Empty captions, and images without a non-empty caption."""
-    found: Found = {"empty_captions": [], "without_captions": []}
+    by_kind: ExamplesByKind = {"empty_captions": [], "without_captions": []}
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
         written = sum(1 for caption in captions if caption.strip())
-        found["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
+        by_kind["empty_captions"] += [Example(image_id, "an empty caption")] * (len(captions) - written)
         if not written:
-            found["without_captions"].append(Example(image_id, "no caption"))
-    return found
+            by_kind["without_captions"].append(Example(image_id, "no caption"))
+    return by_kind
 
 
-def caption_faults(pairs: Pairs) -> Found:
-    """Missing captions, replacement characters, mojibake, lists as text, and captions shared by several images."""
-    found: Found = defaultdict(list, missing_captions(pairs))
+def caption_faults(pairs: Pairs) -> ExamplesByKind:
+    """Missing captions, replacement characters, mojibake, lists as text, and captions that occur more than once."""
+    by_kind: ExamplesByKind = defaultdict(list, missing_captions(pairs))
     owners: dict[str, list[str]] = defaultdict(list)
     for image_id, captions in zip(pairs.values("image_id"), pairs.values("captions"), strict=True):
         written = [caption for caption in captions if caption.strip()]
         for caption in written:
             if "\ufffd" in caption:
-                found["lost_characters"].append(Example(image_id, caption))
+                by_kind["lost_characters"].append(Example(image_id, caption))
             if _LIST_AS_TEXT.match(caption):
-                found["list_captions"].append(Example(image_id, caption))
+                by_kind["list_captions"].append(Example(image_id, caption))
             if repaired := repair_mojibake(caption):
-                found["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
-        for plain in {" ".join(caption.casefold().split()) for caption in written}:
+                by_kind["suspected_mojibake"].append(Example(image_id, f"{caption} (was it: {repaired}?)"))
+        counts = Counter(" ".join(caption.casefold().split()) for caption in written)
+        for plain, count in counts.items():
             owners[plain].append(image_id)
+            if count > 1:
+                by_kind["repeated_captions"].append(Example(image_id, f"{count} times: {plain}"))
     shared = sorted(((plain, ids) for plain, ids in owners.items() if len(ids) > 1), key=lambda pair: -len(pair[1]))
-    found["shared_captions"] = [Example(_listed(ids), f"{len(ids)} images: {plain}") for plain, ids in shared]
-    return found
+    by_kind["shared_captions"] = [Example(_listed(ids), f"{len(ids)} images: {plain}") for plain, ids in shared]
+    return by_kind
 
 
 def repair_mojibake(caption: str) -> str | None:
@@ -92,7 +95,7 @@ def _as_utf8(run: str) -> str:
     return run
 
 
-def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
+def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> ExamplesByKind:
     """Groups of identical (same bytes) and near-identical images, within one split and across splits.
 
     An image is near-identical to the first of its group: their perceptual hashes differ in at most `distance` bits, and
@@ -119,38 +122,45 @@ def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Found:
     }
 
 
-def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Iterable[list[int]]) -> Found:
-    found: Found = {kind: [], f"{kind}_across_splits": []}
+def _by_split(pairs: Pairs, splits: Sequence[str | None], kind: str, groups: Iterable[list[int]]) -> ExamplesByKind:
+    by_kind: ExamplesByKind = {kind: [], f"{kind}_across_splits": []}
     ids = pairs.table.column("image_id")
     for group in groups:
         crosses = len({splits[index] for index in group}) > 1
         named = [f"{ids[index].as_py()} ({splits[index] or 'no split'})" for index in group]
-        found[f"{kind}_across_splits" if crosses else kind].append(
+        by_kind[f"{kind}_across_splits" if crosses else kind].append(
             Example(ids[group[0]].as_py(), f"{len(group)} images: {_listed(named)}")
         )
-    return found
+    return by_kind
 
 
-def uncaptioned_files(pairs: Pairs, folder: str | Path) -> Found:
+def uncaptioned_files(pairs: Pairs, folder: str | Path) -> ExamplesByKind:
     """Image files in a folder that belong to no row."""
     named = set(pairs.values("path"))
     files = map(readable_text, map(str, image_files(Path(os.path.abspath(folder)))))  # noqa: PTH100 (as the readers make theirs)
     return {"uncaptioned_files": [Example(file, "no caption") for file in files if file not in named]}
 
 
-def wrong_lines(caption_files: Iterable[str | Path]) -> Found:
-    """Lines of text caption files that are not valid UTF-8."""
-    files = [path for path in map(Path, caption_files) if path.is_file() and path.suffix.lower() in _TEXT_FILES]
+def wrong_lines(caption_files: Iterable[str | Path]) -> ExamplesByKind:
+    """Lines of text caption files that are not valid UTF-8; of a folder, those of the texts beside its images."""
     return {
         "wrong_encoding": [
-            Example(readable_text(str(path)), f"line {number}") for path in files for number in wrong_encoding(path)
+            Example(readable_text(str(path)), f"line {number}")
+            for source in map(Path, caption_files)
+            for path in (_sidecars(source) if source.is_dir() else [source])
+            if path.is_file() and path.suffix.lower() in _TEXT_FILES
+            for number in wrong_encoding(path)
         ]
     }
 
 
-def merged(*parts: Found) -> Found:
+def _sidecars(folder: Path) -> Iterator[Path]:
+    return (path.with_suffix(".txt") for path in image_files(folder))
+
+
+def merged(*parts: ExamplesByKind) -> ExamplesByKind:
     """The examples of all parts, concatenated by kind."""
-    whole: Found = defaultdict(list)
+    whole: ExamplesByKind = defaultdict(list)
     for part in parts:
         for kind, examples in part.items():
             whole[kind] += examples

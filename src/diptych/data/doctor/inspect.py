@@ -22,8 +22,9 @@ from diptych.data.doctor.findings import (
     usable_rows,
     wrong_lines,
 )
-from diptych.data.doctor.report import KINDS, Example, Finding, Report, Spread, describe_pairs
+from diptych.data.doctor.report import KINDS, Finding, Report, Spread, describe_pairs
 from diptych.data.pairs import Pairs, Row
+from diptych.data.reading_notes import Example
 from diptych.errors import DataError, ImageError, NextStep
 from diptych.images.contact_sheet import Tile, image_grid
 from diptych.images.decode import MAX_PIXELS, decode, thumbnail
@@ -52,14 +53,14 @@ def inspect(
     examples of each kind of finding.
     """
     checks = check_images(pairs, max_pixels=max_pixels, progress=progress)
-    found = merged(
+    by_kind = merged(
         broken_images(pairs, checks),
         caption_faults(pairs),
         copies(pairs, checks, distance),
         wrong_lines(caption_files),
         uncaptioned_files(pairs, folder) if folder is not None else {},
     )
-    return describe_pairs(pairs, usable_rows(pairs, checks), found, examples)
+    return describe_pairs(pairs, usable_rows(pairs, checks), by_kind, examples)
 
 
 def usable_pairs(
@@ -78,9 +79,9 @@ def usable_pairs(
         DataError: no image is usable, or more than a fraction `max_bad_share` of the images is unusable.
     """
     checks = check_images(pairs, max_pixels=max_pixels, progress=progress)
-    found = merged(broken_images(pairs, checks), missing_captions(pairs))
+    by_kind = merged(broken_images(pairs, checks), missing_captions(pairs))
     usable = usable_rows(pairs, checks)
-    report = describe_pairs(pairs, usable, found, examples)
+    report = describe_pairs(pairs, usable, by_kind, examples)
     if report.bad_images > max_bad_share * len(pairs) or not any(usable):
         raise _too_many_bad(report, max_bad_share)
     return _without_empty_captions(pairs).where(usable), report

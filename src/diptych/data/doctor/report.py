@@ -19,7 +19,7 @@ _ONE_SPLIT = "An image in two splits makes metrics too optimistic: keep each ima
 
 # kind -> severity, description, next step; the first seven kinds are the values of `ImageError.reason`.
 KINDS: dict[str, tuple[Severity, str, str]] = {
-    "missing": ("error", "image files do not exist", "Check the image folder, or pass `images`."),
+    "missing": ("error", "image files do not exist", "Check the image folder, and the names in the captions."),
     "empty": ("error", "image files are empty", _FETCH),
     "truncated": ("error", "image files are truncated", _FETCH),
     "undecodable": ("error", "files cannot be decoded as images", _FETCH),
@@ -118,6 +118,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "groups of near-identical images within one split",
         "Review them; duplicates act as false negatives for each other.",
     ),
+    "repeated_captions": (
+        "info",
+        "captions occur more than once for one image",
+        "Remove the repetitions: a repeated caption counts more than the others.",
+    ),
     "shared_captions": (
         "info",
         "captions are shared by several images",
@@ -177,9 +182,9 @@ class Report:
     @property
     def worst(self) -> Severity | None:
         """The highest severity among the findings; None without findings."""
-        found = {finding.severity for finding in self.findings}
+        severities = {finding.severity for finding in self.findings}
         ranks: tuple[Severity, ...] = ("error", "warning", "info")
-        return next((severity for severity in ranks if severity in found), None)
+        return next((severity for severity in ranks if severity in severities), None)
 
     def count(self, kind: str) -> int:
         """The number of findings of a kind."""
@@ -198,9 +203,9 @@ class Report:
 
 
 def describe_pairs(
-    pairs: Pairs, usable: Sequence[bool], found: Mapping[str, Sequence[Example]], examples: int
+    pairs: Pairs, usable: Sequence[bool], by_kind: Mapping[str, Sequence[Example]], examples: int
 ) -> Report:
-    """Build the report: statistics, and the findings: those in `found`, and the notes taken while `pairs` was read.
+    """Build the report: statistics, and the findings: those in `by_kind`, and the notes taken while `pairs` was read.
 
     Of each kind, the report has the count and the first `examples` examples.
     """
@@ -208,11 +213,11 @@ def describe_pairs(
     findings = tuple(
         Finding(
             kind,
-            len(found.get(kind, ())) + notes.counts.get(kind, 0),
-            (*found.get(kind, ()), *notes.examples.get(kind, ()))[:examples],
+            len(by_kind.get(kind, ())) + notes.counts.get(kind, 0),
+            (*by_kind.get(kind, ()), *notes.examples.get(kind, ()))[:examples],
         )
         for kind in KINDS
-        if found.get(kind) or kind in notes.counts
+        if by_kind.get(kind) or kind in notes.counts
     )
     captions = pairs.captions()
     words = _spread(np.fromiter((len(caption.split()) for caption in captions), np.int64, len(captions)))

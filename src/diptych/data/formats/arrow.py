@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -20,7 +19,7 @@ _FILE_MAGIC = b"ARROW1\0\0"  # of the file format: a stream between this and a f
 _BATCH_ROWS = 64  # rows converted to Python objects at a time, since they may embed images
 
 
-def arrow_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def arrow_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterator[tuple[int, dict[str, object]]]:
     """Iterate over (row number, row) of an Arrow stream or file; `select` chooses columns from the list of names.
 
     Raises:
@@ -38,7 +37,7 @@ def arrow_rows(path: Path, select: Callable[[list[str]], set[str]]) -> Iterator[
 
 def _rows(
     path: Path, messages: pa.ipc.MessageReader, select: Callable[[list[str]], set[str]]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     if (first := next(iter(messages), None)) is None:
         raise DataError(f"'{path}' is not a readable Arrow stream (it has no schema); save it again")
     schema = pa.ipc.read_schema(first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from diptych.data.formats.encoding import clean, split_of
 from diptych.data.formats.image_paths import ImagePaths
@@ -32,7 +31,7 @@ def read_karpathy(path: Path, images: ImagePaths) -> Iterator[Row]:
         )
 
 
-def _sentence(sentence: Any) -> str:
+def _sentence(sentence: object) -> str:
     """A caption in Karpathy's format: the raw text, or else its tokens joined."""
     if not isinstance(sentence, dict):
         return clean(sentence)
@@ -44,7 +43,7 @@ def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
     captions: dict[str, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
-        captions.setdefault(_id(annotation, "image_id", where), []).append(_value(annotation, "caption", where))
+        captions.setdefault(_id(annotation, "image_id", where), []).append(clean(_value(annotation, "caption", where)))
     numbers: dict[str, None] = {}
     repeated: list[str] = []
     for where, image in _entries(path, "images"):
@@ -53,26 +52,26 @@ def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
         if number in numbers:
             repeated.append(number)
         numbers[number] = None
-        texts = tuple(map(clean, captions.get(number, ())))
+        texts = tuple(captions.get(number, ()))
         yield Row(name, images.find(name, where), texts, split_of(path, images.base), number)
     orphans = Tally.of(number for number in captions if number not in numbers)
     left, right = f"image ids of the captions in '{path.name}'", "its images"
     images.notes.add_join(JoinReport(left, right, left_only=orphans, repeated=Tally.of(repeated)))
 
 
-def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, object]]]:
     for index, entry in entries(path, key):
         if not isinstance(entry, dict):
             raise DataError(f"'{path}' has no list of objects '{key}'; is this a caption file of this format?")
         yield f"'{path}', {key}[{index}]", entry
 
 
-def _id(entry: dict[str, Any], key: str, where: str) -> str:
+def _id(entry: dict[str, object], key: str, where: str) -> str:
     value = _value(entry, key, where)
     return canonical_id(value if isinstance(value, float) else clean(value))  # "1" and 1 are the same image
 
 
-def _value(entry: dict[str, Any], key: str, where: str) -> Any:
+def _value(entry: dict[str, object], key: str, where: str) -> object:
     if key not in entry:
         raise DataError(f"{where} has no '{key}', only: {', '.join(sorted(entry))}; is this a caption file?")
     return entry[key]

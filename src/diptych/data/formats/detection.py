@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.data.formats.encoding import open_text, split_of
-from diptych.data.formats.image_paths import image_files
+from diptych.data.formats.image_paths import home_of, image_files, image_folders
 from diptych.data.formats.registry import FORMATS
 from diptych.data.formats.shards import expand
 from diptych.errors import ConfigError, DataError, did_you_mean
@@ -32,6 +32,13 @@ class Source:
     format: str
     paths: tuple[Path, ...]
     folder: Path | None = None
+
+    @property
+    def image_folder(self) -> Path | None:
+        """The folder whose image files the captions should name: that of the data set, or `images/` beside a file."""
+        if self.folder is not None or self.format == "hub" or FORMATS[self.format].has_images:
+            return self.folder
+        return next(iter(image_folders(home_of(self.paths[0].parent))), None)
 
 
 def detect(source: str | Path, format: str | None = None) -> Source:

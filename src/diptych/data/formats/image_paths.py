@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from diptych.data.joins import canonical_id
 from diptych.data.reading_notes import ReadingNotes
-from diptych.errors import DataError
+from diptych.errors import DataError, NextStep
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.images.walk import image_paths
 
@@ -75,7 +75,7 @@ class ImagePaths:
         if folder is None and roots.contains(home := home_of(beside)):
             folder = home
         bases = [beside] if folder is None else [beside, folder]
-        return cls(*(path for base in bases for path in [*_image_folders(base), base]), roots=roots, notes=notes)
+        return cls(*(path for base in bases for path in [*image_folders(base), base]), roots=roots, notes=notes)
 
     def find(self, name: str, where: str) -> Path:
         """The path of the image called `name`; `where` (a file and line) is used in error messages.
@@ -99,7 +99,7 @@ class ImagePaths:
         if address is None or is_absolute:
             inside = [path for folder in self.folders if (path := _within(folder, address or name))]
             if not inside and not is_absolute:
-                raise DataError(_outside(where, name, self.folders[0]))
+                raise outside_error(_outside(where, name, self.folders[0]))
             for path in inside:
                 if os.path.isfile(path):  # noqa: PTH113 (a Path takes three times as long)
                     return Path(path)
@@ -225,8 +225,13 @@ def _address(name: str) -> str | None:
 def _outside(where: str, name: str, folder: str) -> str:
     return (
         f"{where}: '{name}' lies outside the image folder '{folder}', and no file in it has a path that ends like this "
-        "name; put the images beside the captions, or, in Python, pass `images`, a folder that contains them all"
+        "name; move the images into it, or the captions into a folder above them"
     )
+
+
+def outside_error(message: str) -> DataError:
+    """The error for an image name that leads out of the image folders."""
+    return DataError(message, steps=[NextStep("or name a folder that contains all images", "images")])
 
 
 def home_of(folder: Path) -> Path:
@@ -239,7 +244,8 @@ def image_files(folder: Path, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
     return image_paths(folder, depth)
 
 
-def _image_folders(base: Path) -> list[Path]:
+def image_folders(base: Path) -> list[Path]:
+    """The folders in `base` that are called as image folders usually are, in order of preference."""
     if not base.is_dir():
         return []
     folders = {entry.name.lower(): Path(entry.path) for entry in os.scandir(base) if entry.is_dir()}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from diptych.data.formats.detection import Source, detect
 from diptych.data.formats.encoding import split_in_name, wrong_encoding
-from diptych.data.formats.image_paths import ImagePaths, home_of, is_exact, literal_path
+from diptych.data.formats.image_paths import ImagePaths, home_of, is_exact, literal_path, outside_error
 from diptych.data.formats.registry import FORMATS, READERS, Format
 from diptych.data.pairs import Pairs, Row, canonical_split
 from diptych.data.reading_notes import ReadingNotes
@@ -86,7 +86,7 @@ def settled(
     notes = notes if notes is not None else ReadingNotes()
     pairs = Pairs.from_rows(rows, blobs, notes)
     if notes.outside and not notes.relocated:
-        raise DataError(notes.outside)
+        raise outside_error(notes.outside)
     return folder_splits(without_shared_guesses(pairs, notes)).with_notes(notes)
 
 
@@ -120,7 +120,7 @@ def settled_rows(rows: Iterable[Row], notes: ReadingNotes) -> list[Row]:
     """
     listed = list(rows)
     if notes.outside and not notes.relocated:
-        raise DataError(notes.outside)
+        raise outside_error(notes.outside)
     names: dict[str, set[str]] = {}  # of each guessed file
     for row in listed:
         if isinstance(row.image, Path) and (path := str(row.image)) in notes.guessed:

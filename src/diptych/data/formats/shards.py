@@ -13,13 +13,12 @@ from pathlib import Path
 from diptych.data.formats.encoding import clean, folder_split, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths, image_files
 from diptych.data.formats.tables import Columns, caption_list
-from diptych.data.formats.tar import Member, members
+from diptych.data.formats.tar import Member, is_hidden_member, members
 from diptych.data.pairs import Row
 from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError
 from diptych.images.decode import MAX_BYTES, ImageSource, Slice
 from diptych.images.suffixes import is_image_file
-from diptych.images.walk import is_hidden
 from diptych.runtime.files import MAX_PATTERN_FILES, MAX_RECORD
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -172,7 +171,7 @@ def _stems(shard: _Shard) -> Iterator[_Sample]:
     """Adjacent members with the same stem. Hidden members, such as macOS's `._a.jpg`, are left out."""
     current: _Sample | None = None
     for member in members(shard.path, packed=shard.packed):
-        if _is_hidden_member(member.name):
+        if is_hidden_member(member.name):
             continue
         if "." not in member.name.rpartition("/")[2]:
             shard.note_unused(member.name, "its name has no suffix")
@@ -185,11 +184,6 @@ def _stems(shard: _Shard) -> Iterator[_Sample]:
         current.add(member)
     if current is not None:
         yield current
-
-
-def _is_hidden_member(name: str) -> bool:
-    """Whether a folder or the name of a member is hidden, by the rule of `diptych.images.walk`."""
-    return any(map(is_hidden, (part for part in name.split("/") if part not in ("", ".", ".."))))
 
 
 def _key(member: Member) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from diptych.data.formats.arrow import arrow_rows
 from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, headerless_delimiter, two_fields
@@ -129,20 +128,21 @@ def read_hub(name: Path, image_paths: ImagePaths) -> Iterator[Row]:
         ) from error
 
 
-def _fetched(record: dict[str, Any], images: list[str]) -> dict[str, Any]:
+def _fetched(record: dict[str, object], images: list[str]) -> dict[str, object]:
     """Replace references to image files on the hub by their bytes.
 
     Only for hub data sets: an untrusted table must not cause requests to arbitrary URLs.
     """
     for column in images:
         value = record[column]
-        if value and not value.get("bytes") and "hf://" in (value.get("path") or ""):
-            with require("fsspec", extra="train").open(value["path"], "rb") as file:
+        path = value.get("path") if isinstance(value, Mapping) and not value.get("bytes") else None
+        if isinstance(path, str) and "hf://" in path:
+            with require("fsspec", extra="train").open(path, "rb") as file:
                 record[column] = {"bytes": file.read(MAX_BYTES + 1)}  # one over the limit, so that decoding fails
     return record
 
 
-def records(path: Path, also: Collection[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def records(path: Path, also: Collection[str] = ()) -> Iterator[tuple[str, Mapping[str, object]]]:
     """The rows of a table file as (position for error messages, column -> value); blank lines are skipped.
 
     Of Parquet and Arrow files, only the columns of images, captions, splits and ids are read, and those in `also`
@@ -156,7 +156,7 @@ def records(path: Path, also: Collection[str] = ()) -> Iterator[tuple[str, Mappi
 
 
 def rows(
-    table: Iterable[tuple[str, Mapping[str, Any]]], images: ImagePaths, split: str | None, prefix: str = ""
+    table: Iterable[tuple[str, Mapping[str, object]]], images: ImagePaths, split: str | None, prefix: str = ""
 ) -> Iterator[Row]:
     """Convert records with named columns to rows; `split` applies where there is no split column."""
     columns: Columns | None = None
@@ -171,7 +171,7 @@ def rows(
         yield Row(prefix + image_id, image, captions, part or split, canonical_id(clean(number)) or None)
 
 
-def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, where: str) -> tuple[str, ImageSource]:
+def _image(record: Mapping[str, object], columns: Columns, images: ImagePaths, where: str) -> tuple[str, ImageSource]:
     """The id and image of a record. The id is the file name, or for bytes the id column or else the content hash."""
     value = record.get(columns.image)
     if isinstance(value, Mapping):  # the struct of `datasets.Image`
@@ -186,7 +186,7 @@ def _image(record: Mapping[str, Any], columns: Columns, images: ImagePaths, wher
     return name, images.find(name, where)
 
 
-def caption_list(value: Any) -> list[str]:
+def caption_list(value: object) -> list[str]:
     """The captions in a cell: a string, a list, the text of a list, or objects with `raw`, `caption` or `text`."""
     captions, pending = [], [value]
     while pending:  # no recursion, since lists may be nested as deep as JSON allows
@@ -229,7 +229,7 @@ def list_in_text(text: str) -> list[str]:
     return list(map(str, values))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     with open_text(path) as file:
         header = file.readline()
     if without_header := headerless_delimiter(header):
@@ -253,7 +253,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"'{path}', line {number}", dict(zip(names, fields, strict=True))
 
 
-def _headerless_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _headerless_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, object]]]:
     """The rows of a table without a header: an image name, and after the first delimiter its caption.
 
     Raises:
@@ -272,7 +272,7 @@ def _headerless_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str
 _SAMPLED_LINES = 20
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -280,7 +280,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, _object(parse(line, where), where)
 
 
-def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_list(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """The objects of a JSON list, or of an object from image name to captions or to an object with captions."""
     for index, entry in entries(path):
         where = f"'{path}', entry {index}" if isinstance(index, int) else f"'{path}', entry '{index}'"
@@ -300,7 +300,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise DataError(f"{where} is neither a caption nor a list of captions; is this a caption file?")
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _object(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise DataError(f"{where} is not an object with named columns; fix or remove it")
     return value

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from diptych.errors import DataError
+from diptych.images.walk import is_hidden
 from diptych.runtime.files import MAX_MEMBERS, MAX_RECORD, Ratio, open_file
 
 _BLOCK = 512
@@ -68,6 +69,15 @@ def members(path: Path, *, packed: bool = False) -> Iterator[Member]:
             raise _invalid(path, error) from error
 
 
+def is_hidden_member(name: str) -> bool:
+    """Whether a member of an archive, or a folder above it, is hidden by the rule of `diptych.images.walk`.
+
+    Such are macOS's companions (`._a.jpg`, `__MACOSX/`), which have the names and suffixes of images and captions.
+    """
+    parts = name.replace("\\", "/").split("/")
+    return any(is_hidden(part) for part in parts if part not in ("", ".", ".."))
+
+
 def _invalid(path: Path, error: Exception) -> DataError:
     return DataError(f"'{path}' is not a complete tar file ({error}); download it again")
 
@@ -122,15 +132,7 @@ def _members(path: Path, source: _Bytes, end: int | None) -> Iterator[Member]:
         if (length := info.size) < 0 or (end is not None and length > end - offset and info.type not in _EMPTY):
             raise NotATar(f"the member at byte {offset - _BLOCK:,} has {length:,} bytes, more than the file contains")
         if info.type in _RECORDS:
-            if length > MAX_RECORD:
-                raise NotATar(
-                    f"the header at byte {offset - _BLOCK:,} has {length:,} bytes, the limit is {MAX_RECORD:,}"
-                )
-            record = source.read(offset, length)
-            if info.type in _LONG_NAME:
-                name = record.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            elif info.type in _PAX:
-                name, size = _pax(record, name)
+            name, size = _described(source, info, offset, name, size)
             offset += _padded(length)
             continue
         if info.type == tarfile.GNUTYPE_SPARSE:
@@ -146,6 +148,16 @@ def _members(path: Path, source: _Bytes, end: int | None) -> Iterator[Member]:
         name, size = "", -1
     if not offset and len(header) < _BLOCK:
         raise NotATar("it is empty" if not header else "it has no header")
+
+
+def _described(source: _Bytes, info: tarfile.TarInfo, offset: int, name: str, size: int) -> tuple[str, int]:
+    """Name and size of the next member, by the extension header whose content is at `offset`; else as they are."""
+    if info.size > MAX_RECORD:
+        raise NotATar(f"the header at byte {offset - _BLOCK:,} has {info.size:,} bytes, the limit is {MAX_RECORD:,}")
+    record = source.read(offset, info.size)
+    if info.type in _LONG_NAME:
+        return record.partition(b"\0")[0].decode("utf-8", "surrogateescape"), size
+    return _pax(record, name) if info.type in _PAX else (name, size)
 
 
 def _parsed(header: bytes, offset: int) -> tarfile.TarInfo:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diptych.data.samples.drawing import render
 from diptych.data.samples.photographs import QUERIES, photographs
-from diptych.data.samples.scenes import captions, imagine
+from diptych.data.samples.scenes import captions, series
 from diptych.errors import ConfigError, DataError
 from diptych.runtime.atomic import write_bytes
 from diptych.runtime.files import TextFile
@@ -44,15 +44,14 @@ def draw_scenes(out: Path, count: int = 600, size: int = 128, seed: int = 0, *, 
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(_HEADER)
-    for index in progress(range(count), count, "drawing scenes"):
-        scene, name = imagine(seed, index), f"scene-{seed}-{index:05}.jpg"
+    for index, name, scene in progress(series(seed, count), count, "drawing scenes"):
         comment = f"diptych scene {_RECIPE} {seed} {index} {size}".encode()
-        path = out / "images" / name
+        path = out / "images" / f"{name}.jpg"
         if _comment_of(path) != comment:
             encoded = io.BytesIO()
             render(scene, size).save(encoded, "JPEG", quality=92, subsampling=0, comment=comment)
             write_bytes(path, encoded.getvalue())
-        writer.writerows((name, caption) for caption in captions(scene))
+        writer.writerows((path.name, caption) for caption in captions(scene))
     write_bytes(captions_file, lines.getvalue().encode())
     return out
 

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from diptych.data.samples.drawing import render
-from diptych.data.samples.scenes import captions, imagine
+from diptych.data.samples.scenes import captions, series
 from diptych.errors import ConfigError, DataError
 from diptych.runtime.atomic import write_text
 from diptych.runtime.files import open_file
@@ -40,8 +40,7 @@ def draw_prompts(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_HEADER)
-    for index in progress(range(count), count, "drawing prompts"):
-        scene, name = imagine(seed, index), f"scene-{seed}-{index:05}"
+    for index, name, scene in progress(series(seed, count), count, "drawing prompts"):
         render(scene, size).save(out / "images" / f"{name}.png", optimize=False)
         writer.writerow((name, _prompt(captions(scene, 1)[0], index)))
     write_text(prompts_file, table.getvalue())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -75,6 +75,11 @@ class Scene:
     key: str
     backdrop: str
     things: tuple[Thing, ...]
+
+
+def series(seed: int, count: int) -> Iterator[tuple[int, str, Scene]]:
+    """The first `count` scenes of the series `seed`: number, name and scene."""
+    return ((index, f"scene-{seed}-{index:05}", imagine(seed, index)) for index in range(count))
 
 
 def imagine(seed: int, index: int) -> Scene:

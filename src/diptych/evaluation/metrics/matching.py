@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 BINS = 15  # as Guo et al. 2017
 
 
+Floats = NDArray[np.floating]
+"""(pairs,) numbers."""
+
 Labels = NDArray[np.bool_] | NDArray[np.integer]
 """(pairs,) 1 or true for a match, 0 or false otherwise."""
 
@@ -41,12 +44,12 @@ class MatchScores:
 
 
 def matching_metrics(
-    probabilities: NDArray[np.floating],
+    probabilities: Floats,
     labels: Labels,
     *,
     threshold: float = 0.5,
     bins: int = BINS,
-    weights: NDArray[np.floating] | None = None,
+    weights: Floats | None = None,
 ) -> MatchScores:
     """Compute all metrics of one set of pairs.
 
@@ -109,11 +112,7 @@ class Reliability:
 
 
 def reliability(
-    probabilities: NDArray[np.floating],
-    labels: Labels,
-    *,
-    bins: int = BINS,
-    weights: NDArray[np.floating] | None = None,
+    probabilities: Floats, labels: Labels, *, bins: int = BINS, weights: Floats | None = None
 ) -> Reliability:
     """Bin pairs by probability into `bins` of equal width: [0, 1/bins), ..., the last including 1.
 
@@ -144,25 +143,14 @@ def reliability(
 
 
 def calibration_error(
-    probabilities: NDArray[np.floating],
-    labels: Labels,
-    *,
-    bins: int = BINS,
-    weights: NDArray[np.floating] | None = None,
+    probabilities: Floats, labels: Labels, *, bins: int = BINS, weights: Floats | None = None
 ) -> float:
     """Expected calibration error: |fraction of matches - mean probability| of each bin, averaged over pairs: in [0, 1].
 
     The binary form of Naeini et al. 2015 (probability of a match, bins of equal width) with the 15 bins of Guo et al.
     2017, whose multi-class form uses the confidence of the predicted class instead.
 
-    Args:
-        probabilities: as for `matching_metrics`.
-        labels: as for `matching_metrics`.
-        bins: number of bins, at least 1.
-        weights: as for `matching_metrics`.
-
-    Raises:
-        ValueError: as `reliability`.
+    Arguments and errors are those of `reliability`.
 
     Two bins, with two thirds and one third of the pairs, and errors of 0.3 and 0.1:
 
@@ -173,7 +161,7 @@ def calibration_error(
     return float((diagram.share * np.abs(diagram.frequency - diagram.confidence)).sum())
 
 
-def threshold_for_precision(probabilities: NDArray[np.floating], labels: Labels, precision: float) -> float | None:
+def threshold_for_precision(probabilities: Floats, labels: Labels, precision: float) -> float | None:
     """The lowest threshold whose precision is at least `precision`, which has the highest recall of those.
 
     Args:
@@ -199,7 +187,7 @@ def threshold_for_precision(probabilities: NDArray[np.floating], labels: Labels,
     return float(values[reached[-1]]) if len(reached) else None
 
 
-def best_threshold(probabilities: NDArray[np.floating], labels: Labels) -> float:
+def best_threshold(probabilities: Floats, labels: Labels) -> float:
     """The threshold with the highest accuracy; the highest of several.
 
     Args:
@@ -218,9 +206,7 @@ def best_threshold(probabilities: NDArray[np.floating], labels: Labels) -> float
     return float(values[int(np.argmax(right))])
 
 
-def _by_threshold(
-    scores: NDArray[np.floating], labels: Labels
-) -> tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.int64]]:
+def _by_threshold(scores: Floats, labels: Labels) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """The distinct scores, highest first; for each the number of matches and of pairs at or above it."""
     scores, labels = np.asarray(scores), np.asarray(labels, bool)
     if scores.shape != labels.shape or scores.ndim != 1 or not len(scores):
@@ -231,7 +217,7 @@ def _by_threshold(
 
 
 def _checked(
-    probabilities: NDArray[np.floating], labels: Labels, weights: NDArray[np.floating] | None
+    probabilities: Floats, labels: Labels, weights: Floats | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Validate the arguments of `matching_metrics`."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)

@@ -56,9 +56,9 @@ def compose(
     space: TextSpace,
     lists: Mapping[str, Sequence[str]] | None = None,
     *,
-    most: int = 4,
+    max_phrases: int = 4,
 ) -> list[Prompt]:
-    """Compose a prompt for each image: its beginning, then at most `most` phrases, at most one from each list.
+    """Compose a prompt for each image: its beginning, then at most `max_phrases` phrases, at most one from each list.
 
     `predicted` holds the predicted unit embeddings, (images, dim). Each round shortlists phrases from the unused lists
     by an approximation of the extended prompt's embedding, embeds the extended prompts, and keeps the one with the
@@ -82,7 +82,7 @@ def compose(
     embeddings = space.encode(texts)
     scores = np.sum(embeddings * predicted, axis=1)
     active = list(range(len(texts)))
-    for _ in range(most):
+    for _ in range(max_phrases):
         candidates = [
             (row, name, f"{texts[row]}, {lists[name][phrase]}")
             for row in active

@@ -18,7 +18,7 @@ from PIL import Image
 
 from diptych.errors import ConfigError, DataError
 from diptych.images.decode import thumbnail
-from diptych.images.source import ImageLike, decoded
+from diptych.images.source import decoded
 from diptych.models.modalities import as_texts
 from diptych.runtime.quoting import printable, to_json
 from diptych.search.results import Hit, Results
@@ -184,8 +184,8 @@ class Tools:
             lines.append(f"and {rest:,} more were skipped")
         return ToolResult("\n".join(lines), {"summary": added.summary(), "images": images, "skipped": skipped})
 
-    def _named_image(self, name: str) -> ImageLike:
-        """The picture that an agent named: its bytes, or its path.
+    def _named_image(self, name: str) -> bytes:
+        """The bytes of the picture that an agent named.
 
         Raises:
             DataError: the path is outside the roots or does not exist, the id is unknown, or the URL is not base64.
@@ -196,7 +196,7 @@ class Tools:
             except (binascii.Error, ValueError) as error:
                 raise DataError(f"the data: URL is not valid base64 ({error})") from None
         if not _ID.fullmatch(name):
-            return self.service.allowed(name)
+            return self.service.read_allowed(name)
         return self.service.image_bytes(name)
 
     def _hits(self, results: Results) -> ToolResult:

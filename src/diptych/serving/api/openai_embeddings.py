@@ -16,6 +16,9 @@ from diptych.serving.api.requests import OpenAIEmbeddingsRequest
 from diptych.serving.api.responses import OpenAIEmbedding, OpenAIEmbeddingsResponse, OpenAIUsage
 from diptych.serving.api.routes import ERRORS, as_lists, post
 
+_MAX_TEXTS = 2_048  # inputs that OpenAI accepts; LangChain sends 1,000 at once, LlamaIndex 100
+_BYTES_PER_NUMBER = 40  # of an embedding in a response: a float, and its digits in JSON
+
 
 def make_embeddings_router(operations: Operations) -> APIRouter:
     """The route; it ignores `model` in the request, since a server has one model, and names that model."""
@@ -26,15 +29,17 @@ def make_embeddings_router(operations: Operations) -> APIRouter:
     async def embeddings(request: Request) -> OpenAIEmbeddingsResponse:
         """OpenAI's embeddings: a string is a text; a data: URL or {"image": base64} is an image."""
         body = await read_request(request, OpenAIEmbeddingsRequest, settings)
-        if len(body.input) > settings.max_rows:
-            raise RequestRefused(413, "too_many_rows", _too_many(len(body.input), settings.max_rows))
         texts = [item.text for item in body.input if item.text is not None]
+        named_images = [item.image for item in body.input if item.image is not None]
+        _check_number(len(texts), "texts", max(_MAX_TEXTS, settings.max_rows))
+        _check_number(len(named_images), "images", settings.max_rows)
         check_texts(texts, settings)
-        images = await read_images(request, [item.image for item in body.input if item.image is not None], settings)
-        of_images, of_texts = map(iter, await operations.embed(images, texts))
-        in_order = np.stack(
-            [next(of_images if item.text is None else of_texts) for item in body.input]
-        )  # (inputs, dim)
+        images = await read_images(request, named_images, settings)
+        of_images = iter((await operations.embed(images, ()))[0])
+        of_texts = iter(await _embed_in_parts(operations, texts))
+        rows = [next(of_images if item.text is None else of_texts) for item in body.input]
+        request.state.memory.extend(len(rows) * rows[0].size * _BYTES_PER_NUMBER)  # of the response
+        in_order = np.stack(rows)  # (inputs, dim)
         if body.dimensions not in (None, in_order.shape[1]):
             raise invalid(f"dimensions is {body.dimensions}; embeddings of this model have {in_order.shape[1]}")
         tokens = await operations.count_tokens(texts)
@@ -47,11 +52,18 @@ def make_embeddings_router(operations: Operations) -> APIRouter:
     return router
 
 
-def _too_many(rows: int, limit: int) -> str:
-    return (
-        f"input has {rows:,} rows, the limit is {limit:,}; send fewer at once (LangChain: chunk_size={limit}, "
-        f"LlamaIndex: embed_batch_size={limit}), or start the server with --max-rows {rows}"
-    )
+async def _embed_in_parts(operations: Operations, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    """The embedding of each text; other requests run between the parts of a long list."""
+    step, embeddings = operations.settings.max_rows, list[NDArray[np.float32]]()
+    for start in range(0, len(texts), step):
+        embeddings.extend((await operations.embed((), texts[start : start + step]))[1])
+    return embeddings
+
+
+def _check_number(rows: int, kind: str, limit: int) -> None:
+    if rows > limit:
+        message = f"input has {rows:,} {kind}, the limit is {limit:,}; send fewer at once"
+        raise RequestRefused(413, "too_many_rows", message)
 
 
 def _in_base64(embeddings: NDArray[np.float32]) -> Sequence[str]:

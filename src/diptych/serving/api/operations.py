@@ -233,7 +233,7 @@ class Operations:
         return self.service.run_prompt(images, parameters)
 
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        return list(self.service.embed(texts=texts).text_vectors)
+        return list(self.service.embed(texts=texts).text_embeddings)
 
 
 def _by_setting(

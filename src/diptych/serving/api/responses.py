@@ -24,8 +24,8 @@ class EmbedResponse:
 
     model: str
     dim: int
-    image_vectors: list[list[float]]
-    text_vectors: list[list[float]]
+    image_embeddings: list[list[float]]
+    text_embeddings: list[list[float]]
     unknown: list[str]
 
 
@@ -96,9 +96,15 @@ class AddResponse:
     changed: int
     gone: int
     pruned: int
+    unreachable: int
+    excluded: int
+    rebased: int
     embedded: int
     skipped: tuple[Skipped, ...]
     seconds: float
+    unreachable_folders: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    unread: dict[str, int]
     images: int
     images_per_second: float
     reasons: dict[str, int]

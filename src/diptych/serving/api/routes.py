@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diptych.images.paths import from_text
 from diptych.search.filters import Filters
+from diptych.search.results import Results
 from diptych.serving.api.error_responses import ErrorResponse, invalid
 from diptych.serving.api.operations import Operations
 from diptych.serving.api.request_body import read_images, read_request
@@ -148,19 +149,7 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
             for image in images:
                 await operations.check_image(image)
             results = await operations.run_in_thread("ask", service.run_search, _search_parameters(body, images))
-        return SearchResponse(
-            query=results.query,
-            message=results.message,
-            total=results.total,
-            more=results.more,
-            searched=results.searched,
-            page=results.page,
-            cutoff=results.cutoff,
-            hits=results.hits,
-            nearest=results.nearest,
-            unknown=results.unknown,
-            before=results.before,
-        )
+        return _search_response(results)
 
     @router.get("/index")
     async def status() -> IndexStatus:
@@ -191,6 +180,22 @@ def _add_index_routes(router: APIRouter, operations: Operations) -> None:
     ) -> Response:
         """An indexed image as a JPEG without metadata, its longer side at most `size` pixels."""
         return Response(await operations.run_in_thread("show", _jpeg, service, image_id, size), media_type="image/jpeg")
+
+
+def _search_response(results: Results) -> SearchResponse:
+    return SearchResponse(
+        query=results.query,
+        message=results.message,
+        total=results.total,
+        more=results.more,
+        searched=results.searched,
+        page=results.page,
+        cutoff=results.cutoff,
+        hits=results.hits,
+        nearest=results.nearest,
+        unknown=results.unknown,
+        before=results.before,
+    )
 
 
 def _search_parameters(body: SearchRequest, images: Sequence[bytes]) -> SearchParameters:

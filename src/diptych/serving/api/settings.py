@@ -24,7 +24,8 @@ class Settings:
     max_pixels: int = 50_000_000
     """Maximum number of pixels of an image, checked before it is decoded."""
     max_rows: int = 64
-    """Maximum number of images, and of texts, in a request."""
+    """Maximum number of images, and of texts, in a request. /v1/embeddings accepts 2,048 texts and embeds so many at a
+    time."""
     max_text: int = 2_000
     """Maximum length of a text in characters."""
     rate: float = 0.0

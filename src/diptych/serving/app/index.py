@@ -90,6 +90,8 @@ def index_panel(service: Service, *, key: str = "index") -> None:
 def show_report(added: AddReport) -> None:
     """Show what indexing did, and the skipped files with the reason for each."""
     st.success(f"{escape_markdown(added.summary())} in {added.seconds:.1f} s", icon=":material/check_circle:")
+    if unread := added.unread_summary():
+        st.caption(f"Not read: {escape_markdown(unread)}.")
     if not added.skipped:
         return
     reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in added.reasons.items())

@@ -9,7 +9,8 @@ import streamlit as st
 from diptych.data.samples.photographs import photographs
 from diptych.runtime.cache import cache_dir
 from diptych.search.index import index_folder
-from diptych.search.store import HIDDEN, Store
+from diptych.search.layout import HIDDEN
+from diptych.search.store import Store
 from diptych.serving.app.layout import escape_markdown
 from diptych.serving.app.settings import Settings
 

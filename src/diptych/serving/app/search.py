@@ -80,17 +80,8 @@ def search_panel(service: Service, *, key: str = "q") -> None:
     with error_as_message():
         text = (text or "").strip()
         if text or selected or like:
-            show_results(
-                service,
-                text=text,
-                selected=selected,
-                like=like,
-                key=key,
-                filters=options.filters,
-                sort=options.sort,
-                keep=options.keep,
-                on_more_like=on_more_like,
-            )
+            show = partial(show_results, service, filters=options.filters, sort=options.sort, keep=options.keep)
+            show(text=text, selected=selected, like=like, key=key, on_more_like=on_more_like)
         else:
             _show_library(service, key, on_more_like)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from diptych.data.pairs import Pairs
 from diptych.errors import ModelError
 from diptych.images.augment import augmentation
 from diptych.models.checkpoints import model_directory, refuse_unsafe
+from diptych.models.heads import Features
 from diptych.models.loading import LOCAL, WEIGHTS
 from diptych.models.towers import config_alone, default_image_processor, learn_tokenizer
 from diptych.runtime.atomic import write_text
@@ -29,6 +30,10 @@ from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.phase import CaptionBatch, CaptionSampler, CiderScorer, TrainingPhase, run_phase
 from diptych.training.run import Run, TrainingData
 from diptych.training.trainer import Outcome
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
 
 PHASE = "whole"
 _BLOCK = 16  # images captioned at once in validation
@@ -122,7 +127,7 @@ def caption_pairs(
 ) -> Iterator[list[Caption]]:
     """The captions of each image, in the order of the images."""
 
-    def prepare(start: int) -> tuple[int, dict[str, Any]]:
+    def prepare(start: int) -> tuple[int, Features]:
         rows = pairs[start : start + _BLOCK]
         return start, captioner.prepare([load_view(row, None, 0, 0, 0) for row in rows])
 
@@ -158,7 +163,7 @@ def new_caption_model(recipe: CaptionRecipe, train: Pairs) -> TransformersCaptio
     return TransformersCaptionModel(model, image_processor, tokenizer, pick_device(recipe.device))
 
 
-def _encoder(recipe: CaptionRecipe) -> tuple[Any, Any]:
+def _encoder(recipe: CaptionRecipe) -> tuple[PreTrainedModel, BaseImageProcessor]:
     from transformers import AutoImageProcessor, AutoModel
 
     if recipe.encoder in _model_types():
@@ -170,7 +175,7 @@ def _encoder(recipe: CaptionRecipe) -> tuple[Any, Any]:
     return model, AutoImageProcessor.from_pretrained(path, backend="pil", **LOCAL)
 
 
-def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
+def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     cross_attention = {"is_decoder": True, "add_cross_attention": True}
@@ -191,7 +196,7 @@ def _decoder(recipe: CaptionRecipe, train: Pairs) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_config(config_alone(recipe.decoder, arguments)), tokenizer
 
 
-def _model_types() -> Any:
+def _model_types() -> Container[str]:
     """The model types of transformers, which can be built from a configuration alone."""
     from transformers import CONFIG_MAPPING
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from diptych.training.checkpoint import BEST, load_weights, save_weights
 from diptych.training.run import Run
 from diptych.training.trainer import Outcome, Task
 
+Batch = TypeVar("Batch")
 CaptionBatch: TypeAlias = tuple[int, NDArray[np.int64], list[str]]
 """(epoch, rows, captions): a batch by its image rows, and the captions of each image one after another."""
 
@@ -48,22 +49,25 @@ class CaptionSampler:
 
 
 @dataclass
-class TrainingPhase:
+class TrainingPhase(Generic[Batch]):
     """What a phase trains, and how."""
 
     name: str
     """The subfolder of the run for log, checkpoint and weights."""
     module: nn.Module
-    load: Callable[[CaptionBatch], Any]
+    load: Callable[[CaptionBatch], Batch]
     """Loads a batch; called in threads."""
-    backward: Callable[[Any], Tensor]
+    backward: Callable[[Batch], Tensor]
     """Adds the gradients of a loaded batch and returns the detached loss."""
     epochs: int
     lr: float
 
 
 def run_phase(
-    run: Run[CaptionRecipe], phase: TrainingPhase, sampler: CaptionSampler, validate: Callable[[], dict[str, float]]
+    run: Run[CaptionRecipe],
+    phase: TrainingPhase[Batch],
+    sampler: CaptionSampler,
+    validate: Callable[[], dict[str, float]],
 ) -> Outcome:
     """Train a phase, and load the weights with the best validation CIDEr into its module."""
     recipe = run.recipe
@@ -79,7 +83,7 @@ def run_phase(
         batches=lambda epoch, first: prefetch(sampler(epoch, first), phase.load, recipe.workers),
         backward=phase.backward,
         validate=validate,
-        save=lambda scores: save_weights(phase.module, weights),
+        save=lambda _scores: save_weights(phase.module, weights),
         set_mode=set_mode,
         metric="cider",
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from diptych.captioning.decoder import CaptionDecoder
 from diptych.captioning.grid_captioner import NEVER, GridCaptionModel, save_captioner
 from diptych.captioning.strategies import Caption, GenerationConfig
 from diptych.captioning.vocabulary import END, PAD, START, UNKNOWN, Words, words_of
+from diptych.errors import DataError
 from diptych.evaluation.metrics.cider import CiderD
 from diptych.models import dual_encoder
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.hidden_states import HiddenStates
 from diptych.runtime.atomic import write_text
 from diptych.runtime.device import computes_in_bfloat16
@@ -40,6 +42,29 @@ _BLOCK = 64  # images captioned at once in validation
 _STOP = "."  # the end of a caption, as a word for CIDEr
 
 
+class DecoderSettings(TypedDict):
+    """The arguments of `CaptionDecoder` beside the vocabulary size."""
+
+    places: int
+    image_width: int
+    vector_dim: int
+    dim: int
+    layers: int
+    image_layers: int
+    heads: int
+    hidden: int
+    dropout: float
+    feature_dropout: float
+    max_tokens: int
+
+
+class GenerationSettings(TypedDict):
+    """The settings of `GenerationConfig` that are chosen by validation CIDEr."""
+
+    length_penalty: float
+    no_repeat: int
+
+
 def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[dict[str, Outcome], dict[str, float]]:
     """Train and publish a small decoder.
 
@@ -49,30 +74,41 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
     recipe = run.recipe
     encoder = dual_encoder.load(recipe.model, recipe.device)
     words = Words.learn(data.train.flat_captions()[0], recipe.min_count)
+    if not words.words:
+        raise DataError(
+            f"no word occurs {recipe.min_count} times in the captions of the {len(data.train):,} training images, so "
+            "the decoder would have no vocabulary; set min_count to 1, or add images"
+        )
     views = recipe.views if recipe.augment != "none" else 1
     encode = partial(encode_images, encoder, shape=state_shapes(encoder)["image"], progress=run.progress)
     train = encode(data.train, augment=recipe.augment, views=views, seed=recipe.seed)
     val = encode(data.val)
     torch.manual_seed(recipe.seed)
     settings = decoder_settings(recipe, val)
-    model = GridCaptionModel(encoder, CaptionDecoder(len(words), **settings), words, settings)
+    model = GridCaptionModel(encoder, CaptionDecoder(len(words), **settings), words, cast(HeadSettings, settings))
     outcomes = _train_phases(run, model, train, val)
-    model.defaults, scores = choose_generation_config(recipe, model, val)
+    chosen, scores = choose_generation_config(recipe, model, val)
+    model.defaults = {**chosen}
     with run.publish() as folder:
         encoder.save(folder)
         save_captioner(model, folder, run.metadata(data, scores))
     return outcomes, scores
 
 
-def decoder_settings(recipe: CaptionRecipe, images: EncodedImages) -> dict[str, Any]:
+def decoder_settings(recipe: CaptionRecipe, images: EncodedImages) -> DecoderSettings:
     """The arguments of `CaptionDecoder` for a recipe and the hidden states of these images."""
     sample = images.take(np.arange(1))
-    names = ("dim", "layers", "image_layers", "heads", "hidden", "dropout", "feature_dropout")
     return {
         "places": sample.states.shape[1],
         "image_width": sample.states.shape[2],
         "vector_dim": sample.embeddings.shape[1],
-        **{name: getattr(recipe, name) for name in names},
+        "dim": recipe.dim,
+        "layers": recipe.layers,
+        "image_layers": recipe.image_layers,
+        "heads": recipe.heads,
+        "hidden": recipe.hidden,
+        "dropout": recipe.dropout,
+        "feature_dropout": recipe.feature_dropout,
         "max_tokens": max(recipe.max_tokens, 40),
     }
 
@@ -121,12 +157,12 @@ def _interpolate_weights(out: Path, decoder: CaptionDecoder, validate: Callable[
 
 def choose_generation_config(
     recipe: CaptionRecipe, model: GridCaptionModel, val: EncodedImages
-) -> tuple[dict[str, Any], dict[str, float]]:
+) -> tuple[GenerationSettings, dict[str, float]]:
     """The length penalty and repetition limit with the best validation CIDEr, and the scores with them."""
     scorer = CiderScorer(val.pairs)
     results = []
     for length_penalty, no_repeat in itertools.product(_PENALTIES, _REPEATS):
-        chosen: dict[str, Any] = {"length_penalty": length_penalty, "no_repeat": no_repeat}
+        chosen: GenerationSettings = {"length_penalty": length_penalty, "no_repeat": no_repeat}
         scores = scorer(caption_encoded(model, val, GenerationConfig(beams=recipe.beams, **chosen)))
         results.append((chosen, scores))
     return max(results, key=lambda result: result[1]["cider"])

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diptych.training.run_settings import RunSettings
-
-Scalar = int | float | bool | str
+from diptych.training.run_settings import RunSettings, Scalar
 
 
 @dataclass(kw_only=True)

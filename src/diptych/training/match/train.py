@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from functools import partial
+from typing import TYPE_CHECKING
 
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.progress import Progress, silent
@@ -97,17 +99,17 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
     for part, name in ((train, "training"), (val, "validation")):
         if part is not None:
             _refuse_one_label(part, f"{name} pairs", "set val_fraction to another fraction, or add pairs")
-    shared: dict[str, Any] = {
-        "with_states": any(HEADS[name].needs_states for name in recipe.heads),
-        "max_tokens": recipe.max_tokens,
-        "progress": run.progress,
-    }
-    views: dict[str, Any] = {"augment": recipe.augment, "views": recipe.views, "seed": recipe.seed}
-    return (
-        data,
-        encode_pairs(encoder, data.train, train, **shared, **views),
-        encode_pairs(encoder, data.val, val, **shared),
+    if labelled is None:
+        _require_negatives(data)
+    encode = partial(
+        encode_pairs,
+        encoder,
+        with_states=any(getattr(HEADS[name], "needs_states", False) for name in recipe.heads),
+        max_tokens=recipe.max_tokens,
+        progress=run.progress,
     )
+    augmented = encode(data.train, train, augment=recipe.augment, views=recipe.views, seed=recipe.seed)
+    return data, augmented, encode(data.val, val)
 
 
 def _refuse_one_label(labelled: Labelled, name: str, step: str) -> None:
@@ -117,6 +119,21 @@ def _refuse_one_label(labelled: Labelled, name: str, step: str) -> None:
             f"all {len(labelled):,} labelled {name} have the label '{label}', but a matcher learns from matches and "
             f"mismatches; {step}"
         )
+
+
+def _require_negatives(data: TrainingData) -> None:
+    """Check that there are two validation images: each is a negative of the other."""
+    from diptych.data.pairs import split_position
+
+    if len(data.val) > 1:
+        return
+    positions = sorted(split_position(image_id) for pairs in (data.train, data.val) for image_id in pairs.image_ids)
+    fraction = math.ceil(100 * positions[1] + 0.5) / 100  # holds out the second image too
+    step = f"set val_fraction to {fraction:g}, or add images" if len(positions) > 3 and fraction < 1 else "add images"
+    raise DataError(
+        "a matcher needs at least two validation images, each as a negative of the other, and two for training; there "
+        f"are {len(data.val):,} and {len(data.train):,}: {step}"
+    )
 
 
 def _train_heads(

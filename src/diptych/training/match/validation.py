@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from diptych.errors import ConfigError
 from diptych.evaluation.metrics.matching import matching_metrics
 from diptych.matching.calibration import EVIDENCE, Calibration, fit_calibration
 from diptych.matching.heads import CosineHead
@@ -17,6 +15,7 @@ from diptych.matching.hubness import Banks
 from diptych.matching.matcher import Encoded, Matcher
 from diptych.matching.negatives import make_labelled_pairs
 from diptych.matching.rerank import Candidates, candidates
+from diptych.models.checkpoints import HeadSettings
 from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates
 from diptych.training.match.config import MatchRecipe
@@ -34,11 +33,8 @@ class MatchValidator:
     Args:
         recipe: the settings of negatives and calibration.
         encoder: the dual encoder.
-        data: the validation split.
+        data: the validation split; at least two images, unless its pairs are labelled.
         banks: sample embeddings of the training split, against hubness.
-
-    Raises:
-        ConfigError: the split has one image, which has no negative.
     """
 
     def __init__(self, recipe: MatchRecipe, encoder: DualEncoder, data: EncodedPairs, banks: Banks) -> None:
@@ -47,8 +43,6 @@ class MatchValidator:
         if data.labels is not None:
             self.rows, self.texts, self.labels = data.rows, np.arange(len(data.texts)), np.asarray(data.labels, bool)
             return
-        if len(data.pairs) < 2:
-            raise ConfigError("a single validation image has no negatives; raise val_fraction")
         hard = {"hard_share": recipe.hard_share, "hard_mixture": recipe.hard_mixture}
         pairs = make_labelled_pairs(data.pairs, data.images.embeddings, data.text_embeddings, **hard, seed=recipe.seed)
         mixture = pairs.sets["mixture"]
@@ -59,7 +53,7 @@ class MatchValidator:
             "hard_share": recipe.hard_share,
         }
 
-    def matcher(self, head: nn.Module, name: str = "", settings: dict[str, Any] | None = None) -> Matcher:
+    def matcher(self, head: nn.Module, name: str = "", settings: HeadSettings | None = None) -> Matcher:
         """A matcher with this head, calibrated on the validation pairs."""
         return self._calibrated(head, name, settings)[0]
 
@@ -83,8 +77,8 @@ class MatchValidator:
         return scores | {"rerank_r@1": 100 * float(np.mean(ranks == 1)), "rerank_mrr": mrr, "score": mrr}
 
     def _calibrated(
-        self, head: nn.Module, name: str = "", settings: dict[str, Any] | None = None
-    ) -> tuple[Matcher, NDArray[Any], Candidates | None]:
+        self, head: nn.Module, name: str = "", settings: HeadSettings | None = None
+    ) -> tuple[Matcher, NDArray[np.floating], Candidates | None]:
         """The calibrated matcher, the evidence of the validation pairs, and the candidates of each caption."""
         is_cosine = isinstance(head, CosineHead)
         banks = None if is_cosine else self.banks

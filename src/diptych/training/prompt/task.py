@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from diptych.evaluation.prompts import mean_embeddings
 from diptych.images.augment import augmentation, sides_key
 from diptych.models import dual_encoder, towers
 from diptych.models.cosine import normalize
+from diptych.models.heads import EMBEDDING, Features
 from diptych.prompting.features import ImageFeatures
 from diptych.prompting.prompter import Prompter, PromptHead
 from diptych.prompting.text_space import load_text_space
@@ -49,13 +50,9 @@ def new_prompter(recipe: PromptRecipe) -> Prompter:
     else:
         features = ImageFeatures.of_tower(_tower(recipe), recipe.device)
     space = load_text_space(recipe.text_encoder, recipe.device)
-    settings: dict[str, Any] = {
-        "width": features.width,
-        "dim": space.dim,
-        "hidden": recipe.hidden,
-        "dropout": recipe.dropout,
-    }
-    return Prompter(features, PromptHead(**settings), name=recipe.out, space=lambda: space, settings=settings)
+    head = PromptHead(features.width, space.dim, hidden=recipe.hidden, dropout=recipe.dropout)
+    settings = {"width": features.width, "dim": space.dim, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    return Prompter(features, head, name=recipe.out, space=lambda: space, settings=settings)
 
 
 def _tower(recipe: PromptRecipe) -> list[Module]:
@@ -67,10 +64,10 @@ def _tower(recipe: PromptRecipe) -> list[Module]:
             arguments=recipe.image_arguments or None,
         )
     except ModelError as error:
-        raise ModelError(f"{error}. Without a network, set model to mini, the bundled model") from error
+        raise ModelError(f"{error}. Without a network, set `model` to mini, the bundled model") from error
 
 
-def prompt_task(recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> Task:
+def prompt_task(recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> Task[Batch]:
     """The task that trains a prompter; its best weights are written into `recipe.out`."""
     return _PromptTraining(recipe, prompter, train, val, progress).task()
 
@@ -96,7 +93,7 @@ def _trained_module(prompter: Prompter, recipe: PromptRecipe) -> nn.ModuleDict:
 class Batch:
     """A loaded batch."""
 
-    inputs: Any  # of the image source
+    inputs: Features  # of the image source
     targets: Tensor  # (batch, dim) embeddings of the prompts
     image_ids: Tensor  # (batch,)
     caption_ids: Tensor | None  # (batch,); None if the targets are means of several prompts
@@ -118,7 +115,8 @@ class _PromptTraining:
         self.images: _ImageSource = source(recipe, prompter, train, val, progress)
         self.module = _trained_module(prompter, recipe)
 
-    def task(self) -> Task:
+    def task(self) -> Task[Batch]:
+        """The task of the trainer."""
         recipe, prompter = self.recipe, self.prompter
         groups: list[ParameterGroup] = [{"params": list(prompter.head.parameters()), "lr": recipe.lr}]
         if recipe.train_tower:
@@ -130,7 +128,7 @@ class _PromptTraining:
             batches=lambda epoch, first: prefetch(self.sampler(epoch, first), self.load, recipe.workers),
             backward=self.backward,
             validate=self.validate,
-            save=lambda scores: save_weights(self.module, Path(recipe.out) / BEST),
+            save=lambda _scores: save_weights(self.module, Path(recipe.out) / BEST),
             set_mode=partial(_set_mode, recipe, prompter),
             metric="cosine",
         )
@@ -174,13 +172,13 @@ class _PromptTraining:
 class _ImageSource(Protocol):
     """The image features of training and validation."""
 
-    def load(self, epoch: int, rows: NDArray[np.int64]) -> Any:
+    def load(self, epoch: int, rows: NDArray[np.int64], /) -> Features:
         """The inputs of `features` for a batch; called in threads."""
 
-    def features(self, inputs: Any) -> Tensor:
+    def features(self, inputs: Features, /) -> Tensor:
         """(batch, width) image features."""
 
-    def validation(self) -> NDArray[np.float32]:
+    def validation(self) -> NDArray[np.floating]:
         """(images, width) image features of the validation split."""
 
 
@@ -201,34 +199,40 @@ class _StoredImages:
         self.device = prompter.image_features.device
         prompter.head.fit(self.train[:, 0])
 
-    def load(self, epoch: int, rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self.train[rows, epoch % self.train.shape[1]].astype(np.float32))
+    def load(self, epoch: int, rows: NDArray[np.int64]) -> Features:
+        """The stored features of a batch, in the view of the epoch."""
+        return {EMBEDDING: torch.from_numpy(self.train[rows, epoch % self.train.shape[1]].astype(np.float32))}
 
-    def features(self, inputs: Tensor) -> Tensor:
-        return inputs.to(self.device)
+    def features(self, inputs: Features) -> Tensor:
+        """(batch, width) image features."""
+        return inputs[EMBEDDING].to(self.device)
 
-    def validation(self) -> NDArray[np.floating[Any]]:
+    def validation(self) -> NDArray[np.floating]:
+        """(images, width) image features of the validation split."""
         return self.val
 
 
 class _LiveImages:
     """Images that are decoded, augmented and encoded at every step."""
 
-    def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, progress: Progress) -> None:
+    def __init__(self, recipe: PromptRecipe, prompter: Prompter, train: Pairs, val: Pairs, _progress: Progress) -> None:
         self.recipe, self.encoder, self.train, self.val = recipe, prompter.image_features, train, val
         self.augment, self.size = augmentation(recipe.augment), prompter.image_features.image_size or 224
         sample = range(0, len(train), max(1, len(train) // _SAMPLED))
         prompter.head.fit(self._encoded(train.select(sample)))
 
-    def load(self, epoch: int, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def load(self, epoch: int, rows: NDArray[np.int64]) -> Features:
+        """The augmented images of a batch, preprocessed."""
         return self.encoder.preprocess(
             [load_view(self.train[int(row)], self.augment, self.size, self.recipe.seed, epoch) for row in rows]
         )
 
-    def features(self, inputs: dict[str, Any]) -> Tensor:
+    def features(self, inputs: Features) -> Tensor:
+        """(batch, width) image features."""
         return self.encoder.forward(inputs)
 
-    def validation(self) -> NDArray[np.float32]:
+    def validation(self) -> NDArray[np.floating]:
+        """(images, width) image features of the validation split."""
         return self._encoded(self.val)
 
     def _encoded(self, pairs: Pairs) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from diptych.training.results import TrainingResult
 if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
     from diptych.prompting.prompter import Prompter
-    from diptych.training.run import Run, RunMetadata
+    from diptych.training.run import Run
 
 
 def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Progress = silent) -> TrainingResult:
@@ -48,7 +48,7 @@ def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Prog
         return TrainingResult(model=run.model, outcome=outcome, left_out=data.left_out, sizes=data.sizes)
 
 
-def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata: RunMetadata) -> None:
+def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata: dict[str, object]) -> None:
     from diptych.models import dual_encoder
     from diptych.prompting.library import PromptLibrary
     from diptych.prompting.storage import save_library, save_prompter
