@@ -364,7 +364,6 @@ def _note_failed(reasons: Counter[str], total: int) -> None:
     Raises:
         DataError: None has one.
     """
-
     if not reasons:
         return
     counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
@@ -21,27 +21,27 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _PAGE_SUFFIXES = (".html", ".htm", *_IMAGE_SUFFIXES)
 
 
-def check_inputs(_type: Any, value: Path | tuple[Path, ...] | None) -> None:  # noqa: ANN401 - a cyclopts validator
+def check_inputs(_type: object, value: Path | tuple[Path, ...] | None) -> None:
     """Raise `DataError` unless each of these files and folders exists."""
     for path in value if isinstance(value, tuple) else (value,):
         if path is not None and not os.path.lexists(path.expanduser()):
             raise DataError(f"'{path}' does not exist; check the path")
 
 
-def check_image(kind: Any, value: Path | None) -> None:  # noqa: ANN401 - a cyclopts validator
+def check_image(kind: object, value: Path | None) -> None:
     """Raise `DataError` unless this is a file."""
     check_inputs(kind, value)
     if value is not None and value.is_dir():
         raise DataError(f"'{value}' is a folder; give one image file")
 
 
-def check_device(_type: Any, value: str) -> None:  # noqa: ANN401 - a cyclopts validator
+def check_device(_type: object, value: str) -> None:
     """Raise `ConfigError` unless this is the name of a device."""
     if not _DEVICE.fullmatch(value):
         raise ConfigError(f"unknown device '{value}'; valid: auto, cpu, mps, cuda, or cuda:1 for the second GPU")
 
 
-def check_model(_type: Any, value: str | None) -> None:  # noqa: ANN401 - a cyclopts validator
+def check_model(_type: object, value: str | None) -> None:
     """Raise `ModelError` if this is neither a bundled model, nor a model on the disk, nor shaped like a hub name."""
     if value is not None and ("/" not in value or value.startswith((".", "/", "~"))):
         from diptych.models.checkpoints import model_directory
@@ -49,10 +49,10 @@ def check_model(_type: Any, value: str | None) -> None:  # noqa: ANN401 - a cycl
         model_directory(value)
 
 
-def output_file(*suffixes: str) -> Callable[[Any, Path | None], None]:
+def output_file(*suffixes: str) -> Callable[[object, Path | None], None]:
     """A validator for a file to write: its suffix, and that its folder exists or can be made."""
 
-    def check(_type: Any, value: Path | None) -> None:  # noqa: ANN401 - a cyclopts validator
+    def check(_type: object, value: Path | None) -> None:
         if value is None:
             return
         if suffixes and value.suffix.lower() not in suffixes:

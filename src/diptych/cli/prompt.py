@@ -75,11 +75,12 @@ def prompt(
         raise DataError(f"'{images}' contains no images")
     from diptych.prompting.many_images import prompt_images
     from diptych.prompting.prompter import load_prompter
+    from diptych.runtime.progress import silent
 
     prompter = load_prompter(model, device)
     config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, device)}
     one = not images.is_dir()
-    generated = prompt_images(prompter, files, **({} if one else {"progress": progress}), **config)
+    generated = prompt_images(prompter, files, progress=silent if one else progress, **config)
     if output is None and one and not as_json:
         prompts = next(iter(generated))[1]
         if not prompts:
