@@ -135,10 +135,7 @@ def caption(
     else:
         _reject({"--template": template}, "requires --candidates")
     images, unreadable = _images_of(source, split, follow_links) if source is not None else ([], [])
-    if index is not None:
-        _check_index(index)
-    elif not images and not unreadable:
-        raise DataError(f"'{source}' contains no images")
+    _check_images(source, index, len(images) + len(unreadable))
     if candidates is not None:
         keep = 1 if keep is None and (index is not None or sidecar) else keep
         generate, size = _ranker(model, candidates, template, temperature, device)
@@ -172,11 +169,14 @@ def caption(
         _print_all(itertools.chain(failed, captioning(images)))
 
 
-def _check_index(folder: Path) -> None:
+def _check_images(source: Path | None, folder: Path | None, found: int) -> None:
+    """Raise if the source contains no images, or if there is no index in the folder."""
     from diptych.search.index import index_folder
     from diptych.search.store import Store
 
-    if not Store.is_index(index_folder(folder)):
+    if folder is None and not found:
+        raise DataError(f"'{source}' contains no images")
+    if folder is not None and not Store.is_index(index_folder(folder)):
         raise DataError(f"'{folder}' has no index; create one with `diptych index FOLDER`")
 
 

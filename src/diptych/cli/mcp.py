@@ -18,7 +18,7 @@ from diptych.cli.serve import (
 
 def mcp(
     *,
-    models: Models = Models(),
+    models: Models = Models(),  # noqa: B008 - frozen
     index: Path | None = None,
     roots: Roots = (),
     follow_links: FollowLinks = False,
