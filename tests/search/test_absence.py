@@ -365,6 +365,29 @@ def test_watching_goes_on_when_the_drive_is_back(
 
 
 @pytest.mark.timeout(120)
+def test_watching_goes_on_when_the_drive_takes_its_index_away_and_brings_it_back(
+    tmp_path: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = Drive(tmp_path / "card", monkeypatch)
+    draw(drive.folder, "1.png", "2.png")
+    index = Index(drive.folder, model)
+
+    def plug() -> None:
+        assert list(drive.folder.iterdir()) == [], "something was written where the drive is to be mounted"
+        drive.on()
+
+    def unplug_and_plug() -> None:
+        drive.off("an empty folder")
+        threading.Timer(1.0, plug).start()
+
+    reports = watched(index, drive.folder, [unplug_and_plug, lambda: draw(drive.folder, "new.png", seed=30)])
+    assert [(report.new, report.unchanged) for report in reports] == [(2, 0), (0, 2), (1, 2)]
+    assert names(index) == {"1.png", "2.png", "new.png"}
+
+
+@pytest.mark.timeout(120)
 def test_watching_keeps_the_rows_of_a_part_that_is_off_and_follows_it_when_it_is_back(
     library: Path,
     model: diptych.DualEncoder,  # noqa: F811

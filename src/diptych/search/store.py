@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.errors import DataError, ModelError, NextStep, require
+from diptych.errors import DataError, IndexMissing, ModelError, NextStep, require
 from diptych.images.paths import from_text, to_text
 from diptych.runtime.atomic import storing
 from diptych.search.layout import (
@@ -192,8 +192,11 @@ class Store:
         Raises:
             IndexBusy: another process still writes after `wait` seconds.
             IndexDamaged: files of the index are missing or damaged.
+            IndexMissing: the index was removed, or its drive is off.
             StorageError: the disk is full or the folder is read-only; what was added before is kept.
         """
+        if not is_index(self.folder):  # a lock would make its folder again, where a drive is to be mounted
+            raise IndexMissing(f"the index in '{self.folder}' is not there any more; is its drive mounted?")
         storage = storing(self.folder, "what was added before is kept")
         with storage, guarded(self.folder), writing(self.folder, wait, on_wait):
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diptych.data.pairs import Pairs
-from diptych.errors import DataError
+from diptych.errors import DataError, DiptychError
 from diptych.images.exclusions import Exclusions
 from diptych.images.roots import ANYWHERE, Roots
 from diptych.runtime.progress import Progress, silent
@@ -141,14 +141,22 @@ def watch(
         stop,
         quiet,
         skip_system_folders=options.skip_system_folders,
-        volumes=lambda: tuple(store.volumes or ()),
+        volumes=lambda: _recorded_volumes(store),
         on_wait=options.on_wait,
     ):
         after_change: Prune = "gone" if changed and prune is None else "unnamed" if prune else "no"
         try:
             report = update(index, root, replace(options, prune=after_change))
-        except DataError:
-            if root.is_dir():
+        except (DiptychError, OSError):
+            if root.is_dir() and store.is_whole(store.folder):
                 raise
-            continue  # the folder went away while it was read: `changes` waits for it
+            continue  # the folder, or the index in it, went away meanwhile: `changes` waits for it
         yield report
+
+
+def _recorded_volumes(store: Store) -> tuple[str, ...]:
+    """The volumes of the images of an index, as text; none while the index itself is away with its library."""
+    try:
+        return tuple(store.volumes or ())
+    except DataError:
+        return ()
