@@ -67,7 +67,7 @@ def test_an_interrupted_run_continues_and_ends_like_an_uninterrupted_one(
     text = whole.read_bytes()
     cut.write_bytes(text[: len(text) // 2])  # in the middle of a line
     again = run(*words, cut)
-    assert "have captions already" in again.out
+    assert "were done by an earlier run" in again.out
     assert cut.read_bytes() == text
     assert "0 images captioned" in run(*words, cut).out
     assert cut.read_bytes() == text
@@ -186,7 +186,7 @@ def test_captions_stored_in_an_index_are_searchable(run: Run, photos: Path, save
     ended = run("caption", "--index", photos, "--model", saved, "--prefix", "a zeppelin")
     assert ended.code == 0, ended.err
     assert "6 images captioned" in ended.out
-    assert "missing 1" in ended.out
+    assert "missing 1" in ended.err
     index = Index(photos)
     found = index.search("a star", filters=Filters(caption="Zeppelin"), keep=None)
     assert len(found.hits) == 6
@@ -211,7 +211,8 @@ def test_broken_images_are_reported_with_the_reason_and_the_others_are_captioned
     found = {line["image"]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
     assert {path: reason for path, reason in found.items() if reason} == reasons
     assert sum(not reason for reason in found.values()) == 6
-    assert f"{len(reasons)} images without a caption" in ended.out
+    assert f"{len(reasons)} of " in ended.err
+    assert "images have no caption: undecodable 5" in ended.err
     one = run("caption", next(iter(reasons)), "--model", saved)
     assert one.code == 1
     assert "broken0.jpg" in one.err
@@ -226,8 +227,8 @@ def test_missing_images_of_a_data_set_are_reported(run: Run, photos: Path, saved
         found = {line["image"].rpartition("/")[2]: line.get("error") for line in lines(tmp_path / "c.jsonl")}
         assert found == {"0.png": None, "nowhere.png": "missing"}
         assert len(lines(tmp_path / "c.jsonl")) == 2
-    assert "1 images without a caption: missing 1" in run(*words).out
-    assert "1 images without a caption: missing 1" in run(*words, "--sidecar").out
+    assert "1 of 2 images have no caption: missing 1" in run(*words).err
+    assert "1 of 2 images have no caption: missing 1" in run(*words, "--sidecar").err
 
 
 @pytest.mark.parametrize("make", [make_blip, make_vit_gpt2])
@@ -347,8 +348,9 @@ def test_only_the_best_captions_of_the_given_split_are_written(
     ids=str,
 )
 def test_contradictory_flags_are_refused(run: Run, photos: Path, saved: Path, words: tuple, message: str) -> None:
-    named = [{"photos": photos, "photo": photos / "0.png"}.get(word, word) for word in words]
-    ended = run("caption", *named, "--model", saved)
+    (photos.parent / "c.txt").write_text("a cat\n")
+    places = {"photos": photos, "photo": photos / "0.png", "c.txt": photos.parent / "c.txt"}
+    ended = run("caption", *(places.get(word, word) for word in words), "--model", saved)
     assert ended.code == 1
     assert message in ended.err
 

@@ -305,11 +305,11 @@ def test_an_expected_error_is_one_sentence_on_standard_error(
     ("words", "message"),
     [
         (("trian",), 'Did you mean "train"'),
-        (("find", "m", "a dog", "--data", "d", "--outptu", "x"), "Did you mean --output"),
-        (("find", "m", "a dog", "--data", "d", "-k", "0"), "for -k"),
-        (("find", "m"), "requires an argument"),
+        (("find", "mini", "a dog", "--data", "d", "--outptu", "x"), "Did you mean --output"),
+        (("find", "mini", "a dog", "--data", "d", "-k", "0"), "for -k"),
+        (("find", "mini"), "requires an argument"),
         (("data", "draw", "d", "--count", "many"), "many"),
-        (("find", "m", "a dog", "--data", "d", "-o", "found.txt"), "for -o"),
+        (("find", "mini", "a dog", "--data", "d", "-o", "found.txt"), "for -o"),
         (("train", "contrastive", "--objective", "clip"), "info_nce"),
     ],
 )
@@ -492,7 +492,7 @@ def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tm
     (tmp_path / "pairs.csv").write_text(f"image,caption\n{names[0]},a red circle\n{names[1]},a star\ngone.png,a cat\n")
     ended = run("match", "--pairs", "pairs.csv", "--output", "found.csv", "--model", matcher, "--head", "pair")
     assert ended.code == 0, ended.err
-    assert "1 without a probability" in ended.out
+    assert "1 of 3 pairs of 'pairs.csv' have no probability: missing 1 (such as 'gone.png')" in ended.err
     lines = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
     assert lines[0] == ["image", "caption", "probability"]
     assert [line[:2] for line in lines[1:]] == [[names[0], "a red circle"], [names[1], "a star"], ["gone.png", "a cat"]]
@@ -500,10 +500,13 @@ def test_match_reads_and_writes_tables(run: Run, matcher: Path, scenes: Path, tm
     assert lines[3][2] == ""
 
 
-def test_match_without_a_text_or_a_matcher_is_refused_with_the_next_step(run: Run, matcher: Path, model: Path) -> None:
-    assert "no text to match" in run("match", "photo.jpg", "--model", matcher).err
+def test_match_without_a_text_or_a_matcher_is_refused_with_the_next_step(
+    run: Run, matcher: Path, model: Path, scenes: Path
+) -> None:
+    image = next((scenes / "images").iterdir())
+    assert "no text to match" in run("match", image, "--model", matcher).err
     assert "give an image and a text" in run("match", "--model", matcher).err
-    ended = run("match", "photo.jpg", "a dog", "--model", model)
+    ended = run("match", image, "a dog", "--model", model)
     assert ended.code == 1
     assert "diptych train match" in ended.err
 

@@ -45,9 +45,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "classify": ("classify:classify", "Classify images by class names or by labelled examples."),
     },
     "Serve": {
-        "app": ("app:app", "Open a web page to search, caption, match, index and compare."),
+        "app": ("app:app", "Start a web page to search, caption, match, index and compare."),
         "serve": ("serve:serve", "Serve search, captions, matching and prompts over HTTP."),
-        "mcp": ("mcp:mcp", "Serve search, captions, matching and indexing to agents over MCP."),
+        "mcp": ("mcp:mcp", "Serve search, captions, matching, prompts and indexing to agents over MCP."),
     },
     "Share": {
         "export": ("export:app", "Export models to ONNX, OpenVINO and Inference Endpoints."),

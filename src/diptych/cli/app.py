@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from diptych.cli.options import Device, FollowLinks, Several, SeveralPaths
+from cyclopts import Parameter
+
+from diptych.cli.options import Device, FollowLinks, InputImages, Port, Several, check_model
 from diptych.cli.show import echo, warn
+from diptych.errors import DataError
+
+_Part = Annotated[str | None, Parameter(validator=check_model)]
 
 
 def app(
     *,
     index: Path | None = None,
-    model: str | None = None,
-    captioner: str | None = None,
-    matcher: str | None = None,
-    prompter: str | None = None,
+    model: _Part = None,
+    captioner: _Part = None,
+    matcher: _Part = None,
+    prompter: _Part = None,
     compare: Several = (),
-    root: SeveralPaths = (),
+    root: InputImages = (),
     follow_links: FollowLinks = False,
     host: str = "127.0.0.1",
-    port: int = 8501,
+    port: Port = 8501,
     hosts: Several = (),
     browser: bool = True,
     device: Device = "auto",
 ) -> None:
-    """Open a web page to search, caption, match, index and compare. Press Ctrl-C to stop.
+    """Start a web page to search, caption, match, index and compare. Press Ctrl-C to stop.
 
     Without options, the page shows the bundled model, mini, and the sample library.
 
@@ -33,18 +39,18 @@ def app(
     index
         Library or index folder to open first.
     model
-        Dual encoder: a training run, a model directory or a hub name. By default, the model of the index, or mini.
+        Dual encoder: a training run, a model directory or a hub name. Default: the model of the index, or mini.
     captioner
-        Captioner: a run, a directory or a hub name (ViT-GPT2, BLIP). By default, the model's own.
+        Captioner: a run, a directory or a hub name (ViT-GPT2, BLIP). Default: the one that comes with the model.
     matcher
-        Matcher. By default, the model's own.
+        Matcher. Default: the one that comes with the model.
     prompter
-        Prompter. By default, the model's own.
+        Prompter. Default: the one that comes with the model.
     compare
-        Models that visitors may compare with the first.
+        Further models that users of the page may compare with --model.
     root
-        Folders that visitors may index, with their subfolders. On a loopback address, your home folder and the working
-        folder by default; otherwise none.
+        Folders that users of the page may index, with their subfolders. Default: on a loopback address your home folder
+        and the working folder, otherwise none.
     host
         Address to listen on. With 0.0.0.0, everyone who can reach this machine can use the page: it has no password.
     port
@@ -55,6 +61,8 @@ def app(
     browser
         Open the page in a browser.
     """
+    if index is not None and not index.expanduser().exists() and not root:
+        raise DataError(f"'{index}' does not exist; make an index there with `diptych index FOLDER`")
     from diptych.serving.api.server import is_loopback
     from diptych.serving.app.server import serve
     from diptych.serving.app.settings import Settings

@@ -6,27 +6,36 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from diptych.cli.options import (
+    OUTPUT_NAMES,
     BatchSize,
+    Count,
     Device,
     Flag,
     FollowLinks,
+    Json,
     K,
     OptionalCount,
-    OptionalOutput,
+    OptionalInputPath,
     Overwrite,
     Quiet,
     Several,
+    check_model,
+    output_file,
 )
-from diptych.cli.show import echo, note, print_table, progress, set_quiet
+from diptych.cli.show import echo, note, print_json, print_table, progress, set_quiet, warn
+from diptych.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from diptych.captioning.many_images import CaptionFunction, CaptionResult, Text
     from diptych.images.decode import ImageSource
+    from diptych.images.skipped import Skipped
 
 _WRITTEN_AT_ONCE = 64  # results
 _CANDIDATES = 5  # of --choose
@@ -38,20 +47,20 @@ def caption(
     source: Path | None = None,
     *,
     index: Path | None = None,
-    output: OptionalOutput = None,
+    output: Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=output_file(".jsonl", ".csv"))] = None,
     sidecar: Flag = False,
-    model: str = "mini",
+    model: Annotated[str, Parameter(validator=check_model)] = "mini",
     method: Literal["beam", "greedy", "nucleus"] = "beam",
-    beams: int = 3,
+    beams: Count = 3,
     k: K = 1,
     prefix: str = "",
-    max_tokens: int = 30,
+    max_tokens: Count = 30,
     temperature: float | None = None,
     top_p: float = 0.9,
     seed: int = 0,
     choose: Flag = False,
-    matcher: str | None = None,
-    candidates: Path | None = None,
+    matcher: Annotated[str | None, Parameter(validator=check_model)] = None,
+    candidates: OptionalInputPath = None,
     template: Several = (),
     keep: OptionalCount = None,
     split: str | None = None,
@@ -59,6 +68,7 @@ def caption(
     follow_links: FollowLinks = False,
     batch_size: BatchSize = 16,
     device: Device = "auto",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Caption images, or rank given captions.
@@ -85,14 +95,14 @@ def caption(
     beams
         Beam width of beam search.
     k
-        Captions per image. With --choose, candidates per image; 5 by default.
+        Captions per image. With --choose, candidates per image; default: 5.
     prefix
         Text that every caption starts with.
     max_tokens
         Maximum caption length, in words or tokens of the model.
     temperature
-        Sampling temperature of nucleus sampling, 1 by default. With --candidates, the temperature of the probabilities;
-        the model's own by default.
+        Sampling temperature of nucleus sampling; default: 1. With --candidates, the temperature of the probabilities;
+        default: the model's own.
     top_p
         Nucleus sampling: sample from the smallest set of words with this total probability.
     seed
@@ -100,31 +110,36 @@ def caption(
     choose
         Rank the generated captions by captioner and matcher together, and report how confident the choice is.
     matcher
-        Matcher for --choose. By default, the model's own.
+        Matcher that ranks the captions; implies --choose. Default: the one that comes with the model.
     candidates
         Instead of generating captions, rank those in this file (one per line) for each image, with probabilities.
     template
         With --candidates, sentences to put each candidate into, such as "a photo of {}". Several templates are
         averaged.
     keep
-        Keep only this many of the best captions per image. By default all, except for candidates that are written to
-        an index or to sidecar files: 1.
+        Keep only this many of the best captions per image. Default: all, except for candidates that are written to an
+        index or to sidecar files: 1.
     split
         Caption only this split of a data set: train, val (or dev) or test.
     overwrite
         With --index, also caption images that already have captions.
     """
-    from diptych.captioning.many_images import caption_images
-
-    set_quiet(quiet)
+    set_quiet(quiet, as_json)
     _check_places(source, index, output, sidecar, split, overwrite)
+    _reject(
+        {"--json": as_json and (output is not None or sidecar or index is not None)}, "prints captions; leave it out"
+    )
     if candidates is not None:
         unused = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "-k": k != 1}
         _reject(unused, "cannot be combined with --candidates")
+    else:
+        _reject({"--template": template}, "requires --candidates")
+    images, unreadable = _images_of(source, split, follow_links) if source is not None else ([], [])
+    _check_images(source, index, len(images) + len(unreadable))
+    if candidates is not None:
         keep = 1 if keep is None and (index is not None or sidecar) else keep
         generate, size = _ranker(model, candidates, template, temperature, device)
     else:
-        _reject({"--template": template}, "requires --candidates")
         settings = {
             **{"method": method, "beams": beams, "prefix": prefix, "max_tokens": max_tokens, "top_p": top_p},
             **{"seed": seed, "temperature": 1.0 if temperature is None else temperature, "batch_size": batch_size},
@@ -134,6 +149,8 @@ def caption(
     def best(images: list[Image.Image]) -> list[Sequence[Text]]:
         return [texts[:keep] for texts in generate(images)]
 
+    from diptych.captioning.many_images import caption_images
+
     def captioning(images: Images) -> Iterator[CaptionResult]:
         return caption_images(images, best, image_size=size, batch_size=batch_size)
 
@@ -141,13 +158,32 @@ def caption(
         _write_to_index(index, overwrite, follow_links, captioning)
         return
     assert source is not None
-    images, unreadable = _images_of(source, split, follow_links)
+    failed = [_as_result(file) for file in unreadable]
     if output is not None or sidecar:
-        _write_to_files(images, unreadable, output, captioning)
+        _write_to_files(images, failed, output, captioning)
+    elif as_json:
+        _print_json(itertools.chain(failed, captioning(images)))
     elif source.is_file() and len(images) == 1 and not unreadable:
         _print_one(images, captioning)
     else:
-        _print_all(itertools.chain(unreadable, captioning(images)))
+        _print_all(itertools.chain(failed, captioning(images)))
+
+
+def _check_images(source: Path | None, folder: Path | None, found: int) -> None:
+    """Raise if the source contains no images, or if there is no index in the folder."""
+    from diptych.search.index import index_folder
+    from diptych.search.store import Store
+
+    if folder is None and not found:
+        raise DataError(f"'{source}' contains no images")
+    if folder is not None and not Store.is_index(index_folder(folder)):
+        raise DataError(f"'{folder}' has no index; create one with `diptych index FOLDER`")
+
+
+def _as_result(skipped: Skipped) -> CaptionResult:
+    from diptych.captioning.many_images import CaptionResult
+
+    return CaptionResult(skipped.path, reason=skipped.reason, message=skipped.detail)
 
 
 def _check_places(
@@ -207,9 +243,8 @@ def _ranker(
 
 def _images_of(
     source: Path, split: str | None, follow_links: bool
-) -> tuple[list[tuple[str, ImageSource]], list[CaptionResult]]:
+) -> tuple[list[tuple[str, ImageSource]], list[Skipped]]:
     """(path, image) of an image file, or of all images in a folder, tar or data set; and those that cannot be read."""
-    from diptych.captioning.many_images import CaptionResult
     from diptych.data.formats.read import read_pairs
     from diptych.images.paths import to_text
     from diptych.images.roots import ANYWHERE
@@ -221,12 +256,12 @@ def _images_of(
         _reject({"--split": split}, f"requires a data set; '{source}' is an image")
         return [(to_text(source), source)], []
     images: list[tuple[str, ImageSource]] = []
-    unreadable: list[CaptionResult] = []
+    unreadable: list[Skipped] = []
     roots = ANYWHERE if follow_links else None
     items = source_of(read_pairs(source).with_val().split(split) if split else source, roots=roots).items()
     for item in items:
         if isinstance(item, Skipped):
-            unreadable.append(CaptionResult(item.path, reason=item.reason, message=item.detail))
+            unreadable.append(item)
         else:
             images.append((item.path, item.image))
     return images, unreadable
@@ -248,16 +283,25 @@ def _print_one(images: Images, captioning: Captioning) -> None:
         print_table(str(from_text(result.path)), rows)
 
 
+def _print_json(results: Iterable[CaptionResult]) -> None:
+    from diptych.captioning.sinks import as_dict
+
+    listed = list(results)
+    print_json([as_dict(result) for result in listed])
+    _note_failed(Counter(result.reason for result in listed if result.reason), len(listed))
+
+
 def _print_all(results: Iterable[CaptionResult]) -> None:
     """Print a line per caption, as soon as it is generated."""
     from diptych.images.paths import from_text
 
     failed: Counter[str] = Counter()
-    for result in results:
+    total = 0
+    for total, result in enumerate(results, 1):  # noqa: B007 - the last number is the total
         failed.update([result.reason] if result.reason else [])
         for text in result.texts:
             echo(from_text(result.path), text.text)
-    _note_failed(failed)
+    _note_failed(failed, total)
 
 
 def _write_to_files(
@@ -269,12 +313,12 @@ def _write_to_files(
     sink = CaptionFile(output) if output is not None else Sidecars()
     left = [(path, image) for path, image in images if not sink.done(path)]
     if len(left) < len(images):
-        note(f"{len(images) - len(left):,} images have captions already")
+        note(f"{len(images) - len(left):,} images were done by an earlier run")
     unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
     results = itertools.chain(unreported, captioning(left))
     count, failed = _write(results, len(unreported) + len(left), sink.write)
     note(f"{count:,} images captioned: {output if output is not None else 'in text files next to them'}")
-    _note_failed(failed)
+    _note_failed(failed, len(images) + len(unreadable))
 
 
 def _write_to_index(folder: Path, overwrite: bool, follow_links: bool, captioning: Captioning) -> None:
@@ -286,10 +330,13 @@ def _write_to_index(folder: Path, overwrite: bool, follow_links: bool, captionin
     sink = IndexCaptions(Store.open(index_folder(folder)), again=overwrite)
     sink.readable = ANYWHERE if follow_links else sink.readable
     paths = sink.paths()
+    if not paths:
+        note("every image of the index has captions already; --overwrite writes them anew")
+        return
     count, failed = _write(captioning(sink.images(paths)), len(paths), sink.write)
     failed.update(image.reason for image in sink.skipped)
     note(f"{count:,} images captioned in {sink.store.folder}; search them with `diptych search --caption WORDS`")
-    _note_failed(failed)
+    _note_failed(failed, len(paths))
 
 
 def _write(
@@ -311,7 +358,16 @@ def _write(
     return count, failed
 
 
-def _note_failed(reasons: Counter[str]) -> None:
-    if reasons:
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-        note(f"{reasons.total():,} images without a caption: {counts}")
+def _note_failed(reasons: Counter[str], total: int) -> None:
+    """Say how many of `total` images have no caption, and why.
+
+    Raises:
+        DataError: None has one.
+    """
+    if not reasons:
+        return
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    message = f"{reasons.total():,} of {total:,} images have no caption: {counts}"
+    if reasons.total() == total:
+        raise DataError(message)
+    warn(message)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.options import Device, Json, K, Quiet, Templates
+from diptych.cli.options import Classes, Device, Json, K, Model, PageFile, Quiet, TableFile, Templates
 from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -19,43 +19,41 @@ if TYPE_CHECKING:
 _SHOWN = 50  # images of the printed table
 
 
+Examples = Annotated[
+    str | None, Parameter(help="Labelled images to learn from: a folder with one subfolder of images per class.")
+]
+
+
 def classify(
     path: str,
     *,
-    labels: str | None = None,
-    examples: str | None = None,
-    method: str | None = None,
+    classes: Classes = None,
+    examples: Examples = None,
+    method: Literal["zero-shot", "adapter", "probe"] | None = None,
     shots: Annotated[tuple[int, ...], Parameter(negative="")] = (),
-    model: str = "mini",
-    prompts: Templates = "eighty",
+    model: Model = "mini",
+    templates: Templates = "eighty",
     k: K = 3,
-    table: Path | None = None,
-    page: Path | None = None,
+    table: TableFile = None,
+    page: PageFile = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify images by class names or by labelled examples.
 
-    A folder with one subfolder of images per class is labelled already. Without --labels and --examples, it is used to
-    compare classification methods by cross-validation.
+    A folder with one subfolder of images per class is labelled already. Without --classes and --examples, it is used
+    to compare classification methods by cross-validation.
 
     Parameters
     ----------
     path
         A folder of images, or of class folders.
-    labels
-        The classes: a text file with one class per line, imagenet or imagenet-clip.
-
-    Examples:
-        Labelled images to learn from: a folder with one subfolder per class.
     method
         zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
-        examples). By default, the best method on the examples, or zero-shot without examples.
+        examples). Default: the best method on the examples, or zero-shot without examples.
     shots
         When comparing methods, also measure with this many examples per class: --shots 1 4 16.
-    model
-        A training run, a model directory, a hub name, or mini.
     k
         Classes to report per image.
     table
@@ -64,23 +62,27 @@ def classify(
         Write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
     from diptych.data.classes import classes_in, read_classes
+    from diptych.errors import DataError
+
+    set_quiet(quiet, as_json)
+    if Path(path).is_file():
+        raise DataError(f"'{path}' is a file; give the folder of the images")
+    names = read_classes(classes) if classes is not None else None
+    comparing = classes is None and examples is None
+    labelled = _labelled(examples or path) if comparing or examples is not None else None
+    images = None if comparing else _images(path)
+    if names is None:
+        assert labelled is not None
+        names = classes_in(labelled)
     from diptych.evaluation.image_classifier import ImageClassifier
     from diptych.models.dual_encoder import load
 
-    set_quiet(quiet, as_json)
-    comparing = labels is None and examples is None
-    labelled = _labelled(examples or path) if comparing or examples is not None else None
-    if labels is not None:
-        classes = read_classes(labels)
-    else:
-        assert labelled is not None
-        classes = classes_in(labelled)
-    classifier = ImageClassifier(load(model, device), classes, prompts=prompts, progress=progress)
-    if comparing:
+    classifier = ImageClassifier(load(model, device), names, prompts=templates, progress=progress)
+    if images is None:
         assert labelled is not None
         _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), as_json)
         return
-    classified = _classified(classifier, path, labelled, method, k, as_json)
+    classified = _classified(classifier, images, labelled, method, k, as_json)
     _print_classified(classified, as_json)
     _write(classified, classifier, table, page)
 
@@ -96,11 +98,10 @@ def _labelled(folder: str) -> Pairs:
 
 
 def _classified(
-    classifier: ImageClassifier, path: str, labelled: Pairs | None, method: str | None, k: int, as_json: bool
+    classifier: ImageClassifier, images: Pairs, labelled: Pairs | None, method: str | None, k: int, as_json: bool
 ) -> list[Classified]:
     from diptych.evaluation.image_classifier import best_method
 
-    images = _images(path)
     if labelled is not None and method is None:
         scores = classifier.cross_validate(labelled, progress=progress)
         method = best_method(scores)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, Index, IndexModel, Json, OptionalCount, OptionalOutput, Quiet
+from diptych.cli.options import Device, Index, IndexModel, Json, OptionalCount, PageOutput, Quiet
 from diptych.cli.search import open_index, save_index_gallery
 from diptych.cli.show import note_files, print_json, print_table, relative_path, set_quiet
 
@@ -20,7 +20,7 @@ _SHOWN_PER_THEME = 24
 def cluster(
     *,
     groups: OptionalCount = None,
-    output: OptionalOutput = None,
+    output: PageOutput = None,
     as_json: Json = False,
     index: Index = None,
     model: IndexModel = None,
@@ -32,7 +32,7 @@ def cluster(
     Parameters
     ----------
     groups
-        Number of themes; depends on the number of images when omitted.
+        Number of themes. Default: depends on the number of images.
     output
         Also write the most typical images of each theme to an HTML page (.html) or contact sheets (.png).
     """

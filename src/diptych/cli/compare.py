@@ -5,30 +5,48 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from diptych.cli.options import Count, Device, Format, Output, Quiet, Split, Templates
-from diptych.cli.show import echo, note, print_table, progress, set_quiet
+from cyclopts import Parameter
+
+from diptych.cli.options import (
+    Classes,
+    Count,
+    Device,
+    Format,
+    Json,
+    Output,
+    Quiet,
+    Split,
+    Templates,
+    check_model,
+)
+from diptych.cli.show import echo, note, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
     from diptych.evaluation.compare.comparison import Comparison
     from diptych.evaluation.compare.tables import Cell, Table
 
 
+def _check_named_model(kind: object, value: str) -> None:
+    check_model(kind, value.rpartition("=")[2])
+
+
 def compare(
-    *models: str,
+    *models: Annotated[str, Parameter(validator=_check_named_model)],
     data: str | None = None,
     split: Split = "test",
     class_data: str | None = None,
     class_split: str = "all",
-    classes: str | None = None,
-    prompts: Templates = "eighty",
+    classes: Classes = None,
+    templates: Templates = "eighty",
     max_images: Count = 1000,
     output: Output = Path("comparison"),
-    resamples: int = 2000,
+    resamples: Count = 2000,
     seed: int = 0,
     format: Format = None,
     device: Device = "auto",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare models on the same images, in one report.
@@ -41,8 +59,8 @@ def compare(
     Parameters
     ----------
     models
-        Two or more models: mini, training runs, model directories or hub names. NAME=MODEL sets the name of a model in
-        the report.
+        The models: mini, training runs, model directories or hub names; two or more to compare, one for a report on it
+        alone. NAME=MODEL sets the name in the report.
     data
         Data set of images with captions.
     class_data
@@ -50,10 +68,8 @@ def compare(
         are class names.
     class_split
         Split of the classification data.
-    classes
-        Candidate classes: a file with one class per line, imagenet or imagenet-clip. By default, those of the data.
     max_images
-        Largest number of images for matchers and captioners, which are slow. They are drawn at random.
+        Maximum number of images for matchers and captioners, which are slow; a random sample.
     output
         Folder for report.html, report.md, report.json, report.csv and the measurements.
     resamples
@@ -61,11 +77,21 @@ def compare(
     seed
         Seed for negatives, checks and examples.
     """
-    from diptych.errors import ModelError
+    from diptych.data.formats.read import detect
+    from diptych.errors import ConfigError, ModelError
+
+    set_quiet(quiet, as_json)
+    if not models:
+        raise ConfigError("no model given; for example: diptych compare mini runs/mine --data DATA")
+    if data is None and class_data is None:
+        raise ConfigError(
+            "no data given; name captioned images with --data, labelled images with --class-data, or both"
+        )
+    if data is not None:
+        detect(data, format)
     from diptych.evaluation.compare.comparison import compare, model_names, read_suite
     from diptych.evaluation.compare.report_files import write_report
 
-    set_quiet(quiet)
     model_names(models)  # before images are read
     suite = read_suite(
         data,
@@ -74,14 +100,18 @@ def compare(
         class_data=class_data,
         class_split=class_split,
         classes=classes,
-        prompts=prompts,
+        prompts=templates,
         limit=max_images,
         seed=seed,
         progress=progress,
     )
     comparison = compare(models, suite, output, device=device, resamples=resamples, progress=progress)
-    _print(comparison)
-    for file in write_report(comparison, output, command=shlex.join(["diptych", *sys.argv[1:]])):
+    files = write_report(comparison, output, command=shlex.join(["diptych", *sys.argv[1:]]))
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        _print(comparison)
+    for file in files:
         note(str(file))
     if comparison.failed:
         raise ModelError("; ".join(f"{name} could not be measured: {why}" for name, why in comparison.failed.items()))

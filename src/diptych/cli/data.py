@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter, validators
 
@@ -13,13 +13,17 @@ from diptych.cli.options import (
     Device,
     Flag,
     Format,
+    Head,
     Json,
     K,
+    Matcher,
     OptionalImageFile,
     OptionalOutput,
     Output,
+    PageFile,
     Quiet,
     Split,
+    TableFile,
 )
 from diptych.cli.show import (
     confirm,
@@ -34,6 +38,9 @@ from diptych.cli.show import (
     set_quiet,
     write_image,
 )
+
+if TYPE_CHECKING:
+    from diptych.evaluation.audit import AuditedCaption
 
 app = App(name="data")
 
@@ -90,11 +97,11 @@ def get(
     name
         Data set: flickr8k, flickr30k, coco-captions or diffusiondb.
     output
-        Folder for the data set; by default, a folder with its name. Use the same folder to resume a download.
+        Folder for the data set. Default: a folder with its name. Use the same folder to resume a download.
     parts
         For diffusiondb, the number of parts of 1,000 images.
     accept_licence
-        Agree to the licence without a question.
+        Accept the licence without being asked.
     """
     from diptych.data.hub_datasets import get as get_published
     from diptych.data.hub_datasets import offer
@@ -181,26 +188,25 @@ def photographs(output: Output) -> None:
 def audit(
     path: str,
     *,
-    model: str = "mini",
-    head: str | None = None,
+    model: Matcher = "mini",
+    head: Head = None,
     split: Split = "all",
     k: K = 100,
-    page: Path | None = None,
-    table: Path | None = None,
+    page: PageFile = None,
+    table: TableFile = None,
     format: Format = None,
     device: Device = "auto",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Find captions that probably do not describe their image, worst first.
+
+    Use a matcher that was not trained on these captions.
 
     Parameters
     ----------
     path
         A folder, a caption file, tar shards or a hub name.
-    model
-        A matcher (`diptych train match`) that was not trained on these captions, or mini.
-    head
-        Matching head: pair, cross or cosine. By default, the best head that the model has.
     k
         Captions to print, and to show on the page.
     page
@@ -209,20 +215,29 @@ def audit(
         Write every caption with its probability to this CSV file.
     """
     from diptych.data.formats.read import read_pairs
+
+    set_quiet(quiet, as_json)
+    pairs = read_pairs(path, format).split(split)
     from diptych.evaluation.audit import audit, audit_gallery, write_table
     from diptych.matching.matcher import load_matcher
     from diptych.reports.gallery import save_gallery
 
-    set_quiet(quiet)
-    pairs = read_pairs(path, format).split(split)
     audited, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
     note_left_out(left_out)
     rows = [
         {"P(match)": f"{row.probability:.3f}", "image": row.image_id, "caption": row.caption} for row in audited[:k]
     ]
-    print_table(f"least likely of {len(audited):,} captions", rows)
+    files = save_gallery(audit_gallery(audited, k), page) if page else []
     if table:
         write_table(audited, table)
-        note_files([table])
-    if page:
-        note_files(save_gallery(audit_gallery(audited, k), page))
+        files.append(table)
+    if as_json:
+        print_json([_as_dict(row) for row in audited[:k]])
+        return
+    print_table(f"least likely of {len(audited):,} captions", rows)
+    for file in files:
+        note_files([file])
+
+
+def _as_dict(audited: AuditedCaption) -> dict[str, str | float]:
+    return {"image": audited.image_id, "caption": audited.caption, "probability": audited.probability}

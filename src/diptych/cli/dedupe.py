@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Flag, Index, Json, Null, OptionalOutput, Quiet
+from diptych.cli.options import Flag, Index, Json, Null, PageOutput, Quiet
 from diptych.cli.search import open_index, save_index_gallery
 from diptych.cli.show import echo, note, note_files, print_json, print_paths, print_table, relative_path, set_quiet
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def dedupe(
     *,
-    output: OptionalOutput = None,
+    output: PageOutput = None,
     as_json: Json = False,
     paths: Flag = False,
     null: Null = False,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, K, OptionalImageOutput, Quiet, Split
+from diptych.cli.options import Device, Format, Json, K, Model, OptionalImageOutput, Quiet, Split
 from diptych.cli.show import note_files, print_json, print_table, progress, set_quiet, write_image
 
 
 def find(
-    model: str,
+    model: Model,
     text: str,
     *,
     data: str,
@@ -25,8 +25,6 @@ def find(
 
     Parameters
     ----------
-    model
-        A training run, a model directory or a hub name.
     text
         What the images should show.
     data
@@ -37,11 +35,15 @@ def find(
         Also draw the images in a grid: an image file (.png, .jpg, .webp).
     """
     from diptych.data.formats.read import read_pairs
+    from diptych.errors import DataError
+
+    set_quiet(quiet, as_json)
+    if not text.strip():
+        raise DataError("the text is empty; describe what the images should show")
+    pairs = read_pairs(data, format).with_val().split(split)
     from diptych.models.dual_encoder import load
     from diptych.search.find_matches import find_matches, match_grid
 
-    set_quiet(quiet, as_json)
-    pairs = read_pairs(data, format).with_val().split(split)
     matches = find_matches(load(model, device), text, pairs, k, progress=progress)
     if output:
         write_image(match_grid(matches, text), output)

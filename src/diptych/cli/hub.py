@@ -6,14 +6,16 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from diptych.cli.options import Output
+from diptych.cli.options import Model, Output
 from diptych.cli.show import echo
 
 app = App(name="hub")
 
 Licence = Annotated[
     str | None,
-    Parameter(help="Licence of the model, as the Hub names it (apache-2.0, mit, ...), if its model card names none."),
+    Parameter(
+        help="Licence of the model, as the Hub names it (apache-2.0, mit, ...), if its model card does not state one."
+    ),
 ]
 
 
@@ -50,13 +52,11 @@ def push(
 
 
 @app.command
-def card(model: str, repo: str, *, output: Output, licence: Licence = None) -> None:
-    """Write the model card that `push` would upload, for review.
+def card(model: Model, repo: str, *, output: Output, licence: Licence = None) -> None:
+    """Write the model card that `diptych hub push` would upload, so that you can review it first.
 
     Parameters
     ----------
-    model
-        A training run, or a model directory of any kind.
     repo
         Repository that the model will have on the Hub, USER/NAME.
     output

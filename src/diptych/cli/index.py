@@ -7,9 +7,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
-from diptych.cli.options import BatchSize, Device, Flag, FollowLinks, Format, Json, Quiet, Several, SeveralPaths
+from diptych.cli.options import (
+    BatchSize,
+    Device,
+    Flag,
+    FollowLinks,
+    Format,
+    Json,
+    Quiet,
+    Several,
+    SeveralPaths,
+    check_model,
+)
 from diptych.cli.show import (
     note,
     print_json,
@@ -36,7 +47,7 @@ def index(
     source: Path | None = None,
     *,
     index: Path | None = None,
-    model: str | None = None,
+    model: Annotated[str | None, Parameter(validator=check_model)] = None,
     prune: Flag = False,
     prune_all: Flag = False,
     forget: SeveralPaths = (),
@@ -48,7 +59,7 @@ def index(
     follow_links: FollowLinks = False,
     captions: Flag = False,
     format: Format = None,
-    wait: float | None = None,
+    wait: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     as_json: Json = False,
@@ -58,13 +69,13 @@ def index(
 
     Run it again after changes: only new and changed files are read, and moved or copied images keep their embeddings.
     Files that cannot be decoded are skipped and listed. The index of `~/Photos` is stored in `~/Photos/.diptych`.
-    Inside a library, its index is found automatically, as git finds a repository.
+    Inside a library (a folder with an index), the index is found automatically, the way git finds its repository.
 
     Parameters
     ----------
     source
-        A folder of images, a data set with captions, tar shards, or embeddings written by clip-retrieval. The working
-        folder by default.
+        A folder of images, a data set with captions, tar shards, or embeddings written by clip-retrieval. Default: the
+        working folder.
     index
         Store the index in this folder instead, for example if the library is read-only.
     model
@@ -92,7 +103,7 @@ def index(
     captions
         Read the source as a captioned data set and store its captions.
     wait
-        Seconds to wait while another process writes to the index. Without a limit by default.
+        Seconds to wait while another process writes to the index. Default: no limit.
     """
     set_quiet(quiet, as_json)
     source = source or _working_folder(exclude)

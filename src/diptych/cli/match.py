@@ -5,28 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, OptionalOutput, Quiet
-from diptych.cli.show import csv_output, note, print_table, progress, set_quiet, warn, warn_notes
+from diptych.cli.options import (
+    Device,
+    Head,
+    InputImage,
+    Json,
+    Matcher,
+    OptionalInputPath,
+    Prior,
+    Quiet,
+    TableOutput,
+)
+from diptych.cli.show import (
+    csv_output,
+    note,
+    print_json,
+    print_table,
+    progress,
+    set_quiet,
+    warn_failures,
+    warn_notes,
+)
 
 if TYPE_CHECKING:
-    from diptych.matching.matcher import Matcher
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from diptych.matching.match_table import MatchTable
 
 
 def match(
-    image: Path | None = None,
+    image: InputImage = None,
     *texts: str,
-    pairs: Path | None = None,
-    output: OptionalOutput = None,
-    model: str = "mini",
-    head: str | None = None,
-    prior: float | None = None,
+    pairs: OptionalInputPath = None,
+    output: TableOutput = None,
+    model: Matcher = "mini",
+    head: Head = None,
+    prior: Prior = None,
     device: Device = "auto",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Estimate the probability that an image and a text match.
 
-    The probabilities are calibrated: of pairs that score 0.8, about 80% match, if they resemble the pairs that the
-    model was calibrated on.
+    The probabilities are calibrated: about 80% of the pairs given 0.8 do match, provided that they resemble the pairs
+    the model was calibrated on.
 
     Parameters
     ----------
@@ -35,56 +58,68 @@ def match(
     texts
         One or more texts to match with the image.
     pairs
-        Instead of an image and texts: a table (CSV, TSV or JSON lines) with the columns image and caption.
+        Instead of an image and texts: a table (CSV, TSV, JSON lines or Parquet) with the columns image and caption (or
+        prompt). Its other columns are kept.
     output
-        With --pairs, the CSV file to write. Standard output by default.
-    model
-        A matcher: a run or directory of `diptych train match`, or mini.
-    head
-        Matching head: pair (fast), cross (more accurate) or cosine (the dual encoder alone). By default, the best head
-        that the model has.
-    prior
-        Expected share of matching pairs, if it differs from the one half of the calibration.
+        With --pairs, the CSV file to write. Default: standard output.
     """
     from diptych.errors import ConfigError
-    from diptych.images.decode import decode
-    from diptych.matching.matcher import load_matcher
 
-    set_quiet(quiet)
+    set_quiet(quiet, as_json)
     if (pairs is None) == (image is None):
         raise ConfigError('give an image and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
     if pairs is not None:
-        _match_table(pairs, output, load_matcher(model, head, device), prior)
+        _match_pairs(pairs, output, as_json, model, head, prior, device)
         return
     assert image is not None
     if output:
         raise ConfigError("--output requires --pairs")
     if not texts:
         raise ConfigError(f"no text to match with '{image}'; put one or more texts after the image")
+    from diptych.images.decode import decode
+    from diptych.matching.matcher import load_matcher
+
     matcher = load_matcher(model, head, device)
     pixels = decode(image, min_side=matcher.encoder.image_size)
     probabilities = matcher.predict([pixels] * len(texts), texts, prior=prior)
+    if as_json:
+        print_json([{"text": text, "probability": float(p)} for p, text in zip(probabilities, texts, strict=True)])
+        return
     rows = [{"P(match)": f"{p:.3f}", "text": text} for p, text in zip(probabilities, texts, strict=True)]
     print_table(str(image), rows)
 
 
-def _match_table(pairs: Path, output: Path | None, matcher: Matcher, prior: float | None) -> None:
-    """Write the table with probabilities; the probability of an image that cannot be decoded is empty."""
+def _match_pairs(
+    pairs: Path, output: Path | None, as_json: bool, model: str, head: str | None, prior: float | None, device: str
+) -> None:
+    """Write the table with probabilities; a pair whose image cannot be decoded or whose text is empty has none."""
     from diptych.matching.match_table import match_table, read_match_table
 
     table = read_match_table(pairs)
     warn_notes(table.notes, pairs)
-    probabilities = match_table(matcher, table, prior=prior, progress=progress)
-    rows = [
-        (name, text, "" if p != p else f"{p:.4f}")
-        for name, text, p in zip(table.names, table.texts, probabilities, strict=True)
-    ]
-    with csv_output(output) as writer:
-        writer.writerow(("image", "caption", "probability"))
-        writer.writerows(rows)
-    bad = sum(1 for *_, p in rows if not p)
-    without = f"; {bad:,} without a probability: the image cannot be decoded or the text is empty" if bad else ""
+    from diptych.matching.matcher import load_matcher
+
+    probabilities = match_table(load_matcher(model, head, device), table, prior=prior, progress=progress)
+    warn_failures(table.failures(probabilities), len(table.texts), f"pairs of '{pairs}'", "probability")
+    if as_json:
+        print_json(_records(table, probabilities))
+    if output or not as_json:
+        _write(table, probabilities, output)
     if output:
-        note(f"{len(rows):,} pairs: {output}{without}")
-    elif bad:
-        warn(f"{pairs}: {len(rows):,} pairs{without}")
+        note(f"{len(table.texts):,} pairs: {output}")
+
+
+def _write(table: MatchTable, probabilities: NDArray[np.float64], output: Path | None) -> None:
+    from diptych.matching.match_table import free_name
+
+    with csv_output(output) as writer:
+        writer.writerow((*table.columns, free_name("probability", table.columns)))
+        for row, p in zip(table.rows(), probabilities, strict=True):
+            writer.writerow((*row.values(), "" if p != p else f"{p:.4f}"))
+
+
+def _records(table: MatchTable, probabilities: NDArray[np.float64]) -> list[dict[str, str | float | None]]:
+    from diptych.matching.match_table import free_name
+
+    name = free_name("probability", table.columns)
+    return [{**row, name: None if p != p else float(p)} for row, p in zip(table.rows(), probabilities, strict=True)]

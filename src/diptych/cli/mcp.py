@@ -6,12 +6,9 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from diptych.cli.options import Device, Flag, FollowLinks, Several
+from diptych.cli.options import Device, Flag, FollowLinks, OptionalInputPath, Port, Several
 from diptych.cli.serve import (
-    Captioner,
-    Matcher,
-    Model,
-    Prompter,
+    Models,
     Roots,
     log_to_standard_error,
     make_service,
@@ -21,22 +18,19 @@ from diptych.cli.serve import (
 
 def mcp(
     *,
-    model: Model = "mini",
-    captioner: Captioner = None,
-    matcher: Matcher = None,
-    prompter: Prompter = None,
+    models: Models = Models(),  # noqa: B008 - frozen
     index: Path | None = None,
     roots: Roots = (),
     follow_links: FollowLinks = False,
     transport: Literal["stdio", "http"] = "stdio",
     host: str = "127.0.0.1",
-    port: int = 8001,
+    port: Port = 8001,
     hosts: Several = (),
-    key_file: Path | None = None,
+    key_file: OptionalInputPath = None,
     without_key: Flag = False,
     device: Device = "auto",
 ) -> None:
-    """Serve search, captions, matching and indexing to agents over MCP.
+    """Serve search, captions, matching, prompts and indexing to agents over MCP.
 
     With stdio, the program that runs the agent starts this command and talks to it. With http, the server listens at
     /mcp.
@@ -63,7 +57,7 @@ def mcp(
     from diptych.serving.agents.mcp_server import http_app, make_server
 
     log_to_standard_error(logging.WARNING)  # standard output belongs to the protocol
-    server = make_server(make_service(model, captioner, matcher, prompter, index, roots, follow_links, device))
+    server = make_server(make_service(models, index, roots, follow_links, device))
     if transport == "stdio":
         server.run("stdio")
         return

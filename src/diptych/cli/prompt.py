@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from diptych.cli.options import Device, K, OptionalOutput, Quiet
-from diptych.cli.show import csv_output, note, print_table, progress, set_quiet
+from diptych.cli.options import (
+    Captioner,
+    Device,
+    InputPath,
+    Json,
+    K,
+    OptionalInputPath,
+    Prompter,
+    PromptMethod,
+    Quiet,
+    TableOutput,
+)
+from diptych.cli.show import (
+    csv_output,
+    note,
+    print_json,
+    print_table,
+    progress,
+    set_quiet,
+    warn_failures,
+)
 
 if TYPE_CHECKING:
-    from diptych.prompting.prompter import Prompter
+    from diptych.prompting.library import Prompt
+    from diptych.prompting.prompter import Prompter as PrompterModel
 
 
 def prompt(
-    images: Path,
+    images: InputPath,
     *,
-    model: str = "mini",
-    method: Literal["retrieve", "compose", "generate"] = "retrieve",
+    model: Prompter = "mini",
+    method: PromptMethod = "retrieve",
     k: K = 1,
-    library: Path | None = None,
-    captioner: str | None = None,
-    lists: Path | None = None,
-    output: OptionalOutput = None,
+    library: OptionalInputPath = None,
+    captioner: Captioner = None,
+    lists: OptionalInputPath = None,
+    output: TableOutput = None,
     device: Device = "auto",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Suggest prompts that could have generated an image.
@@ -31,58 +53,80 @@ def prompt(
     ----------
     images
         An image file, or a folder of images.
-    model
-        A prompter: a run or directory of `diptych train prompt`, or mini.
     method
         retrieve returns the nearest prompts of a library; compose starts from a caption and adds the phrases that
         raise its similarity most; generate lets a captioner write the prompt.
     k
         Prompts per image, best first.
     library
-        With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set. By default,
-        the training prompts stored with the model, or else a general list of subjects.
-    captioner
-        With compose and generate, the captioner. By default, the model's own.
+        With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set. Default: the
+        training prompts stored with the model, or else a general list of subjects.
     lists
         With compose, a folder of phrase lists (one .txt file each) that replaces the built-in lists.
     output
-        The CSV file to write. By default, a folder goes to standard output as CSV, and one image is shown as a table.
+        The CSV file to write. Default: a folder goes to standard output as CSV, and one image is shown as a table.
     """
     from diptych.data.formats.image_paths import image_files
     from diptych.errors import DataError
-    from diptych.images.paths import to_text
-    from diptych.prompting.many_images import prompt_images
-    from diptych.prompting.prompter import load_prompter
 
-    set_quiet(quiet)
-    if not images.exists():
-        raise DataError(f"'{images}' does not exist; check the path")
+    set_quiet(quiet, as_json)
     files = list(image_files(images, depth=64)) if images.is_dir() else [images]
     if not files:
         raise DataError(f"'{images}' contains no images")
+    from diptych.prompting.many_images import prompt_images
+    from diptych.prompting.prompter import load_prompter
+    from diptych.runtime.progress import silent
+
     prompter = load_prompter(model, device)
     config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, device)}
-    generated = prompt_images(prompter, files, progress=progress, **config)
-    if output is None and not images.is_dir():
+    one = not images.is_dir()
+    generated = prompt_images(prompter, files, progress=silent if one else progress, **config)
+    if output is None and one and not as_json:
         prompts = next(iter(generated))[1]
         if not prompts:
             raise DataError(f"'{images}' cannot be decoded; is it an image?")
         print_table(str(images), [{"cosine": f"{prompt.score:.3f}", "prompt": prompt.text} for prompt in prompts])
         return
-    bad = 0
+    names = [_name(file, images) for file in files]
+    if as_json:
+        _print_json(names, list(generated), output)
+    else:
+        _write(names, generated, output)
+
+
+def _name(file: Path, images: Path) -> str:
+    from diptych.images.paths import to_text
+
+    return to_text(file.relative_to(images) if images.is_dir() else file.name)
+
+
+def _print_json(names: Sequence[str], generated: Sequence[tuple[int, list[Prompt]]], output: Path | None) -> None:
+    if output:
+        _write(names, generated, output)
+    rows = ((names[row], prompts) for row, prompts in generated)
+    print_json(
+        [
+            {"image": name, "prompts": [{"prompt": prompt.text, "score": prompt.score} for prompt in prompts]}
+            for name, prompts in rows
+        ]
+    )
+
+
+def _write(names: Sequence[str], generated: Iterable[tuple[int, list[Prompt]]], output: Path | None) -> None:
+    """Write the prompts as CSV, row by row as they come."""
+    failed: list[str] = []
     with csv_output(output) as writer:
         writer.writerow(("imgId", "prompt", "score"))
         for row, prompts in generated:
-            bad += not prompts
-            name = files[row].relative_to(images) if images.is_dir() else files[row].name
-            writer.writerows((to_text(name), prompt.text, f"{prompt.score:.4f}") for prompt in prompts)
+            failed += [] if prompts else [names[row]]
+            writer.writerows((names[row], prompt.text, f"{prompt.score:.4f}") for prompt in prompts)
+    warn_failures({"undecodable": failed} if failed else {}, len(names), "images", "prompt")
     if output:
-        left_out = f"; {bad:,} left out: they cannot be decoded" if bad else ""
-        note(f"{len(files) - bad:,} images: {output}{left_out}")
+        note(f"{len(names) - len(failed):,} images: {output}")
 
 
 def generation_config_of(
-    prompter: Prompter, library: Path | None, captioner: str | None, lists: Path | None, device: str
+    prompter: PrompterModel, library: Path | None, captioner: str | None, lists: Path | None, device: str
 ) -> dict[str, Any]:
     """The prompt library, captioner and phrase lists that flags name, as keyword arguments of the prompter."""
     from diptych.prompting.library import PromptLibrary, read_prompts

@@ -9,11 +9,12 @@ _EVERYWHERE = {"--out": "--output", "--k": "-k"}
 # Words of the command -> old flag -> new flag.
 RENAMED: dict[str, dict[str, str]] = {
     "caption": {"--count": "-k", "--again": "--overwrite"},
-    "classify": {"--top": "-k"},
-    "compare": {"--most": "--max-images"},
+    "classify": {"--top": "-k", "--labels": "--classes", "--prompts": "--templates"},
+    "compare": {"--most": "--max-images", "--prompts": "--templates"},
     "data audit": {"--worst": "-k"},
     "eval compositional": {"--most": "--max-checks"},
     "eval prompt": {"--how": "--method", "--results": "--table"},
+    "eval zeroshot": {"--prompts": "--templates"},
     "find": {"--grid": "--output"},
     "export onnx": {"--least-cosine": "--min-cosine"},
     "export openvino": {"--least-cosine": "--min-cosine"},

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diptych.cli.options import Device, OptionalOutput, Quiet
-from diptych.cli.show import note_files, print_table, progress, set_quiet, warn_notes
+from diptych.cli.options import Device, InputPath, Json, Model, Quiet, TableOutput
+from diptych.cli.show import (
+    note_files,
+    print_json,
+    print_table,
+    progress,
+    set_quiet,
+    warn_failures,
+    warn_notes,
+)
 from diptych.runtime.quoting import ReportTable
 
 if TYPE_CHECKING:
@@ -19,68 +27,87 @@ if TYPE_CHECKING:
 
 
 def score(
-    *tables: Path, model: str = "mini", output: OptionalOutput = None, device: Device = "auto", quiet: Quiet = False
+    *tables: InputPath,
+    model: Model = "mini",
+    output: TableOutput = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score generated images against their prompts (CLIPScore). Several tables are compared.
+
+    Scores of different dual encoders are not comparable; published CLIPScores use open_clip/ViT-B-32.
 
     Parameters
     ----------
     tables
-        One table (CSV, TSV or JSON lines) per image generator, with the columns image and prompt, or imgId and prompt.
-    model
-        Dual encoder that scores. Scores of different encoders are not comparable; published CLIPScores use
-        open_clip/ViT-B-32.
+        One table (CSV, TSV, JSON lines or Parquet) per image generator, with the columns image and prompt (or caption).
     output
-        CSV file for the score of every row.
+        CSV file to write: every row of the tables with its score. Other columns are kept.
     """
     from diptych.errors import ConfigError
-    from diptych.evaluation.prompts import score_images
     from diptych.matching.match_table import read_match_table
-    from diptych.models.dual_encoder import load
 
-    set_quiet(quiet)
+    set_quiet(quiet, as_json)
     if not tables:
-        raise ConfigError("no table is given; run diptych score images.csv, with the columns image and prompt")
+        raise ConfigError("no table given; for example: diptych score images.csv, with the columns image and prompt")
     read = [read_match_table(path) for path in tables]
     for path, table in zip(tables, read, strict=True):
         warn_notes(table.notes, path)
+    from diptych.evaluation.prompts import score_images
+    from diptych.models.dual_encoder import load
+
     encoder = load(model, device)
     scores = [score_images(encoder, table, progress=progress) for table in read]
-    rows = [{"table": str(path), **_row(values)} for path, values in zip(tables, scores, strict=True)]
-    print_table(f"CLIPScore by {model}", rows)
+    for path, table, values in zip(tables, read, scores, strict=True):
+        warn_failures(table.failures(values), len(table.texts), f"rows of '{path}'", "score")
     if output:
         _write(output, tables, read, scores)
-        note_files([output])
+    rows = [{"table": str(path), **_row(values)} for path, values in zip(tables, scores, strict=True)]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(f"CLIPScore by {model}", [_texts(row) for row in rows])
+    note_files([output] if output else [])
 
 
 def _write(
     output: Path, paths: Sequence[Path], tables: Sequence[MatchTable], scores: Sequence[NDArray[np.float64]]
 ) -> None:
+    from diptych.matching.match_table import free_name, merge_columns, merge_rows
     from diptych.runtime.atomic import new_text
 
+    columns = merge_columns(tables)
+    sources = [path for path, table in zip(paths, tables, strict=True) for _ in table.texts]
+    output.parent.mkdir(parents=True, exist_ok=True)
     with new_text(output) as file:
         writer = ReportTable(file)
-        writer.writerow(("table", "imgId", "prompt", "score"))
-        for path, table, values in zip(paths, tables, scores, strict=True):
-            cells = ("" if np.isnan(value) else f"{value:.4f}" for value in values)
-            writer.writerows(
-                (path, name, text, cell) for name, text, cell in zip(table.names, table.texts, cells, strict=True)
-            )
+        writer.writerow((free_name("table", columns), *columns, free_name("score", columns)))
+        for path, row, value in zip(sources, merge_rows(tables), np.concatenate(scores), strict=True):
+            cells = (row.get(column, "") for column in columns)
+            writer.writerow((path, *cells, "" if np.isnan(value) else f"{value:.4f}"))
 
 
-def _row(scores: NDArray[np.float64]) -> dict[str, str]:
+def _row(scores: NDArray[np.float64]) -> dict[str, float]:
     """Mean with its 95% interval, median, and the tenth percentile of the rows that have a score."""
     from diptych.evaluation.metrics.bootstrap import bootstrap_interval
 
     known = scores[~np.isnan(scores)]
-    counts = {"images": f"{len(known):,}", "left out": f"{len(scores) - len(known):,}"}
-    if not len(known):
-        return {**counts, "mean": "-", "95% interval": "-", "median": "-", "10th percentile": "-"}
     low, high = bootstrap_interval(known, np.arange(len(known)), resamples=200)
     return {
-        **counts,
-        "mean": f"{known.mean():.3f}",
-        "95% interval": f"{low:.3f} to {high:.3f}",
-        "median": f"{np.median(known):.3f}",
-        "10th percentile": f"{np.quantile(known, 0.1):.3f}",
+        **{"images": len(known), "left_out": len(scores) - len(known), "mean": float(known.mean())},
+        **{"low": float(low), "high": float(high), "median": float(np.median(known))},
+        "10th_percentile": float(np.quantile(known, 0.1)),
+    }
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "table": row["table"],
+        "images": f"{row['images']:,}",
+        "left out": f"{row['left_out']:,}",
+        "mean": f"{row['mean']:.3f}",
+        "95% interval": f"{row['low']:.3f} to {row['high']:.3f}",
+        "median": f"{row['median']:.3f}",
+        "10th percentile": f"{row['10th_percentile']:.3f}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from diptych.cli.options import (
     Count,
@@ -13,13 +13,13 @@ from diptych.cli.options import (
     Flag,
     Index,
     IndexModel,
+    InputImages,
     Json,
     K,
     Null,
-    OptionalOutput,
+    PageOutput,
     Quiet,
     Several,
-    SeveralPaths,
     Share,
 )
 from diptych.cli.show import (
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 def search(
     *texts: str,
-    image: SeveralPaths = (),
+    image: InputImages = (),
     like: Several = (),
     unwanted: Annotated[tuple[str, ...], Parameter("--not", negative="")] = (),
-    unwanted_image: Annotated[tuple[Path, ...], Parameter("--not-image", negative="")] = (),
+    unwanted_image: Annotated[InputImages, Parameter("--not-image")] = (),
     unwanted_like: Annotated[tuple[str, ...], Parameter("--not-like", negative="")] = (),
     filters: Annotated[Filters, Parameter(name="*")] = Filters(),  # noqa: B008 - frozen
     k: K = 20,
@@ -57,8 +57,8 @@ def search(
     cutoff: Share = KEEP,
     nearest: Flag = False,
     fold: bool = True,
-    rerank: int = 0,
-    output: OptionalOutput = None,
+    rerank: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=5000))] = 0,
+    output: PageOutput = None,
     paths: Flag = False,
     null: Null = False,
     as_json: Json = False,
@@ -69,8 +69,9 @@ def search(
 ) -> None:
     """Search an index by text, by example image, or both.
 
-    If nothing in the index matches the query, nothing is shown. Inside a library, its index is found automatically, as
-    git finds a repository. Put texts before options: options such as --not accept several values.
+    If nothing in the index matches the query, nothing is shown. Inside a library (a folder with an index), the index is
+    found automatically, the way git finds its repository. Put texts first: options such as --not take every value that
+    follows them.
 
     Parameters
     ----------
@@ -93,8 +94,8 @@ def search(
     sort
         Order of results: by score, or by date (newest, oldest).
     cutoff
-        Strictness of the relevance cutoff: the share of queries with a true match that still return one. Lower is
-        stricter; 1 is the most lenient.
+        Relevance cutoff, given as a recall: of queries that have a true match, this share still returns one. Lower
+        hides more results; 1 hides the fewest.
     nearest
         Show the nearest images even if they are below the relevance cutoff.
     fold

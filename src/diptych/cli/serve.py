@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, default_name_transform
 
-from diptych.cli.options import Device, Flag, FollowLinks
+from diptych.cli.options import (
+    Device,
+    Flag,
+    FollowLinks,
+    Model,
+    OptionalInputPath,
+    Port,
+    check_inputs,
+    check_model,
+)
+from diptych.errors import DataError
 from diptych.serving.api.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from diptych.serving.service import Service
 
-Model = Annotated[
-    str, Parameter(help="Model that embeds and searches: mini, a training run, a model directory or a hub name.")
-]
-Captioner = Annotated[str | None, Parameter(help="Captioner. By default, the model's own.")]
-Matcher = Annotated[str | None, Parameter(help="Matcher. By default, the model's own.")]
-Prompter = Annotated[str | None, Parameter(help="Prompter. By default, the model's own.")]
-Roots = Annotated[tuple[Path, ...], Parameter("--root", negative="")]
+_Part = Annotated[str | None, Parameter(validator=check_model)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Models:
+    """The models of a server.
+
+    Attributes:
+        model: The dual encoder, which embeds and searches.
+        captioner: Captioner; None: the model's own.
+        matcher: Matcher; None: the model's own.
+        prompter: Prompter; None: the model's own.
+    """
+
+    model: Model = "mini"
+    captioner: Annotated[_Part, Parameter(help="Captioner. Default: the one that comes with the model.")] = None
+    matcher: Annotated[_Part, Parameter(help="Matcher. Default: the one that comes with the model.")] = None
+    prompter: Annotated[_Part, Parameter(help="Prompter. Default: the one that comes with the model.")] = None
+
+
+Roots = Annotated[tuple[Path, ...], Parameter("--root", negative="", validator=check_inputs)]
 
 _KEYS = "DIPTYCH_API_KEYS"
 
@@ -33,22 +58,21 @@ def _flag_of(field: str) -> str:
 
 def serve(
     *,
-    model: Model = "mini",
-    captioner: Captioner = None,
-    matcher: Matcher = None,
-    prompter: Prompter = None,
+    models: Models = Models(),
     index: Path | None = None,
     roots: Roots = (),
     follow_links: FollowLinks = False,
     host: str = "127.0.0.1",
-    port: int = 8000,
-    key_file: Path | None = None,
+    port: Port = 8000,
+    key_file: OptionalInputPath = None,
     without_key: Flag = False,
     grace: int = 30,
     settings: Annotated[Settings, Parameter(name="*", name_transform=_flag_of)] = Settings(),  # noqa: B008 - frozen
     device: Device = "auto",
 ) -> None:
-    """Serve search, captions, matching and prompts over HTTP. Press Ctrl-C to stop after open requests have finished.
+    """Serve search, captions, matching and prompts over HTTP. Press Ctrl-C to stop.
+
+    Open requests are finished first, for up to --grace seconds.
 
     By default, only programs on this machine can connect. On any other --host, clients need an API key. The API is
     described at /openapi.json.
@@ -78,29 +102,24 @@ def serve(
     further_hosts = () if settings.hosts == LOOPBACK else settings.hosts
     settings = replace(settings, hosts=accepted_hosts(host, further_hosts, keys))
     log_to_standard_error()
-    service = make_service(model, captioner, matcher, prompter, index, roots, follow_links, device)
+    service = make_service(models, index, roots, follow_links, device)
     app = make_app(service, settings, keys)
     run(app, host=host, port=port, grace=grace, queue=settings.queue, stop=app.state.operations.stop)
 
 
 def make_service(
-    model: str,
-    captioner: str | None,
-    matcher: str | None,
-    prompter: str | None,
-    index: Path | None,
-    roots: tuple[Path, ...],
-    follow_links: bool,
-    device: str,
+    models: Models, index: Path | None, roots: tuple[Path, ...], follow_links: bool, device: str
 ) -> Service:
     """The service behind the HTTP API and the MCP tools."""
+    if index is not None and not index.exists() and not roots:
+        raise DataError(f"'{index}' does not exist; make an index there with `diptych index FOLDER`")
     from diptych.serving.service import Service
 
     return Service(
-        model,
-        captioner=captioner,
-        matcher=matcher,
-        prompter=prompter,
+        models.model,
+        captioner=models.captioner,
+        matcher=models.matcher,
+        prompter=models.prompter,
         index=index,
         roots=roots,
         follow_links=follow_links,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from diptych.runtime.quoting import printable, to_json
 
@@ -85,16 +85,17 @@ class RowWriter(Protocol):
 
 @contextmanager
 def csv_output(path: Path | None) -> Iterator[RowWriter]:
-    """A CSV writer to a file, or to standard output if `path` is None; escaped on a terminal, otherwise exact."""
+    """A CSV writer to a file, or to standard output if `path` is None; escaped on a terminal, otherwise exact UTF-8."""
     if path is not None:
         from diptych.runtime.atomic import new_text
 
+        path.parent.mkdir(parents=True, exist_ok=True)
         with new_text(path) as file:
             yield csv.writer(file)
     elif sys.stdout.isatty():
         yield csv.writer(_Terminal())
     else:
-        yield csv.writer(sys.stdout)
+        yield csv.writer(_Bytes(sys.stdout))
 
 
 class _Terminal:
@@ -102,6 +103,20 @@ class _Terminal:
 
     def write(self, line: str) -> None:
         print(printable(line.rstrip("\r\n")))
+
+
+class _Bytes:
+    """A text file that writes UTF-8 to standard output, whose own encoding may lack characters of the text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        stream.flush()
+        self._text, self._bytes = stream, getattr(stream, "buffer", None)
+
+    def write(self, line: str) -> None:
+        if self._bytes is None:  # a stream of text only, as in a notebook
+            self._text.write(line)
+        else:
+            self._bytes.write(line.encode("utf-8", "surrogateescape"))
 
 
 def print_paths(paths: Iterable[str], end: bytes) -> None:
@@ -246,6 +261,30 @@ def note_left_out(report: Report) -> None:
         note(f"left out: {report.summary()}")
     elif report.findings:
         note(f"noticed: {report.summary()}; `diptych data inspect` lists them")
+
+
+def warn_failures(failures: Mapping[str, Sequence[str]], total: int, items: str, value: str) -> None:
+    """Warn of items without a result: how many, the reasons, and an example of each.
+
+    Args:
+        failures: Reason -> names of the items.
+        total: How many items there are.
+        items: What they are: "pairs of 'pairs.csv'".
+        value: What they lack: "probability".
+
+    Raises:
+        DataError: None of them has a result.
+    """
+    from diptych.errors import DataError
+
+    count = sum(map(len, failures.values()))
+    if not count:
+        return
+    reasons = ", ".join(f"{reason} {len(names):,} (such as '{names[0]}')" for reason, names in failures.items())
+    message = f"{count:,} of {total:,} {items} have no {value}: {reasons}"
+    if count == total:
+        raise DataError(message)
+    warn(message)
 
 
 def warn_notes(notes: ReadingNotes, source: object) -> None:

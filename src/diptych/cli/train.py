@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import App, ArgumentCollection, Parameter, default_name_transform
 from cyclopts.config import Dict
 
-from diptych.cli.options import Quiet
+from diptych.cli.options import OptionalInputPath, Quiet, check_device
 from diptych.cli.show import echo, note, note_left_out, print_scores, print_table, progress, set_quiet, warn
+from diptych.errors import ConfigError
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.contrastive.config import ContrastiveRecipe
 from diptych.training.match.config import MatchRecipe
@@ -37,15 +38,32 @@ def _short_flag_of(field: FieldInfo, taken: frozenset[str]) -> str | None:
 
 
 _SETTINGS = Parameter(name="*", name_transform=_flag_of, short_alias=_short_flag_of)
-Config = Annotated[Path | None, Parameter(help="YAML file of settings. Flags on the command line override the file.")]
-Resume = Annotated[
-    bool,
-    Parameter(
-        negative="",
-        help="Resume the run in the output folder exactly from its last checkpoint; other flags are optional.",
-    ),
-]
-Given = Annotated[tuple[str, ...], Parameter(show=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of every training command that are not settings of its recipe.
+
+    Attributes:
+        config: YAML file of settings.
+        resume: Whether an interrupted run is resumed.
+        quiet: Whether only results are printed.
+        given: Names of the settings on the command line.
+    """
+
+    config: Annotated[
+        Path | None, Parameter(help="YAML file of settings. Flags on the command line override the file.")
+    ] = None
+    resume: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Resume the run in the output folder exactly from its last checkpoint; other flags are optional.",
+        ),
+    ] = False
+    quiet: Quiet = False
+    given: Annotated[tuple[str, ...], Parameter(show=False)] = ()
 
 
 def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -64,11 +82,8 @@ app = App(name="train", config=note_given)
 def contrastive(
     *,
     recipe: Annotated[ContrastiveRecipe, _SETTINGS] = ContrastiveRecipe(),  # noqa: B008 - defaults of the flags
-    config: Config = None,
-    resume: Resume = False,
-    sweep: Path | None = None,
-    quiet: Quiet = False,
-    given: Given = (),
+    sweep: OptionalInputPath = None,
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train a dual encoder on images with captions.
 
@@ -78,16 +93,15 @@ def contrastive(
         YAML file with a list of values per setting: a model is trained for every combination, and the results are
         compared in one table. An interrupted sweep continues where it stopped.
     """
+    recipe = _chosen_settings(recipe, replace(options, resume=options.resume and not sweep))
     from diptych.training.contrastive.train import train
 
-    set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume and not sweep)
     if sweep:
         from diptych.training.sweep import run_sweep
 
         print_table(f"sweep of {sweep.name}, validation recall in %", run_sweep(recipe, sweep, progress=progress))
         return
-    result = train(recipe, resume=resume, progress=progress)
+    result = train(recipe, resume=options.resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
     _note_outcome(result.outcome)
@@ -99,17 +113,13 @@ def contrastive(
 def match(
     *,
     recipe: Annotated[MatchRecipe, _SETTINGS] = MatchRecipe(),  # noqa: B008 - defaults of the flags
-    config: Config = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
-    given: Given = (),
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train a matcher on a dual encoder: the probability that an image and a text match."""
+    recipe = _chosen_settings(recipe, options)
     from diptych.training.match.train import train_matcher
 
-    set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
-    result = train_matcher(recipe, resume=resume, progress=progress)
+    result = train_matcher(recipe, resume=options.resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
     for name, outcome in result.outcomes.items():
@@ -126,17 +136,13 @@ def match(
 def caption(
     *,
     recipe: Annotated[CaptionRecipe, _SETTINGS] = CaptionRecipe(),  # noqa: B008 - defaults of the flags
-    config: Config = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
-    given: Given = (),
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train a captioner: a small decoder on a dual encoder, a ViT-GPT2, or a BLIP."""
+    recipe = _chosen_settings(recipe, options)
     from diptych.training.caption.train import train_captioner
 
-    set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
-    result = train_captioner(recipe, resume=resume, progress=progress)
+    result = train_captioner(recipe, resume=options.resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
     for name, outcome in result.outcomes.items():
@@ -149,17 +155,13 @@ def caption(
 def prompt(
     *,
     recipe: Annotated[PromptRecipe, _SETTINGS] = PromptRecipe(),  # noqa: B008 - defaults of the flags
-    config: Config = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
-    given: Given = (),
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train a prompter on images with prompts: it predicts the embedding of an image's prompt."""
+    recipe = _chosen_settings(recipe, options)
     from diptych.training.prompt.train import train_prompter
 
-    set_quiet(quiet)
-    recipe = _chosen_settings(recipe, config, given, resume)
-    result = train_prompter(recipe, resume=resume, progress=progress)
+    result = train_prompter(recipe, resume=options.resume, progress=progress)
     _note_sizes(result.sizes)
     note_left_out(result.left_out)
     _note_outcome(result.outcome)
@@ -173,14 +175,26 @@ def prompt(
     echo(f"model: {result.model}")
 
 
-def _chosen_settings(recipe: Recipe, config: Path | None, given: tuple[str, ...], resume: bool) -> Recipe:
+def _chosen_settings(recipe: Recipe, options: RunOptions) -> Recipe:
     """The recorded settings of a run that is resumed, overridden by the YAML file and those by the flags."""
-    flags = {name: value for name, value in asdict(recipe).items() if name in given}
-    chosen = {**(read_yaml(config) if config else {}), **flags}
-    if not resume:
-        return make(type(recipe), chosen) if config else recipe
-    recorded = recorded_recipe(type(recipe), make(type(recipe), chosen).out)
-    return make(type(recipe), {**asdict(recorded), **chosen})
+    set_quiet(options.quiet)
+    flags = {name: value for name, value in asdict(recipe).items() if name in options.given}
+    chosen = {**(read_yaml(options.config) if options.config else {}), **flags}
+    if options.resume:
+        recorded = recorded_recipe(type(recipe), make(type(recipe), chosen).out)
+        return _checked(make(type(recipe), {**asdict(recorded), **chosen}))
+    return _checked(make(type(recipe), chosen) if options.config else recipe)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe, if its data set and its device exist."""
+    from diptych.data.formats.read import detect
+
+    check_device(str, recipe.device)
+    if not recipe.data:
+        raise ConfigError("no data set is given; name a folder, a file or a data set of the hub as `data`")
+    detect(recipe.data, recipe.format)
+    return recipe
 
 
 def _note_sizes(sizes: dict[str, int]) -> None:

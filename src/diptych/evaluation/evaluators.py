@@ -104,7 +104,7 @@ def check_classes(classes: Classes) -> None:
         raise DataError(
             f"there is one class, '{classes.labels[0]}', which every classifier gets right; add images of another "
             "class",
-            steps=[NextStep("name the classes to tell apart", "labels"), NextStep("name the classes", "classes")],
+            steps=[NextStep("or name the classes to tell apart", "classes")],
         )
 
 

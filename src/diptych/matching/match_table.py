@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,11 @@ from diptych.data.formats.tables import Columns, records, rows
 from diptych.data.reading_notes import ReadingNotes
 from diptych.errors import DataError, ImageError
 from diptych.images.decode import ImageSource, decode
-from diptych.matching.matcher import Matcher
-from diptych.models.embedding_cache import decode_all
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diptych.matching.matcher import Matcher
 
 _BLOCK = 64  # pairs decoded and matched at once
 
@@ -74,7 +76,7 @@ def read_match_table(path: str | Path) -> MatchTable:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"there is no file '{path}'; give a table with the columns image and caption")
+        raise DataError(f"'{path}' does not exist; give a table with the columns image and caption (or prompt)")
     base = path.absolute().parent
     kept: list[tuple[str, Mapping[str, object]]] = []
     notes = ReadingNotes()
@@ -82,7 +84,7 @@ def read_match_table(path: str | Path) -> MatchTable:
     read = list(settled_rows(rows(_keep(_records(path), kept), paths, None), notes))
     pairs = [(row, text, record) for row, (_, record) in zip(read, kept, strict=True) for text in row.captions]
     if not pairs:
-        raise DataError(f"'{path}' holds no pair; it needs the columns image and caption, and a line for each pair")
+        raise DataError(f"'{path}' contains no pairs; it needs the columns image and caption, and a line for each pair")
     where, first = kept[0]
     found = Columns.find(first, where)
     columns = dict.fromkeys(column for _, record in kept for column in record)
@@ -116,7 +118,8 @@ def free_name(name: str, columns: Collection[str]) -> str:
     >>> free_name("score", ["image", "score"])
     'score_2'
     """
-    return next(new for new in (name, *(f"{name}_{n}" for n in itertools.count(2))) if new not in columns)
+    candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in columns)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -164,6 +167,8 @@ def match_table(
     Raises:
         ConfigError: The prior is outside (0, 1).
     """
+    from diptych.models.embedding_cache import decode_all
+
     probabilities = np.full(len(table.texts), np.nan)
     starts = range(0, len(table.texts), _BLOCK)
 

@@ -8,13 +8,24 @@ import sys
 
 import torch
 
+from diptych.errors import ConfigError
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch device of a name; `auto` prefers CUDA, then Apple's MPS, then the CPU."""
+    """The torch device of a name; `auto` prefers CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: torch has no device of this name.
+    """
     if name != "auto":
-        device = torch.device(name)
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"unknown device '{name}'; valid: auto, cpu, mps, cuda, or cuda:1 for the second GPU"
+            ) from error
     elif torch.cuda.is_available():
         device = torch.device("cuda")
     else:

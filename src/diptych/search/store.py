@@ -175,7 +175,8 @@ class Store:
         if columns != {field.name: field.type for field in schema(self.identity.dim)}:
             raise DataError(
                 f"the table in '{self.folder}' has other columns than an index of {self.identity.dim} dimensions; "
-                "use the diptych that made it, or index the pictures again in a new folder with --index"
+                "use the diptych that made it, or index the images again in a new folder",
+                steps=[NextStep("name that folder", "index")],
             )
         return table
 

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from diptych.cli.options import Device, Format, Json, Quiet, Split
+from cyclopts import Parameter
+
+from diptych.cli.options import (
+    Count,
+    Device,
+    Format,
+    Json,
+    OptionalInputPath,
+    Quiet,
+    Split,
+    TableFile,
+    check_inputs,
+    output_file,
+)
 from diptych.cli.show import echo, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -15,21 +28,29 @@ if TYPE_CHECKING:
     from diptych.data.pairs import Pairs
     from diptych.evaluation.captions import CaptionReport, Scorer
 
+References = Annotated[
+    Path | None,
+    Parameter(
+        validator=check_inputs,
+        help="With --captions: a file with the reference captions of each image, instead of --data.",
+    ),
+]
+
 
 def caption(
     model: str = "mini",
     *,
     data: str | None = None,
-    captions: Path | None = None,
-    references: Path | None = None,
+    captions: OptionalInputPath = None,
+    references: References = None,
     split: Split = "test",
     method: Literal["beam", "greedy", "nucleus"] = "beam",
-    beams: int = 3,
-    max_tokens: int = 30,
+    beams: Count = 3,
+    max_tokens: Count = 30,
     clip: str = "mini",
     tokenizer: Literal["auto", "ptb", "fallback"] = "auto",
-    page: Path | None = None,
-    table: Path | None = None,
+    page: Annotated[Path | None, Parameter(validator=output_file(".html", ".htm"))] = None,
+    table: TableFile = None,
     format: Format = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -38,8 +59,8 @@ def caption(
     """Evaluate captions with the COCO caption metrics and CLIPScore.
 
     The metrics are BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE, computed as in coco-caption. METEOR and SPICE need Java
-    and the extra `captions`, SPICE also the model of its parser; metrics that are not available are listed. Without
-    Java, a built-in tokenizer replaces the PTB tokenizer, and the report says so.
+    and the extra `captions`; SPICE also needs the model of its parser. Unavailable metrics are listed. Without Java, a
+    built-in tokenizer replaces the PTB tokenizer, and the report says so.
 
     Parameters
     ----------
@@ -51,8 +72,6 @@ def caption(
         Instead of a model: a file with one caption per image (a JSON object from id to caption, a COCO result list,
         CSV, TSV or JSON lines).
 
-    References:
-        With --captions and instead of --data: a file with several reference captions per image.
     method
         Decoding strategy: beam search, greedy or nucleus sampling.
     beams
@@ -69,7 +88,6 @@ def caption(
         CSV file to write: the scores of each image.
     """
     from diptych.errors import ConfigError
-    from diptych.evaluation.captions_page import save_page, save_table
 
     set_quiet(quiet, as_json)
     left_out: Report | None = None
@@ -85,6 +103,8 @@ def caption(
             report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, device)
     else:
         raise ConfigError("give --data, a data set with captions, or two files: --captions and --references")
+    from diptych.evaluation.captions_page import save_page, save_table
+
     if page:
         save_page(report, f"Captions: {title}", page)
     if table:
@@ -111,13 +131,15 @@ class _Setup:
 
 def _read_setup(data: str, format: str | None, split: str, clip: str, device: str, tokenizer: str) -> _Setup:
     from diptych.data.formats.read import read_pairs
+
+    pairs = read_pairs(data, format).with_val()
+    evaluated = pairs.split(split)
     from diptych.evaluation.captions import Scorer
     from diptych.models.dual_encoder import load
 
-    pairs = read_pairs(data, format).with_val()
     has_training = split not in ("train", "training", "all") and "train" in pairs.split_sizes
     return _Setup(
-        pairs.split(split),
+        evaluated,
         pairs.split("train").flat_captions()[0] if has_training else None,
         None if clip == "none" else Scorer(clip, load(clip, device)),
         tokenizer,

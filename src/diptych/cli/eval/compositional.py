@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Count, Device, Flag, Format, Json, Quiet, Split
+from diptych.cli.options import Count, Device, Flag, Format, Json, Model, OptionalInputPath, Quiet, Split
 from diptych.cli.show import echo, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def compositional(
-    model: str = "mini",
+    model: Model = "mini",
     *,
     data: str | None = None,
-    published: Path | None = None,
-    images: Path | None = None,
+    published: OptionalInputPath = None,
+    images: OptionalInputPath = None,
     matcher: Flag = False,
     split: Split = "test",
     max_checks: Count = 1000,
@@ -33,8 +33,6 @@ def compositional(
 
     Parameters
     ----------
-    model
-        A training run, a model directory, a hub name, or mini.
     data
         Data set whose captions are changed.
     published
@@ -45,14 +43,18 @@ def compositional(
     matcher
         Evaluate the model's matcher instead of its cosine similarity.
     max_checks
-        Largest number of checks per kind. They are drawn at random.
+        Maximum number of checks per kind, sampled at random.
     """
+    from diptych.errors import ConfigError
+
+    set_quiet(quiet, as_json)
+    if (data is None) == (published is None):
+        raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
+    checks = _checks(data, published, images, split, max_checks, format)
     from diptych.evaluation.compositional.checks import Checks, evaluate_checks, evaluate_quads
     from diptych.matching.matcher import load_matcher
     from diptych.models.dual_encoder import load
 
-    set_quiet(quiet, as_json)
-    checks = _checks(data, published, images, split, max_checks, format)
     judge = load_matcher(model, None, device) if matcher else load(model, device)
     if isinstance(checks, Checks):
         _print_choices(evaluate_checks(judge, checks, progress=progress), as_json)
@@ -65,16 +67,16 @@ def _checks(
 ) -> Checks | Quads:
     from diptych.data.doctor.inspect import usable_pairs
     from diptych.data.formats.read import read_pairs
-    from diptych.errors import ConfigError
-    from diptych.evaluation.compositional.checks import make_checks
-    from diptych.evaluation.compositional.published import read_published
 
-    if published is not None and data is None:
+    if data is None:
+        from diptych.evaluation.compositional.published import read_published
+
+        assert published is not None
         return read_published(published, images=images)
-    if data is None or published is not None:
-        raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
     pairs, left_out = usable_pairs(read_pairs(data, format).with_val().split(split), progress=progress)
     note_left_out(left_out)
+    from diptych.evaluation.compositional.checks import make_checks
+
     return make_checks(pairs, limit=max_checks)
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, Format, Json, Quiet, Split
+from diptych.cli.options import (
+    Count,
+    Device,
+    Format,
+    Head,
+    Json,
+    Matcher,
+    OptionalShare,
+    Prior,
+    Quiet,
+    Share,
+    Split,
+)
 from diptych.cli.show import echo, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -15,16 +27,16 @@ _MEASURES = ("accuracy", "precision", "recall", "f1", "auc", "average_precision"
 
 
 def match(
-    model: str = "mini",
+    model: Matcher = "mini",
     *,
     data: str,
-    head: str | None = None,
+    head: Head = None,
     split: Split = "test",
-    threshold: float = 0.5,
-    precision: float | None = None,
-    prior: float | None = None,
+    threshold: Share = 0.5,
+    precision: OptionalShare = None,
+    prior: Prior = None,
     plots: Path | None = None,
-    resamples: int = 200,
+    resamples: Count = 200,
     format: Format = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -37,18 +49,12 @@ def match(
 
     Parameters
     ----------
-    model
-        A matcher: a run or directory of `diptych train match`, a BLIP image-text matching checkpoint, or mini.
     data
         Data set to evaluate on, or a table of labelled pairs.
-    head
-        Matching head: pair, cross or cosine. By default, the best head that the model has.
     threshold
-        Probability from which a pair counts as a match.
+        Minimum probability at which a pair counts as a match.
     precision
-        Also report the threshold that reaches this precision, from 0 to 1.
-    prior
-        Share of matching pairs to adjust the probabilities to. By default, they stay as calibrated.
+        Also report the lowest threshold whose precision is at least this, from 0 to 1.
     plots
         Folder for the reliability diagram and the ROC and precision-recall curves (.png).
     resamples
@@ -56,11 +62,12 @@ def match(
     """
     from diptych.data.formats.read import read_pairs
     from diptych.data.labelled import is_labelled, read_labelled_pairs
-    from diptych.evaluation.evaluators import evaluate_match
-    from diptych.matching.matcher import load_matcher
 
     set_quiet(quiet, as_json)
     pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
+    from diptych.evaluation.evaluators import evaluate_match
+    from diptych.matching.matcher import load_matcher
+
     matcher = load_matcher(model, head, device)
     report, left_out = evaluate_match(
         matcher, pairs, threshold=threshold, prior=prior, resamples=resamples, progress=progress

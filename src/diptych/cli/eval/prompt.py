@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from diptych.cli.options import Device, Format, Json, Quiet, Split
+from diptych.cli.options import (
+    Captioner,
+    Device,
+    Format,
+    Json,
+    OptionalInputPath,
+    Prompter,
+    PromptMethod,
+    Quiet,
+    Split,
+    TableFile,
+)
 from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 from diptych.runtime.quoting import ReportTable
 
@@ -16,15 +27,15 @@ if TYPE_CHECKING:
 
 
 def prompt(
-    model: str = "mini",
+    model: Prompter = "mini",
     *,
     data: str,
     split: Split = "test",
     train_data: str | None = None,
-    method: Literal["retrieve", "compose", "generate"] = "retrieve",
-    library: Path | None = None,
-    captioner: str | None = None,
-    table: Path | None = None,
+    method: PromptMethod = "retrieve",
+    library: OptionalInputPath = None,
+    captioner: Captioner = None,
+    table: TableFile = None,
     histogram: Annotated[Path | None, Parameter(validator=validators.Path(dir_okay=False))] = None,
     format: Format = None,
     device: Device = "auto",
@@ -34,22 +45,19 @@ def prompt(
     """Evaluate a prompter against the true prompts and baselines.
 
     Both the predicted embedding and the prompt in words are compared with the true prompt. If the data set has no val
-    split, val is the part that training holds out by default.
+    split, --split val uses the images that training would hold out by default.
 
     Parameters
     ----------
-    model
-        A prompter: a run or directory of `diptych train prompt`, or mini.
     data
         Data set of images with prompts (or captions) to evaluate on.
     train_data
-        Data set whose training split, or all of it, gives the baselines. By default, the training split of --data.
+        Data set for the baselines: its training split, or all of it if it has none. Default: the training split of
+        --data.
     method
         How prompts are produced: retrieve, compose or generate.
     library
         With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set.
-    captioner
-        With compose and generate, the captioner. By default, the model's own.
     table
         CSV file to write: the true and the predicted prompt of every image with their cosine.
     histogram
@@ -57,18 +65,18 @@ def prompt(
     """
     from diptych.cli.prompt import generation_config_of
     from diptych.data.formats.read import read_pairs
-    from diptych.evaluation.prompts import evaluate_prompter
-    from diptych.prompting.prompter import load_prompter
 
     set_quiet(quiet, as_json)
     pairs = read_pairs(data, format).with_val()
     known = read_pairs(train_data).with_val(0.0) if train_data else pairs
     training = known.split("train") if "train" in known.split_sizes and (train_data or split != "train") else None
+    evaluated = pairs.split(split)
+    from diptych.evaluation.prompts import evaluate_prompter
+    from diptych.prompting.prompter import load_prompter
+
     prompter = load_prompter(model, device)
     config = generation_config_of(prompter, library, captioner, None, device)
-    report, left_out = evaluate_prompter(
-        prompter, pairs.split(split), training, how=method, progress=progress, **config
-    )
+    report, left_out = evaluate_prompter(prompter, evaluated, training, how=method, progress=progress, **config)
     files = _write(report, table, histogram, f"{model}, {split} split")
     if as_json:
         print_json(report.to_dict() | {"left_out": left_out.bad_images})

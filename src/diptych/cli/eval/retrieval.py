@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, Quiet, Split
+from diptych.cli.options import Device, Format, Json, Model, Quiet, Split
 from diptych.cli.show import note_left_out, print_json, print_scores, progress, set_quiet
 
 
 def retrieval(
-    model: str,
+    model: Model = "mini",
     *,
     data: str,
     split: Split = "test",
@@ -18,21 +18,20 @@ def retrieval(
 ) -> None:
     """Evaluate image-to-text and text-to-image retrieval (Karpathy protocol).
 
-    If the data set has no val split, val is the part that training holds out by default.
+    If the data set has no val split, --split val uses the images that training would hold out by default.
 
     Parameters
     ----------
-    model
-        A training run, a model directory or a hub name.
     data
         Data set to evaluate on.
     """
     from diptych.data.formats.read import read_pairs
-    from diptych.evaluation.evaluators import evaluate_retrieval
-    from diptych.models.dual_encoder import load
 
     set_quiet(quiet, as_json)
     pairs = read_pairs(data, format).with_val().split(split)
+    from diptych.evaluation.evaluators import evaluate_retrieval
+    from diptych.models.dual_encoder import load
+
     scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
     if as_json:
         print_json(scores.to_dict() | {"left_out": left_out.bad_images})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, Quiet, Split, Templates
+from diptych.cli.options import Device, Format, Json, Model, Quiet, Split, Templates
 from diptych.cli.show import note_left_out, print_json, print_table, progress, set_quiet
 
 
 def zeroshot(
-    model: str,
+    model: Model = "mini",
     *,
     data: str,
     classes: str | None = None,
-    prompts: Templates = "eighty",
+    templates: Templates = "eighty",
     split: Split = "all",
     format: Format = None,
     device: Device = "auto",
@@ -22,22 +22,21 @@ def zeroshot(
 
     Parameters
     ----------
-    model
-        A training run, a model directory or a hub name.
     data
         A folder with one subfolder of images per class, or a data set whose captions are class names.
     classes
         Candidate classes: a file with one class per line (`name`, or `label<TAB>name` if the data set contains
-        labels), imagenet or imagenet-clip. By default, the classes of the data set.
+        labels), imagenet or imagenet-clip. Default: the classes of the data set.
     """
     from diptych.data.classes import read_classes, read_labelled
+
+    set_quiet(quiet, as_json)
+    candidates = read_classes(classes) if classes else None
+    pairs = read_labelled(data, format).split(split)
     from diptych.evaluation.evaluators import evaluate_zeroshot
     from diptych.models.dual_encoder import load
 
-    set_quiet(quiet, as_json)
-    pairs = read_labelled(data, format).split(split)
-    candidates = read_classes(classes) if classes else None
-    scores, left_out = evaluate_zeroshot(load(model, device), pairs, candidates, prompts=prompts, progress=progress)
+    scores, left_out = evaluate_zeroshot(load(model, device), pairs, candidates, prompts=templates, progress=progress)
     if as_json:
         print_json(scores.to_dict() | {"left_out": left_out.bad_images})
         return
