@@ -122,7 +122,7 @@ def test_every_setting_trains_every_family_or_is_refused_with_the_reason(
     fixed = {
         "data": str(few),
         "out": str(tmp_path),
-        "epochs": 2,
+        "epochs": 3,
         "batch_size": 6,
         "max_steps": 2,
         "lr_image": 0.01,

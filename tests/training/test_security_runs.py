@@ -135,6 +135,7 @@ REMOVES = {  # module -> what it may remove or replace: only what it made, under
     "data/downloads.py": "its own `.part`",
     "data/archives.py": "its own `.part`",
     "data/hub_datasets.py": "the JSON that it unpacked",
+    "search/layout.py": "the table and metadata of an index that is built anew",
     "export/quantization.py": "a graph in a folder that is being written",
 }
 

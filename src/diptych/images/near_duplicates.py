@@ -23,6 +23,7 @@ MANY_DISTANCE = 4
 """The distance among more than `MANY` images, where each bit more takes several times as long."""
 MANY = 200_000
 _MIN_SET_BITS = 8
+_MAX_EQUAL, _MAX_MISSES = 256, 16
 
 DETAIL_SIDE = 384
 """Longer side, in pixels, at which two images are compared."""
@@ -55,57 +56,40 @@ def near_pairs(hashes: Sequence[int] | NDArray[np.uint64], distance: int = DISTA
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def near_groups(hashes: Sequence[int] | NDArray[np.uint64], distance: int = DISTANCE) -> list[list[int]]:
-    """Groups of two or more indices that are linked by chains of near pairs; see `connected_groups` for the order.
+def candidate_pairs(hashes: Sequence[int] | NDArray[np.uint64], distance: int | None = None) -> NDArray[np.int64]:
+    """The pairs of images that may be copies by their hashes, (pairs, 2): i < j, sorted by distance.
 
-    Equal hashes are linked first and only distinct values are searched for near pairs, so that many equal hashes cost
-    no more than one.
+    Hashes that are not `distinctive` are in no pair, nor are images of one hash beyond the first 256 of them, so that
+    thousands of forms of one layout do not make millions of pairs. The distance is `DISTANCE` by default, or
+    `MANY_DISTANCE` for many images.
 
     Raises:
         ConfigError: `distance` is outside 0 to 15.
     """
-    values, first, inverse = np.unique(np.asarray(hashes, np.uint64), return_index=True, return_inverse=True)
-    equal = np.stack([first[inverse.reshape(-1)], np.arange(len(hashes))], axis=1)
-    return connected_groups(len(hashes), np.concatenate([equal, first[near_pairs(values, distance)]]))
-
-
-def connected_groups(count: int, edges: NDArray[np.int64]) -> list[list[int]]:
-    """The connected components with two or more of `count` nodes; `edges` is (edges, 2).
-
-    Each group lists its nodes in ascending order; groups are ordered by their first node.
-
-    Example: of 5 nodes with edges (3, 1) and (1, 4), the only group is [1, 3, 4].
-    """
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    if not len(edges):
-        return []
-    from scipy.sparse import coo_array  # 0.3 s, which a search without near-duplicates need not spend
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    labels = connected_components(graph, directed=False)[1]
-    groups: dict[int, list[int]] = {}
-    for node, label in enumerate(labels.tolist()):
-        groups.setdefault(label, []).append(node)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def candidate_pairs(hashes: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The pairs of images that may be copies by their hashes, (pairs, 2): i < j, sorted.
-
-    Hashes that are not `distinctive` are in no pair. The distance is `DISTANCE`, or `MANY_DISTANCE` for many images.
-    """
     values = np.asarray(hashes, np.uint64)
+    distance = distance if distance is not None else DISTANCE if len(values) <= MANY else MANY_DISTANCE
     usable = np.flatnonzero(distinctive(values))
-    return usable[near_pairs(values[usable], DISTANCE if len(values) <= MANY else MANY_DISTANCE)]
+    usable = usable[_number_among_equals(values[usable]) < _MAX_EQUAL]
+    pairs = usable[near_pairs(values[usable], distance)]
+    return pairs[np.argsort(_count_bits(values[pairs[:, 0]] ^ values[pairs[:, 1]]), kind="stable")]
+
+
+def _number_among_equals(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each value, how many of the values before it are equal, (n,)."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.r_[True, values[order][1:] != values[order][:-1]]) if len(values) else order
+    numbers = np.empty(len(values), np.int64)
+    numbers[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
+    return numbers
 
 
 def groups_around_first(pairs: Iterable[Sequence[int]], is_same: Callable[[int, int], bool]) -> list[list[int]]:
-    """Groups of two or more indices: the first of each, and those that are the same as the first.
+    """Groups of two or more indices in ascending order: the first of each, and those that are the same as the first.
 
-    Indices come in order of preference. Unlike `connected_groups`, no chain of small changes leads from one image of a
-    group to another: every member was compared with the first. `is_same` is only called for `pairs` of which neither
-    is in a group already.
+    Indices come in order of preference. No chain of small changes leads from one image of a group to another: every
+    member was compared with the first. `is_same` is only called for `pairs` of which neither is in a group already, for
+    each first index in the order of its pairs, the likeliest first, and until it was wrong 16 times: among many
+    documents of one layout, each is compared with a few.
 
     Example: for the pairs (0, 1), (1, 2) and (2, 3), all the same, the groups are [0, 1] and [2, 3].
     """
@@ -118,10 +102,17 @@ def groups_around_first(pairs: Iterable[Sequence[int]], is_same: Callable[[int, 
     for first in sorted(neighbours):
         if first in grouped:
             continue
-        others = [other for other in sorted(neighbours[first]) if other not in grouped and is_same(first, other)]
+        others, misses = [], 0
+        for other in neighbours[first]:
+            if other in grouped or misses == _MAX_MISSES:
+                continue
+            if is_same(first, other):
+                others.append(other)
+            else:
+                misses += 1
         if others:
             grouped.update(others)
-            groups.append([first, *others])
+            groups.append([first, *sorted(others)])
     return groups
 
 

@@ -45,13 +45,14 @@ def copy_groups(
 
 
 def _similar(pairs: NDArray[np.int64], embeddings: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The pairs of rows whose embeddings have at least the cosine `MIN_COSINE`."""
-    blocks = [np.empty((0, 2), np.int64)]
+    """The pairs of rows whose embeddings have at least the cosine `MIN_COSINE`, highest first."""
+    cosines = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), _BLOCK):
-        block = pairs[start : start + _BLOCK]
-        cosines = np.einsum("pd,pd->p", embeddings[block[:, 0]], embeddings[block[:, 1]], dtype=np.float32)
-        blocks.append(block[cosines >= MIN_COSINE])
-    return np.concatenate(blocks)
+        block = slice(start, start + _BLOCK)
+        first, second = embeddings[pairs[block, 0]], embeddings[pairs[block, 1]]
+        cosines[block] = np.einsum("pd,pd->p", first, second, dtype=np.float32)
+    order = np.argsort(-cosines, kind="stable")
+    return pairs[order[cosines[order] >= MIN_COSINE]]
 
 
 def pixel_comparison(paths: Sequence[str], contents: Sequence[str], roots: Roots) -> PixelComparison:

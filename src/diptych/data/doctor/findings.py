@@ -17,7 +17,7 @@ from diptych.data.formats.read import wrong_encoding
 from diptych.data.pairs import Pairs
 from diptych.data.reading_notes import Example
 from diptych.images.decode import describe, readable_text
-from diptych.images.near_duplicates import DISTANCE, distinctive, groups_around_first, near_pairs
+from diptych.images.near_duplicates import DISTANCE, candidate_pairs, groups_around_first
 from diptych.images.pixel_comparison import PixelComparison
 
 ExamplesByKind = dict[str, list[Example]]
@@ -109,12 +109,11 @@ def copies(pairs: Pairs, checks: pa.Table, distance: int = DISTANCE) -> Examples
             same[content].append(index)
     firsts = np.array([indices[0] for indices in same.values()], np.int64)
     hashes = np.asarray(checks.column("perceptual"), np.uint64)[firsts]
-    firsts, hashes = firsts[distinctive(hashes)], hashes[distinctive(hashes)]
     contents = checks.column("content").to_pylist()
     is_same = PixelComparison(contents, lambda row: pairs[row].image)
     near = (
         list(chain.from_iterable(same[contents[row]] for row in group))
-        for group in groups_around_first(firsts[near_pairs(hashes, distance)].tolist(), is_same)
+        for group in groups_around_first(firsts[candidate_pairs(hashes, distance)].tolist(), is_same)
     )
     return {
         **_by_split(pairs, splits, "identical", (group for group in same.values() if len(group) > 1)),
