@@ -1029,8 +1029,8 @@ def test_two_names_never_share_a_file_that_one_of_them_does_not_name(
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        ("images/a.jpg", "/home/me/data/a.jpg"),
-        ("images/0001/a.jpg", "/home/me/data/0001/a.jpg"),
+        ("images/a.jpg", "/elsewhere/data/a.jpg"),
+        ("images/0001/a.jpg", "/elsewhere/data/0001/a.jpg"),
         ("images/0001/a.jpg", "C:\\data\\0001\\a.jpg"),
         ("images/0001/a.jpg", "file:///data/0001/a.jpg"),
         ("images/0001/a.jpg", "data/0001/a.jpg"),
@@ -1054,7 +1054,7 @@ def test_names_of_another_machine_or_program_find_the_one_file_that_fits(tmp_pat
 @pytest.mark.parametrize(
     ("files", "name"),
     [
-        (["images/0000/a.jpg"], "/home/me/0001/a.jpg"),
+        (["images/0000/a.jpg"], "/elsewhere/0001/a.jpg"),
         (["images/x/0001/a.jpg", "images/y/0001/a.jpg"], "0001/a.jpg"),
         (["images/1.jpg", "images/01.jpg"], "1.0"),
         (["images/0000/a.jpg"], "https://example.org/0001/a.jpg"),
