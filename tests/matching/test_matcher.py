@@ -406,5 +406,5 @@ def test_a_table_gets_a_probability_for_each_line_and_none_for_a_broken_picture(
     expected = matcher.predict([image, image], ["a red circle", "a blue star"])
     assert np.isnan(probabilities).tolist() == [False, True, True, False]
     np.testing.assert_allclose(probabilities[[0, 3]], expected, atol=1e-5)
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_match_table(tmp_path / "nowhere.csv")
