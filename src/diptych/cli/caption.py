@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from diptych.cli.options import (
+    COMMON,
     OUTPUT_NAMES,
     BatchSize,
+    Common,
     Count,
-    Device,
     Flag,
     FollowLinks,
-    Json,
     K,
     OptionalCount,
     OptionalInputPath,
     Overwrite,
-    Quiet,
     Several,
     check_model,
     output_file,
@@ -67,9 +66,7 @@ def caption(
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
     batch_size: BatchSize = 16,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Caption images, or rank given captions.
 
@@ -124,10 +121,11 @@ def caption(
     overwrite
         With --index, also caption images that already have captions.
     """
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     _check_places(source, index, output, sidecar, split, overwrite)
     _reject(
-        {"--json": as_json and (output is not None or sidecar or index is not None)}, "prints captions; leave it out"
+        {"--json": common.as_json and (output is not None or sidecar or index is not None)},
+        "prints captions; leave it out",
     )
     if candidates is not None:
         unused = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "-k": k != 1}
@@ -138,13 +136,15 @@ def caption(
     _check_images(source, index, len(images) + len(unreadable))
     if candidates is not None:
         keep = 1 if keep is None and (index is not None or sidecar) else keep
-        generate, size = _ranker(model, candidates, template, temperature, device)
+        generate, size = _ranker(model, candidates, template, temperature, common.device)
     else:
         settings = {
             **{"method": method, "beams": beams, "prefix": prefix, "max_tokens": max_tokens, "top_p": top_p},
             **{"seed": seed, "temperature": 1.0 if temperature is None else temperature, "batch_size": batch_size},
         }
-        generate, size = _generator(model, (matcher or model) if choose or matcher else None, k, settings, device)
+        generate, size = _generator(
+            model, (matcher or model) if choose or matcher else None, k, settings, common.device
+        )
 
     def best(images: list[Image.Image]) -> list[Sequence[Text]]:
         return [texts[:keep] for texts in generate(images)]
@@ -161,7 +161,7 @@ def caption(
     failed = [_as_result(file) for file in unreadable]
     if output is not None or sidecar:
         _write_to_files(images, failed, output, captioning)
-    elif as_json:
+    elif common.as_json:
         _print_json(itertools.chain(failed, captioning(images)))
     elif source.is_file() and len(images) == 1 and not unreadable:
         _print_one(images, captioning)

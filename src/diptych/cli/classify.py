@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.options import Classes, Device, Json, K, Model, PageFile, Quiet, TableFile, Templates
+from diptych.cli.options import COMMON, Classes, Common, K, Model, PageFile, TableFile, Templates
 from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def classify(
     k: K = 3,
     table: TableFile = None,
     page: PageFile = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Classify images by class names or by labelled examples.
 
@@ -64,7 +62,7 @@ def classify(
     from diptych.data.classes import classes_in, read_classes
     from diptych.errors import DataError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if Path(path).is_file():
         raise DataError(f"'{path}' is a file; give the folder of the images")
     names = read_classes(classes) if classes is not None else None
@@ -77,13 +75,13 @@ def classify(
     from diptych.evaluation.image_classifier import ImageClassifier
     from diptych.models.dual_encoder import load
 
-    classifier = ImageClassifier(load(model, device), names, prompts=templates, progress=progress)
+    classifier = ImageClassifier(load(model, common.device), names, prompts=templates, progress=progress)
     if images is None:
         assert labelled is not None
-        _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), as_json)
+        _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), common.as_json)
         return
-    classified = _classified(classifier, images, labelled, method, k, as_json)
-    _print_classified(classified, as_json)
+    classified = _classified(classifier, images, labelled, method, k, common.as_json)
+    _print_classified(classified, common.as_json)
     _write(classified, classifier, table, page)
 
 

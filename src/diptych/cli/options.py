@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,3 +171,22 @@ FollowLinks = Annotated[
         negative="", help="Follow symbolic links that lead out of the folder, and read indexed images stored there."
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """The options of every command that computes something and prints it.
+
+    Attributes:
+        device: Where it computes.
+        as_json: Whether results are printed as JSON.
+        quiet: Whether only results and errors are printed.
+    """
+
+    device: Device = "auto"
+    as_json: Json = False
+    quiet: Quiet = False
+
+
+COMMON = Common()

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.cli.options import (
+    COMMON,
     Captioner,
-    Device,
+    Common,
     InputPath,
-    Json,
     K,
     OptionalInputPath,
     Prompter,
     PromptMethod,
-    Quiet,
     TableOutput,
 )
 from diptych.cli.show import (
@@ -43,9 +42,7 @@ def prompt(
     captioner: Captioner = None,
     lists: OptionalInputPath = None,
     output: TableOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Suggest prompts that could have generated an image.
 
@@ -69,7 +66,7 @@ def prompt(
     from diptych.data.formats.image_paths import image_files
     from diptych.errors import DataError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     files = list(image_files(images, depth=64)) if images.is_dir() else [images]
     if not files:
         raise DataError(f"'{images}' contains no images")
@@ -77,18 +74,18 @@ def prompt(
     from diptych.prompting.prompter import load_prompter
     from diptych.runtime.progress import silent
 
-    prompter = load_prompter(model, device)
-    config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, device)}
+    prompter = load_prompter(model, common.device)
+    config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, common.device)}
     one = not images.is_dir()
     generated = prompt_images(prompter, files, progress=silent if one else progress, **config)
-    if output is None and one and not as_json:
+    if output is None and one and not common.as_json:
         prompts = next(iter(generated))[1]
         if not prompts:
             raise DataError(f"'{images}' cannot be decoded; is it an image?")
         print_table(str(images), [{"cosine": f"{prompt.score:.3f}", "prompt": prompt.text} for prompt in prompts])
         return
     names = [_name(file, images) for file in files]
-    if as_json:
+    if common.as_json:
         _print_json(names, list(generated), output)
     else:
         _write(names, generated, output)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from diptych.cli.options import (
+    COMMON,
+    Common,
     Count,
-    Device,
     Format,
-    Json,
     OptionalInputPath,
-    Quiet,
     Split,
     TableFile,
     check_inputs,
@@ -52,9 +51,7 @@ def caption(
     page: Annotated[Path | None, Parameter(validator=output_file(".html", ".htm"))] = None,
     table: TableFile = None,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate captions with the COCO caption metrics and CLIPScore.
 
@@ -89,18 +86,18 @@ def caption(
     """
     from diptych.errors import ConfigError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     left_out: Report | None = None
     if captions and references and data is None:
         title = str(captions)
         report = _evaluate_files(captions, references, tokenizer)
     elif data is not None and references is None:
         title = f"{captions or model}, {split} split"
-        setup = _read_setup(data, format, split, clip, device, tokenizer)
+        setup = _read_setup(data, format, split, clip, common.device, tokenizer)
         if captions:
             report, left_out = _evaluate_captions(captions, setup)
         else:
-            report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, device)
+            report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, common.device)
     else:
         raise ConfigError("give --data, a data set with captions, or two files: --captions and --references")
     from diptych.evaluation.captions_page import save_page, save_table
@@ -109,7 +106,7 @@ def caption(
         save_page(report, f"Captions: {title}", page)
     if table:
         save_table(report, table)
-    if as_json:
+    if common.as_json:
         print_json(report.to_dict() | {"left_out": left_out.bad_images if left_out else 0})
         return
     if left_out:
