@@ -515,7 +515,7 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
     run: Run, matcher: Path, scenes: Path, tmp_path: Path
 ) -> None:
     words = ("eval", "match", matcher, "--data", scenes, "--split", "all", "--resamples", "5")
-    ended = run(*words, "--plots", "plots", "--precision", "0.4")
+    ended = run(*words, "--plots", "plots", "--min-precision", "0.4")
     assert ended.code == 0, ended.err
     for word in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
         assert word in ended.out
@@ -532,7 +532,7 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
 def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
     run: Run, matcher: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--page", "a.html", "--table", "a.csv")
+    ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--output", "a.html", "--table", "a.csv")
     assert ended.code == 0, ended.err
     lines = (tmp_path / "a.csv").read_text().splitlines()
     probabilities = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]

@@ -83,7 +83,7 @@ program = App(
     name="diptych",
     help="Train, evaluate, search, caption and serve image-text models on your own images and captions.",
     version=lambda: __import__("diptych").__version__,
-    default_parameter=Parameter(consume_multiple=True, show_default=_shown_default),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), show_default=_shown_default),
     error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,  # `main` reports it
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.options import COMMON, Classes, Common, K, Model, PageFile, TableFile, Templates
+from diptych.cli.options import COMMON, Classes, Common, K, Model, PageOutput, TableFile, Templates
 from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Examples = Annotated[
 
 
 def classify(
-    path: str,
+    source: str,
     *,
     classes: Classes = None,
     examples: Examples = None,
@@ -35,7 +35,7 @@ def classify(
     templates: Templates = "eighty",
     k: K = 3,
     table: TableFile = None,
-    page: PageFile = None,
+    output: PageOutput = None,
     common: Common = COMMON,
 ) -> None:
     """Classify images by class names or by labelled examples.
@@ -45,7 +45,7 @@ def classify(
 
     Parameters
     ----------
-    path
+    source
         A folder of images, or of class folders.
     method
         zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
@@ -56,19 +56,19 @@ def classify(
         Classes to report per image.
     table
         Write the classes of every image to this CSV file.
-    page
-        Write the images of each class to an HTML page (.html) or contact sheets (.png).
+    output
+        Also write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
     from diptych.data.classes import classes_in, read_classes
     from diptych.errors import DataError
 
     set_quiet(common.quiet, common.as_json)
-    if Path(path).is_file():
-        raise DataError(f"'{path}' is a file; give the folder of the images")
+    if Path(source).is_file():
+        raise DataError(f"'{source}' is a file; give the folder of the images")
     names = read_classes(classes) if classes is not None else None
     comparing = classes is None and examples is None
-    labelled = _labelled(examples or path) if comparing or examples is not None else None
-    images = None if comparing else _images(path)
+    labelled = _labelled(examples or source) if comparing or examples is not None else None
+    images = None if comparing else _images(source)
     if names is None:
         assert labelled is not None
         names = classes_in(labelled)
@@ -82,7 +82,7 @@ def classify(
         return
     classified = _classified(classifier, images, labelled, method, k, common.as_json)
     _print_classified(classified, common.as_json)
-    _write(classified, classifier, table, page)
+    _write(classified, classifier, table, output)
 
 
 def _labelled(folder: str) -> Pairs:
@@ -159,7 +159,7 @@ def _row(image: Classified) -> dict[str, str]:
     }
 
 
-def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, page: Path | None) -> None:
+def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, output: Path | None) -> None:
     from diptych.evaluation.image_classifier import class_gallery, write_table
     from diptych.reports.gallery import save_gallery
 
@@ -167,7 +167,7 @@ def _write(classified: list[Classified], classifier: ImageClassifier, table: Pat
     if table:
         write_table(classified, table)
         files.append(table)
-    if page:
-        files += save_gallery(class_gallery(classified, classifier.classes), page)
+    if output:
+        files += save_gallery(class_gallery(classified, classifier.classes), output)
     for file in files:
         note_files([file])

@@ -21,7 +21,7 @@ from diptych.cli.options import (
     OptionalImageFile,
     OptionalOutput,
     Output,
-    PageFile,
+    PageOutput,
     Quiet,
     Split,
     TableFile,
@@ -193,7 +193,7 @@ def audit(
     head: Head = None,
     split: Split = "all",
     k: K = 100,
-    page: PageFile = None,
+    output: PageOutput = None,
     table: TableFile = None,
     format: Format = None,
     common: Common = COMMON,
@@ -207,9 +207,9 @@ def audit(
     path
         A folder, a caption file, tar shards or a hub name.
     k
-        Captions to print, and to show on the page.
-    page
-        Write these captions with their images to an HTML page (.html) or a contact sheet (.png).
+        Captions to print, and to show with --output.
+    output
+        Also write these captions with their images to an HTML page (.html) or a contact sheet (.png).
     table
         Write every caption with its probability to this CSV file.
     """
@@ -226,7 +226,7 @@ def audit(
     rows = [
         {"P(match)": f"{row.probability:.3f}", "image": row.image_id, "caption": row.caption} for row in audited[:k]
     ]
-    files = save_gallery(audit_gallery(audited, k), page) if page else []
+    files = save_gallery(audit_gallery(audited, k), output) if output else []
     if table:
         write_table(audited, table)
         files.append(table)

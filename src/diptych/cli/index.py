@@ -46,9 +46,9 @@ def index(
     reset_exclude: Flag = False,
     skip_system_folders: Annotated[bool, Parameter(negative="--no-skip-system-folders", show_default=False)] = True,
     follow_links: FollowLinks = False,
-    captions: Flag = False,
+    captions: Annotated[bool, Parameter("--with-captions", negative="")] = False,
     format: Format = None,
-    wait: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
+    wait: Annotated[float | None, Parameter("--lock-timeout", validator=validators.Number(gte=0))] = None,
     batch_size: BatchSize = 32,
     common: Common = COMMON,
 ) -> None:

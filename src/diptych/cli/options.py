@@ -80,7 +80,6 @@ PageOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=_PAGE_FILE
 OptionalImageOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=_IMAGE_FILE)]
 OptionalImageFile = Annotated[Path | None, Parameter(validator=_IMAGE_FILE)]
 TableFile = Annotated[Path | None, Parameter(validator=output_file())]
-PageFile = Annotated[Path | None, Parameter(validator=_PAGE_FILE)]
 
 InputPath = Annotated[Path, Parameter(validator=check_inputs)]
 OptionalInputPath = Annotated[Path | None, Parameter(validator=check_inputs)]

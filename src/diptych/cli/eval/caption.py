@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from diptych.cli.options import (
     COMMON,
+    OUTPUT_NAMES,
     Common,
     Count,
     Format,
@@ -48,7 +49,7 @@ def caption(
     max_tokens: Count = 30,
     clip: str = "mini",
     tokenizer: Literal["auto", "ptb", "fallback"] = "auto",
-    page: Annotated[Path | None, Parameter(validator=output_file(".html", ".htm"))] = None,
+    output: Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=output_file(".html", ".htm"))] = None,
     table: TableFile = None,
     format: Format = None,
     common: Common = COMMON,
@@ -79,7 +80,7 @@ def caption(
         Dual encoder for CLIPScore and RefCLIPScore, or none to skip them. Published scores use open_clip/ViT-B-32.
     tokenizer
         Tokenizer: ptb (needs Java), fallback (built in), or auto (ptb if Java is installed).
-    page
+    output
         HTML page to write: the scores, and the images with the worst and the best captions.
     table
         CSV file to write: the scores of each image.
@@ -102,8 +103,8 @@ def caption(
         raise ConfigError("give --data, a data set with captions, or two files: --captions and --references")
     from diptych.evaluation.captions_page import save_page, save_table
 
-    if page:
-        save_page(report, f"Captions: {title}", page)
+    if output:
+        save_page(report, f"Captions: {title}", output)
     if table:
         save_table(report, table)
     if common.as_json:
@@ -112,7 +113,7 @@ def caption(
     if left_out:
         note_left_out(left_out)
     _print(report, title)
-    for file in filter(None, (page, table)):
+    for file in filter(None, (output, table)):
         note_files([file])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from diptych.cli.options import COMMON, Common, Count, Flag, Format, Model, OptionalInputPath, Split
 from diptych.cli.show import echo, note_left_out, print_json, print_table, progress, set_quiet
@@ -17,8 +19,8 @@ def compositional(
     *,
     data: str | None = None,
     published: OptionalInputPath = None,
-    images: OptionalInputPath = None,
-    matcher: Flag = False,
+    images: Annotated[OptionalInputPath, Parameter("--image-folder")] = None,
+    use_matcher: Flag = False,
     split: Split = "test",
     max_checks: Count = 1000,
     format: Format = None,
@@ -38,7 +40,7 @@ def compositional(
         these files.
     images
         Folder of the images of the published set, if it is not the same folder.
-    matcher
+    use_matcher
         Evaluate the model's matcher instead of its cosine similarity.
     max_checks
         Maximum number of checks per kind, sampled at random.
@@ -53,7 +55,7 @@ def compositional(
     from diptych.matching.matcher import load_matcher
     from diptych.models.dual_encoder import load
 
-    judge = load_matcher(model, None, common.device) if matcher else load(model, common.device)
+    judge = load_matcher(model, None, common.device) if use_matcher else load(model, common.device)
     if isinstance(checks, Checks):
         _print_choices(evaluate_checks(judge, checks, progress=progress), common.as_json)
     else:

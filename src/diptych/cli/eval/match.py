@@ -21,7 +21,7 @@ def match(
     head: Head = None,
     split: Split = "test",
     threshold: Share = 0.5,
-    precision: OptionalShare = None,
+    min_precision: OptionalShare = None,
     prior: Prior = None,
     plots: Path | None = None,
     resamples: Count = 200,
@@ -39,7 +39,7 @@ def match(
         Data set to evaluate on, or a table of labelled pairs.
     threshold
         Minimum probability at which a pair counts as a match.
-    precision
+    min_precision
         Also report the lowest threshold whose precision is at least this, from 0 to 1.
     plots
         Folder for the reliability diagram and the ROC and precision-recall curves (.png).
@@ -64,8 +64,8 @@ def match(
         return
     note_left_out(left_out)
     _print(report, f"head {matcher.name}, threshold {threshold:g}")
-    if precision is not None:
-        _print_thresholds(report, precision)
+    if min_precision is not None:
+        _print_thresholds(report, min_precision)
     for file in files:
         note_files([file])
 

@@ -32,7 +32,7 @@ def prompt(
     split: Split = "test",
     train_data: str | None = None,
     method: PromptMethod = "retrieve",
-    library: OptionalInputPath = None,
+    library: Annotated[OptionalInputPath, Parameter("--prompts")] = None,
     captioner: Captioner = None,
     table: TableFile = None,
     histogram: Annotated[Path | None, Parameter(validator=validators.Path(dir_okay=False))] = None,
