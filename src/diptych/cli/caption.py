@@ -312,9 +312,12 @@ def _write_to_files(
 
     sink = CaptionFile(output) if output is not None else Sidecars()
     left = [(path, image) for path, image in images if not sink.done(path)]
+    unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
+    if not left and not unreported:
+        note(f"all {len(images):,} images were done by an earlier run")
+        return
     if len(left) < len(images):
         note(f"{len(images) - len(left):,} images were done by an earlier run")
-    unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
     results = itertools.chain(unreported, captioning(left))
     count, failed = _write(results, len(unreported) + len(left), sink.write)
     note(f"{count:,} images captioned: {output if output is not None else 'in text files next to them'}")

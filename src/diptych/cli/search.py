@@ -172,6 +172,8 @@ def _print_results(results: Results) -> None:
         echo(results.message)
     if results.more or results.total >= results.first_rank + len(results) > results.first_rank:
         note(f"next page: --page {results.page + 1}")
+    if not results.searched:  # there was nothing that a cutoff could leave out
+        return
     hint = "; --nearest shows the nearest images anyway" if results.nothing_found else ""
     note(f"({results.cutoff}{hint})")
 
