@@ -92,7 +92,7 @@ def index(
     watch
         Keep running and follow changes in the folder. Press Ctrl-C to stop.
     exclude
-        Leave out files and folders that match a pattern, as in .gitignore: "*.thumb.jpg", Backup/, "**/raw/**". The
+        Leave out files and folders that match a pattern, as in .gitignore: "*.thumb.jpg", Backup/, 2019/raw. The
         patterns are remembered for later runs, and images that they leave out are removed from the index. Put the
         source before this option.
     reset_exclude

@@ -36,7 +36,7 @@ class ImageMetadata:
 
 
 def read_image_metadata(data: bytes) -> ImageMetadata:
-    """The facts of an encoded image, read from its header; damaged EXIF counts as none.
+    """The metadata of an encoded image, read from its header; damaged EXIF counts as none.
 
     Raises:
         one of `DECODER_ERRORS`: the data are not an image. Decode them first.
@@ -45,7 +45,7 @@ def read_image_metadata(data: bytes) -> ImageMetadata:
     width, height = image.size if orientation(image) not in _SIDEWAYS else image.size[::-1]
     with contextlib.suppress(*DECODER_ERRORS):
         if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES:
-            return _facts(image.getexif(), width, height)
+            return _metadata(image.getexif(), width, height)
     return ImageMetadata(width, height)
 
 
@@ -58,8 +58,8 @@ def orientation(image: Image.Image) -> int:
     return 1
 
 
-def _facts(exif: Image.Exif, width: int, height: int) -> ImageMetadata:
-    details: dict[int, Any] = {}
+def _metadata(exif: Image.Exif, width: int, height: int) -> ImageMetadata:
+    details: dict[int, object] = {}
     place: dict[int, Any] = {}
     with contextlib.suppress(*DECODER_ERRORS):
         details = exif.get_ifd(ExifTags.IFD.Exif)
@@ -70,7 +70,7 @@ def _facts(exif: Image.Exif, width: int, height: int) -> ImageMetadata:
     return ImageMetadata(width, height, taken, camera, *_coordinates(place))
 
 
-def _date(value: Any) -> datetime | None:
+def _date(value: object) -> datetime | None:
     """Parse `2019:07:04 12:30:05`, also with the other separators that some programs write."""
     numbers = re.match(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?", _text(value))
     with contextlib.suppress(ValueError):
@@ -80,14 +80,14 @@ def _date(value: Any) -> datetime | None:
     return None
 
 
-def _camera(make: Any, model: Any) -> str | None:
+def _camera(make: object, model: object) -> str | None:
     """Make and model, without the make if the model begins with it: `Canon EOS 5D`, `NIKON D70`."""
-    make, model = _text(make), _text(model)
-    brand = make.split(" ")[0]
-    return (model if model.lower().startswith(brand.lower()) else f"{make} {model}".strip()) or None
+    maker, name = _text(make), _text(model)
+    brand = maker.split(" ")[0]
+    return (name if name.lower().startswith(brand.lower()) else f"{maker} {name}".strip()) or None
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):
