@@ -194,3 +194,10 @@ def test_every_command_has_its_parameters_as_flags() -> None:
 def test_errors_keep_their_reason_and_steps_between_processes(error: ConfigError | ImageError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
+
+
+def test_every_option_has_a_help_text() -> None:
+    reference = (SOURCE.parents[1] / "docs" / "cli.md").read_text("utf-8")
+    options = re.findall(r"^\* `[^`]+`.*$", reference, re.MULTILINE)
+    assert len(options) > 300
+    assert [line for line in options if not re.match(r"\* `[^`]+`: \S", line)] == []
