@@ -19,6 +19,7 @@ from PIL import Image
 
 from diptych.cli import COMMANDS, main
 from diptych.cli.renamed import RENAMED, current_spelling
+from diptych.data.formats.registry import FORMATS
 from tests.broken import break_files
 from tests.cli.commands import flags_in
 from tests.conftest import TINY
@@ -424,6 +425,11 @@ def test_usage_lines_name_the_arguments(run: Run) -> None:
     assert run("search", "--help").out.startswith("Usage: diptych search [OPTIONS] [TEXTS...]")
     assert run("eval", "match", "--help").out.startswith("Usage: diptych eval match --data STR [OPTIONS] [MODEL]")
     assert run("data", "inspect", "--help").out.startswith("Usage: diptych data inspect [OPTIONS] PATH")
+
+
+def test_help_lists_every_format_of_data_sets(run: Run) -> None:
+    words = set(re.findall(r"[\w-]+", run("data", "inspect", "--help").out))
+    assert set(FORMATS) <= words
 
 
 def test_a_sequence_has_no_flag_that_empties_it() -> None:
