@@ -88,6 +88,7 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
     """The data set, and its training and validation split as the dual encoder encodes them."""
     from diptych.data.labelled import is_labelled, read_labelled_pairs
     from diptych.matching.heads import HEADS
+    from diptych.training.encoded_images import Views
     from diptych.training.match.data import encode_pairs
 
     recipe = run.recipe
@@ -108,7 +109,7 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
         max_tokens=recipe.max_tokens,
         progress=run.progress,
     )
-    augmented = encode(data.train, train, augment=recipe.augment, views=recipe.views, seed=recipe.seed)
+    augmented = encode(data.train, train, Views(recipe.views, recipe.augment, recipe.seed))
     return data, augmented, encode(data.val, val)
 
 
