@@ -210,7 +210,8 @@ def evaluate_captioner(
         The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: no image is left, or more than `max_bad_share` cannot be used.
+        DataError: no image is left, more than `max_bad_share` cannot be used, or an image gets no caption.
+        ConfigError: there is no tokenizer of that name.
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
