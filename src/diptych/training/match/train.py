@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.progress import Progress, silent
 from diptych.training.match.config import MatchRecipe
-from diptych.training.ranges import check_settings
+from diptych.training.ranges import check_in_batch_negatives, check_settings
 from diptych.training.results import MatchTrainingResult
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _check(recipe: MatchRecipe) -> None:
     for name in recipe.heads:
         if name not in HEADS:
             raise ConfigError(f"heads: no head is called '{name}'; {did_you_mean(name, HEADS)}")
-    if recipe.batch_size < 2:
-        raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
+    check_in_batch_negatives(recipe)
     if recipe.augment != "none" and recipe.views < 2:
         raise ConfigError("only the views beyond the first are augmented; set views to 2 or more, or augment to none")
 
