@@ -146,8 +146,8 @@ def caption(
 
         judge = (matcher or model) if choose or matcher else None
         count = k if k > 1 or judge is None else _CANDIDATES
-        sampling = 1.0 if temperature is None else temperature
-        generation = GenerationConfig(method, beams, count, max_tokens, sampling, top_p, seed)
+        temperature = 1.0 if temperature is None else temperature
+        generation = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
         generate, size = _generator(model, judge, generation, prefix, batch_size, device)
 
     def best(images: list[Image.Image]) -> list[Sequence[Text]]:
