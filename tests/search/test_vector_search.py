@@ -49,7 +49,7 @@ def _store(folder: Path, vectors: np.ndarray) -> Store:
     with store.lock():
         if len(vectors):
             store.add(_table(vectors))
-        store.configure_tokenizer()
+        store.finish_additions()
     return store
 
 
@@ -169,7 +169,7 @@ def test_rows_added_after_the_ann_index_are_found_at_once_and_merged_later(tmp_p
         with store.lock():
             store.add(_table(far.astype(np.float16), start=2_000))
             assert nearest_rows(reader, far[0], 1)["size"].to_pylist() == [2_000]
-            store.configure_tokenizer()
+            store.finish_additions()
         (built,) = store.table.list_indices()
         assert (built.num_indexed_rows, built.num_unindexed_rows, store.partitions) == (2_200, 0, partitions)
         assert nearest_rows(reader, far[0], 1)["size"].to_pylist() == [2_000]
@@ -183,7 +183,7 @@ def test_a_table_that_grew_fourfold_gets_new_partitions(tmp_path: Path) -> None:
         assert reader.partitions == 22
         with store.lock():
             store.add(_table(_vectors(1_500, 2), start=500))
-            store.configure_tokenizer()
+            store.finish_additions()
         assert reader.partitions == 44
 
 

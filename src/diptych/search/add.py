@@ -55,7 +55,7 @@ def add(
     if pending:
         run.process(progress(prefetch(run.pending_items(), run.prepare, ahead=batch_size), pending, "indexing"))
     removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, large_loss=large_loss)
-    store.configure_tokenizer()
+    store.finish_additions()
     counts = run.counts
     return AddReport(
         new=counts["new"],

@@ -113,7 +113,7 @@ def add_embeddings(store: Store, folder: Path, *, roots: Roots = ANYWHERE, progr
             snapshot.add_written(new)
         if changed:
             store.replace(to_table([*changed.values()], store.identity.dim))
-    store.configure_tokenizer()
+    store.finish_additions()
     return AddReport(
         new=counts["new"],
         changed=counts["changed"],

@@ -108,7 +108,7 @@ def prune_gone(store: Store, large_loss: LargeLoss = "refuse") -> Removed:
             raise _large_loss("pruning", len(gone))
         return Removed(gone=len(gone), unreachable=len(unreachable))
     store.delete(gone)
-    store.configure_tokenizer()
+    store.finish_additions()
     return Removed(pruned=len(gone), unreachable=len(unreachable))
 
 

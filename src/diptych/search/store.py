@@ -235,7 +235,7 @@ class Store:
         if files > max(_SMALL_FILES, rows // _ROWS_PER_FILE) or self._unindexed > max(_UNINDEXED_ROWS, rows // 16):
             self.compact()
 
-    def configure_tokenizer(self) -> None:
+    def finish_additions(self) -> None:
         """Finish a run of additions: build the ANN index if the table is large enough, and compact its files."""
         rows = len(self)
         if rows >= ANN_ROWS and rows >= (read_metadata(self.folder).get("ann_rows") or 0) * _RETRAIN_GROWTH:
