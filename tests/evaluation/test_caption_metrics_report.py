@@ -12,6 +12,7 @@ from PIL import Image
 
 from diptych.captioning.caption_files import one_each, read_caption_file, read_references
 from diptych.captioning.captioner import Captioner
+from diptych.captioning.strategies import GenerationConfig
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ def test_a_caption_of_another_image_is_the_worst(pairs: Pairs) -> None:
 
 def test_a_captioner_is_scored_on_its_captions(pairs: Pairs, writer) -> None:
     captioner = Captioner("tiny", writer)
-    report, left_out = evaluate_captioner(captioner, pairs, method="greedy")
+    report, left_out = evaluate_captioner(captioner, pairs, generation=GenerationConfig("greedy"))
     images = [decode(row.image, min_side=captioner.image_size) for row in pairs]
     written = [of_one[0].text for of_one in captioner.caption(images, method="greedy")]
     assert [scored.caption for scored in report.captions] == written
