@@ -99,7 +99,7 @@ def test_by_default_the_sample_library_is_searched_by_text(page: Callable[..., A
     assert len(names(search)) == 15
     search.text_input(key="q").set_value("a red motorcycle")
     assert names(run(search))[0] == "motorcycle.png"
-    assert "of 15 pictures" in shown(search)
+    assert "of 15 images" in shown(search)
 
 
 def test_a_text_that_matches_nothing_finds_nothing_and_says_so(page: Callable[..., AppTest]) -> None:
