@@ -212,7 +212,7 @@ def test_an_upload_is_captioned_and_another_picture_clears_the_caption(
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
-    ("notes.png", b"these are words", "is not a picture"),
+    ("notes.png", b"these are words", "cannot be decoded as an image"),
     ("empty.jpg", b"", "is empty"),
     ("cut.png", png()[:60], "cut short"),
 ])  # fmt: skip

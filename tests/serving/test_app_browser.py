@@ -232,7 +232,7 @@ def test_an_upload_that_is_not_a_picture_is_refused(visit: Callable[..., Page], 
     page = visit()
     (tmp_path / "notes.png").write_text("these are words")
     upload(page, tmp_path / "notes.png")
-    expect(page.get_by_role("alert")).to_contain_text("is not a picture that can be decoded")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be decoded as an image")
     (tmp_path / "notes.txt").write_text("these are words")
     upload(page, tmp_path / "notes.txt")
     expect(page.get_by_text("files are not allowed")).to_be_visible()
