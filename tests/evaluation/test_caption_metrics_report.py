@@ -218,10 +218,10 @@ def test_several_captions_of_an_image_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_caption_file(tmp_path / "nowhere.json")
     (tmp_path / "empty.json").write_text("{}")
-    with pytest.raises(DataError, match="holds no caption"):
+    with pytest.raises(DataError, match="contains no captions"):
         read_caption_file(tmp_path / "empty.json")
 
 
@@ -269,7 +269,7 @@ def test_captions_without_an_image_and_images_without_a_caption_are_both_counted
 
 
 def test_an_annotation_file_without_captions_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no caption"):
+    with pytest.raises(DataError, match="contains no captions"):
         read_references(coco(tmp_path, SHIFTED, {}))
 
 

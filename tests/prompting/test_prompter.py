@@ -478,7 +478,7 @@ def test_prompts_are_read_from_lines_tables_and_data_sets(drawn: Path, scenes: P
 def test_the_report_compares_the_prompter_with_the_baselines(prompter: Prompter, scenes: Path) -> None:
     pairs = diptych.read_pairs(scenes).with_splits(val=0.3, test=0)
     report, _ = evaluate_prompter(prompter, pairs.split("val"), pairs.split("train"))
-    assert {"prompter", "what it says", MEAN, NEIGHBOUR, OTHERS} <= report.scores.keys()
+    assert {"prompter", "generated prompt", MEAN, NEIGHBOUR, OTHERS} <= report.scores.keys()
     assert report.scores[MEAN].normalised == pytest.approx(0)
     assert len(report.lines()) == 5 * len(pairs.split("val"))
     assert report.cosines.mean() == pytest.approx(report.scores["prompter"].mean)

@@ -159,9 +159,9 @@ class _Gate:
 
 def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep: float | None) -> _Gate:
     if keep is None:
-        return _Gate("no cutoff: the nearest pictures, whether they match or not")
+        return _Gate("no relevance cutoff: the nearest images, whether or not they match")
     if not query.is_text:
-        return _Gate("no cutoff: the nearest to a picture, best first")
+        return _Gate("no relevance cutoff: queries by image show the nearest images, best first")
     cutoff = cutoff_of(index.model_name)
     background = vocabulary_embeddings(lambda: index.text_encoder, index.model_fingerprint)
     if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
@@ -174,10 +174,10 @@ def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep:
 
 
 def _describe(cutoff: Cutoff, keep: float, model: str) -> str:
-    text = f"cutoff: {keep:.0%} of the queries that have a match keep one"
+    text = f"relevance cutoff {keep:g}"
     if cutoff.calibrated:
         return text
-    return f"{text}, as measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
+    return f"{text}, measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
 
 
 def _hits(
@@ -264,7 +264,7 @@ def _row_id(store: Store, name: str) -> str:
     try:
         forms = [path_id(text) for text in texts_of(name)]
     except (OSError, ValueError) as error:  # a loop of links, a NUL
-        raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
+        raise DataError(f"'{name}' is not a path ({error}); name an image in the index by its path or id") from error
     candidates = [name, *forms] if _ID.fullmatch(name) else forms
     known = set(store.rows(candidates, ["id"])["id"].to_pylist())
     if (row := next((candidate for candidate in candidates if candidate in known), None)) is not None:
@@ -272,9 +272,8 @@ def _row_id(store: Store, name: str) -> str:
     if (row := _same_file(store, name)) is not None:
         return row
     raise DataError(
-        f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-        "index it first, or search by the image itself",
-        steps=[NextStep("name its file", "image")],
+        f"no image in '{store.folder}' has the path or id '{name}'; give a path as search results show it, or index it",
+        steps=[NextStep("or search by a file that is not indexed", "image")],
     )
 
 
