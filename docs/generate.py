@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from diptych.cli import COMMANDS, expand_help, program
+from diptych.cli.usage import name_arguments
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "diptych"
@@ -43,11 +44,14 @@ def reference() -> str:
     for commands in COMMANDS.values():
         for name in commands:
             expand_help(name)
+            for words in ([name], *([name, part] for part in program[name])):
+                name_arguments(program, words)
     pages = program.generate_docs(output_format="markdown", recursive=True, heading_level=1)
     title, rest = pages.split("\n", 1)
     text = f"{title}\n\n{NOTE}{rest}"
     text = re.sub(r"## Table of Contents\n.*?(?=\*\*)", "", text, flags=re.DOTALL)
     text = re.sub(r' \*\[default: (?:False|None|\(\)|\[\]|\{\}|"")\]\*', "", text)  # the terminal hides these too
+    text = re.sub(r"^diptych((?: [a-z-]+)+)\1\b", r"diptych\1", text, flags=re.MULTILINE)  # a command is named twice
     text = re.sub(r"(?<=\S)\n +(?=\w)", " ", text)  # join wrapped help texts
     return text.rstrip() + "\n"
 

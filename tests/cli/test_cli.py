@@ -20,6 +20,7 @@ from PIL import Image
 from diptych.cli import COMMANDS, main
 from diptych.cli.renamed import RENAMED, current_spelling
 from tests.broken import break_files
+from tests.cli.commands import flags_in
 from tests.conftest import TINY
 
 SETTINGS = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
@@ -307,7 +308,7 @@ def test_an_expected_error_is_one_sentence_on_standard_error(
         (("trian",), 'Did you mean "train"'),
         (("find", "mini", "a dog", "--data", "d", "--outptu", "x"), "Did you mean --output"),
         (("find", "mini", "a dog", "--data", "d", "-k", "0"), "for -k"),
-        (("find", "mini"), "requires an argument"),
+        (("find", "mini"), "diptych find: missing argument TEXT"),
         (("data", "draw", "d", "--count", "many"), "many"),
         (("find", "mini", "a dog", "--data", "d", "-o", "found.txt"), "for -o"),
         (("train", "contrastive", "--objective", "clip"), "info_nce"),
@@ -419,6 +420,17 @@ def test_old_flags_are_read_as_their_current_spelling(old: list[str], new: list[
     assert current_spelling(old) == new
 
 
+def test_usage_lines_name_the_arguments(run: Run) -> None:
+    assert run("search", "--help").out.startswith("Usage: diptych search [OPTIONS] [TEXTS...]")
+    assert run("eval", "match", "--help").out.startswith("Usage: diptych eval match --data STR [OPTIONS] [MODEL]")
+    assert run("data", "inspect", "--help").out.startswith("Usage: diptych data inspect [OPTIONS] PATH")
+
+
+def test_a_sequence_has_no_flag_that_empties_it() -> None:
+    names = {name for words in command_names() for name in flags_in(words)}
+    assert not [name for name in names if name.startswith("--empty-")]
+
+
 def test_every_renamed_flag_leads_to_one_that_its_command_has() -> None:
     leaves = {" ".join(words): arguments_of(words) for words in command_names()}
     for command, flags in RENAMED.items():
@@ -515,7 +527,7 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
     run: Run, matcher: Path, scenes: Path, tmp_path: Path
 ) -> None:
     words = ("eval", "match", matcher, "--data", scenes, "--split", "all", "--resamples", "5")
-    ended = run(*words, "--plots", "plots", "--precision", "0.4")
+    ended = run(*words, "--plots", "plots", "--min-precision", "0.4")
     assert ended.code == 0, ended.err
     for word in ("accuracy", "average precision", "brier", "ece", "mixture", "random", "hard", "precision of at least"):
         assert word in ended.out
@@ -532,7 +544,7 @@ def test_eval_match_prints_every_measure_with_intervals_and_draws_curves(
 def test_audit_lists_every_caption_worst_first_and_shows_the_pictures(
     run: Run, matcher: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--page", "a.html", "--table", "a.csv")
+    ended = run("data", "audit", scenes, "--model", matcher, "-k", "5", "--output", "a.html", "--table", "a.csv")
     assert ended.code == 0, ended.err
     lines = (tmp_path / "a.csv").read_text().splitlines()
     probabilities = [float(line.rsplit(",", 1)[1]) for line in lines[1:]]

@@ -95,7 +95,7 @@ def test_an_index_can_be_stored_outside_the_library(
 
 
 def test_captions_are_stored_with_the_captions_flag(run: Run, scenes: Path, model_folder: Path, tmp_path: Path) -> None:
-    words = ("index", scenes, "--index", tmp_path / "kept", "--model", model_folder, "--captions", "--json")
+    words = ("index", scenes, "--index", tmp_path / "kept", "--model", model_folder, "--with-captions", "--json")
     assert json.loads(run(*words).out)["new"] == 48
     row = Store.open(tmp_path / "kept").table.search().limit(1).to_list()[0]
     assert len(row["caption"].split("\n")) == 5
@@ -117,7 +117,7 @@ def test_sources_that_cannot_be_indexed_are_refused_in_one_sentence(
     assert "does not exist" in missing.err
     run("index", library, "--model", model_folder)
     with Index(library).store.lock():
-        busy = run("index", library, "--wait", "0")
+        busy = run("index", library, "--lock-timeout", "0")
     assert busy.code == 1
     assert "is writing" in busy.err
 

@@ -278,7 +278,7 @@ def test_an_annotation_file_without_captions_is_refused_by_name(tmp_path: Path) 
 
 def test_the_command_evaluates_a_captioner(run: Run, scenes: Path, saved: Path, tmp_path: Path) -> None:
     words = ("eval", "caption", saved, "--data", scenes, "--split", "val", "--method", "greedy", "--clip", saved)
-    result = run(*words, "--page", "page.html", "--table", "scores.csv")
+    result = run(*words, "--output", "page.html", "--table", "scores.csv")
     assert result.code == 0, result.err
     assert "RefCLIPScore (" in result.out
     assert "tokenizer: diptych's own" in result.out

@@ -126,7 +126,7 @@ def test_a_comparison_without_data_is_refused() -> None:
 
 def test_names_are_as_short_as_uniqueness_allows() -> None:
     assert list(model_names(["runs/a/model", "other/a/model", "mini"])) == ["runs/a", "other/a", "mini"]
-    with pytest.raises(ConfigError, match="two models have the name 'x'"):
+    with pytest.raises(ConfigError, match="two models are named 'x'"):
         model_names(["x=a", "x=b"])
     with pytest.raises(ConfigError, match="no model is given"):
         model_names([])

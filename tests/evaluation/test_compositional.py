@@ -289,5 +289,5 @@ def test_the_command_measures_own_captions_and_published_benchmarks(
     scores = json.loads(run([*command, "--data", str(scenes), "--split", "all", "--json"], capsys))
     assert {row["kind"] for row in scores["kinds"]} <= set(KINDS)
     assert 0 <= scores["mean"] <= 100
-    published = [*command, "--published", str(sugarcrepe / "data"), "--images", str(sugarcrepe / "val2017")]
+    published = [*command, "--published", str(sugarcrepe / "data"), "--image-folder", str(sugarcrepe / "val2017")]
     assert "swap_att" in run(published, capsys)

@@ -179,7 +179,7 @@ def test_the_command_classifies_a_folder_by_examples(
         shutil.copy(colours / name / "0.png", tmp_path / "new" / f"{name}.png")
     table, page = tmp_path / "classes.csv", tmp_path / "classes.html"
     words = ["classify", tmp_path / "new", "--examples", colours, "--model", folder, "--prompts", "one"]
-    assert "classified by" in run(*words, "--table", table, "--page", page)
+    assert "classified by" in run(*words, "--table", table, "--output", page)
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["image"] for row in rows) == ["blue.png", "green.png", "red.png"]

@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subp
         str(QUEUE),
         "--per-client",
         str(QUEUE),
-        "--max-bytes",
+        "--max-body",
         "1000000",
         "--max-pixels",
         "1000000",

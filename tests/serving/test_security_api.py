@@ -354,9 +354,9 @@ def test_without_keys_a_rebound_host_is_refused_with_a_hint_how_to_allow_it(
     with TestClient(app, base_url="http://localhost:8000") as client:
         refused = client.get("/v1/index", headers={"Host": "rebound.example:8000"})
         assert refused.status_code == 403
-        assert "--hosts" in refused.json()["error"]["message"]
+        assert "--allowed-hosts" in refused.json()["error"]["message"]
         assert client.get("/healthz").status_code == 200
-    app = app_of(monkeypatch, "--host", "0.0.0.0", "--without-key", "--hosts", "photos.example")
+    app = app_of(monkeypatch, "--host", "0.0.0.0", "--without-key", "--allowed-hosts", "photos.example")
     with TestClient(app, base_url="http://localhost:8000") as client:
         assert client.get("/healthz", headers={"Host": "Photos.example."}).status_code == 200
 

@@ -43,7 +43,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("stranger"), free_port()
     (folder / ".streamlit").mkdir()
     (folder / ".streamlit" / "config.toml").write_text('[server]\nbaseUrlPath = "elsewhere"\nenableCORS = false\n')
-    words = [sys.executable, "-m", "diptych", "app", "--no-browser", "--port", str(port), "--hosts", "photos.example"]
+    words = [sys.executable, "-m", "diptych", "app", "--no-browser", "--port", str(port)]
+    words += ["--allowed-hosts", "photos.example"]
     root = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*os.environ.get("PYTHONPATH", root).split(os.pathsep)])}
     process = subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
@@ -90,7 +91,7 @@ def test_the_page_answers_to_its_own_names_alone(page: str) -> None:
     for host, status in (("evil.example", 403), ("photos.example", 200), ("localhost", 200)):
         assert httpx2.get(f"http://{page}/", headers={"Host": host}, trust_env=False).status_code == status
     refused = httpx2.get(f"http://{page}/", headers={"Host": "evil.example"}, trust_env=False)
-    assert "--hosts" in refused.json()["error"]["message"]
+    assert "--allowed-hosts" in refused.json()["error"]["message"]
 
 
 def test_settings_in_the_working_folder_do_not_count(page: str) -> None:

@@ -83,7 +83,7 @@ program = App(
     name="diptych",
     help="Train, evaluate, search, caption and serve image-text models on your own images and captions.",
     version=lambda: __import__("diptych").__version__,
-    default_parameter=Parameter(consume_multiple=True, show_default=_shown_default),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), show_default=_shown_default),
     error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,  # `main` reports it
 )
@@ -103,6 +103,10 @@ def expand_help(name: str) -> None:
         command.help = None
 
 
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(words)
+
+
 def dispatch(words: Sequence[str]) -> None:
     """Run a command, whose flags may have old spellings, without handling its errors."""
     if words and any(words[0] in commands for commands in COMMANDS.values()):
@@ -110,6 +114,10 @@ def dispatch(words: Sequence[str]) -> None:
 
         words = current_spelling(words)
         expand_help(words[0])
+        if _asks_for_help(words):
+            from diptych.cli.usage import name_arguments
+
+            name_arguments(program, program.parse_commands(words)[0])
     program(words)
 
 

@@ -26,7 +26,7 @@ def app(
     follow_links: FollowLinks = False,
     host: str = "127.0.0.1",
     port: Port = 8501,
-    hosts: Several = (),
+    hosts: Annotated[Several, Parameter("--allowed-hosts")] = (),
     browser: bool = True,
     device: Device = "auto",
 ) -> None:

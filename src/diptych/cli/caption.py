@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from diptych.cli.options import (
+    COMMON,
     OUTPUT_NAMES,
     BatchSize,
+    Common,
     Count,
-    Device,
     Flag,
     FollowLinks,
-    Json,
     K,
     OptionalCount,
     OptionalInputPath,
     Overwrite,
-    Quiet,
     Several,
     check_model,
     output_file,
@@ -69,9 +68,7 @@ def caption(
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
     batch_size: BatchSize = 16,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Caption images, or rank given captions.
 
@@ -126,10 +123,11 @@ def caption(
     overwrite
         With --index, also caption images that already have captions.
     """
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     _check_places(source, index, output, sidecar, split, overwrite)
     _reject(
-        {"--json": as_json and (output is not None or sidecar or index is not None)}, "prints captions; leave it out"
+        {"--json": common.as_json and (output is not None or sidecar or index is not None)},
+        "prints captions; leave it out",
     )
     if candidates is not None:
         unused = {"--choose": choose, "--matcher": matcher, "--prefix": prefix, "-k": k != 1}
@@ -140,7 +138,7 @@ def caption(
     _check_images(source, index, len(images) + len(unreadable))
     if candidates is not None:
         keep = 1 if keep is None and (index is not None or sidecar) else keep
-        generate, size = _ranker(model, candidates, template, temperature, device)
+        generate, size = _ranker(model, candidates, template, temperature, common.device)
     else:
         from diptych.captioning.strategies import GenerationConfig
 
@@ -148,7 +146,7 @@ def caption(
         count = k if k > 1 or judge is None else _CANDIDATES
         temperature = 1.0 if temperature is None else temperature
         generation = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
-        generate, size = _generator(model, judge, generation, prefix, batch_size, device)
+        generate, size = _generator(model, judge, generation, prefix, batch_size, common.device)
 
     def best(images: list[Image.Image]) -> list[Sequence[Text]]:
         return [texts[:keep] for texts in generate(images)]
@@ -165,7 +163,7 @@ def caption(
     failed = [_as_result(file) for file in unreadable]
     if output is not None or sidecar:
         _write_to_files(images, failed, output, captioning)
-    elif as_json:
+    elif common.as_json:
         _print_json(itertools.chain(failed, captioning(images)))
     elif source.is_file() and len(images) == 1 and not unreadable:
         _print_one(images, captioning)
@@ -317,9 +315,12 @@ def _write_to_files(
 
     sink = CaptionFile(output) if output is not None else Sidecars()
     left = [(path, image) for path, image in images if not sink.done(path)]
+    unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
+    if not left and not unreported:
+        note(f"all {len(images):,} images were done by an earlier run")
+        return
     if len(left) < len(images):
         note(f"{len(images) - len(left):,} images were done by an earlier run")
-    unreported = [result for result in unreadable if output is None or not sink.done(result.path)]
     results = itertools.chain(unreported, captioning(left))
     count, failed = _write(results, len(unreported) + len(left), sink.write)
     note(f"{count:,} images captioned: {output if output is not None else 'in text files next to them'}")

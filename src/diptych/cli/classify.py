@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.options import Classes, Device, Json, K, Model, PageFile, Quiet, TableFile, Templates
+from diptych.cli.options import COMMON, Classes, Common, K, Model, PageOutput, TableFile, Templates
 from diptych.cli.show import note, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Examples = Annotated[
 
 
 def classify(
-    path: str,
+    source: str,
     *,
     classes: Classes = None,
     examples: Examples = None,
@@ -35,10 +35,8 @@ def classify(
     templates: Templates = "eighty",
     k: K = 3,
     table: TableFile = None,
-    page: PageFile = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    output: PageOutput = None,
+    common: Common = COMMON,
 ) -> None:
     """Classify images by class names or by labelled examples.
 
@@ -47,7 +45,7 @@ def classify(
 
     Parameters
     ----------
-    path
+    source
         A folder of images, or of class folders.
     method
         zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
@@ -58,33 +56,33 @@ def classify(
         Classes to report per image.
     table
         Write the classes of every image to this CSV file.
-    page
-        Write the images of each class to an HTML page (.html) or contact sheets (.png).
+    output
+        Also write the images of each class to an HTML page (.html) or contact sheets (.png).
     """
     from diptych.data.classes import classes_in, read_classes
     from diptych.errors import DataError
 
-    set_quiet(quiet, as_json)
-    if Path(path).is_file():
-        raise DataError(f"'{path}' is a file; give the folder of the images")
+    set_quiet(common.quiet, common.as_json)
+    if Path(source).is_file():
+        raise DataError(f"'{source}' is a file; give the folder of the images")
     names = read_classes(classes) if classes is not None else None
     comparing = classes is None and examples is None
-    labelled = _labelled(examples or path) if comparing or examples is not None else None
-    images = None if comparing else _images(path)
+    labelled = _labelled(examples or source) if comparing or examples is not None else None
+    images = None if comparing else _images(source)
     if names is None:
         assert labelled is not None
         names = classes_in(labelled)
     from diptych.evaluation.image_classifier import ImageClassifier
     from diptych.models.dual_encoder import load
 
-    classifier = ImageClassifier(load(model, device), names, prompts=templates, progress=progress)
+    classifier = ImageClassifier(load(model, common.device), names, prompts=templates, progress=progress)
     if images is None:
         assert labelled is not None
-        _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), as_json)
+        _print_scores(classifier.cross_validate(labelled, shots=shots, progress=progress), common.as_json)
         return
-    classified = _classified(classifier, images, labelled, method, k, as_json)
-    _print_classified(classified, as_json)
-    _write(classified, classifier, table, page)
+    classified = _classified(classifier, images, labelled, method, k, common.as_json)
+    _print_classified(classified, common.as_json)
+    _write(classified, classifier, table, output)
 
 
 def _labelled(folder: str) -> Pairs:
@@ -161,7 +159,7 @@ def _row(image: Classified) -> dict[str, str]:
     }
 
 
-def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, page: Path | None) -> None:
+def _write(classified: list[Classified], classifier: ImageClassifier, table: Path | None, output: Path | None) -> None:
     from diptych.evaluation.image_classifier import class_gallery, write_table
     from diptych.reports.gallery import save_gallery
 
@@ -169,7 +167,7 @@ def _write(classified: list[Classified], classifier: ImageClassifier, table: Pat
     if table:
         write_table(classified, table)
         files.append(table)
-    if page:
-        files += save_gallery(class_gallery(classified, classifier.classes), page)
+    if output:
+        files += save_gallery(class_gallery(classified, classifier.classes), output)
     for file in files:
         note_files([file])

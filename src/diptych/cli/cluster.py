@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import Device, Index, IndexModel, Json, OptionalCount, PageOutput, Quiet
+from diptych.cli.options import COMMON, Common, Index, IndexModel, OptionalCount, PageOutput
 from diptych.cli.search import open_index, save_index_gallery
-from diptych.cli.show import note_files, print_json, print_table, relative_path, set_quiet
+from diptych.cli.show import note, note_files, print_json, print_table, relative_path, set_quiet
 
 if TYPE_CHECKING:
     from diptych.reports.gallery import Gallery
@@ -21,11 +21,9 @@ def cluster(
     *,
     groups: OptionalCount = None,
     output: PageOutput = None,
-    as_json: Json = False,
     index: Index = None,
     model: IndexModel = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Group the images of an index by theme. Each theme has a name in words.
 
@@ -36,13 +34,18 @@ def cluster(
     output
         Also write the most typical images of each theme to an HTML page (.html) or contact sheets (.png).
     """
+    from diptych.errors import DataError
     from diptych.search.clusters import find_themes
 
-    set_quiet(quiet, as_json)
-    opened = open_index(index, device, model)
+    set_quiet(common.quiet, common.as_json)
+    opened = open_index(index, common.device, model)
     themes = find_themes(opened, groups)
     written = save_index_gallery(_gallery(themes), output, opened)
-    if as_json:
+    if not themes and not common.as_json:
+        raise DataError("the index is empty; add images with `diptych index FOLDER`")
+    if groups is not None and len(themes) < groups:
+        note(f"{len(themes)} themes instead of {groups}: the other groups would be empty")
+    if common.as_json:
         print_json([theme.to_dict() for theme in themes])
         return
     rows = [

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.options import (
-    Classes,
-    Count,
-    Device,
-    Format,
-    Json,
-    Output,
-    Quiet,
-    Split,
-    Templates,
-    check_model,
-)
+from diptych.cli.options import COMMON, Classes, Common, Count, Format, Output, Split, Templates, check_model
 from diptych.cli.show import echo, note, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -45,9 +34,7 @@ def compare(
     resamples: Count = 2000,
     seed: int = 0,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Compare models on the same images, in one report.
 
@@ -80,7 +67,7 @@ def compare(
     from diptych.data.formats.read import detect
     from diptych.errors import ConfigError, ModelError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if not models:
         raise ConfigError("no model given; for example: diptych compare mini runs/mine --data DATA")
     if data is None and class_data is None:
@@ -105,9 +92,9 @@ def compare(
         seed=seed,
         progress=progress,
     )
-    comparison = compare(models, suite, output, device=device, resamples=resamples, progress=progress)
+    comparison = compare(models, suite, output, device=common.device, resamples=resamples, progress=progress)
     files = write_report(comparison, output, command=shlex.join(["diptych", *sys.argv[1:]]))
-    if as_json:
+    if common.as_json:
         print_json(comparison.to_dict())
     else:
         _print(comparison)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter, validators
 
 from diptych.cli.options import (
+    COMMON,
+    Common,
     Count,
-    Device,
     Flag,
     Format,
     Head,
@@ -20,7 +21,7 @@ from diptych.cli.options import (
     OptionalImageFile,
     OptionalOutput,
     Output,
-    PageFile,
+    PageOutput,
     Quiet,
     Split,
     TableFile,
@@ -192,12 +193,10 @@ def audit(
     head: Head = None,
     split: Split = "all",
     k: K = 100,
-    page: PageFile = None,
+    output: PageOutput = None,
     table: TableFile = None,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Find captions that probably do not describe their image, worst first.
 
@@ -208,30 +207,30 @@ def audit(
     path
         A folder, a caption file, tar shards or a hub name.
     k
-        Captions to print, and to show on the page.
-    page
-        Write these captions with their images to an HTML page (.html) or a contact sheet (.png).
+        Captions to print, and to show with --output.
+    output
+        Also write these captions with their images to an HTML page (.html) or a contact sheet (.png).
     table
         Write every caption with its probability to this CSV file.
     """
     from diptych.data.formats.read import read_pairs
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     pairs = read_pairs(path, format).split(split)
     from diptych.evaluation.audit import audit, audit_gallery, write_table
     from diptych.matching.matcher import load_matcher
     from diptych.reports.gallery import save_gallery
 
-    audited, left_out = audit(load_matcher(model, head, device), pairs, progress=progress)
+    audited, left_out = audit(load_matcher(model, head, common.device), pairs, progress=progress)
     note_left_out(left_out)
     rows = [
         {"P(match)": f"{row.probability:.3f}", "image": row.image_id, "caption": row.caption} for row in audited[:k]
     ]
-    files = save_gallery(audit_gallery(audited, k), page) if page else []
+    files = save_gallery(audit_gallery(audited, k), output) if output else []
     if table:
         write_table(audited, table)
         files.append(table)
-    if as_json:
+    if common.as_json:
         print_json([_as_dict(row) for row in audited[:k]])
         return
     print_table(f"least likely of {len(audited):,} captions", rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, K, Model, OptionalImageOutput, Quiet, Split
+from diptych.cli.options import COMMON, Common, Format, K, Model, OptionalImageOutput, Split
 from diptych.cli.show import note_files, print_json, print_table, progress, set_quiet, write_image
 
 
@@ -15,9 +15,7 @@ def find(
     split: Split = "all",
     format: Format = None,
     output: OptionalImageOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Find the images of a data set that match a text, without an index.
 
@@ -37,17 +35,17 @@ def find(
     from diptych.data.formats.read import read_pairs
     from diptych.errors import DataError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if not text.strip():
         raise DataError("the text is empty; describe what the images should show")
     pairs = read_pairs(data, format).with_val().split(split)
     from diptych.models.dual_encoder import load
     from diptych.search.find_matches import find_matches, match_grid
 
-    matches = find_matches(load(model, device), text, pairs, k, progress=progress)
+    matches = find_matches(load(model, common.device), text, pairs, k, progress=progress)
     if output:
         write_image(match_grid(matches, text), output)
-    if as_json:
+    if common.as_json:
         print_json([{"image_id": m.image_id, "score": m.score, "captions": list(m.captions)} for m in matches])
         return
     rows = [

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter, validators
 
-from diptych.cli.options import (
-    BatchSize,
-    Device,
-    Flag,
-    FollowLinks,
-    Format,
-    Json,
-    Quiet,
-    Several,
-    SeveralPaths,
-    check_model,
-)
+from diptych.cli.options import COMMON, BatchSize, Common, Flag, FollowLinks, Format, Several, SeveralPaths, check_model
 from diptych.cli.show import (
     note,
     print_json,
@@ -57,13 +46,11 @@ def index(
     reset_exclude: Flag = False,
     skip_system_folders: Annotated[bool, Parameter(negative="--no-skip-system-folders", show_default=False)] = True,
     follow_links: FollowLinks = False,
-    captions: Flag = False,
+    captions: Annotated[bool, Parameter("--with-captions", negative="")] = False,
     format: Format = None,
-    wait: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
+    wait: Annotated[float | None, Parameter("--lock-timeout", validator=validators.Number(gte=0))] = None,
     batch_size: BatchSize = 32,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Index a folder of images, so that it can be searched.
 
@@ -105,7 +92,7 @@ def index(
     wait
         Seconds to wait while another process writes to the index. Default: no limit.
     """
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     source = source or _working_folder(exclude)
     settings: dict[str, Any] = {
         **{
@@ -120,15 +107,15 @@ def index(
         **({"prune": True} if prune else {}),
     }
     try:
-        opened = _open(source, index, model, device, rebuild)
+        opened = _open(source, index, model, common.device, rebuild)
         for folder in forget:
             note(f"{opened.forget(folder, wait=wait, on_wait=warn):,} images below '{folder}' are forgotten")
         if watch:
             for added in opened.watch(source, **settings):
-                _report(opened, added, as_json, brief=True)
+                _report(opened, added, common.as_json, brief=True)
         else:
             added = opened.add(source, **settings)
-            _report(opened, added, as_json)
+            _report(opened, added, common.as_json)
             if added.embedded:  # the model is loaded
                 with status("preparing text queries, once per model"):
                     opened.cache_text_encoder()

@@ -5,17 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import (
-    Device,
-    Head,
-    InputImage,
-    Json,
-    Matcher,
-    OptionalInputPath,
-    Prior,
-    Quiet,
-    TableOutput,
-)
+from diptych.cli.options import COMMON, Common, Head, InputImage, Matcher, OptionalInputPath, Prior, TableOutput
 from diptych.cli.show import (
     csv_output,
     note,
@@ -42,9 +32,7 @@ def match(
     model: Matcher = "mini",
     head: Head = None,
     prior: Prior = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Estimate the probability that an image and a text match.
 
@@ -65,11 +53,11 @@ def match(
     """
     from diptych.errors import ConfigError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if (pairs is None) == (image is None):
         raise ConfigError('give an image and a text (diptych match photo.jpg "two dogs"), or a table with --pairs')
     if pairs is not None:
-        _match_pairs(pairs, output, as_json, model, head, prior, device)
+        _match_pairs(pairs, output, common.as_json, model, head, prior, common.device)
         return
     assert image is not None
     if output:
@@ -79,10 +67,10 @@ def match(
     from diptych.images.decode import decode
     from diptych.matching.matcher import load_matcher
 
-    matcher = load_matcher(model, head, device)
+    matcher = load_matcher(model, head, common.device)
     pixels = decode(image, min_side=matcher.encoder.image_size)
     probabilities = matcher.predict([pixels] * len(texts), texts, prior=prior)
-    if as_json:
+    if common.as_json:
         print_json([{"text": text, "probability": float(p)} for p, text in zip(probabilities, texts, strict=True)])
         return
     rows = [{"P(match)": f"{p:.3f}", "text": text} for p, text in zip(probabilities, texts, strict=True)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from diptych.cli.options import Device, Flag, FollowLinks, OptionalInputPath, Port, Several
 from diptych.cli.serve import (
@@ -25,7 +27,7 @@ def mcp(
     transport: Literal["stdio", "http"] = "stdio",
     host: str = "127.0.0.1",
     port: Port = 8001,
-    hosts: Several = (),
+    hosts: Annotated[Several, Parameter("--allowed-hosts")] = (),
     key_file: OptionalInputPath = None,
     without_key: Flag = False,
     device: Device = "auto",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,7 +80,6 @@ PageOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=_PAGE_FILE
 OptionalImageOutput = Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=_IMAGE_FILE)]
 OptionalImageFile = Annotated[Path | None, Parameter(validator=_IMAGE_FILE)]
 TableFile = Annotated[Path | None, Parameter(validator=output_file())]
-PageFile = Annotated[Path | None, Parameter(validator=_PAGE_FILE)]
 
 InputPath = Annotated[Path, Parameter(validator=check_inputs)]
 OptionalInputPath = Annotated[Path | None, Parameter(validator=check_inputs)]
@@ -170,3 +170,22 @@ FollowLinks = Annotated[
         negative="", help="Follow symbolic links that lead out of the folder, and read indexed images stored there."
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """The options of every command that computes something and prints it.
+
+    Attributes:
+        device: Where it computes.
+        as_json: Whether results are printed as JSON.
+        quiet: Whether only results and errors are printed.
+    """
+
+    device: Device = "auto"
+    as_json: Json = False
+    quiet: Quiet = False
+
+
+COMMON = Common()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from diptych.cli.options import (
+    COMMON,
     Captioner,
-    Device,
+    Common,
     InputPath,
-    Json,
     K,
     OptionalInputPath,
     Prompter,
     PromptMethod,
-    Quiet,
     TableOutput,
 )
 from diptych.cli.show import (
@@ -34,24 +35,22 @@ if TYPE_CHECKING:
 
 
 def prompt(
-    images: InputPath,
+    source: InputPath,
     *,
     model: Prompter = "mini",
     method: PromptMethod = "retrieve",
     k: K = 1,
-    library: OptionalInputPath = None,
+    library: Annotated[OptionalInputPath, Parameter("--prompts")] = None,
     captioner: Captioner = None,
     lists: OptionalInputPath = None,
     output: TableOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Suggest prompts that could have generated an image.
 
     Parameters
     ----------
-    images
+    source
         An image file, or a folder of images.
     method
         retrieve returns the nearest prompts of a library; compose starts from a caption and adds the phrases that
@@ -69,26 +68,26 @@ def prompt(
     from diptych.data.formats.image_paths import image_files
     from diptych.errors import DataError
 
-    set_quiet(quiet, as_json)
-    files = list(image_files(images, depth=64)) if images.is_dir() else [images]
+    set_quiet(common.quiet, common.as_json)
+    files = list(image_files(source, depth=64)) if source.is_dir() else [source]
     if not files:
-        raise DataError(f"'{images}' contains no images")
+        raise DataError(f"'{source}' contains no images")
     from diptych.prompting.many_images import prompt_images
     from diptych.prompting.prompter import load_prompter
     from diptych.runtime.progress import silent
 
-    prompter = load_prompter(model, device)
-    config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, device)}
-    one = not images.is_dir()
+    prompter = load_prompter(model, common.device)
+    config = {"how": method, "k": k, **generation_config_of(prompter, library, captioner, lists, common.device)}
+    one = not source.is_dir()
     generated = prompt_images(prompter, files, progress=silent if one else progress, **config)
-    if output is None and one and not as_json:
+    if output is None and one and not common.as_json:
         prompts = next(iter(generated))[1]
         if not prompts:
-            raise DataError(f"'{images}' cannot be decoded; is it an image?")
-        print_table(str(images), [{"cosine": f"{prompt.score:.3f}", "prompt": prompt.text} for prompt in prompts])
+            raise DataError(f"'{source}' cannot be decoded; is it an image?")
+        print_table(str(source), [{"cosine": f"{prompt.score:.3f}", "prompt": prompt.text} for prompt in prompts])
         return
-    names = [_name(file, images) for file in files]
-    if as_json:
+    names = [_name(file, source) for file in files]
+    if common.as_json:
         _print_json(names, list(generated), output)
     else:
         _write(names, generated, output)

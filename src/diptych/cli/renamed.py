@@ -8,21 +8,44 @@ _EVERYWHERE = {"--out": "--output", "--k": "-k"}
 
 # Words of the command -> old flag -> new flag.
 RENAMED: dict[str, dict[str, str]] = {
+    "app": {"--hosts": "--allowed-hosts"},
     "caption": {"--count": "-k", "--again": "--overwrite"},
-    "classify": {"--top": "-k", "--labels": "--classes", "--prompts": "--templates"},
+    "classify": {
+        "--top": "-k",
+        "--labels": "--classes",
+        "--prompts": "--templates",
+        "--page": "--output",
+        "--path": "--source",
+    },
     "compare": {"--most": "--max-images", "--prompts": "--templates"},
-    "data audit": {"--worst": "-k"},
-    "eval compositional": {"--most": "--max-checks"},
-    "eval prompt": {"--how": "--method", "--results": "--table"},
+    "data audit": {"--worst": "-k", "--page": "--output"},
+    "eval caption": {"--page": "--output"},
+    "eval compositional": {"--most": "--max-checks", "--matcher": "--use-matcher", "--images": "--image-folder"},
+    "eval match": {"--precision": "--min-precision"},
+    "eval prompt": {"--how": "--method", "--results": "--table", "--library": "--prompts"},
     "eval zeroshot": {"--prompts": "--templates"},
     "find": {"--grid": "--output"},
     "export onnx": {"--least-cosine": "--min-cosine"},
     "export openvino": {"--least-cosine": "--min-cosine"},
     "hub push": {"--picture": "--preview", "--no-picture": "--no-preview"},
+    "index": {"--captions": "--with-captions", "--wait": "--lock-timeout"},
     "match": {"--picture": "--image"},
-    "prompt": {"--count": "-k", "--how": "--method", "--pictures": "--images"},
+    "mcp": {"--hosts": "--allowed-hosts"},
+    "prompt": {
+        "--count": "-k",
+        "--how": "--method",
+        "--library": "--prompts",
+        "--images": "--source",
+        "--pictures": "--source",
+    },
     "search": {"--keep": "--cutoff"},
-    "serve": {"--batch": "--batch-size"},
+    "serve": {
+        "--batch": "--batch-size",
+        "--hosts": "--allowed-hosts",
+        "--max-bytes": "--max-body",
+        "--memory": "--max-memory",
+        "--wait": "--batch-wait",
+    },
 }
 
 # `-0` reads as a number, which an option with several values before it would take for one of them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diptych.cli.options import Device, InputPath, Json, Model, Quiet, TableOutput
+from diptych.cli.options import COMMON, Common, InputPath, Model, TableOutput
 from diptych.cli.show import (
     note_files,
     print_json,
@@ -30,9 +30,7 @@ def score(
     *tables: InputPath,
     model: Model = "mini",
     output: TableOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Score generated images against their prompts (CLIPScore). Several tables are compared.
 
@@ -48,7 +46,7 @@ def score(
     from diptych.errors import ConfigError
     from diptych.matching.match_table import read_match_table
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if not tables:
         raise ConfigError("no table given; for example: diptych score images.csv, with the columns image and prompt")
     read = [read_match_table(path) for path in tables]
@@ -57,14 +55,14 @@ def score(
     from diptych.evaluation.prompts import score_images
     from diptych.models.dual_encoder import load
 
-    encoder = load(model, device)
+    encoder = load(model, common.device)
     scores = [score_images(encoder, table, progress=progress) for table in read]
     for path, table, values in zip(tables, read, scores, strict=True):
         warn_failures(table.failures(values), len(table.texts), f"rows of '{path}'", "score")
     if output:
         _write(output, tables, read, scores)
     rows = [{"table": str(path), **_row(values)} for path, values in zip(tables, scores, strict=True)]
-    if as_json:
+    if common.as_json:
         print_json(rows)
         return
     print_table(f"CLIPScore by {model}", [_texts(row) for row in rows])

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from diptych.cli.options import (
+    COMMON,
+    Common,
     Count,
-    Device,
     Flag,
     Index,
     IndexModel,
     InputImages,
-    Json,
     K,
     Null,
     PageOutput,
-    Quiet,
     Several,
     Share,
 )
@@ -61,11 +60,9 @@ def search(
     output: PageOutput = None,
     paths: Flag = False,
     null: Null = False,
-    as_json: Json = False,
     index: Index = None,
     model: IndexModel = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Search an index by text, by example image, or both.
 
@@ -113,7 +110,7 @@ def search(
     from diptych.reports.gallery import gallery_of
     from diptych.search.query import Query
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     query = Query.of(
         texts,
         image=image,
@@ -122,12 +119,12 @@ def search(
         unwanted_image=unwanted_image,
         unwanted_like=unwanted_like,
     )
-    opened = open_index(index, device, model)
+    opened = open_index(index, common.device, model)
     results = opened.search(
         query, k=k, page=page, filters=filters, sort=sort, keep=None if nearest else cutoff, fold=fold, rerank=rerank
     )
     written = save_index_gallery(gallery_of(results), output, opened)
-    if as_json:
+    if common.as_json:
         print_json(results.to_dict())
     elif paths or null:
         print_paths((hit.path for hit in results), b"\0" if null else b"\n")
@@ -175,6 +172,8 @@ def _print_results(results: Results) -> None:
         echo(results.message)
     if results.more or results.total >= results.first_rank + len(results) > results.first_rank:
         note(f"next page: --page {results.page + 1}")
+    if not results.searched:  # there was nothing that a cutoff could leave out
+        return
     hint = "; --nearest shows the nearest images anyway" if results.nothing_found else ""
     note(f"({results.cutoff}{hint})")
 

@@ -50,10 +50,17 @@ class Models:
 Roots = Annotated[tuple[Path, ...], Parameter("--root", negative="", validator=check_inputs)]
 
 _KEYS = "DIPTYCH_API_KEYS"
+_FLAGS = {  # of settings whose name says too little beside other options
+    "batch": "batch-size",
+    "hosts": "allowed-hosts",
+    "max_bytes": "max-body",
+    "memory": "max-memory",
+    "wait": "batch-wait",
+}
 
 
 def _flag_of(field: str) -> str:
-    return "batch-size" if field == "batch" else default_name_transform(field)
+    return _FLAGS.get(field, default_name_transform(field))
 
 
 def serve(

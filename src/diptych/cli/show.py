@@ -323,4 +323,6 @@ def error_panel(error: CycloptsError) -> Panel:
     from cyclopts import CycloptsPanel
     from rich.text import Text
 
-    return CycloptsPanel(Text(printable(error), "default"))
+    from diptych.cli.usage import missing_argument
+
+    return CycloptsPanel(Text(printable(missing_argument(error) or error), "default"))

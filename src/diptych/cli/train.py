@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -24,6 +25,7 @@ from diptych.training.run_settings import RunSettings
 if TYPE_CHECKING:
     from cyclopts.field_info import FieldInfo
 
+    from diptych.data.doctor.inspect import Report
     from diptych.training.trainer import Outcome
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
@@ -102,9 +104,7 @@ def contrastive(
         print_table(f"sweep of {sweep.name}, validation recall in %", run_sweep(recipe, sweep, progress=progress))
         return
     result = train(recipe, resume=options.resume, progress=progress)
-    _note_sizes(result.sizes)
-    note_left_out(result.left_out)
-    _note_outcome(result.outcome)
+    _note_training(result.sizes, result.left_out, {"": result.outcome})
     print_scores("validation", result.outcome.best)
     echo(f"model: {result.model}")
 
@@ -120,10 +120,7 @@ def match(
     from diptych.training.match.train import train_matcher
 
     result = train_matcher(recipe, resume=options.resume, progress=progress)
-    _note_sizes(result.sizes)
-    note_left_out(result.left_out)
-    for name, outcome in result.outcomes.items():
-        _note_outcome(outcome, name)
+    _note_training(result.sizes, result.left_out, result.outcomes)
     rows = [
         {"head": head, **{key: f"{value:.2f}" for key, value in scores.items() if key != "score"}}
         for head, scores in result.scores.items()
@@ -143,10 +140,7 @@ def caption(
     from diptych.training.caption.train import train_captioner
 
     result = train_captioner(recipe, resume=options.resume, progress=progress)
-    _note_sizes(result.sizes)
-    note_left_out(result.left_out)
-    for name, outcome in result.outcomes.items():
-        _note_outcome(outcome, name)
+    _note_training(result.sizes, result.left_out, result.outcomes)
     echo(f"validation CIDEr {result.scores['cider']:.3f}, {result.scores['length']:.1f} words per caption")
     echo(f"model: {result.model}")
 
@@ -162,9 +156,7 @@ def prompt(
     from diptych.training.prompt.train import train_prompter
 
     result = train_prompter(recipe, resume=options.resume, progress=progress)
-    _note_sizes(result.sizes)
-    note_left_out(result.left_out)
-    _note_outcome(result.outcome)
+    _note_training(result.sizes, result.left_out, {"": result.outcome})
     best = result.outcome.best
     echo(f"validation cosine {best['cosine'] / 100:.3f}, median rank of the true prompt {best['median_rank']:g}")
     if best["cosine"] <= best.get(BASELINE, -100.0):
@@ -197,12 +189,11 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _note_sizes(sizes: dict[str, int]) -> None:
+def _note_training(sizes: dict[str, int], left_out: Report, outcomes: Mapping[str, Outcome]) -> None:
+    """Print how many images were used, and how many steps the training of each part of the model took."""
     note(f"{sizes['train']:,} images for training, {sizes['val']:,} for validation")
-
-
-def _note_outcome(outcome: Outcome, part: str = "") -> None:
-    """How many steps the training of a model, or of one `part` of it, took."""
-    early = ", stopped early" if outcome.stopped_early else ""
-    text = f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}"
-    note(f"{part}: {text}" if part else text)
+    note_left_out(left_out)
+    for part, outcome in outcomes.items():
+        early = ", stopped early" if outcome.stopped_early else ""
+        text = f"{outcome.steps:,} steps in {outcome.seconds:,.0f} s{early}; best epoch {outcome.best_epoch + 1}"
+        note(f"{part}: {text}" if part else text)

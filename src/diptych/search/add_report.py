@@ -69,7 +69,7 @@ class AddReport:
         counts = {name: getattr(self, name) for name in ("new", "changed", "renamed", "copied", "unchanged")}
         counts |= {"moved with the library": self.rebased, "excluded": self.excluded, "pruned": self.pruned}
         counts |= {"no longer there": self.gone, "out of reach": self.unreachable, "skipped": len(self.skipped)}
-        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to index"
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "no images found"
 
     def unread_summary(self) -> str:
         """The RAW photographs, videos and other images that are not read, in one line; empty if there are none.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from diptych.cli.options import (
+    COMMON,
+    OUTPUT_NAMES,
+    Common,
     Count,
-    Device,
     Format,
-    Json,
     OptionalInputPath,
-    Quiet,
     Split,
     TableFile,
     check_inputs,
@@ -49,12 +49,10 @@ def caption(
     max_tokens: Count = 30,
     clip: str = "mini",
     tokenizer: Literal["auto", "ptb", "fallback"] = "auto",
-    page: Annotated[Path | None, Parameter(validator=output_file(".html", ".htm"))] = None,
+    output: Annotated[Path | None, Parameter(OUTPUT_NAMES, validator=output_file(".html", ".htm"))] = None,
     table: TableFile = None,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate captions with the COCO caption metrics and CLIPScore.
 
@@ -82,40 +80,40 @@ def caption(
         Dual encoder for CLIPScore and RefCLIPScore, or none to skip them. Published scores use open_clip/ViT-B-32.
     tokenizer
         Tokenizer: ptb (needs Java), fallback (built in), or auto (ptb if Java is installed).
-    page
+    output
         HTML page to write: the scores, and the images with the worst and the best captions.
     table
         CSV file to write: the scores of each image.
     """
     from diptych.errors import ConfigError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     left_out: Report | None = None
     if captions and references and data is None:
         title = str(captions)
         report = _evaluate_files(captions, references, tokenizer)
     elif data is not None and references is None:
         title = f"{captions or model}, {split} split"
-        setup = _read_setup(data, format, split, clip, device, tokenizer)
+        setup = _read_setup(data, format, split, clip, common.device, tokenizer)
         if captions:
             report, left_out = _evaluate_captions(captions, setup)
         else:
-            report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, device)
+            report, left_out = _evaluate_model(model, setup, method, beams, max_tokens, common.device)
     else:
         raise ConfigError("give --data, a data set with captions, or two files: --captions and --references")
     from diptych.evaluation.captions_page import save_page, save_table
 
-    if page:
-        save_page(report, f"Captions: {title}", page)
+    if output:
+        save_page(report, f"Captions: {title}", output)
     if table:
         save_table(report, table)
-    if as_json:
+    if common.as_json:
         print_json(report.to_dict() | {"left_out": left_out.bad_images if left_out else 0})
         return
     if left_out:
         note_left_out(left_out)
     _print(report, title)
-    for file in filter(None, (page, table)):
+    for file in filter(None, (output, table)):
         note_files([file])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from diptych.cli.options import Count, Device, Flag, Format, Json, Model, OptionalInputPath, Quiet, Split
+from cyclopts import Parameter
+
+from diptych.cli.options import COMMON, Common, Count, Flag, Format, Model, OptionalInputPath, Split
 from diptych.cli.show import echo, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -17,14 +19,12 @@ def compositional(
     *,
     data: str | None = None,
     published: OptionalInputPath = None,
-    images: OptionalInputPath = None,
-    matcher: Flag = False,
+    images: Annotated[OptionalInputPath, Parameter("--image-folder")] = None,
+    use_matcher: Flag = False,
     split: Split = "test",
     max_checks: Count = 1000,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate whether a model can tell a caption from a variant with its words changed.
 
@@ -40,14 +40,14 @@ def compositional(
         these files.
     images
         Folder of the images of the published set, if it is not the same folder.
-    matcher
+    use_matcher
         Evaluate the model's matcher instead of its cosine similarity.
     max_checks
         Maximum number of checks per kind, sampled at random.
     """
     from diptych.errors import ConfigError
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     if (data is None) == (published is None):
         raise ConfigError("give either --data, a captioned data set, or --published, Winoground or SugarCrepe")
     checks = _checks(data, published, images, split, max_checks, format)
@@ -55,11 +55,11 @@ def compositional(
     from diptych.matching.matcher import load_matcher
     from diptych.models.dual_encoder import load
 
-    judge = load_matcher(model, None, device) if matcher else load(model, device)
+    judge = load_matcher(model, None, common.device) if use_matcher else load(model, common.device)
     if isinstance(checks, Checks):
-        _print_choices(evaluate_checks(judge, checks, progress=progress), as_json)
+        _print_choices(evaluate_checks(judge, checks, progress=progress), common.as_json)
     else:
-        _print_quads(evaluate_quads(judge, checks, progress=progress), as_json)
+        _print_quads(evaluate_quads(judge, checks, progress=progress), common.as_json)
 
 
 def _checks(

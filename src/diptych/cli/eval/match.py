@@ -5,19 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.options import (
-    Count,
-    Device,
-    Format,
-    Head,
-    Json,
-    Matcher,
-    OptionalShare,
-    Prior,
-    Quiet,
-    Share,
-    Split,
-)
+from diptych.cli.options import COMMON, Common, Count, Format, Head, Matcher, OptionalShare, Prior, Share, Split
 from diptych.cli.show import echo, note_files, note_left_out, print_json, print_table, progress, set_quiet
 
 if TYPE_CHECKING:
@@ -33,14 +21,12 @@ def match(
     head: Head = None,
     split: Split = "test",
     threshold: Share = 0.5,
-    precision: OptionalShare = None,
+    min_precision: OptionalShare = None,
     prior: Prior = None,
     plots: Path | None = None,
     resamples: Count = 200,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate a matcher: decisions, ranking and calibration, with 95% confidence intervals.
 
@@ -53,7 +39,7 @@ def match(
         Data set to evaluate on, or a table of labelled pairs.
     threshold
         Minimum probability at which a pair counts as a match.
-    precision
+    min_precision
         Also report the lowest threshold whose precision is at least this, from 0 to 1.
     plots
         Folder for the reliability diagram and the ROC and precision-recall curves (.png).
@@ -63,23 +49,23 @@ def match(
     from diptych.data.formats.read import read_pairs
     from diptych.data.labelled import is_labelled, read_labelled_pairs
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     pairs = read_labelled_pairs(data) if is_labelled(data) else read_pairs(data, format).with_val().split(split)
     from diptych.evaluation.evaluators import evaluate_match
     from diptych.matching.matcher import load_matcher
 
-    matcher = load_matcher(model, head, device)
+    matcher = load_matcher(model, head, common.device)
     report, left_out = evaluate_match(
         matcher, pairs, threshold=threshold, prior=prior, resamples=resamples, progress=progress
     )
     files = _save_plots(report, matcher.name, plots) if plots else []
-    if as_json:
+    if common.as_json:
         print_json(report.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)
     _print(report, f"head {matcher.name}, threshold {threshold:g}")
-    if precision is not None:
-        _print_thresholds(report, precision)
+    if min_precision is not None:
+        _print_thresholds(report, min_precision)
     for file in files:
         note_files([file])
 

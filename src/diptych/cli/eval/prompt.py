@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from diptych.cli.options import (
+    COMMON,
     Captioner,
-    Device,
+    Common,
     Format,
-    Json,
     OptionalInputPath,
     Prompter,
     PromptMethod,
-    Quiet,
     Split,
     TableFile,
 )
@@ -33,14 +32,12 @@ def prompt(
     split: Split = "test",
     train_data: str | None = None,
     method: PromptMethod = "retrieve",
-    library: OptionalInputPath = None,
+    library: Annotated[OptionalInputPath, Parameter("--prompts")] = None,
     captioner: Captioner = None,
     table: TableFile = None,
     histogram: Annotated[Path | None, Parameter(validator=validators.Path(dir_okay=False))] = None,
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate a prompter against the true prompts and baselines.
 
@@ -66,7 +63,7 @@ def prompt(
     from diptych.cli.prompt import generation_config_of
     from diptych.data.formats.read import read_pairs
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     pairs = read_pairs(data, format).with_val()
     known = read_pairs(train_data).with_val(0.0) if train_data else pairs
     training = known.split("train") if "train" in known.split_sizes and (train_data or split != "train") else None
@@ -74,11 +71,11 @@ def prompt(
     from diptych.evaluation.prompts import evaluate_prompter
     from diptych.prompting.prompter import load_prompter
 
-    prompter = load_prompter(model, device)
-    config = generation_config_of(prompter, library, captioner, None, device)
+    prompter = load_prompter(model, common.device)
+    config = generation_config_of(prompter, library, captioner, None, common.device)
     report, left_out = evaluate_prompter(prompter, evaluated, training, how=method, progress=progress, **config)
     files = _write(report, table, histogram, f"{model}, {split} split")
-    if as_json:
+    if common.as_json:
         print_json(report.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)

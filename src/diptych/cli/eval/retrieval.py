@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, Model, Quiet, Split
+from diptych.cli.options import COMMON, Common, Format, Model, Split
 from diptych.cli.show import note_left_out, print_json, print_scores, progress, set_quiet
 
 
@@ -12,9 +12,7 @@ def retrieval(
     data: str,
     split: Split = "test",
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate image-to-text and text-to-image retrieval (Karpathy protocol).
 
@@ -27,13 +25,13 @@ def retrieval(
     """
     from diptych.data.formats.read import read_pairs
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     pairs = read_pairs(data, format).with_val().split(split)
     from diptych.evaluation.evaluators import evaluate_retrieval
     from diptych.models.dual_encoder import load
 
-    scores, left_out = evaluate_retrieval(load(model, device), pairs, progress=progress)
-    if as_json:
+    scores, left_out = evaluate_retrieval(load(model, common.device), pairs, progress=progress)
+    if common.as_json:
         print_json(scores.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)

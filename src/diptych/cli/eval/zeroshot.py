@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.cli.options import Device, Format, Json, Model, Quiet, Split, Templates
+from diptych.cli.options import COMMON, Common, Format, Model, Split, Templates
 from diptych.cli.show import note_left_out, print_json, print_table, progress, set_quiet
 
 
@@ -14,9 +14,7 @@ def zeroshot(
     templates: Templates = "eighty",
     split: Split = "all",
     format: Format = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    common: Common = COMMON,
 ) -> None:
     """Evaluate zero-shot classification by class names (CLIP protocol).
 
@@ -30,14 +28,16 @@ def zeroshot(
     """
     from diptych.data.classes import read_classes, read_labelled
 
-    set_quiet(quiet, as_json)
+    set_quiet(common.quiet, common.as_json)
     candidates = read_classes(classes) if classes else None
     pairs = read_labelled(data, format).split(split)
     from diptych.evaluation.evaluators import evaluate_zeroshot
     from diptych.models.dual_encoder import load
 
-    scores, left_out = evaluate_zeroshot(load(model, device), pairs, candidates, prompts=templates, progress=progress)
-    if as_json:
+    scores, left_out = evaluate_zeroshot(
+        load(model, common.device), pairs, candidates, prompts=templates, progress=progress
+    )
+    if common.as_json:
         print_json(scores.to_dict() | {"left_out": left_out.bad_images})
         return
     note_left_out(left_out)

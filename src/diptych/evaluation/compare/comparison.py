@@ -122,7 +122,7 @@ def model_names(models: Sequence[str]) -> dict[str, str]:
             ]
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"two models have the name '{duplicate}'; rename one: NAME=MODEL")
+        raise ConfigError(f"two models are named '{duplicate}'; give one another name: NAME=MODEL")
     return {name: model for name, (_, model) in zip(names, given, strict=True)}
 
 

@@ -73,7 +73,7 @@ class AccessControl:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if not self._is_own_host(host, server):
             name = _hostname(host) or host
-            message = f"this server does not answer to '{name[:100]}'; start it with --hosts NAME for each further name"
+            message = f"this server does not answer to '{name[:100]}'; allow further names with --allowed-hosts"
             raise RequestRefused(403, "forbidden_host", message)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin not in self._origins and origin.partition("://")[2] != host:
