@@ -566,7 +566,7 @@ def test_score_compares_several_image_generators(
     with out.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 18
-    assert [line["score"] for line in lines if "none" in line["imgId"]] == ["", ""]
+    assert [line["score"] for line in lines if "none" in line["image"]] == ["", ""]
     assert all(0 <= float(line["score"]) <= 2.5 for line in lines if line["score"])
     assert "CLIPScore by mini" in capsys.readouterr().out
 
@@ -576,7 +576,7 @@ def test_commands_with_missing_inputs_fail_with_a_message(tmp_path: Path, capsys
     assert run_command("prompt", tmp_path / "nothing.jpg") == 1
     assert run_command("prompt", tmp_path) == 1
     errors = capsys.readouterr().err
-    assert "no table is given" in errors
+    assert "no table given" in errors
     assert "check the path" in errors
     assert "contains no images" in errors
     assert run_command("data", "get") == 0
