@@ -440,7 +440,7 @@ def test_generated_captions_are_ordered_by_captioner_and_matcher_together(writer
     from diptych.matching.matcher import Matcher
 
     matcher = Matcher(encoder, CosineHead(), Calibration({"head": 5.0}, 0.0), name="cosine")
-    choices = choose(images, Captioner("tiny", writer), matcher, count=4, weight=weight)
+    choices = choose(images, Captioner("tiny", writer), matcher, GenerationConfig(count=4), weight=weight)
     for image, chosen in zip(images, choices, strict=True):
         logits = [math.log(choice.confidence / (1 - choice.confidence)) for choice in chosen]
         both = [choice.score + weight * logit for choice, logit in zip(chosen, logits, strict=True)]

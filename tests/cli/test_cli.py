@@ -186,7 +186,7 @@ def test_resume_with_the_folder_alone_continues_with_the_recorded_settings(
     words = ("train", "contrastive", "-o", tmp_path / "r")
     ended = run(*words, "--resume")
     assert (ended.code, ended.out) == (1, "")
-    assert "holds no run to resume; start it without --resume" in ended.err
+    assert "contains no run to resume; start it without --resume" in ended.err
     assert run(*words, "--config", config, "--data", scenes, "--epochs", 1, "--batch-size", 8, "--seed", 3).code == 0
     first = recipe_of(tmp_path / "r")
     ended = run(*words, "--resume", "--epochs", 2, "--lr-head", 0.002)
@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(run: Run, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("find", "nowhere", "a dog", "--data", "SCENES"), "'nowhere' is not a model"),
+        (("find", "nowhere", "a dog", "--data", "SCENES"), "there is no model 'nowhere'"),
         (("find", "MODEL", " ", "--data", "SCENES"), "the text is empty"),
         (("find", "MODEL", "a dog", "--data", "nowhere"), "nowhere"),
         (("data", "inspect", "nowhere"), "nowhere"),

@@ -63,7 +63,7 @@ def test_losing_most_images_wants_a_second_word(run: Run, library: Path, model_f
     for file in library.rglob("*.png"):
         file.unlink()
     refused = run("index", library, "--prune")
-    assert (refused.code, "would remove 6 pictures" in " ".join(refused.err.split())) == (1, True)
+    assert (refused.code, "would remove 6 images" in " ".join(refused.err.split())) == (1, True)
     assert "(--prune-all)" in refused.err
     assert json.loads(run("index", library, "--prune-all", "--json").out)["pruned"] == 6
 

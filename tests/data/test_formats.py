@@ -217,7 +217,10 @@ def test_tables_named_by_split_form_one_data_set_and_others_do_not(folder: Path)
 
 def test_a_table_without_a_caption_column_lists_the_columns_that_it_has(folder: Path):
     path = write_csv(folder / "t.csv", ["image", "weight"], [("a.jpg", "3")])
-    with pytest.raises(DataError, match="no caption column: it has image, weight; rename one to one of: caption"):
+    with pytest.raises(
+        DataError,
+        match=r"no caption column \(its columns: image, weight\); rename the .* to one of: caption",
+    ):
         read_pairs(path, format="table")
 
 
@@ -399,7 +402,7 @@ def test_one_shard_a_glob_and_braces_read(shards: Path):
     assert len(read_pairs(shards / "val-000.tar")) == 1
     assert len(read_pairs(str(shards / "t*.tar"))) == 2
     assert len(read_pairs(f"{shards}/{{train,val}}-{{000..000}}.tar")) == 2
-    with pytest.raises(DataError, match=r"no file or folder '.*train-001\.tar'"):
+    with pytest.raises(DataError, match=r"train-001\.tar' does not exist"):
         read_pairs(f"{shards}/train-{{000..001}}.tar")
 
 
@@ -681,7 +684,7 @@ def test_hub_names_are_distinguished_from_missing_paths(tmp_path: Path, monkeypa
     assert detect("hf://user/name").paths == detect("user/name").paths == (Path("user/name"),)
     assert detect("hf://datasets/user/name@v1").paths == (Path("user/name@v1"),)
     for path in ("data/captions.csv", "data/x.tar.gz", "/data/name", "a/b/c"):
-        with pytest.raises(DataError, match="no file or folder"):
+        with pytest.raises(DataError, match="does not exist; check the path"):
             detect(path)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from diptych.captioning.caption_files import one_each, read_caption_file, read_references
 from diptych.captioning.captioner import Captioner
+from diptych.captioning.strategies import GenerationConfig
 from diptych.data.formats.read import read_pairs
 from diptych.data.pairs import Pairs, Row
 from diptych.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ def test_a_caption_of_another_image_is_the_worst(pairs: Pairs) -> None:
 
 def test_a_captioner_is_scored_on_its_captions(pairs: Pairs, writer) -> None:
     captioner = Captioner("tiny", writer)
-    report, left_out = evaluate_captioner(captioner, pairs, method="greedy")
+    report, left_out = evaluate_captioner(captioner, pairs, generation=GenerationConfig("greedy"))
     images = [decode(row.image, min_side=captioner.image_size) for row in pairs]
     written = [of_one[0].text for of_one in captioner.caption(images, method="greedy")]
     assert [scored.caption for scored in report.captions] == written
@@ -217,10 +218,10 @@ def test_several_captions_of_an_image_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_caption_file(tmp_path / "nowhere.json")
     (tmp_path / "empty.json").write_text("{}")
-    with pytest.raises(DataError, match="holds no caption"):
+    with pytest.raises(DataError, match="contains no captions"):
         read_caption_file(tmp_path / "empty.json")
 
 
@@ -268,7 +269,7 @@ def test_captions_without_an_image_and_images_without_a_caption_are_both_counted
 
 
 def test_an_annotation_file_without_captions_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no caption"):
+    with pytest.raises(DataError, match="contains no captions"):
         read_references(coco(tmp_path, SHIFTED, {}))
 
 

@@ -192,7 +192,7 @@ def test_a_model_that_fails_is_reported_and_the_others_are_measured(
 ) -> None:
     compared = compare([models[0], str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False, resamples=5)
     assert [model.name for model in compared.models] == ["plain"]
-    assert "is not a model" in compared.failed["none"]
+    assert "there is no model" in compared.failed["none"]
     assert "none could not be measured" in markdown(compared)
     with pytest.raises(ModelError, match="no model could be measured"):
         compare([str(tmp_path / "none")], suite, tmp_path, device="cpu", fresh=False)

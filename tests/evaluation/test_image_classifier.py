@@ -184,7 +184,7 @@ def test_the_command_classifies_a_folder_by_examples(
         rows = list(csv.DictReader(file))
     assert sorted(row["image"] for row in rows) == ["blue.png", "green.png", "red.png"]
     assert sum(Path(row["image"]).stem == row["class"] for row in rows) >= 2
-    assert "Pictures by class" in page.read_text()
+    assert "Images by class" in page.read_text()
 
 
 def test_the_command_classifies_a_folder_by_names_alone(

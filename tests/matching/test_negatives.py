@@ -57,9 +57,9 @@ def test_another_seed_draws_other_negatives_and_the_same_seed_the_same(matches: 
 
 def test_a_caption_that_describes_every_picture_is_refused() -> None:
     pairs = Pairs.from_rows(Row(name, Path(name), ("a picture",)) for name in ("a", "b"))
-    with pytest.raises(DataError, match="describes every picture"):
+    with pytest.raises(DataError, match="describes every image"):
         random_negatives(Matches(pairs))
-    with pytest.raises(DataError, match="describes every picture"):
+    with pytest.raises(DataError, match="describes every image"):
         hard_negatives(Matches(pairs), np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
 
 

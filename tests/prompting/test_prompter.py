@@ -478,7 +478,7 @@ def test_prompts_are_read_from_lines_tables_and_data_sets(drawn: Path, scenes: P
 def test_the_report_compares_the_prompter_with_the_baselines(prompter: Prompter, scenes: Path) -> None:
     pairs = diptych.read_pairs(scenes).with_splits(val=0.3, test=0)
     report, _ = evaluate_prompter(prompter, pairs.split("val"), pairs.split("train"))
-    assert {"prompter", "what it says", MEAN, NEIGHBOUR, OTHERS} <= report.scores.keys()
+    assert {"prompter", "generated prompt", MEAN, NEIGHBOUR, OTHERS} <= report.scores.keys()
     assert report.scores[MEAN].normalised == pytest.approx(0)
     assert len(report.lines()) == 5 * len(pairs.split("val"))
     assert report.cosines.mean() == pytest.approx(report.scores["prompter"].mean)
@@ -542,7 +542,7 @@ def test_the_commands_train_evaluate_and_prompt(
     assert run_command("prompt", drawn / "images", *options) == 0
     (drawn / "images" / "broken.png").unlink()
     strange.unlink()
-    assert "1 left out" in capsys.readouterr().out
+    assert "1 of 50 images have no prompt: undecodable 1" in capsys.readouterr().err
     with (tmp_path / "prompts.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * 49
     assert run_command("prompt", next((drawn / "images").iterdir()), "--model", out, "--how", "compose") == 0
@@ -566,7 +566,7 @@ def test_score_compares_several_image_generators(
     with out.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 18
-    assert [line["score"] for line in lines if "none" in line["imgId"]] == ["", ""]
+    assert [line["score"] for line in lines if "none" in line["image"]] == ["", ""]
     assert all(0 <= float(line["score"]) <= 2.5 for line in lines if line["score"])
     assert "CLIPScore by mini" in capsys.readouterr().out
 
@@ -576,7 +576,7 @@ def test_commands_with_missing_inputs_fail_with_a_message(tmp_path: Path, capsys
     assert run_command("prompt", tmp_path / "nothing.jpg") == 1
     assert run_command("prompt", tmp_path) == 1
     errors = capsys.readouterr().err
-    assert "no table is given" in errors
+    assert "no table given" in errors
     assert "check the path" in errors
     assert "contains no images" in errors
     assert run_command("data", "get") == 0

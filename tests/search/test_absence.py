@@ -171,9 +171,9 @@ def test_another_drive_in_the_same_place_does_not_empty_the_index(
     index.add(drive.folder)
     for file in drive.folder.iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="would remove 2 pictures"):
+    with pytest.raises(DataError, match="would remove 2 images"):
         index.add(drive.folder, prune=True)
-    with pytest.raises(DataError, match="would remove 2 pictures"):
+    with pytest.raises(DataError, match="would remove 2 images"):
         index.prune()
     assert len(index) == 2
     assert index.prune(prune_all=True).pruned == 2
@@ -221,7 +221,7 @@ def test_most_of_many_pictures_are_only_removed_with_a_second_word(
     index.add(tmp_path / "library")
     for number in range(51):
         (tmp_path / "library" / f"{number}.png").unlink()
-    with pytest.raises(DataError, match="would remove 51 pictures"):
+    with pytest.raises(DataError, match="would remove 51 images"):
         index.add(tmp_path / "library", prune=True)
     assert (index.add(tmp_path / "library", prune_all=True).pruned, len(index)) == (51, 39)
 
@@ -477,7 +477,7 @@ def test_a_pattern_that_would_take_most_pictures_out_wants_a_second_word(
 ) -> None:
     index = Index(library, model)
     index.add(library)
-    with pytest.raises(DataError, match=r"excluding '\*' would remove 3 pictures"):
+    with pytest.raises(DataError, match=r"excluding '\*' would remove 3 images"):
         index.add(library, exclude=["*"])
     assert (len(index), index.store.exclusions) == (3, {})
     assert (index.add(library, exclude=["*"], prune_all=True).excluded, len(index)) == (3, 0)

@@ -182,7 +182,7 @@ def test_prune_removes_images_that_are_gone(index: Index, library: Path) -> None
 def test_a_library_that_is_suddenly_empty_is_not_pruned(index: Index, library: Path) -> None:
     for path in library.rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"would remove 6 pictures.* mounted"):
+    with pytest.raises(DataError, match=r"would remove 6 images.* mounted"):
         index.add(library, prune=True)
     assert (index.add(library).gone, len(index)) == (6, 6)
     assert (index.add(library, prune_all=True).pruned, len(index)) == (6, 0)

@@ -60,7 +60,7 @@ def test_unwanted_parts_have_half_weight_unless_they_name_one() -> None:
 
 def test_a_query_as_text_lists_its_parts() -> None:
     query = Query.of(["a dog^2", "snow"], image=Path("cat.jpg"), like="photos/1.jpg", unwanted="grass")
-    assert str(query) == "“a dog” × 2, “snow”, 'cat.jpg', the picture 'photos/1.jpg', not “grass”"
+    assert str(query) == "“a dog” × 2, “snow”, like 'cat.jpg', like 'photos/1.jpg', not “grass”"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.Monke
 def test_the_repr_shows_the_message_and_the_first_hits() -> None:
     found = results(*(Hit(str(place), f"/p/{place}.jpg", 0.5) for place in range(12)))
     lines = repr(found).splitlines()
-    assert lines[0] == "Results: “a dog”: 12 of 15 pictures"
+    assert lines[0] == "Results: “a dog”: 12 of 15 images"
     assert lines[1] == "  1  0.500  /p/0.jpg"
     assert lines[-1] == "  … 2 more"
     assert len(lines) == 12

@@ -87,7 +87,7 @@ def test_a_text_that_matches_nothing_finds_nothing_and_says_so(index: Index, tex
     found = index.search(text)
     assert found.hits == ()
     assert found.nothing_found
-    assert found.message.startswith(f"nothing found: none of 6 pictures shows “{text}”")
+    assert found.message.startswith(f"nothing found: none of the 6 images matches “{text}”")
     assert found.nearest is not None
     assert found.nearest.path in found.message
 
@@ -95,7 +95,7 @@ def test_a_text_that_matches_nothing_finds_nothing_and_says_so(index: Index, tex
 def test_without_a_cutoff_the_nearest_are_found_whatever_they_show(index: Index) -> None:
     found = index.search("a volcano", keep=None)
     assert len(found) == found.total == 6
-    assert "no cutoff" in found.cutoff
+    assert "no relevance cutoff" in found.cutoff
 
 
 def test_a_stricter_share_finds_no_more(index: Index) -> None:
@@ -157,7 +157,7 @@ def test_filters_and_sql_conditions_are_combined(plane: Index) -> None:
 
 def test_the_message_says_when_no_image_meets_the_filters(plane: Index) -> None:
     found = plane.search(Query.of(like="/p/00"), filters=Filters(camera="Leica"))
-    assert found.message == "nothing found: no picture of the index meets the filters"
+    assert found.message == "nothing found: the index is empty, or no image in it passes the filters"
 
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"page": 0}, {"k": 5_000, "page": 2}, {"sort": "size"}])

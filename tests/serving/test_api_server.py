@@ -230,7 +230,7 @@ def test_serve_refuses_to_listen_on_a_network_without_a_key() -> None:
     words = [sys.executable, "-m", "diptych", "serve", "--host", "0.0.0.0", "--port", str(free_port())]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
-    assert "everybody in the network could use this server" in done.stderr
+    assert "anyone on the network could use this server" in done.stderr
 
 
 def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

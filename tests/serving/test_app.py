@@ -95,18 +95,18 @@ def png(colour: str = "red") -> bytes:
 
 def test_by_default_the_sample_library_is_searched_by_text(page: Callable[..., AppTest]) -> None:
     search = page("search")
-    assert "15 pictures" in shown(search)
+    assert "15 images" in shown(search)
     assert len(names(search)) == 15
     search.text_input(key="q").set_value("a red motorcycle")
     assert names(run(search))[0] == "motorcycle.png"
-    assert "of 15 pictures" in shown(search)
+    assert "of 15 images" in shown(search)
 
 
 def test_a_text_that_matches_nothing_finds_nothing_and_says_so(page: Callable[..., AppTest]) -> None:
     search = page("search")
     search.text_input(key="q").set_value("a plate of sushi")
     assert names(run(search)) == []
-    assert "No matches among 15 pictures" in shown(search)
+    assert "No matches among 15 images" in shown(search)
     search.toggle(key="q-nearest").set_value(True)
     assert len(names(run(search))) == 15
 
@@ -212,7 +212,7 @@ def test_an_upload_is_captioned_and_another_picture_clears_the_caption(
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
-    ("notes.png", b"these are words", "is not a picture"),
+    ("notes.png", b"these are words", "cannot be decoded as an image"),
     ("empty.jpg", b"", "is empty"),
     ("cut.png", png()[:60], "cut short"),
 ])  # fmt: skip
@@ -263,7 +263,7 @@ def test_a_folder_is_indexed_and_skipped_files_are_listed(
     library = root / "my *photos*"
     library.mkdir()
     (library / "<i>red.png").write_bytes(png())
-    (library / "broken.jpg").write_bytes(b"no picture")
+    (library / "broken.jpg").write_bytes(b"no image")
     index = page("index", **served)
     index.text_input(key="index-path").set_value(str(library))
     press(index, "Index")
@@ -274,7 +274,7 @@ def test_a_folder_is_indexed_and_skipped_files_are_listed(
     search.session_state["diptych-library"] = str(library)
     assert names(run(search)) == ["&lt;i&gt;red.png"]
     press(index, "Back to the sample library")
-    assert "15 pictures" in shown(index)
+    assert "15 images" in shown(index)
 
 
 def test_only_folders_inside_the_roots_are_indexed(page: Callable[..., AppTest], root: Path, served: dict) -> None:
@@ -332,7 +332,7 @@ def test_an_index_of_another_model_is_searched_by_that_model_and_compared(
     (tmp_path / "red.png").write_bytes(png())
     Index(tmp_path, served["compare"][0]).add(tmp_path)
     index = page("index", index=str(tmp_path / ".diptych"), captioner=served["captioner"])
-    assert "(1 picture, indexed with **plain**)" in shown(index)
+    assert "(1 image, indexed with **plain**)" in shown(index)
     compare = run(page_script("compare"))
     compare.text_input(key="compare-text").set_value("red")
     assert names(run(compare)) == ["red.png", "red.png"]
@@ -351,15 +351,15 @@ def test_an_empty_index_links_to_the_index_page(
     for name in ("caption", "search", "match", "compare"):
         opened = page(name, **settings)
         assert not opened.error
-        assert "has no pictures yet. Index a folder" in opened.info[0].value.replace("\\", "")
+        assert "has no images yet. Index a folder" in opened.info[0].value.replace("\\", "")
         assert opened.page_link[0].label == "Index a folder"
         assert "from the library" not in shown(opened)
     index = page("index", **settings)
-    assert "has no pictures yet" in index.markdown[0].value
+    assert "has no images yet" in index.markdown[0].value
     index.text_input(key="index-path").set_value(str(photos))
     press(index, "Index")
     assert "1 new" in index.success[0].value
-    assert "**index** (1 picture, indexed with **mini**)" in index.markdown[0].value
+    assert "**index** (1 image, indexed with **mini**)" in index.markdown[0].value
     (photos / "blue.png").write_bytes(png("blue"))
     press(index, "Index")
     assert "1 new" in index.success[0].value
@@ -375,8 +375,8 @@ def test_a_library_that_is_not_a_folder_shows_an_error(page: Callable[..., AppTe
 def test_a_missing_library_has_a_button_back_to_the_default(page: Callable[..., AppTest], tmp_path: Path) -> None:
     search = page("search")
     search.session_state["diptych-library"] = str(tmp_path / "gone")
-    assert "has no pictures" in run(search).info[0].value
-    assert "15 pictures" in shown(press(search, "Back to the sample library"))
+    assert "has no images" in run(search).info[0].value
+    assert "15 images" in shown(press(search, "Back to the sample library"))
 
 
 def test_visitors_share_one_service() -> None:

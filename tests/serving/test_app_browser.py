@@ -125,7 +125,7 @@ def upload(page: Page, file: Path) -> None:
 
 
 def choose(page: Page, name: str) -> None:
-    """Choose a picture from the library with the keyboard."""
+    """Choose an image from the library with the keyboard."""
     button = page.get_by_role("button", name=f"Choose {name}")
     button.wait_for(state="attached", timeout=_PATIENCE)
     button.focus()
@@ -184,7 +184,7 @@ def test_more_like_this_scrolls_to_the_top(visit: Callable[..., Page]) -> None:
 
 def test_a_picture_finds_pictures(visit: Callable[..., Page], photos: Path) -> None:
     page = visit("search")
-    page.get_by_role("button", name="Picture", exact=True).click()
+    page.get_by_role("button", name="Image", exact=True).click()
     upload(page, photos / "temple.jpg")
     expect(page.get_by_text("Similar to temple.jpg")).to_be_visible()
     expect(cards(page).first).to_have_text("temple.jpg")
@@ -204,9 +204,9 @@ def test_a_folder_is_indexed_and_searched(visit: Callable[..., Page], folder: Pa
     library.mkdir()
     for name, colour in (("red.png", "red"), ("blue.png", "blue")):
         Image.new("RGB", (90, 60), colour).save(library / name)
-    (library / "broken.jpg").write_bytes(b"no picture")
+    (library / "broken.jpg").write_bytes(b"no image")
     page = visit("index")
-    page.get_by_label("Picture folder").fill(str(library))
+    page.get_by_label("Image folder").fill(str(library))
     page.get_by_role("button", name="Index", exact=True).click()
     expect(page.get_by_text("2 new, 1 skipped")).to_be_visible()
     page.get_by_role("link", name="Search").click()
@@ -219,9 +219,9 @@ def test_a_page_without_an_index_links_to_the_index_page(browser: Browser, photo
     with serving(tmp_path, "--index", tmp_path / "index", "--root", tmp_path / "mine") as address:
         page = browser.new_page()
         page.goto(f"{address}/search")
-        expect(page.get_by_text("has no pictures yet")).to_be_visible()
+        expect(page.get_by_text("has no images yet")).to_be_visible()
         page.get_by_role("link", name="Index a folder").click()
-        page.get_by_label("Picture folder").fill(str(tmp_path / "mine"))
+        page.get_by_label("Image folder").fill(str(tmp_path / "mine"))
         page.get_by_role("button", name="Index", exact=True).click()
         expect(page.get_by_text("1 new")).to_be_visible()
         page.get_by_role("link", name="Search").click()
@@ -232,7 +232,7 @@ def test_an_upload_that_is_not_a_picture_is_refused(visit: Callable[..., Page], 
     page = visit()
     (tmp_path / "notes.png").write_text("these are words")
     upload(page, tmp_path / "notes.png")
-    expect(page.get_by_role("alert")).to_contain_text("is not a picture that can be decoded")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be decoded as an image")
     (tmp_path / "notes.txt").write_text("these are words")
     upload(page, tmp_path / "notes.txt")
     expect(page.get_by_text("files are not allowed")).to_be_visible()
@@ -304,7 +304,7 @@ def shoot(page: Page, name: str) -> None:
     """Save a screenshot once the page is idle, with as many colours as fit into 200 kB."""
     page.locator('[data-test-script-state="notRunning"]').wait_for(timeout=_PATIENCE)
     page.mouse.move(0, 0)
-    page.wait_for_timeout(1_500)  # pictures fade in
+    page.wait_for_timeout(1_500)  # images fade in
     file = Path(SCREENSHOTS or ".") / f"app-{name}.png"
     page.screenshot(path=file)
     with Image.open(file) as image:

@@ -61,7 +61,7 @@ async def check_refusals(session: ClientSession) -> None:
         ("index_folder", {"path": "/etc"}, "outside the folders"),
         ("caption_image", {"image": "/etc/passwd"}, "outside the folders"),
         ("caption_image", {"image": "0" * 32}, "no indexed image has the id"),
-        ("caption_image", {"image": "data:image/png;base64,AAAA"}, "not a picture that can be decoded"),
+        ("caption_image", {"image": "data:image/png;base64,AAAA"}, "cannot be decoded as an image"),
         ("caption_image", {"image": "data:image/png;base64,*"}, "not valid base64"),
         ("search_images", {"query": "a", "k": 1_000}, "arguments of search_images: k must be at most 20"),
         ("search_images", {"query": "a", "k": "many"}, "arguments of search_images: k must be a whole number"),

@@ -283,7 +283,7 @@ def test_invalid_requests_raise_typed_errors(service: Service, photos: Path) -> 
         service.embed(texts=["a", " "])
     with pytest.raises(ImageError):
         service.embed([b"no picture"])
-    with pytest.raises(ConfigError, match="nothing is wanted"):
+    with pytest.raises(ConfigError, match="the query is empty"):
         service.search()
 
 

@@ -201,13 +201,13 @@ def test_self_critical_training_of_an_encoder_decoder_is_refused(
 def test_stored_views_depend_on_which_captions_mention_a_side(dataset: Path, encoder: Path) -> None:
     from diptych.data.pairs import Pairs, Row
     from diptych.models import dual_encoder as dual
-    from diptych.training.encoded_images import encode_images, state_shapes
+    from diptych.training.encoded_images import Views, encode_images, state_shapes
 
     loaded, plain = dual.load(str(encoder), "cpu"), read_pairs(dataset).split("val")
     sided = Pairs.from_rows(Row(row.image_id, row.image, ("a dog on the left",)) for row in plain)
     rows = np.arange(len(plain))
-    settings: dict[str, Any] = {"shape": state_shapes(loaded)["image"], "augment": "light", "views": 2}
-    encoded = [encode_images(loaded, pairs, **settings, progress=silent) for pairs in (plain, sided)]
+    shape, views = state_shapes(loaded)["image"], Views(2, "light")
+    encoded = [encode_images(loaded, pairs, shape, views, progress=silent) for pairs in (plain, sided)]
     assert torch.equal(*(images.take(rows).states for images in encoded))
     some, other = (images.take(rows, 1).states for images in encoded)  # half of the plain ones are mirrored
     alike = [torch.equal(*pair) for pair in zip(some, other, strict=True)]

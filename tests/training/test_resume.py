@@ -213,12 +213,12 @@ def test_resume_without_a_checkpoint_is_an_error_that_leaves_no_trace(
     kind: str, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     trainer, recipe = start(kind)
-    with pytest.raises(ConfigError, match="holds no checkpoint to resume from; start the run without `resume`"):
+    with pytest.raises(ConfigError, match="contains no checkpoint to resume from; start the run without `resume`"):
         trainer(recipe, resume=True)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="contains no checkpoint"):
         trainer(recipe, resume=True)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 

@@ -121,19 +121,13 @@ def choose(
     images: Sequence[Image.Image],
     captioner: Captioner,
     matcher: Matcher,
+    generation: GenerationConfig | None = None,
     *,
-    count: int = 5,
     weight: float = 0.1,
-    method: str = "beam",
-    beams: int = 3,
     prefix: str = "",
-    max_tokens: int = 30,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    seed: int = 0,
     batch_size: int = 16,
 ) -> list[list[Chosen]]:
-    """Generate `count` captions of each image and order them by captioner and matcher together, best first.
+    """Generate several captions of each image and order them by captioner and matcher together, best first.
 
     Captions are ordered by `combined_score`. Captions without a word are left out.
 
@@ -141,22 +135,16 @@ def choose(
         images: Upright RGB images.
         captioner: The model that generates captions.
         matcher: The model that compares them with the image.
-        count: Number of captions for each image.
+        generation: Decoding strategy and number of captions for each image; by default beam search for five captions.
         weight: Weight of the matcher's logit; the larger, the more the confidence decides the order.
-        method: This and the following are the settings of `Captioner.caption`.
-        beams: Beam width of beam search.
         prefix: Text that every caption begins with.
-        max_tokens: Maximum number of words or tokens after the prefix.
-        temperature: Temperature of `nucleus`.
-        top_p: Probability mass of `nucleus`.
-        seed: Seed of `nucleus`.
         batch_size: Images in one forward pass.
 
     Raises:
         ConfigError: A setting is out of its range.
     """
-    config = GenerationConfig(method, beams, count, max_tokens, temperature, top_p, seed)
-    captions = captioner.caption_with(images, config, prefix=prefix, batch_size=batch_size)
+    generation = generation or GenerationConfig(count=5)
+    captions = captioner.caption_with(images, generation, prefix=prefix, batch_size=batch_size)
     pairs = [(i, caption) for i, group in enumerate(captions) for caption in group if caption.text.strip()]
     confidences = matcher.predict([images[i] for i, _ in pairs], [caption.text for _, caption in pairs])
     chosen: list[list[Chosen]] = [[] for _ in images]

@@ -36,7 +36,7 @@ def read_caption_file(path: str | Path) -> dict[str, list[str]]:
     for name, texts in rows:
         captions.setdefault(str(name), []).extend(caption_list(texts))
     if not captions:
-        raise DataError(f"'{path}' holds no caption; it needs an image and a caption on each line")
+        raise DataError(f"'{path}' contains no captions; it needs an image and a caption on each line")
     return captions
 
 
@@ -56,7 +56,7 @@ def read_references(path: str | Path) -> Pairs:
     captioned = annotated.where(count > 0 for count in annotated.caption_counts())
     if not len(captioned):
         raise DataError(
-            f"'{path}' holds no caption; give the annotation file with captions, such as captions_val2014.json"
+            f"'{path}' contains no captions; give the annotation file with captions, such as captions_val2014.json"
         )
     return captioned
 
@@ -64,7 +64,7 @@ def read_references(path: str | Path) -> Pairs:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"there is no file '{path}'; give one with a caption for each image")
+        raise DataError(f"'{path}' does not exist; check the path")
     return path
 
 

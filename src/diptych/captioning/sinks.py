@@ -44,9 +44,7 @@ class CaptionFile:
 
     def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in _FORMATS:
-            raise ConfigError(
-                f"captions are written as {' or '.join(_FORMATS)}, not as '{path.name}'; name another file"
-            )
+            raise ConfigError(f"'{path}' has the suffix '{path.suffix}'; valid: {', '.join(_FORMATS)}")
         self.path = path
         self._lines, paths = _FORMATS[path.suffix.lower()]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +56,7 @@ class CaptionFile:
         try:
             self._done = paths(complete.decode("utf-8"), content[len(complete) :].decode("utf-8", "ignore"))
         except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-            raise DataError(f"'{path}' holds no captions of an earlier run ({error}); name another file") from error
+            raise DataError(f"'{path}' contains no captions of an earlier run ({error}); use another file") from error
         if len(complete) < len(content):
             write_bytes(path, complete)
 

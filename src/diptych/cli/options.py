@@ -43,11 +43,15 @@ def check_device(_type: object, value: str) -> None:
 
 
 def check_model(_type: object, value: str | None) -> None:
-    """Raise `ModelError` if this is neither a bundled model, nor a model on the disk, nor shaped like a hub name."""
-    if value is not None and ("/" not in value or value.startswith((".", "/", "~"))):
-        from diptych.models.checkpoints import model_directory
+    """Raise `ModelError` if this is neither a bundled model, nor a model on the disk, nor shaped like a hub name.
 
-        model_directory(value)
+    A prompter has a `diptych.json` and may have nothing else that a model directory has.
+    """
+    if value is not None and ("/" not in value or value.startswith((".", "/", "~"))):
+        from diptych.models.checkpoints import METADATA, model_directory
+
+        if not any((folder / METADATA).exists() for folder in (Path(value), Path(value, "model"))):
+            model_directory(value)
 
 
 def output_file(*suffixes: str) -> Callable[[object, Path | None], None]:

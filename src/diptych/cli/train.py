@@ -115,7 +115,7 @@ def match(
     recipe: Annotated[MatchRecipe, _SETTINGS] = MatchRecipe(),  # noqa: B008 - defaults of the flags
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Train a matcher on a dual encoder: the probability that an image and a text match."""
+    """Train a matcher on a dual encoder. It estimates the probability that an image and a text match."""
     recipe = _chosen_settings(recipe, options)
     from diptych.training.match.train import train_matcher
 
@@ -135,7 +135,7 @@ def caption(
     recipe: Annotated[CaptionRecipe, _SETTINGS] = CaptionRecipe(),  # noqa: B008 - defaults of the flags
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Train a captioner: a small decoder on a dual encoder, a ViT-GPT2, or a BLIP."""
+    """Train a captioner: a small decoder on a dual encoder, a VisionEncoderDecoder (such as ViT-GPT2), or a BLIP."""
     recipe = _chosen_settings(recipe, options)
     from diptych.training.caption.train import train_captioner
 
@@ -151,7 +151,7 @@ def prompt(
     recipe: Annotated[PromptRecipe, _SETTINGS] = PromptRecipe(),  # noqa: B008 - defaults of the flags
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Train a prompter on images with prompts: it predicts the embedding of an image's prompt."""
+    """Train a prompter, a model that predicts the prompt of an image, on images with prompts."""
     recipe = _chosen_settings(recipe, options)
     from diptych.training.prompt.train import train_prompter
 

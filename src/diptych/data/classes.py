@@ -81,8 +81,9 @@ def read_classes(source: str | Path) -> Classes:
     try:
         lines = read_text(source).splitlines()
     except (OSError, DataError) as error:
+        reason = f"'{source}' does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise DataError(
-            f"cannot read classes from '{source}' ({error}); pass a text file with one class a line, "
+            f"cannot read the classes: {reason}; give a text file with one class per line, "
             f"or one of: {', '.join(CLASSES)}"
         ) from error
     fields = [line.strip().split("\t", 1) for line in lines if line.strip()]
@@ -149,7 +150,7 @@ def read_class_folders(folder: str | Path) -> Pairs:
     folder = Path(folder).absolute()
     pairs = Pairs.from_rows(_rows(folder))
     if not len(pairs):
-        raise DataError(f"'{folder}' has no folders of images; make one folder for each class, named after it")
+        raise DataError(f"'{folder}' has no class subfolders; sort the images into one subfolder per class")
     return pairs
 
 

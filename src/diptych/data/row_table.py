@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TypedDict, overload
 
@@ -132,14 +133,12 @@ def _is_other(image: ImageSource, known: _Values) -> bool:
     return readable_text(os.fsdecode(image)) != known["path"]
 
 
-class Captions(Sequence[str]):
-    """All captions of a data set in row order, stored as Arrow strings and converted to Python strings on access."""
+class TextSequence(Sequence[str]):
+    """Texts that are read by position: an item or a slice is what `take` returns for its positions."""
 
-    def __init__(self, texts: pa.StringArray) -> None:
-        self.texts = texts
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    @abstractmethod
+    def take(self, indices: NDArray[np.integer]) -> list[str]:
+        """The texts at `indices`, from 0, in that order."""
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -149,8 +148,18 @@ class Captions(Sequence[str]):
         if isinstance(index, slice):
             return self.take(np.arange(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
-            raise IndexError(f"caption {index} of {len(self)}")
-        return self.texts[int(index) % len(self)].as_py()
+            raise IndexError(f"text {index} of {len(self)}")
+        return self.take(np.array([index % len(self)]))[0]
+
+
+class Captions(TextSequence):
+    """All captions of a data set in row order, stored as Arrow strings and converted to Python strings on access."""
+
+    def __init__(self, texts: pa.StringArray) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), BLOCK):

@@ -93,7 +93,7 @@ def audit_gallery(audited: Sequence[AuditedCaption], worst: int) -> Gallery:
     shown = audited[:worst]
     cards = tuple(Card(_place(row), f"{100 * row.probability:.1f}% likely", row.caption, row.image_id) for row in shown)
     note = (
-        f"The {len(shown):,} of {len(audited):,} captions with the lowest probability of describing their picture, "
+        f"The {len(shown):,} of {len(audited):,} captions with the lowest probability of describing their image, "
         "lowest first."
     )
     return Gallery("Captions to review", note, (Section("", cards),))

@@ -188,15 +188,10 @@ def evaluate_captioner(
     training: Sequence[str] | None = None,
     scorer: Scorer | None = None,
     tokenizer: str = "auto",
+    generation: GenerationConfig | None = None,
+    prefix: str = "",
     max_bad_share: float = 0.1,
     progress: Progress = silent,
-    method: str = "beam",
-    beams: int = 3,
-    prefix: str = "",
-    max_tokens: int = 30,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    seed: int = 0,
 ) -> tuple[CaptionReport, Report]:
     """Caption the images of a data set and score the best caption of each.
 
@@ -206,27 +201,21 @@ def evaluate_captioner(
         training: as for `CaptionEvaluator`.
         scorer: as for `CaptionEvaluator`.
         tokenizer: as for `CaptionEvaluator`.
+        generation: decoding strategy and its settings; by default beam search with three beams.
+        prefix: text that every caption begins with.
         max_bad_share: largest fraction of images that may be left out, 0 to 1.
         progress: reports progress.
-        method: as for `Captioner.caption`.
-        beams: as for `Captioner.caption`.
-        prefix: as for `Captioner.caption`.
-        max_tokens: as for `Captioner.caption`.
-        temperature: as for `Captioner.caption`.
-        top_p: as for `Captioner.caption`.
-        seed: as for `Captioner.caption`.
 
     Returns:
         The report, and the images that were left out with reasons.
 
     Raises:
-        DataError: no image is left, or more than `max_bad_share` cannot be used.
-        ConfigError: a generation setting is out of range.
+        DataError: no image is left, more than `max_bad_share` cannot be used, or an image gets no caption.
+        ConfigError: there is no tokenizer of that name.
     """
     usable, left_out = usable_pairs(pairs, max_bad_share=max_bad_share, progress=progress)
     images = progress(((row.image_id, row.image) for row in usable), len(usable), "writing captions")
-    config = GenerationConfig(method, beams, 1, max_tokens, temperature, top_p, seed)
-    generate = functools.partial(captioner.caption_with, config=config, prefix=prefix)
+    generate = functools.partial(captioner.caption_with, config=generation or GenerationConfig(), prefix=prefix)
     results = caption_images(images, generate, image_size=captioner.image_size)
     captions = {result.path: result.texts[0].text for result in results if result.texts}
     evaluator = CaptionEvaluator(usable, training=training, scorer=scorer, tokenizer=tokenizer, progress=progress)

@@ -44,7 +44,7 @@ def caption_page(report: CaptionReport, title: str, *, shown: int = 24, size: in
     best = worst[shown:][::-1][:shown]
     sections = [("Lowest CIDEr-D", worst[:shown]), ("Highest CIDEr-D", best)]
     body = _scores(report) + "".join(_section(name, rows, size) for name, rows in sections if rows)
-    note = f"{len(worst):,} pictures, each with its caption and the reference captions."
+    note = f"{len(worst):,} images, each with its caption and the reference captions."
     return html_document(title, note, body, _STYLE)
 
 
@@ -90,7 +90,7 @@ def variety_rows(report: CaptionReport) -> list[tuple[str, str]]:
     rows = [
         ("words per caption, mean", f"{variety.length:.2f}"),
         ("distinct words", f"{variety.vocabulary:,}"),
-        ("captions shared by several pictures", f"{100 * variety.repeated:.1f}%"),
+        ("captions shared by several images", f"{100 * variety.repeated:.1f}%"),
     ]
     if variety.novel is not None:
         rows.append(("captions not in the training data", f"{100 * variety.novel:.1f}%"))

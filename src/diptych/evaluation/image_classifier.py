@@ -319,8 +319,8 @@ def class_gallery(results: Sequence[Classified], classes: Classes, limit: int = 
         )
         if cards:
             sections.append(Section(f"{name}: {len(members):,}", cards))
-    note = f"{len(results):,} pictures in {len(sections):,} classes, the most probable first, at most {limit} of each."
-    return Gallery("Pictures by class", note, tuple(sections))
+    note = f"{len(results):,} images in {len(sections):,} classes, most probable first, at most {limit} per class."
+    return Gallery("Images by class", note, tuple(sections))
 
 
 def _second(result: Classified) -> str:

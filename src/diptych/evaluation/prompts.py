@@ -28,9 +28,9 @@ from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 
 # Names of the rows of a report.
-PROMPTER, GENERATED = "prompter", "what it says"
+PROMPTER, GENERATED = "prompter", "generated prompt"
 MEAN, OTHERS = "mean embedding", "other prompts"
-NEIGHBOUR, NEIGHBOURS = "nearest's prompt", "nearest's mean"
+NEIGHBOUR, NEIGHBOURS = "nearest image's prompt", "nearest image's mean"
 _BATCH = 32  # images that are decoded and embedded at once
 
 

@@ -44,7 +44,7 @@ class Tile:
     text: str = ""
     heading: str = ""
     highlight: bool = False
-    missing: str = "no picture"
+    missing: str = "no image"
 
 
 def image_grid(

@@ -94,12 +94,12 @@ def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS, min_side: int |
                 "too_many_pixels", f"{name} is larger than Pillow decodes ({error}); save a smaller copy of it"
             ) from error
         except CostlyError as error:
-            raise ImageError("undecodable", f"{name} costs too much to decode: {error}") from error
+            raise ImageError("undecodable", f"{name} is too costly to decode: {error}") from error
         except DECODER_ERRORS as error:
             if _is_truncated(data, error):
                 raise ImageError("truncated", f"{name} is cut short ({error}); fetch it again") from error
             raise ImageError(
-                "undecodable", f"{name} is not a picture that can be decoded ({error}); valid: {', '.join(formats())}"
+                "undecodable", f"{name} cannot be decoded as an image ({error}); supported: {', '.join(formats())}"
             ) from error
 
 

@@ -75,4 +75,4 @@ def open_lazily(data: bytes) -> Image.Image:
                 if profile is not None:
                     image.info["icc_profile"] = profile
                 return image
-    raise last_error or SyntaxError("its first bytes are of no known format")
+    raise last_error or SyntaxError("unrecognized file format")

@@ -34,7 +34,7 @@ def describe(source: ImageSource) -> str:
     """The name of an image in messages."""
     if isinstance(source, Slice):
         return f"'{readable_text(str(source.path))}' (bytes {source.offset} to {source.offset + source.size})"
-    return f"a picture of {len(source):,} bytes" if isinstance(source, bytes) else f"'{readable_text(str(source))}'"
+    return f"an image of {len(source):,} bytes" if isinstance(source, bytes) else f"'{readable_text(str(source))}'"
 
 
 def readable_text(name: str) -> str:
@@ -100,7 +100,7 @@ def _read_file(source: Path | Slice, name: str, max_bytes: int, roots: Roots) ->
     except FileNotFoundError:
         if any(map(_ESCAPED.search, path.parts)):
             raise ImageError("missing", f"{name} has a name that is not UTF-8; rename the file") from None
-        raise ImageError("missing", f"{name} does not exist; check the path, or the folder given as images") from None
+        raise ImageError("missing", f"{name} does not exist; check the path") from None
     except ImageError:
         raise
     except (OSError, ValueError, DataError) as error:  # ValueError: a NUL in the path, a negative offset

@@ -164,7 +164,7 @@ class Matcher(Pretrained):
             images, good = decode_all((row.image for row in rows), self.encoder.image_size)
             if not good.all():
                 bad = rows[int(np.argmin(good))].image_id
-                raise DataError(f"picture '{bad}' cannot be decoded; `diptych data inspect` says why")
+                raise DataError(f"image '{bad}' cannot be decoded; `diptych data inspect` says why")
             return self.encoder.preprocess_images(images)
 
         starts = range(0, len(pairs), batch_size)

@@ -111,8 +111,8 @@ def hard_negatives(
 def _check_others(matches: Matches, caption: int) -> None:
     if not matches.others(caption):
         raise DataError(
-            f"the caption '{matches.captions[caption][:60]}' describes every picture of this part of the data set, so "
-            "nothing is left that it does not describe; add pictures"
+            f"the caption '{matches.captions[caption][:60]}' describes every image in this part of the data set, so "
+            "it can have no negatives; add images"
         )
 
 

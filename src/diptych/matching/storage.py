@@ -125,5 +125,5 @@ def _chosen_head(name: str | Path, head: str | None) -> str:
         )
     chosen = head or max(available, key=lambda name: [*HEADS].index(name) if name in HEADS else -1)
     if chosen not in available:
-        raise ModelError(f"'{name}' has no head '{chosen}'; {did_you_mean(chosen, available)}")
+        raise ModelError(f"model '{name}' has no head '{chosen}'; {did_you_mean(chosen, available)}")
     return chosen

@@ -104,7 +104,7 @@ def add_part(folder: Path, part: str) -> Metadata:
         ModelError: There is no dual encoder in the directory.
     """
     if not (folder / METADATA).exists():
-        raise ModelError(f"'{folder}' holds no dual encoder to add a {part} to; save the encoder there first")
+        raise ModelError(f"'{folder}' has no dual encoder to add a {part} to; save the encoder there first")
     return read_metadata(folder)
 
 
@@ -129,10 +129,14 @@ def model_directory(name: str | Path) -> Path:
     if (directory := _model_in(path)) is not None:
         return closed_folder(directory, path)
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        what = (
+            f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json"
+            if path.exists()
+            else f"there is no model '{name}'"
+        )
         raise ModelError(
-            f"'{name}' is not a model: it has neither modules.json nor config.json nor open_clip_config.json. "
-            f"Pass {', '.join(map(repr, bundled_models()))}, the folder of a training run, a model directory, or "
-            "a hub name such as google/siglip2-base-patch16-224"
+            f"{what}; give {', '.join(map(repr, bundled_models()))}, a training run, a model directory, or a hub name "
+            "such as google/siglip2-base-patch16-224"
         )
     fetched = fetched_directory(str(name))
     return _model_in(fetched) or fetched

@@ -159,12 +159,7 @@ class DualEncoder(TwoTowers, Pretrained):
 
     @overload
     def encode_images(
-        self,
-        images: Images,
-        *,
-        batch_size: int = ...,
-        show_progress: bool = ...,
-        convert_to: Literal["numpy"] = "numpy",
+        self, images: Images, *, batch_size: int = ..., show_progress: bool = ..., convert_to: Literal["numpy"] = ...
     ) -> NDArray[np.float32]: ...
     @overload
     def encode_images(
@@ -202,7 +197,7 @@ class DualEncoder(TwoTowers, Pretrained):
         *,
         batch_size: int = ...,
         show_progress: bool = ...,
-        convert_to: Literal["numpy"] = "numpy",
+        convert_to: Literal["numpy"] = ...,
     ) -> NDArray[np.float32]: ...
     @overload
     def encode_texts(

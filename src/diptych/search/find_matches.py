@@ -41,7 +41,7 @@ def find_matches(
     """
     (text,) = checked_texts([text])
     if not text.strip():
-        raise ConfigError("the text is empty; describe what the picture shows")
+        raise ConfigError("the text is empty; describe what the images should show")
     if k < 1:
         raise ConfigError(f"k is {k}; it must be at least 1")
     embeddings = dataset_image_embeddings(model, pairs, progress=progress)  # (images, dim)

@@ -29,7 +29,7 @@ from diptych.search.precomputed import dimension
 from diptych.search.prune import forget, prune_gone
 from diptych.search.query import QueryLike
 from diptych.search.results import Results
-from diptych.search.retrieval import Sort
+from diptych.search.retrieval import SearchOptions, Sort
 from diptych.search.sources import DataSet, Folder, Item, Source
 from diptych.search.store import ModelIdentity, Store, discard_index
 from diptych.search.update import UpdateOptions, update, watch
@@ -341,20 +341,19 @@ class Index:
             ImageError: an image of the query cannot be decoded.
             ModelError: the model that made the index cannot be loaded, has changed, or has no matcher.
         """
+        options = SearchOptions(
+            k=k,
+            page=page,
+            filters=filters,
+            where=where,
+            sort=sort,
+            keep=keep,
+            fold=fold,
+            rerank=rerank,
+            matcher=matcher,
+        )
         with guarded(self.folder):
-            return retrieval.search(
-                self,
-                query,
-                k=k,
-                page=page,
-                filters=filters,
-                where=where,
-                sort=sort,
-                keep=keep,
-                fold=fold,
-                rerank=rerank,
-                matcher=matcher,
-            )
+            return retrieval.search(self, query, options)
 
     @classmethod
     def rebuild(cls, path: str | Path, model: str | Path | DualEncoder, *, device: str = "auto") -> Index:

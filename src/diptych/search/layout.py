@@ -156,7 +156,7 @@ def damaged(folder: Path, reason: str) -> IndexDamaged:
         if folder.name == HIDDEN
         else f"diptych index FOLDER --index {shlex.quote(str(folder))} --rebuild"
     )
-    return IndexDamaged(f"the index in '{folder}' is damaged ({reason}); to index the pictures again: {command}")
+    return IndexDamaged(f"the index in '{folder}' is damaged ({reason}); index the images again: {command}")
 
 
 @contextmanager

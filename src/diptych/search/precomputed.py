@@ -173,7 +173,7 @@ def _open(file: Path) -> NDArray[np.floating]:
         raise DataError(f"'{file}' is not an array of embeddings ({error}); write it again") from error
     if stored.ndim != 2 or stored.dtype.kind != "f":
         raise DataError(
-            f"'{file}' holds {stored.dtype} of shape {stored.shape}; embeddings are floats of shape (pictures, dim)"
+            f"'{file}' holds {stored.dtype} of shape {stored.shape}; embeddings are floats of shape (images, dim)"
         )
     return stored
 

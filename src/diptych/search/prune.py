@@ -142,7 +142,7 @@ def forget(store: Store, folder: str) -> int:
 
 def _large_loss(action: str, lost: int) -> DataError:
     return DataError(
-        f"{action} would remove {lost:,} pictures, which is most of them, so nothing was removed; is a drive not "
+        f"{action} would remove {lost:,} images, which is most of them, so nothing was removed; is a drive not "
         "mounted, or a pattern too wide?",
         steps=[NextStep("if they are to leave the index, say so", "prune_all")],
     )

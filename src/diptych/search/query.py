@@ -62,9 +62,11 @@ class Query:
             if part.kind == "text" and not isinstance(part.value, str):
                 raise ConfigError(f"a text of the query is a {type(part.value).__name__}; it must be a string")
             if part.kind == "text" and not str(part.value).strip():
-                raise ConfigError("a text of the query is empty; describe what the picture shows")
+                raise ConfigError("a text of the query is empty; describe what the images should show")
         if not any(part.weight > 0 for part in self.parts):
-            raise ConfigError("nothing is wanted; give a text, a picture or a row beside what is not wanted")
+            if self.parts:
+                raise ConfigError("the query only leaves things out; add a text or an image to search for")
+            raise ConfigError("the query is empty; give a text or an image")
 
     @classmethod
     def of(
@@ -203,5 +205,5 @@ def _encoded(image: ImageLike) -> str | ImageSource:
 
 def _name(kind: Kind, value: str | ImageSource) -> str:
     if not isinstance(value, str):
-        return describe(value)
-    return f"“{value}”" if kind == "text" else f"the picture '{value}'"
+        return f"like {describe(value)}"
+    return f"“{value}”" if kind == "text" else f"like '{value}'"

@@ -28,7 +28,7 @@ def text_to_match(query: Query) -> str:
         ConfigError: it has images, several texts, or unwanted parts.
     """
     if len(query.parts) != 1 or query.parts[0].kind != "text":
-        raise ConfigError("re-ranking compares pictures with one text; leave out rerank, or search by a single text")
+        raise ConfigError("`rerank` works with exactly one text; leave it out, or search by a single text")
     return str(query.parts[0].value)
 
 

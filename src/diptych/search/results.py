@@ -101,14 +101,16 @@ class Results(Sequence[Hit]):
     def message(self) -> str:
         """What was found, in a sentence."""
         if not self.searched:
-            return "nothing found: no picture of the index meets the filters"
+            return "nothing found: the index is empty, or no image in it passes the filters"
         if self.unknown:
             unknown = unknown_words_message(self.unknown)
             return f"{unknown} ({self.query}: {self.counted})" if self.hits else f"nothing found: {unknown}"
         if self.nothing_found and self.nearest is not None:
+            if self.searched == 1:
+                return f"nothing found: the only image, {self.nearest.path}, does not match {self.query}"
             return (
-                f"nothing found: none of {_images(self.searched)} shows {self.query} "
-                f"(the nearest, not near enough: {self.nearest.path})"
+                f"nothing found: none of the {self.searched:,} images matches {self.query}; the nearest, "
+                f"{self.nearest.path}, is below the relevance cutoff"
             )
         if not self.hits:
             return f"page {self.page} is empty: {self.query} has {self.counted}"
@@ -177,4 +179,4 @@ def _scores(hit: Hit) -> str:
 
 
 def _images(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    return "1 image" if count == 1 else f"{count:,} images"

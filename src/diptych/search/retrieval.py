@@ -18,7 +18,7 @@ from diptych.errors import ConfigError, DataError, NextStep
 from diptych.images.paths import from_text, path_id, texts_of, to_text
 from diptych.images.roots import Roots, expand_home
 from diptych.search.copies import copy_groups, only_first, pixel_comparison
-from diptych.search.cutoff import KEEP, Cutoff, cutoff_features, cutoff_of
+from diptych.search.cutoff import Cutoff, cutoff_features, cutoff_of
 from diptych.search.filters import Filters, both
 from diptych.search.layout import damaged, first_line
 from diptych.search.query import Query, QueryLike, as_query, query_embedding
@@ -77,69 +77,75 @@ class Searchable(Protocol):
         ...
 
 
-def search(
-    index: Searchable,
-    query: QueryLike,
-    *,
-    k: int = 20,
-    page: int = 1,
-    filters: Filters | None = None,
-    where: str | None = None,
-    sort: Sort = "score",
-    keep: float | None = KEEP,
-    fold: bool = True,
-    rerank: int = 0,
-    matcher: Matcher | None = None,
-) -> Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """The options of `Index.search`, where they are explained."""
+
+    k: int
+    page: int
+    filters: Filters | None
+    where: str | None
+    sort: Sort
+    keep: float | None
+    fold: bool
+    rerank: int
+    matcher: Matcher | None
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.page < 1 or self.k * self.page > MAX_RANK:
+            raise ConfigError(
+                f"k is {self.k} and page {self.page}; both must be at least 1, and k * page at most {MAX_RANK:,}"
+            )
+        if self.rerank < 0 or self.rerank > MAX_RANK or (self.rerank and self.sort != "score"):
+            raise ConfigError(
+                f"rerank is {self.rerank} and sort '{self.sort}'; rerank must be 0 to {MAX_RANK:,} and needs sort "
+                "'score'"
+            )
+        if self.sort not in get_args(Sort):
+            raise ConfigError(f"sort is '{self.sort}'; valid: {', '.join(get_args(Sort))}")
+
+
+def search(index: Searchable, query: QueryLike, options: SearchOptions) -> Results:
     """The images of an index that match a query; see `Index.search`, which calls this.
 
     Raises:
-        ConfigError: an option is out of range, or `where` is not a condition on the index's columns.
+        ConfigError: `where` is not a condition on the index's columns.
         DataError: a row of the query is not in the index.
         ImageError: an image of the query cannot be decoded.
         ModelError: the model that made the index cannot be loaded, has changed, or has no matcher to re-rank with.
     """
-    _check_options(k, page, sort, rerank)
     query = as_query(query)
     resolved = _with_row_ids(index.store, query)
-    condition = both(filters.condition() if filters else None, where, _not_itself(index.store, resolved.rows))
+    condition = both(
+        options.filters.condition() if options.filters else None, options.where, _not_itself(index.store, resolved.rows)
+    )
     with index.model_lock:
         embedding = _embedding(index, resolved)
         unknown = index.text_encoder.unknown_texts(resolved.texts) if resolved.texts else []
-        gate = _gate(index, resolved, embedding, keep)
-    searched = _count(index.store, condition, where)
-    needed = max(k * page, rerank) if sort == "score" else MAX_RANK
-    hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, index.readable if fold else None)
-    if rerank:
-        matcher = matcher or index.matcher
-        hits = rerank_hits(hits, text_to_match(query), matcher, rerank, index.readable, index.model_lock)
-    if sort != "score":
-        hits.sort(key=lambda hit: hit.date, reverse=sort == "newest")
-    start = k * (page - 1)
+        gate = _gate(index, resolved, embedding, options.keep)
+    searched = _count(index.store, condition, options.where)
+    needed = max(options.k * options.page, options.rerank) if options.sort == "score" else MAX_RANK
+    readable = index.readable if options.fold else None
+    hits, more, nearest = _hits(index.store, embedding, condition, gate, needed, readable)
+    if options.rerank:
+        matcher = options.matcher or index.matcher
+        hits = rerank_hits(hits, text_to_match(query), matcher, options.rerank, index.readable, index.model_lock)
+    if options.sort != "score":
+        hits.sort(key=lambda hit: hit.date, reverse=options.sort == "newest")
+    start = options.k * (options.page - 1)
     return Results(
         query=str(query),
-        hits=tuple(hits[start : start + k]),
+        hits=tuple(hits[start : start + options.k]),
         total=len(hits),
         more=more,
         searched=searched,
         cutoff=gate.description,
-        page=page,
+        page=options.page,
         before=min(start, len(hits)),
         nearest=nearest,
         unknown=tuple(unknown),
         readable=index.readable,
     )
-
-
-def _check_options(k: int, page: int, sort: str, rerank: int) -> None:
-    if k < 1 or page < 1 or k * page > MAX_RANK:
-        raise ConfigError(f"k is {k} and page {page}; both must be at least 1, and k * page at most {MAX_RANK:,}")
-    if rerank < 0 or rerank > MAX_RANK or (rerank and sort != "score"):
-        raise ConfigError(
-            f"rerank is {rerank} and sort '{sort}'; rerank must be 0 to {MAX_RANK:,} and needs sort 'score'"
-        )
-    if sort not in get_args(Sort):
-        raise ConfigError(f"sort is '{sort}'; valid: {', '.join(get_args(Sort))}")
 
 
 @dataclass(frozen=True)
@@ -153,9 +159,9 @@ class _Gate:
 
 def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep: float | None) -> _Gate:
     if keep is None:
-        return _Gate("no cutoff: the nearest pictures, whether they match or not")
+        return _Gate("no relevance cutoff: the nearest images, whether or not they match")
     if not query.is_text:
-        return _Gate("no cutoff: the nearest to a picture, best first")
+        return _Gate("no relevance cutoff: queries by image show the nearest images, best first")
     cutoff = cutoff_of(index.model_name)
     background = vocabulary_embeddings(lambda: index.text_encoder, index.model_fingerprint)
     if query.wanted != query:  # unwanted parts change the order; the cutoff judges what is wanted alone
@@ -168,10 +174,10 @@ def _gate(index: Searchable, query: Query, embedding: NDArray[np.float32], keep:
 
 
 def _describe(cutoff: Cutoff, keep: float, model: str) -> str:
-    text = f"cutoff: {keep:.0%} of the queries that have a match keep one"
+    text = f"relevance cutoff {keep:g}"
     if cutoff.calibrated:
         return text
-    return f"{text}, as measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
+    return f"{text}, measured with another model; '{Path(model).name}' is not calibrated (see docs/search.md)"
 
 
 def _hits(
@@ -258,7 +264,7 @@ def _row_id(store: Store, name: str) -> str:
     try:
         forms = [path_id(text) for text in texts_of(name)]
     except (OSError, ValueError) as error:  # a loop of links, a NUL
-        raise DataError(f"'{name}' is not a path ({error}); name a picture of the index by its path or id") from error
+        raise DataError(f"'{name}' is not a path ({error}); name an image in the index by its path or id") from error
     candidates = [name, *forms] if _ID.fullmatch(name) else forms
     known = set(store.rows(candidates, ["id"])["id"].to_pylist())
     if (row := next((candidate for candidate in candidates if candidate in known), None)) is not None:
@@ -266,9 +272,8 @@ def _row_id(store: Store, name: str) -> str:
     if (row := _same_file(store, name)) is not None:
         return row
     raise DataError(
-        f"'{name}' is neither the path nor the id of a picture in '{store.folder}'; "
-        "index it first, or search by the image itself",
-        steps=[NextStep("name its file", "image")],
+        f"no image in '{store.folder}' has the path or id '{name}'; give a path as search results show it, or index it",
+        steps=[NextStep("or search by a file that is not indexed", "image")],
     )
 
 

@@ -131,7 +131,7 @@ class DataSet:
 
     def _item(self, image_id: str, image: ImageSource, caption: str | None) -> Item:
         if isinstance(image, bytes):
-            raise ImageError("unreadable", f"picture '{image_id}' is in memory, so it has no path to be found by")
+            raise ImageError("unreadable", f"image '{image_id}' is in memory, so it has no path to be found by")
         if isinstance(image, Path):
             if not self._is_inside(image.absolute()):
                 raise outside(to_text(image))

@@ -196,7 +196,7 @@ class Store:
             StorageError: the disk is full or the folder is read-only; what was added before is kept.
         """
         if not is_index(self.folder):  # a lock would make its folder again, where a drive is to be mounted
-            raise IndexMissing(f"the index in '{self.folder}' is not there any more; is its drive mounted?")
+            raise IndexMissing(f"the index in '{self.folder}' no longer exists; is its drive mounted?")
         storage = storing(self.folder, "what was added before is kept")
         with storage, guarded(self.folder), writing(self.folder, wait, on_wait):
             yield

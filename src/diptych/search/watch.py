@@ -74,7 +74,7 @@ def changes(
             mounted = _Mounted.now(root, volumes())
             if mounted.root is None:
                 if on_wait is not None and not told:
-                    on_wait(f"'{root}' is not there any more; waiting for it to come back")
+                    on_wait(f"'{root}' no longer exists; waiting for it to come back")
                 told = True
                 stop.wait(quiet)
                 continue

@@ -9,6 +9,7 @@ from diptych.images.source import ImageLike
 from diptych.search.filters import Filters
 
 if TYPE_CHECKING:
+    from diptych.captioning.strategies import GenerationConfig
     from diptych.search.retrieval import Sort
 
 KEEP = 0.95
@@ -51,11 +52,14 @@ class SearchParameters:
         return cast("Paging", {name: getattr(self, name) for name in Paging.__annotations__})
 
 
-class Decoding(TypedDict):
-    """How captions are generated; the meanings are those of `ImageService.caption`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionParameters:
+    """The parameters of `ImageService.caption` but the images; requests with equal ones share a batch."""
 
     count: int
     method: Method
+    candidates: tuple[str, ...]
+    choose: bool
     prefix: str
     beams: int
     max_tokens: int
@@ -63,25 +67,17 @@ class Decoding(TypedDict):
     top_p: float
     seed: int
 
+    def generation(self) -> GenerationConfig:
+        """The settings of the decoder.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionParameters:
-    """The parameters of `ImageService.caption` but the images; requests with equal ones share a batch."""
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        from diptych.captioning.strategies import GenerationConfig
 
-    count: int = 1
-    method: Method = "beam"
-    candidates: tuple[str, ...] = ()
-    choose: bool = False
-    prefix: str = ""
-    beams: int = 3
-    max_tokens: int = 30
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int = 0
-
-    def decoding(self) -> Decoding:
-        """The settings of the decoder, as keyword arguments of `Captioner.caption`."""
-        return cast("Decoding", {name: getattr(self, name) for name in Decoding.__annotations__})
+        return GenerationConfig(
+            self.method, self.beams, self.count, self.max_tokens, self.temperature, self.top_p, self.seed
+        )
 
 
 @dataclass(frozen=True, slots=True)

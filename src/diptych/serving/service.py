@@ -168,7 +168,7 @@ class Service(ImageService):
         if parameters.choose:
             self.loaded.get("matcher")  # raise before captions are generated
         with self.loaded.using("captioner") as captioner:
-            captions = captioner.caption(opened, **parameters.decoding())
+            captions = captioner.caption_with(opened, parameters.generation(), prefix=parameters.prefix)
         return combine_captions(self.loaded, opened, captions, candidates=candidates, choose=parameters.choose)
 
     def prompt(

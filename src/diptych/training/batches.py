@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar, overload
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diptych.data.pairs import Pairs, Row
-from diptych.data.row_table import Captions
+from diptych.data.row_table import Captions, TextSequence
 from diptych.errors import DataError
 from diptych.images.augment import augmentation, draw, names_a_side, sides_key
 from diptych.models.dual_encoder import DualEncoder
@@ -230,7 +230,7 @@ def store_text_features(
     )
 
 
-class _ByLength(Sequence[str]):
+class _ByLength(TextSequence):
     """Captions by ascending length, since batches of one length need little padding; read in slices."""
 
     def __init__(self, captions: Captions) -> None:
@@ -240,14 +240,9 @@ class _ByLength(Sequence[str]):
     def __len__(self) -> int:
         return len(self.captions)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return self.captions.take(self.order[index])
-        return self.captions.take(self.order[[index]])[0]
+    def take(self, indices: NDArray[np.integer]) -> list[str]:
+        """The captions at `indices` of this order."""
+        return self.captions.take(self.order[indices])
 
     def hash(self) -> str:
         """A hash of the captions in this order."""

@@ -25,6 +25,21 @@ StateShape = tuple[int, int]
 """(length, width) of the hidden states of an item; (0, 0) if only its embedding is stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The views of each image that are encoded: the first is the image itself, the others are augmented.
+
+    Attributes:
+        count: number of views.
+        augment: name of the augmentation (`diptych.images.augment`).
+        seed: seed of the augmentation.
+    """
+
+    count: int = 1
+    augment: str = "none"
+    seed: int = 0
+
+
 @dataclass
 class EncodedImages:
     """The images of a split with their captions, and their embeddings and hidden states."""
@@ -44,14 +59,7 @@ class EncodedImages:
 
 
 def encode_images(
-    encoder: DualEncoder,
-    pairs: Pairs,
-    shape: StateShape,
-    *,
-    augment: str = "none",
-    views: int = 1,
-    seed: int = 0,
-    progress: Progress,
+    encoder: DualEncoder, pairs: Pairs, shape: StateShape, views: Views | None = None, *, progress: Progress
 ) -> EncodedImages:
     """Encode the images of a split, or read them from the cache; a matcher and a captioner share it.
 
@@ -59,21 +67,20 @@ def encode_images(
         encoder: the dual encoder.
         pairs: the split.
         shape: the hidden states to store per image; see `state_shapes`.
-        augment: name of the augmentation of the views beyond the first.
-        views: number of views per image.
-        seed: seed of the augmentation.
+        views: the views of each image; by default one.
         progress: wraps the batches of images.
 
     Raises:
         ModelError: hidden states are requested, and the image tower does not expose them.
     """
+    views = views or Views()
     folder = states_folder(encoder, shape != (0, 0))
     sides = sides_key(pairs.values("captions"))  # images whose captions mention a side are not mirrored
     stores = []
-    for number in range(views):
-        name = f"{pairs.fingerprint()}-{f'{augment}-{seed}-{sides}-{number}' if number else 'clean'}"
+    for number in range(views.count):
+        name = f"{pairs.fingerprint()}-{f'{views.augment}-{views.seed}-{sides}-{number}' if number else 'clean'}"
         store = StoredHiddenStates(folder / name, len(pairs), encoder.dim, *shape)
-        prepare = partial(_load, encoder, pairs, augmentation(augment) if number else None, seed, number)
+        prepare = partial(_load, encoder, pairs, augmentation(views.augment) if number else None, views.seed, number)
         store.write(encoder, range(len(pairs)), prepare, progress=progress, label="encoding images")
         stores.append(store)
     return EncodedImages(pairs, stores)

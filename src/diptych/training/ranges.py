@@ -77,6 +77,34 @@ def check_settings(recipe: RunSettings) -> None:
     check_limits(recipe)
 
 
+def check_stored_views(recipe: RunSettings, tower: str, example: int) -> None:
+    """Check that an augmentation has views to change where the features of the images are computed once.
+
+    Args:
+        recipe: the settings.
+        tower: why they are computed once: the image tower is "frozen", say.
+        example: a number of views to suggest.
+
+    Raises:
+        ConfigError: the images are augmented, but only one view of each is stored.
+    """
+    if recipe.augment != "none" and recipe.views < 2:
+        raise ConfigError(
+            f"the image tower is {tower}, so its features are computed once and augmentation would have no effect; "
+            f"set views to the number of stored views per image (for example {example}), or augment to none"
+        )
+
+
+def check_in_batch_negatives(recipe: RunSettings) -> None:
+    """Check that every pair of a batch has a negative in it.
+
+    Raises:
+        ConfigError: `batch_size` is below 2.
+    """
+    if recipe.batch_size < 2:
+        raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
+
+
 def check_limits(recipe: RunSettings) -> None:
     """Check that the numeric settings of a recipe are finite and within `LIMITS`.
 

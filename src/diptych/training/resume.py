@@ -107,7 +107,7 @@ def recorded_recipe(recipe: type[Recipe], out: str | Path) -> Recipe:
             f"'{out}' holds a run of {record.recipe}, not of {recipe.__name__}; name another folder in out"
         )
     if not path.exists():
-        raise ConfigError(f"'{out}' holds no run to resume; start it without `resume`")
+        raise ConfigError(f"'{out}' contains no run to resume; start it without `resume`")
     return dataclasses.replace(read_recipe(recipe, path), out=str(out))
 
 

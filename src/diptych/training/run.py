@@ -341,7 +341,7 @@ def _accepted(recipe: RunSettings) -> RunRecord:
 def _no_checkpoint(out: Path) -> str:
     if os.path.lexists(out / MODEL):
         return f"'{out}' holds a model, but no checkpoint to resume from; start a new run in another folder with `out`"
-    return f"'{out}' holds no checkpoint to resume from; start the run without `resume`"
+    return f"'{out}' contains no checkpoint to resume from; start the run without `resume`"
 
 
 def _unmark(out: Path, is_new: bool) -> None:

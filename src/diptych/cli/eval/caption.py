@@ -173,6 +173,7 @@ def _evaluate_model(
     model: str, setup: _Setup, method: str, beams: int, max_tokens: int, device: str
 ) -> tuple[CaptionReport, Report]:
     from diptych.captioning.captioner import load_captioner
+    from diptych.captioning.strategies import GenerationConfig
     from diptych.evaluation.captions import evaluate_captioner
 
     return evaluate_captioner(
@@ -181,9 +182,7 @@ def _evaluate_model(
         training=setup.training,
         scorer=setup.scorer,
         tokenizer=setup.tokenizer,
-        method=method,
-        beams=beams,
-        max_tokens=max_tokens,
+        generation=GenerationConfig(method, beams, max_tokens=max_tokens),
         progress=progress,
     )
 

@@ -69,7 +69,7 @@ def detect(source: str | Path, format: str | None = None) -> Source:
     if missing or not paths:
         if _HUB_NAME.fullmatch(text) and not _formats_of([Path(text.lower())], look_inside=False):
             return Source("hub", (path,))
-        raise DataError(f"no file or folder '{missing[0] if missing else text}'; check the path")
+        raise DataError(f"'{missing[0] if missing else text}' does not exist; check the path")
     return Source(format or _of_file(paths[0]), tuple(file.absolute() for file in paths))
 
 
@@ -84,8 +84,9 @@ def _in_folder(folder: Path, names: list[str]) -> Source:
         return Source("sidecars", (folder,), folder)
     kinds = Counter(_kind(path) for level in levels for path in level)
     kinds["images"] = sum(1 for _ in image_files(folder))
-    seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count) or "nothing"
-    raise DataError(f"no captions were recognised in '{folder}': it contains {seen}. {_supported(names)}")
+    seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count)
+    contents = f"it contains {seen}" if seen else "the folder is empty"
+    raise DataError(f"no captions found in '{folder}' ({contents}). {_supported(names)}")
 
 
 def _kind(path: Path) -> str:
@@ -110,7 +111,7 @@ def _of_file(path: Path) -> str:
         if entry.holds and path.suffix.lower() in {Path(file).suffix for file in entry.files} and entry.holds(head):
             return name
     begins = head[:80].split("\n")[0]
-    raise DataError(f"the format of '{path}' was not recognised; it begins with '{begins}'. {_supported(FORMATS)}")
+    raise DataError(f"the format of '{path}' was not recognized; it begins with '{begins}'. {_supported(FORMATS)}")
 
 
 def _formats_of(files: list[Path], look_inside: bool = True) -> list[str]:
@@ -131,7 +132,7 @@ def _files_of(name: str, files: list[Path], look_inside: bool = True) -> list[Pa
 def _supported(names: Iterable[str]) -> str:
     files = {name: ", ".join(FORMATS[name].files) for name in names if name != "hub"}
     known = "; ".join(f"{name} ({patterns or 'a.jpg and a.txt'})" for name, patterns in files.items())
-    return f"Supported: {known}. Specify a format, or pass the path of the caption file"
+    return f"Give the path of the caption file, or specify the format. Supported: {known}"
 
 
 def _listing(folder: Path) -> list[list[Path]]:

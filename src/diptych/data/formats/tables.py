@@ -64,9 +64,9 @@ class Columns:
             kind, accepted = ("image", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
             listed = ", ".join(name[:_LISTED_CHARACTERS] for name in islice(columns.values(), _LISTED)) or "none"
             raise DataError(
-                f"{where} has no {kind} column: it has {listed}"
-                f"{f' and {len(columns) - _LISTED:,} more' if len(columns) > _LISTED else ''}; "
-                f"rename one to one of: {', '.join(accepted)}"
+                f"{where} has no {kind} column (its columns: {listed}"
+                f"{f' and {len(columns) - _LISTED:,} more' if len(columns) > _LISTED else ''}); "
+                f"rename the {kind} column to one of: {', '.join(accepted)}"
             )
         number = first(NUMBER_COLUMNS)
         return cls(image, captions, first(SPLIT_COLUMNS), first(ID_COLUMNS), number if number != image else None)

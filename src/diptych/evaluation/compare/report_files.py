@@ -7,16 +7,9 @@ import math
 from pathlib import Path
 
 from diptych.errors import ConfigError
+from diptych.evaluation.compare import tables
 from diptych.evaluation.compare.comparison import Comparison
 from diptych.evaluation.compare.report_page import html_report
-from diptych.evaluation.compare.tables import (
-    Cell,
-    Table,
-    cost_table,
-    difference_table,
-    quality_tables,
-    summary_sentences,
-)
 from diptych.runtime import quoting
 from diptych.runtime.atomic import new_text, write_text
 
@@ -63,17 +56,17 @@ def _finite(content: object) -> object:
 
 def markdown(comparison: Comparison, command: str = "") -> str:
     """The report as Markdown: the best value in bold, values not significantly worse after a `≈`."""
-    tables = [*quality_tables(comparison), cost_table(comparison), difference_table(comparison)]
+    sections = [*tables.quality_tables(comparison), tables.cost_table(comparison), tables.difference_table(comparison)]
     sentences = [
-        *summary_sentences(comparison),
+        *tables.summary_sentences(comparison),
         *(f"{name} could not be measured: {reason}" for name, reason in comparison.failed.items()),
     ]
     parts = [f"# {quoting.markdown(', '.join(comparison.names))}", *map(quoting.markdown, sentences)]
-    parts += [_markdown_table(table) for table in tables if table]
+    parts += [_markdown_table(table) for table in sections if table]
     return "\n\n".join([*parts, *([quoting.code_block(command, "sh")] if command else [])]) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: tables.Table) -> str:
     header = (map(quoting.markdown, table.header), ("---", *("---:" for _ in table.header[1:])))
     lines = [*header, *(map(_markdown_cell, row) for row in table.rows)]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -82,7 +75,7 @@ def _markdown_table(table: Table) -> str:
     )
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: tables.Cell) -> str:
     text = quoting.markdown(cell.text)
     text = f"**{text}**" if cell.best else f"≈ {text}" if cell.tied else text
     return f"{text} ({', '.join(map(quoting.markdown, cell.small.splitlines()))})" if cell.small else text

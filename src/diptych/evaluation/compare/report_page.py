@@ -82,13 +82,11 @@ def _data(comparison: Comparison) -> str:
     source, parts = comparison.suite.source, []
     if "data" in source:
         data = source["data"]
-        parts.append(
-            f"{data['images']:,} pictures with {data['captions']:,} captions ({data['path']}, {data['split']})"
-        )
+        parts.append(f"{data['images']:,} images with {data['captions']:,} captions ({data['path']}, {data['split']})")
     if "class_data" in source:
         data = source["class_data"]
         classes = len(comparison.suite.evaluator.classes)
-        parts.append(f"{data['images']:,} pictures of {classes:,} classes ({data['path']}, {data['split']})")
+        parts.append(f"{data['images']:,} images of {classes:,} classes ({data['path']}, {data['split']})")
     return f"Measured on {' and '.join(parts)}. The best value is coloured; ≈ marks values not significantly worse."
 
 
@@ -161,7 +159,7 @@ def _examples(comparison: Comparison) -> str:
         for title, section in sections.items()
         if section
     )
-    note = "The top pictures of each model for a caption; the caption's own picture has a green frame."
+    note = "Each model's top images for a caption; a green frame marks the correct image."
     return f'<section>\n<h2>Example queries</h2>\n<p class="faint">{note}</p>\n{body}</section>\n'
 
 
@@ -196,7 +194,7 @@ def _captions(comparison: Comparison, count: int = 6) -> str:
         lines = [(model.name, model.summary["captions"]["written"].get(image_id, "")) for model in captioners]
         captions = "".join(f"<p><b>{escaped(name)}</b>: {escaped(text)}</p>" for name, text in lines)
         reference = f'<p class="faint">reference: {escaped(references[0])}</p>'
-        parts.append(f'<div class="written">{_thumb(source, False, "picture")}<div>{captions}{reference}</div></div>\n')
+        parts.append(f'<div class="written">{_thumb(source, False, "image")}<div>{captions}{reference}</div></div>\n')
     return f"<section>\n<h2>Captions side by side</h2>\n{''.join(parts)}</section>\n"
 
 
@@ -223,7 +221,7 @@ def _provenance(comparison: Comparison, command: str) -> str:
     rows += [(Cell(name), Cell(f"could not be measured: {reason}")) for name, reason in comparison.failed.items()]
     suite = comparison.suite
     rows.append((Cell("data"), Cell(
-        f"prompts {suite.prompts}; matchers and captioners on at most {suite.limit:,} pictures; seed {suite.seed}; "
+        f"prompts {suite.prompts}; matchers and captioners on at most {suite.limit:,} images; seed {suite.seed}; "
         f"key {suite.key}"
     )))  # fmt: skip
     return _table(Table("Provenance", "", ("", ""), tuple(rows))).replace("<table>", '<table class="made">')

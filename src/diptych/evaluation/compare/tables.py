@@ -101,7 +101,7 @@ def cost_table(comparison: Comparison) -> Table:
         "parameters",
         "image / text",
         "on disk",
-        "pictures/s",
+        "images/s",
         "texts/s",
         "peak memory",
         "load time",
@@ -111,7 +111,7 @@ def cost_table(comparison: Comparison) -> Table:
 
 _BUSY = 1.25  # jobs per core; up to 1 is the measurement itself
 _BATCHES = (
-    "Throughput of batches of {picture_batch} decoded pictures and {text_batch} texts, preprocessing included; medians "
+    "Throughput for batches of {picture_batch} decoded images and {text_batch} texts, preprocessing included; medians "
     "of several rounds, each model in its own process. Peak memory is that of loading and these batches, without the "
     "libraries."
 )

@@ -65,7 +65,7 @@ def spice_missing() -> str | None:
         return f"SPICE is a Java program: {java.HOW}"
     if not all(java.program(*part) for part in _MODEL):
         return (
-            f"the model of SPICE's parser is not installed: put {_MODEL[0][-1]} and {_MODEL[1][-1]} (Stanford CoreNLP "
+            f"its parser's model is not installed; put {_MODEL[0][-1]} and {_MODEL[1][-1]} (Stanford CoreNLP "
             "of 2015-12-09) into spice/lib of the package pycocoevalcap"
         )
     return None

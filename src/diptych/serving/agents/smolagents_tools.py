@@ -59,16 +59,16 @@ def smolagents_tools(service: Service) -> list[Any]:
         return _output(library.index_folder(path))
 
     return [
-        _tool(search_images, "Search the library for pictures that match a description.", query=_QUERY, k=_K),
+        _tool(search_images, "Search the library for images that match a description.", query=_QUERY, k=_K),
         _tool(
             find_similar,
-            "Find the pictures in the library that are most similar to a picture.",
+            "Find the images in the library that are most similar to an image.",
             image=_IMAGE,
             k=_K,
         ),
-        _tool(caption_image, "Describe a picture in one sentence.", image=_IMAGE),
-        _tool(match_image, "Compute the probability that each text describes a picture.", image=_IMAGE, texts=_TEXTS),
-        _tool(index_folder, "Index a folder of pictures so that they can be searched.", path=_FOLDER),
+        _tool(caption_image, "Describe an image in one sentence.", image=_IMAGE),
+        _tool(match_image, "Compute the probability that each text describes an image.", image=_IMAGE, texts=_TEXTS),
+        _tool(index_folder, "Index a folder of images so that they can be searched.", path=_FOLDER),
     ]
 
 

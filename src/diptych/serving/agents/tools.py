@@ -1,6 +1,6 @@
-"""Five tools over a picture library; each answers with text, structured data and thumbnails.
+"""Five tools over an image library; each answers with text, structured data and thumbnails.
 
-File names, captions and other text that comes with pictures is quoted as JSON strings, one line per picture, so that
+File names, captions and other text that comes with images is quoted as JSON strings, one line per image, so that
 none of it can pass for a line of the answer or for a message of diptych or the user.
 """
 
@@ -25,16 +25,16 @@ from diptych.search.results import Hit, Results
 from diptych.serving.service import Service
 
 DEFAULT_K = 5
-MAX_K = 20  # pictures in one answer: a model reads all of them
+MAX_K = 20  # images in one answer: a model reads all of them
 
 # Descriptions of the arguments, for MCP and smolagents.
-QUERY = "description of the pictures to find, in plain language"
-K = f"maximum number of pictures, 1 to {MAX_K}"
+QUERY = "description of the images to find, in plain language"
+K = f"maximum number of images, 1 to {MAX_K}"
 IMAGE = (
-    "a picture: its id from a search result, a path inside an allowed folder (absolute, relative to that folder, or a "
+    "an image: its id from a search result, a path inside an allowed folder (absolute, relative to that folder, or a "
     "file: URI), or a data: URL"
 )
-TEXTS = "texts that may describe the picture"
+TEXTS = "texts that may describe the image"
 FOLDER = "path of an allowed folder or of a folder inside one: absolute, relative to an allowed folder, or a file: URI"
 
 _ID = re.compile("[0-9a-f]{32}")
@@ -44,7 +44,7 @@ _THUMBNAIL_SIDE = 256  # pixels of the longer side
 
 
 class HitData(TypedDict):
-    """A search hit as structured data; `caption` is the first caption of the picture, or None."""
+    """A search hit as structured data; `caption` is the first caption of the image, or None."""
 
     rank: int
     id: str
@@ -68,7 +68,7 @@ class CaptionData(TypedDict):
 
 
 class MatchedText(TypedDict):
-    """A text and its P(match) with the picture, in [0, 1]."""
+    """A text and its P(match) with the image, in [0, 1]."""
 
     text: str
     probability: float
@@ -89,7 +89,7 @@ class SkippedFile(TypedDict):
 
 
 class FolderData(TypedDict):
-    """The answer of `index_folder`: what was done, how many pictures the library has, and the first skipped files."""
+    """The answer of `index_folder`: what was done, how many images the library has, and the first skipped files."""
 
     summary: str
     images: int
@@ -108,7 +108,7 @@ class ToolResult:
 class Tools:
     """The five tools.
 
-    A picture is named by its id in the index, by a path or `file:` URI inside the service's roots, by a path relative
+    An image is named by its id in the index, by a path or `file:` URI inside the service's roots, by a path relative
     to one of the roots, or by a data: URL. Each tool raises the errors of the `Service` method that it calls.
     """
 
@@ -116,7 +116,7 @@ class Tools:
         self.service = service
 
     def search_images(self, query: str, k: int = DEFAULT_K) -> ToolResult:
-        """The pictures of the library that match a text, at most `k` (1 to 20).
+        """The images of the library that match a text, at most `k` (1 to 20).
 
         Raises:
             ConfigError: the query is empty, or `k` is out of range.
@@ -124,21 +124,21 @@ class Tools:
         return self._hits(self.service.search(query, k=_checked_k(k)))
 
     def find_similar(self, image: str, k: int = DEFAULT_K) -> ToolResult:
-        """The pictures of the library that are most similar to a picture, at most `k` (1 to 20).
+        """The images of the library that are most similar to an image, at most `k` (1 to 20).
 
         Raises:
             ConfigError: `k` is out of range.
-            DataError: there is no such picture.
+            DataError: there is no such image.
         """
         if _ID.fullmatch(image):
             return self._hits(self.service.similar(image, k=_checked_k(k)))
         return self._hits(self.service.search(image=self._named_image(image), k=_checked_k(k)))
 
     def caption_image(self, image: str) -> ToolResult:
-        """A caption of the picture and, if there is a matcher, the confidence in [0, 1].
+        """A caption of the image and, if there is a matcher, the confidence in [0, 1].
 
         Raises:
-            DataError: there is no such picture.
+            DataError: there is no such image.
             ModelError: there is no captioner.
         """
         opened = decoded(self._named_image(image))
@@ -148,11 +148,11 @@ class Tools:
         return ToolResult(f"caption {to_json(result.best)}{confidence}", data, (thumbnail(opened, _THUMBNAIL_SIDE),))
 
     def match_image(self, image: str, texts: Sequence[str]) -> ToolResult:
-        """The probability that each text describes the picture, in [0, 1], in the order of the texts.
+        """The probability that each text describes the image, in [0, 1], in the order of the texts.
 
         Raises:
             ConfigError: a text is empty, or there are more than 64.
-            DataError: there is no such picture.
+            DataError: there is no such image.
             ModelError: there is no matcher.
         """
         texts = as_texts(texts)
@@ -185,7 +185,7 @@ class Tools:
         return ToolResult("\n".join(lines), {"summary": added.summary(), "images": images, "skipped": skipped})
 
     def _named_image(self, name: str) -> bytes:
-        """The bytes of the picture that an agent named.
+        """The bytes of the image that an agent named.
 
         Raises:
             DataError: the path is outside the roots or does not exist, the id is unknown, or the URL is not base64.
@@ -200,7 +200,7 @@ class Tools:
         return self.service.image_bytes(name)
 
     def _hits(self, results: Results) -> ToolResult:
-        """Hits as an answer, with a thumbnail of each picture that can still be read."""
+        """Hits as an answer, with a thumbnail of each image that can still be read."""
         lines, thumbnails = [_outcome(results)], list[Image.Image]()
         hits: list[HitData] = []
         for rank, hit in enumerate(results, results.first_rank):
@@ -224,13 +224,13 @@ def jpeg_bytes(image: Image.Image) -> bytes:
 
 
 def _outcome(results: Results) -> str:
-    """The outcome of a search in a sentence, with the query and the nearest picture quoted."""
+    """The outcome of a search in a sentence, with the query and the nearest image quoted."""
     query = to_json(results.query)
     if results.unknown:
         return f"the model does not know these words: {to_json(list(results.unknown))}; describe it in other words"
     if results.nothing_found and results.searched and results.nearest is not None:
         nearest = to_json(results.nearest.path)
-        return f"no matches for {query} among {results.searched:,} pictures; closest, below the cutoff: path {nearest}"
+        return f"no matches for {query} among {results.searched:,} images; closest, below the cutoff: path {nearest}"
     return f"{query}: {results.counted}" if results.hits else printable(results.message)
 
 

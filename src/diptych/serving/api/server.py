@@ -38,7 +38,7 @@ def check_exposure(host: str, keys: str | Sequence[str], without_key: bool = Fal
     """
     if not is_loopback(host) and not keys and not without_key:
         raise ConfigError(
-            f"on '{host}' everybody in the network could use this server; set DIPTYCH_API_KEYS or --key-file, "
+            f"listening on '{host}', anyone on the network could use this server; set DIPTYCH_API_KEYS or --key-file, "
             "or allow it with --without-key"
         )
 

@@ -1,4 +1,4 @@
-"""The Caption page: a picture's caption with its confidence, alternatives, ranked candidates, and a prompt."""
+"""The Caption page: an image's caption with its confidence, alternatives, ranked candidates, and a prompt."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class _Options:
 
 
 def caption_page() -> None:
-    """The page that captions a picture."""
-    image_page("Caption", "Describe a picture in a sentence, with a confidence and alternatives.", caption_panel)
+    """The page that captions an image."""
+    image_page("Caption", "Describe an image in a sentence, with a confidence and alternatives.", caption_panel)
 
 
 def caption_panel(service: Service, selected: SelectedImage, *, key: str = "caption") -> None:
-    """The picture, the button **Generate caption** with its options, and the results once it was pressed."""
+    """The image, the button **Generate caption** with its options, and the results once it was pressed."""
     show_image(selected, key)
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
@@ -65,7 +65,7 @@ def _option_fields(key: str) -> _Options:
     candidates = st.text_area(
         "Your own captions, one per line",
         key=f"{key}-candidates",
-        help="They are ranked by how well they fit the picture.",
+        help="They are ranked by how well they fit the image.",
         persist_state="session",
     )
     return _Options(method, count, tuple(filter(None, map(str.strip, candidates.splitlines()))))
@@ -74,7 +74,7 @@ def _option_fields(key: str) -> _Options:
 def show_captions(
     service: Service, selected: SelectedImage, method: Method = "beam", count: int = 3, candidates: Sequence[str] = ()
 ) -> None:
-    """Caption the picture and show the best caption with its confidence, the alternatives, and the ranked candidates.
+    """Caption the image and show the best caption with its confidence, the alternatives, and the ranked candidates.
 
     With a matcher, captions are ordered by captioner and matcher combined.
     """
@@ -107,7 +107,7 @@ def show_captions(
 
 
 def show_prompt(service: Service, selected: SelectedImage, key: str = "prompt") -> None:
-    """Show a text-to-image prompt for a picture like this one."""
+    """Show a text-to-image prompt for an image like this one."""
     st.subheader("Prompt")
     if not service.has("prompter"):
         show_note(missing_model(service, "prompter"))

@@ -28,7 +28,7 @@ from diptych.serving.loaded_models import Kind
 from diptych.serving.service import Service
 
 _HITS = 6
-_INDEX_WITHOUT_ASKING = 500  # pictures that are indexed with another model without asking
+_INDEX_WITHOUT_ASKING = 500  # images that are indexed with another model without asking
 
 _KINDS: dict[Kind, str] = {"encoder": "Search", "captioner": "Caption", "matcher": "Match"}
 _ShowAnswer = Callable[[Service], None]

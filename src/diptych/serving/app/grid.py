@@ -1,4 +1,4 @@
-"""Search hits as a grid of cards: picture, rank, score, caption, and a button to find similar ones."""
+"""Search hits as a grid of cards: image, rank, score, caption, and a button to find similar ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hit_grid(
     """Show hits as cards.
 
     `on_more_like` is called with a hit when its button **More like this** is pressed; without it there is no button.
-    `first_rank` is the rank of the first hit; None hides rank and score, for pictures that no query ranked.
+    `first_rank` is the rank of the first hit; None hides rank and score, for images that no query ranked.
     """
     grid = st.grid("auto", min_column_width=_CARD_PIXELS, gap="small", key=f"grid-{key}")
     for i, hit in enumerate(hits):
@@ -32,7 +32,7 @@ def hit_grid(
                     "More like this",
                     icon=":material/image_search:",
                     key=f"like-{key}-{i}-{hit.id}",
-                    help=f"Find pictures similar to {escape_markdown(from_text(hit.path).name)}",
+                    help=f"Find images similar to {escape_markdown(from_text(hit.path).name)}",
                     type="tertiary",
                     on_click=on_more_like,
                     args=(hit,),
@@ -53,7 +53,7 @@ def _card_html(hit: Hit, name: str, rank: int | None) -> str:
     number = score = ""
     if rank is not None:
         number = f'<span class="d-rank">{rank}</span>'
-        score = f'<span class="d-score" title="Cosine similarity of query and picture">{hit.score:.3f}</span>'
+        score = f'<span class="d-score" title="Cosine similarity of query and image">{hit.score:.3f}</span>'
     lines = [
         f'<div class="d-line">{number}<span class="d-name" title="{escaped(name)}">{escaped(name)}</span>{score}</div>'
     ]

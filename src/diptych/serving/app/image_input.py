@@ -1,4 +1,4 @@
-"""The image input: upload, drop or paste a picture, or select one from the library."""
+"""The image input: upload, drop or paste an image, or select one from the library."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class SelectedImage:
     image: Image.Image
 
 
-def select_image(key: str, library: list[str] | None = None, *, label: str = "Your picture") -> SelectedImage | None:
-    """A field to upload, drop or paste a picture, with thumbnails of the `library` paths to choose from below it.
+def select_image(key: str, library: list[str] | None = None, *, label: str = "Your image") -> SelectedImage | None:
+    """A field to upload, drop or paste an image, with thumbnails of the `library` paths to choose from below it.
 
-    Several inputs on one page need different keys. Returns None until a picture is selected, and for an upload that
-    is not a picture, for which the page shows an error.
+    Several inputs on one page need different keys. Returns None until an image is selected, and for an upload that
+    is not an image, for which the page shows an error.
     """
     state = st.session_state
     field = f"{key}-upload-{state.get(_reset_key(key), 0)}"
@@ -45,7 +45,7 @@ def select_image(key: str, library: list[str] | None = None, *, label: str = "Yo
         type=sorted(suffix[1:] for suffix in IMAGE_SUFFIXES),
         key=field,
         max_upload_size=MAX_UPLOAD_BYTES // 2**20,
-        help="Drop a file here, or paste a picture with Ctrl+V.",
+        help="Drop a file here, or paste an image with Ctrl+V.",
         on_change=lambda: state.pop(_path_key(key), None),
     )
     st.html(_PASTE_SCRIPT, unsafe_allow_javascript=True)
@@ -85,8 +85,8 @@ def _show_library(key: str, library: list[str]) -> None:
 
 
 def show_placeholder(has_library: bool = True) -> None:
-    """Show how to select a picture, in the place where it will appear."""
-    text = "Upload, drop or paste a picture" + (",<br>or choose one from the library." if has_library else ".")
+    """Show how to select an image, in the place where it will appear."""
+    text = "Upload, drop or paste an image" + (",<br>or choose one from the library." if has_library else ".")
     st.html(f'<div class="d-empty">{text}</div>')
 
 

@@ -1,4 +1,4 @@
-"""A page about one picture: the picture is chosen on the left, and the answer is on the right."""
+"""A page about one image: the image is chosen on the left, and the answer is on the right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.serving.service import Service
 
 
 def image_page(title: str, lead: str, panel: Callable[[Service, SelectedImage], None]) -> None:
-    """Show a page with a heading, a sentence and the input for a picture, and `panel` once one is chosen."""
+    """Show a page with a heading, a sentence and the input for an image, and `panel` once one is chosen."""
     page_header(title, lead)
     service = current_service()
     chooser, answer = st.columns([2, 3], gap="large")

@@ -1,4 +1,4 @@
-"""The Index page: index a folder of pictures, see what was skipped, and search it from then on."""
+"""The Index page: index a folder of images, see what was skipped, and search it from then on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WAIT_SECONDS = 5.0  # for another process that writes to the index
 
 def index_page() -> None:
     """The page that indexes folders."""
-    page_header("Index", "Index a folder of pictures to make it searchable. Nothing leaves this machine.")
+    page_header("Index", "Index a folder of images to make it searchable. Nothing leaves this machine.")
     service = current_service()
     show_library(service)
     index_panel(service)
@@ -38,7 +38,7 @@ def offer_indexing(service: Service) -> bool:
     """If the library is empty, show a note with a link to the Index page. Returns whether the library is empty."""
     if service.index:
         return False
-    show_note(f"'{current_library()}' has no pictures yet. Index a folder to make its pictures searchable.")
+    show_note(f"'{current_library()}' has no images yet. Index a folder to make its images searchable.")
     st.page_link(
         st.Page(index_page, title="Index", url_path="index"), label="Index a folder", icon=":material/photo_library:"
     )
@@ -47,14 +47,14 @@ def offer_indexing(service: Service) -> bool:
 
 
 def show_library(service: Service) -> None:
-    """Show the current library, its number of pictures and its model, and a button back to the default library."""
+    """Show the current library, its number of images and its model, and a button back to the default library."""
     library, status = current_library(), service.status()
     with st.container(horizontal=True, vertical_alignment="center"):
         if status.images:
             name, model = escape_markdown(library_name(library)), escape_markdown(Path(status.model).name)
             text = f"Current library: **{name}** ({image_count(status.images)}, indexed with **{model}**)"
         else:
-            text = f"**{escape_markdown(library)}** has no pictures yet."
+            text = f"**{escape_markdown(library)}** has no images yet."
         st.markdown(text, width="content")
         show_back_button()
 
@@ -62,8 +62,8 @@ def show_library(service: Service) -> None:
 def index_panel(service: Service, *, key: str = "index") -> None:
     """A field for a folder, and a report once it is indexed; the folder becomes the visitor's library.
 
-    If the current library is an index that collects pictures from other folders, the folder is added to it instead. A
-    folder that is already indexed is updated: new pictures are added, missing ones are removed.
+    If the current library is an index that collects images from other folders, the folder is added to it instead. A
+    folder that is already indexed is updated: new images are added, missing ones are removed.
     """
     settings, report_key = Settings.current(), f"{key}-report"
     if not settings.roots:
@@ -71,7 +71,7 @@ def index_panel(service: Service, *, key: str = "index") -> None:
         return
     with st.form(f"{key}-form", border=False):
         field, button = st.columns([5, 1], vertical_alignment="bottom")
-        path = field.text_input("Picture folder", key=f"{key}-path", placeholder="~/Pictures")
+        path = field.text_input("Image folder", key=f"{key}-path", placeholder="~/Pictures")
         pressed = button.form_submit_button("Index", type="primary", width="stretch")
     st.caption(
         f"Allowed locations: {escape_markdown(', '.join(settings.roots))}. Indexing a folder again reads only what has "
@@ -107,7 +107,7 @@ def show_report(added: AddReport) -> None:
 def _index(service: Service, path: str) -> AddReport:
     """Index a folder as a library of its own, or into the page's own index if that collects folders."""
     if not path.strip():
-        raise ConfigError("no folder given; enter the path of a picture folder")
+        raise ConfigError("no folder given; enter the path of an image folder")
     folder = str(service.allowed(path.strip()))
     if (library := current_library()) == Settings.current().index and is_collection(library):
         return add_folder(service, folder, wait=_WAIT_SECONDS)

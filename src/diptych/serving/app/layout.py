@@ -62,8 +62,8 @@ def escape_markdown(text: object) -> str:
 
 
 def image_count(count: int) -> str:
-    """A number of pictures in words: `1 picture`, `1,200 pictures`."""
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    """A number of images in words: `1 image`, `1,200 images`."""
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def bar_html(share: float, label: str) -> str:

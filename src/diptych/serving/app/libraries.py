@@ -1,4 +1,4 @@
-"""The picture library that a visitor looks at, and the sample library."""
+"""The image library that a visitor looks at, and the sample library."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def library_name(library: str) -> str:
 
 
 def image_folder(library: str) -> str | None:
-    """The folder that a library's pictures are in; None if an index folder does not record one.
+    """The folder that a library's images are in; None if an index folder does not record one.
 
-    For a folder of pictures it is the folder itself, for an index folder the folder that was indexed.
+    For a folder of images it is the folder itself, for an index folder the folder that was indexed.
     """
     if not Store.is_index(Path(library)):
         return None if is_collection(library) else library
@@ -74,6 +74,6 @@ def image_folder(library: str) -> str | None:
 
 
 def is_collection(library: str) -> bool:
-    """Whether a library is an index folder, existing or not, that collects pictures from other folders."""
+    """Whether a library is an index folder, existing or not, that collects images from other folders."""
     path = Path(library)
     return path.name != HIDDEN and index_folder(path) == path.expanduser().resolve()

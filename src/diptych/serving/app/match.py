@@ -1,4 +1,4 @@
-"""The Match page: the probability that a text describes a picture, as a number and in words."""
+"""The Match page: the probability that a text describes an image, as a number and in words."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _PHRASES = (  # (lowest probability, phrase)
 
 
 def match_page() -> None:
-    """The page that compares a picture with texts."""
-    lead = "How likely is it that a text describes a picture? The probabilities are calibrated."
+    """The page that compares an image with texts."""
+    lead = "How likely is it that a text describes an image? The probabilities are calibrated."
     image_page("Match", lead, match_panel)
 
 
 def match_panel(service: Service, selected: SelectedImage, *, key: str = "match") -> None:
-    """The picture, a field for texts, and the probability that each text describes the picture."""
+    """The image, a field for texts, and the probability that each text describes the image."""
     show_image(selected, key)
     if texts := text_lines(key):
         with error_as_message():

@@ -1,4 +1,4 @@
-"""The Search page: search by text, by picture or by both, with filters; results update while typing."""
+"""The Search page: search by text, by image or by both, with filters; results update while typing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Options(NamedTuple):
 
 
 class _QueryImage(NamedTuple):
-    """A picture in the query: how to show it, and how to remove it."""
+    """An image in the query: how to show it, and how to remove it."""
 
     name: str
     image: Image.Image | bytes | None
@@ -48,14 +48,14 @@ class _QueryImage(NamedTuple):
 
 def search_page() -> None:
     """The page that searches the library."""
-    page_header("Search", "Search by description, by example picture, or by both.")
+    page_header("Search", "Search by description, by example image, or by both.")
     service = current_service()
     if not offer_indexing(service):
         search_panel(service)
 
 
 def search_panel(service: Service, *, key: str = "q") -> None:
-    """Fields for text, a picture and filters, and the results. The text is kept in the address as `?key=`."""
+    """Fields for text, an image and filters, and the results. The text is kept in the address as `?key=`."""
     words, buttons = st.columns([6, 2.7], vertical_alignment="bottom", gap="small")
     image, filters = buttons.columns(2, gap="small", wrap=False)
     text = words.text_input(
@@ -68,8 +68,8 @@ def search_panel(service: Service, *, key: str = "q") -> None:
         label_visibility="collapsed",
         icon=":material/search:",
     )
-    with image.popover("Picture", icon=":material/image:", width="stretch", key=f"{key}-picture-field"):
-        selected = select_image(f"{key}-picture", library_paths(service), label="Example picture")
+    with image.popover("Image", icon=":material/image:", width="stretch", key=f"{key}-picture-field"):
+        selected = select_image(f"{key}-picture", library_paths(service), label="Example image")
     with filters.popover("Filters", icon=":material/tune:", width="stretch", key=f"{key}-filter-field"):
         options = _option_fields(key)
     if st.session_state.pop(f"{key}-up", False):
@@ -100,7 +100,7 @@ def show_results(
 ) -> Results:
     """Search, and show the hits as a grid with a button **Show more**.
 
-    `selected` is an image of the query, `like` a picture of the index to compare with. `filters`, `sort` and `keep` are
+    `selected` is an image of the query, `like` an image of the index to compare with. `filters`, `sort` and `keep` are
     those of `Service.search`, `on_more_like` that of `hit_grid`.
     """
     query = hash((text, selected and selected.content, like and like.id, filters, sort, keep))
@@ -136,11 +136,11 @@ def _show_outcome(results: Results, timing: str) -> None:
         nearest = results.nearest
         closest = f" The closest is {escape_markdown(from_text(nearest.path).name)}." if nearest else ""
         st.info(
-            f"No matches among {image_count(results.searched)}.{closest} Turn on “Show closest pictures” under "
-            "Filters to see the closest pictures whether or not they match."
+            f"No matches among {image_count(results.searched)}.{closest} Turn on “Show closest images” under "
+            "Filters to see the closest images whether or not they match."
         )
     elif not results.searched:
-        st.info("No picture in the library meets the filters.")
+        st.info("No image in the library meets the filters.")
     st.caption(timing, help=cutoff)
 
 
@@ -154,9 +154,9 @@ def _option_fields(key: str) -> _Options:
     caption = st.text_input("Words in the caption", key=f"{key}-caption")
     sort = st.selectbox("Sort by", get_args(Sort), format_func=_SORTS.__getitem__, key=f"{key}-sort")
     nearest = st.toggle(
-        "Show closest pictures",
+        "Show closest images",
         key=f"{key}-nearest",
-        help="Show the closest pictures, whether or not they match the query.",
+        help="Show the closest images, whether or not they match the query.",
     )
     filters = Filters(
         shape=shape,
@@ -170,20 +170,20 @@ def _option_fields(key: str) -> _Options:
 
 
 def _search_similar(key: str, hit: Hit) -> None:
-    """Search for pictures similar to a hit; the callback of **More like this**."""
+    """Search for images similar to a hit; the callback of **More like this**."""
     st.session_state[f"{key}-like"] = current_library(), hit
     st.session_state[key] = ""  # otherwise the text would pull the results back to those it found before
     st.session_state[f"{key}-up"] = True
 
 
 def _similar_to(key: str) -> Hit | None:
-    """The hit whose similar pictures are searched; None once the visitor switches to another library."""
+    """The hit whose similar images are searched; None once the visitor switches to another library."""
     library, hit = st.session_state.get(f"{key}-like", (None, None))
     return hit if library == current_library() else None
 
 
 def _show_query_images(key: str, selected: SelectedImage | None, like: Hit | None) -> None:
-    """Show the pictures of the query, each with a button that removes it."""
+    """Show the images of the query, each with a button that removes it."""
     images: list[_QueryImage] = []
     if selected:
         images.append(_QueryImage(selected.name, selected.image, clear_image, f"{key}-picture"))
@@ -209,7 +209,7 @@ def _clear_similar(key: str) -> None:
 
 
 def _show_library(service: Service, key: str, on_more_like: Callable[[Hit], None]) -> None:
-    """Show the first pictures of the library, before anything is searched."""
+    """Show the first images of the library, before anything is searched."""
     count = len(service.index or ())
     st.caption(f"**{image_count(count)}** in {escape_markdown(library_name(current_library()))}")
     hit_grid(library_images(service), key=f"{key}-library", on_more_like=on_more_like, first_rank=None)

@@ -23,7 +23,7 @@ from diptych.serving.loaded_models import Kind
 from diptych.serving.service import Service
 
 DEFAULT_MODEL = "mini"
-_PREVIEW = 24  # pictures of a library that are offered without a search
+_PREVIEW = 24  # images of a library that are offered without a search
 _HIT_COLUMNS = ["id", "path", "width", "height", "taken", "camera", "caption"]
 
 
@@ -115,7 +115,7 @@ def index_library(service: Service, library: str, *, wait: float | None = None) 
     """
     folder = image_folder(library)
     if folder is None:
-        raise DataError(f"the index '{library}' does not record its picture folder; name the folder instead")
+        raise DataError(f"the index '{library}' does not record its image folder; name the folder instead")
     return add_folder(service, folder, wait=wait)
 
 
@@ -134,12 +134,12 @@ def missing_model(service: Service, kind: Kind) -> str:
 
 
 def current_roots() -> Roots:
-    """The folders from which pictures of this visitor's library may be read."""
+    """The folders from which images of this visitor's library may be read."""
     return shared_service(Settings.current(), current_library()).readable
 
 
 def library_images(service: Service, count: int = _PREVIEW) -> list[Hit]:
-    """Up to `count` pictures of the service's index, sorted by path, as hits with a score of 0."""
+    """Up to `count` images of the service's index, sorted by path, as hits with a score of 0."""
     index = service.index
     if index is None:
         return []
@@ -149,5 +149,5 @@ def library_images(service: Service, count: int = _PREVIEW) -> list[Hit]:
 
 
 def library_paths(service: Service, count: int = _PREVIEW) -> list[str]:
-    """The paths of up to `count` pictures of the service's index."""
+    """The paths of up to `count` images of the service's index."""
     return [hit.path for hit in library_images(service, count)]

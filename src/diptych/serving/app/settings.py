@@ -30,7 +30,7 @@ class Settings:
     roots: tuple[str, ...] = ()
     """Folders whose contents visitors may index; empty disables indexing."""
     follow_links: bool = False
-    """Also read pictures outside the roots and the library, reached through links or listed in the index."""
+    """Also read images outside the roots and the library, reached through links or listed in the index."""
     any_model: bool = False
     """Let visitors compare any model, which is then loaded from disk or the hub."""
     device: str = "auto"

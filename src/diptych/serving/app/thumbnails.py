@@ -1,4 +1,4 @@
-"""Thumbnails of the library's pictures, cached for all visitors."""
+"""Thumbnails of the library's images, cached for all visitors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diptych.serving.app.services import current_roots
 
 
 def thumbnail_of(path: str, size: int = 480) -> bytes | None:
-    """A JPEG of the picture at a path of an index, with sides of at most `size` pixels.
+    """A JPEG of the image at a path of an index, with sides of at most `size` pixels.
 
     None if the file is missing, cannot be decoded, or is outside the folders that may be read.
     """

@@ -14,22 +14,23 @@ class CaptionRecipe(RunSettings):
 
     out: str = "runs/caption"
     val_fraction: float | None = None
-    """Fraction of the training images held out for validation, by a hash of the image id (default: the `val` split of
-    the data set, or 0.1). Use the fraction that the dual encoder was trained with."""
+    """Fraction of the training images held out for validation, chosen by a hash of the image id (default: the `val`
+    split of the data set, or 0.1 of the images if it has none). Use the fraction that the dual encoder was trained
+    with."""
 
     model: str = ""
-    """Dual encoder, which stays frozen and gets a small decoder; or a BLIP or VisionEncoderDecoder checkpoint, which is
-    fine-tuned."""
+    """Dual encoder, which is frozen and extended with a small decoder; or a BLIP or VisionEncoderDecoder checkpoint,
+    which is fine-tuned."""
     encoder: str = ""
-    """Image encoder of a new VisionEncoderDecoder, instead of `model`: a directory, a hub name, or a model type without
-    weights, such as vit."""
+    """Image encoder of a new VisionEncoderDecoder, which is trained instead of an existing model: a directory, a hub
+    name, or a model type such as vit, which is initialized at random."""
     decoder: str = ""
-    """Language model of a new VisionEncoderDecoder: a directory, a hub name, or a model type without weights, such as
-    gpt2."""
+    """Language model of a new VisionEncoderDecoder: a directory, a hub name, or a model type such as gpt2, which is
+    initialized at random."""
     encoder_arguments: dict[str, Any] = field(default_factory=dict)
-    """Configuration of an encoder that is given by its model type."""
+    """Configuration of an encoder given as a model type, such as `{hidden_size: 192}`."""
     decoder_arguments: dict[str, Any] = field(default_factory=dict)
-    """Configuration of a decoder that is given by its model type."""
+    """Configuration of a decoder given as a model type, such as `{n_layer: 4}`."""
     freeze_encoder: bool = False
     """Freeze the image encoder of a BLIP or VisionEncoderDecoder."""
 
@@ -38,23 +39,24 @@ class CaptionRecipe(RunSettings):
     layers: int = 3
     """Number of layers of the small decoder."""
     image_layers: int = 1
-    """Number of self-attention layers over the image patches, before the small decoder."""
+    """Number of self-attention layers over the image patches, ahead of the small decoder."""
     heads: int = 8
-    """Number of attention heads of the small decoder; must divide `dim`."""
+    """Number of attention heads of the small decoder; must divide its width."""
     hidden: int = 2
-    """Width of the feed-forward layers of the small decoder, as a multiple of `dim`."""
+    """Width of the feed-forward layers of the small decoder, as a multiple of its width."""
     dropout: float = 0.2
     """Dropout in the small decoder."""
     feature_dropout: float = 0.2
     """Dropout on the image patches."""
     min_count: int = 5
-    """Minimum number of occurrences in the training captions for a word to enter the small decoder's vocabulary."""
+    """Minimum number of times a word must occur in the training captions to enter the small decoder's vocabulary."""
     augment: Literal["none", "light", "strong"] = "light"
     views: int = 3
-    """Number of stored views per image for the small decoder, one of them not augmented; epochs cycle through them."""
+    """Number of versions of each image that are encoded in advance for the small decoder; all but the first are
+    augmented. Epochs cycle through them."""
 
     max_tokens: int = 24
-    """Maximum caption length in words or tokens in training; longer captions are truncated."""
+    """Maximum length of training captions, in words (small decoder) or tokens; longer ones are truncated."""
     captions: int = 5
     """Number of captions per image in a batch."""
     label_smoothing: float = 0.1
@@ -66,11 +68,12 @@ class CaptionRecipe(RunSettings):
     warmup: float = 0.05
     ema: float = 0.99
     reward_epochs: int = 0
-    """Number of epochs of self-critical training on CIDEr (Rennie et al. 2017) that follow, for the small decoder."""
+    """Number of further epochs of self-critical training on CIDEr (Rennie et al. 2017), for the small decoder."""
     reward_lr: float = 5e-5
     """Peak learning rate of self-critical training."""
     reward_samples: int = 5
-    """Number of captions sampled per image in self-critical training; the others are the baseline of each."""
+    """Number of captions sampled per image in self-critical training; the baseline of each caption is the mean reward
+    of the others."""
 
     beams: int = 3
-    """Beam width in validation, which selects the best epoch by CIDEr."""
+    """Beam width in validation; the epoch with the best CIDEr is kept."""

@@ -31,7 +31,7 @@ from diptych.runtime.device import computes_in_bfloat16
 from diptych.training.caption.config import CaptionRecipe
 from diptych.training.caption.phase import CaptionBatch, CaptionSampler, CiderScorer, TrainingPhase, run_phase
 from diptych.training.checkpoint import BEST, read_weights
-from diptych.training.encoded_images import EncodedImages, encode_images, state_shapes
+from diptych.training.encoded_images import EncodedImages, Views, encode_images, state_shapes
 from diptych.training.run import Run, TrainingData
 from diptych.training.trainer import Outcome
 
@@ -79,9 +79,9 @@ def train_small_decoder(run: Run[CaptionRecipe], data: TrainingData) -> tuple[di
             f"no word occurs {recipe.min_count} times in the captions of the {len(data.train):,} training images, so "
             "the decoder would have no vocabulary; set min_count to 1, or add images"
         )
-    views = recipe.views if recipe.augment != "none" else 1
+    views = Views(recipe.views if recipe.augment != "none" else 1, recipe.augment, recipe.seed)
     encode = partial(encode_images, encoder, shape=state_shapes(encoder)["image"], progress=run.progress)
-    train = encode(data.train, augment=recipe.augment, views=views, seed=recipe.seed)
+    train = encode(data.train, views=views)
     val = encode(data.val)
     torch.manual_seed(recipe.seed)
     settings = decoder_settings(recipe, val)

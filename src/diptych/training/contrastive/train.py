@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.contrastive.config import ContrastiveRecipe
-from diptych.training.ranges import check_settings
+from diptych.training.ranges import check_in_batch_negatives, check_settings, check_stored_views
 from diptych.training.results import TrainingResult
 
 if TYPE_CHECKING:
@@ -95,13 +95,9 @@ def _train_heads(
 
 def _check(recipe: ContrastiveRecipe) -> None:
     check_settings(recipe)
-    if "image" in recipe.freeze and recipe.augment != "none" and recipe.views < 2:
-        raise ConfigError(
-            "the image tower is frozen, so its features are computed once and augmentation would have no effect; "
-            "set views to the number of stored views per image (for example 8), or augment to none"
-        )
-    if recipe.batch_size < 2:
-        raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
+    if "image" in recipe.freeze:
+        check_stored_views(recipe, "frozen", example=8)
+    check_in_batch_negatives(recipe)
     if recipe.head_epochs and recipe.start:
         raise ConfigError(
             "head_epochs trains new heads, but the model in `start` has trained ones; set only one of them"

@@ -13,14 +13,16 @@ class MatchRecipe(RunSettings):
     """Settings of a matching run, which trains a matcher on a frozen dual encoder."""
 
     data: str = ""
-    """Data set with captions (negatives are sampled), or a table of labelled pairs: image, caption, label."""
+    """Data set of images with captions, whose negatives are sampled, or a table of labelled pairs with the columns
+    image, caption and label."""
     out: str = "runs/match"
     val_fraction: float | None = None
-    """Fraction of the training images held out for validation and calibration, by a hash of the image id (default: the
-    `val` split of the data set, or 0.1). Use the fraction that the dual encoder was trained with."""
+    """Fraction of the training images held out for validation and calibration, chosen by a hash of the image id
+    (default: the `val` split of the data set, or 0.1 of the images if it has none). Use the fraction that the dual
+    encoder was trained with."""
 
     model: str = ""
-    """Dual encoder, which stays frozen: a run, a model directory, or the name of a bundled or hub model."""
+    """Dual encoder, which is frozen: a run, a model directory, or the name of a bundled or hub model."""
     heads: list[str] = field(default_factory=lambda: ["pair", "cross"])
     """Heads to train: `pair` (an MLP on the two embeddings, fast) and `cross` (text tokens attend to image patches)."""
     hidden: int = 256
@@ -30,16 +32,16 @@ class MatchRecipe(RunSettings):
     dropout: float = 0.4
     """Dropout on the inputs of the heads."""
     max_tokens: int = 32
-    """Maximum number of text tokens in training; longer texts are truncated."""
+    """Maximum length of training texts in tokens; longer ones are truncated."""
 
     hard: int = 3
-    """Number of hard negatives per image in a batch; the other images of the batch are random negatives."""
+    """Number of hard negatives per image in a batch; the rest of the batch serves as random negatives."""
     hard_share: float = 0.02
-    """Fraction of the images, those nearest by the dual encoder, from which hard negatives are sampled."""
+    """Fraction of the images that hard negatives are sampled from: those that the dual encoder finds most similar."""
     hard_mixture: float = 0.5
-    """Fraction of hard negatives among all negatives in calibration."""
+    """Fraction of the negatives used for calibration that are hard."""
     prior: float = 0.5
-    """Prior probability of a match in calibration."""
+    """Share of matching pairs that the probabilities are calibrated for."""
     contrast: float = 1.0
     """Weight of the ranking loss (InfoNCE over the batch)."""
     binary: float = 0.5
@@ -47,7 +49,7 @@ class MatchRecipe(RunSettings):
 
     epochs: int = 12
     batch_size: int = 64
-    """Number of images per batch; each is compared with every caption of the batch."""
+    """Number of images per batch; each image is compared with every caption in the batch."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.1

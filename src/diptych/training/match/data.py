@@ -15,7 +15,7 @@ from diptych.models.dual_encoder import DualEncoder
 from diptych.models.hidden_states import HiddenStates, StoredHiddenStates
 from diptych.runtime.progress import Progress
 from diptych.training.batches import PairBatch, PairSampler
-from diptych.training.encoded_images import EncodedImages, encode_images, state_shapes, states_folder
+from diptych.training.encoded_images import EncodedImages, Views, encode_images, state_shapes, states_folder
 
 
 @dataclass
@@ -48,12 +48,10 @@ def encode_pairs(
     encoder: DualEncoder,
     pairs: Pairs,
     labelled: Labelled | None,
+    views: Views | None = None,
     *,
     with_states: bool,
     max_tokens: int,
-    augment: str = "none",
-    views: int = 1,
-    seed: int = 0,
     progress: Progress,
 ) -> EncodedPairs:
     """Encode the images and texts of a split, or read them from the cache.
@@ -62,11 +60,9 @@ def encode_pairs(
         encoder: the dual encoder.
         pairs: the images with their captions.
         labelled: labelled pairs of these images, whose texts replace the captions.
+        views: the views of each image; by default one.
         with_states: store hidden states beside the embeddings; the cross head needs them.
         max_tokens: maximum number of hidden states per text.
-        augment: name of the augmentation of the views beyond the first.
-        views: number of views per image.
-        seed: seed of the augmentation.
         progress: wraps the batches of images and texts.
 
     Raises:
@@ -75,7 +71,7 @@ def encode_pairs(
     texts, rows = (labelled.texts, labelled.rows) if labelled else pairs.flat_captions()
     shapes = state_shapes(encoder) if with_states else {"image": (0, 0), "text": (0, 0)}
     length = min(max_tokens, _max_length(encoder, texts)) if with_states else 0
-    images = encode_images(encoder, pairs, shapes["image"], augment=augment, views=views, seed=seed, progress=progress)
+    images = encode_images(encoder, pairs, shapes["image"], views, progress=progress)
     order = np.argsort([len(text) for text in texts], kind="stable")  # batches of one length need little padding
     sorted_texts = [texts[index] for index in order]
     name = hashlib.sha256("\0".join(sorted_texts).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diptych.errors import ConfigError, DataError, did_you_mean
 from diptych.runtime.progress import Progress, silent
 from diptych.training.match.config import MatchRecipe
-from diptych.training.ranges import check_settings
+from diptych.training.ranges import check_in_batch_negatives, check_settings
 from diptych.training.results import MatchTrainingResult
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _check(recipe: MatchRecipe) -> None:
     for name in recipe.heads:
         if name not in HEADS:
             raise ConfigError(f"heads: no head is called '{name}'; {did_you_mean(name, HEADS)}")
-    if recipe.batch_size < 2:
-        raise ConfigError("batch_size must be at least 2: the pairs of a batch are each other's negatives")
+    check_in_batch_negatives(recipe)
     if recipe.augment != "none" and recipe.views < 2:
         raise ConfigError("only the views beyond the first are augmented; set views to 2 or more, or augment to none")
 
@@ -88,6 +87,7 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
     """The data set, and its training and validation split as the dual encoder encodes them."""
     from diptych.data.labelled import is_labelled, read_labelled_pairs
     from diptych.matching.heads import HEADS
+    from diptych.training.encoded_images import Views
     from diptych.training.match.data import encode_pairs
 
     recipe = run.recipe
@@ -108,7 +108,7 @@ def _encoded_data(run: Run[MatchRecipe], encoder: DualEncoder) -> tuple[Training
         max_tokens=recipe.max_tokens,
         progress=run.progress,
     )
-    augmented = encode(data.train, train, augment=recipe.augment, views=recipe.views, seed=recipe.seed)
+    augmented = encode(data.train, train, Views(recipe.views, recipe.augment, recipe.seed))
     return data, augmented, encode(data.val, val)
 
 

