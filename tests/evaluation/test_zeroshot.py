@@ -170,7 +170,7 @@ def test_a_folder_above_the_classes_is_their_split(tmp_path: Path) -> None:
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="one folder for each class"):
+    with pytest.raises(DataError, match="no class subfolders"):
         read_class_folders(tmp_path)
 
 
