@@ -48,7 +48,7 @@ def _is_table(head: str) -> bool:
     """Whether a file begins like a table: with a header, an image name and a caption, or a JSON list or object."""
     if re.match(r"\s*\[\s*\{", head):
         return True
-    if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*["\[{]', head)) and is_image_file(match[1]):
+    if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*(?:["\[{]|null\b)', head)) and is_image_file(match[1]):
         return True
     header = head.partition("\n")[0]
     if headerless_delimiter(header):
