@@ -355,6 +355,24 @@ def test_an_image_folder_reads_and_its_folders_are_the_splits(tmp_path: Path, su
     assert seen(read_pairs(tmp_path / "set")) == expected()
 
 
+def test_metadata_at_the_root_and_in_a_folder_are_both_read(tmp_path: Path):
+    folder = numbered(tmp_path / "set", "train/0.jpg", "test/0.jpg")
+    (folder / "metadata.jsonl").write_text('{"file_name": "train/0.jpg", "text": "x"}')
+    (folder / "test" / "metadata.jsonl").write_text('{"file_name": "0.jpg", "text": "y"}')
+    rows = [(row.image_id, row.captions, row.split) for row in read_pairs(folder)]
+    assert rows == [("train/0.jpg", ("x",), "train"), ("test/0.jpg", ("y",), "test")]
+
+
+def test_splits_saved_to_disk_one_folder_down_are_read(tmp_path: Path):
+    for split, name in {"train": "a.jpg", "test": "b.jpg"}.items():
+        (place := tmp_path / "ds" / split).mkdir(parents=True)
+        table = pa.table({"image": [image(name)], "caption": [name]})
+        with pa.ipc.new_stream(str(place / "data-00000-of-00001.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    (tmp_path / "ds" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert read_pairs(tmp_path).split_sizes == read_pairs(tmp_path / "ds").split_sizes == {"train": 1, "test": 1}
+
+
 def test_sidecars_read_one_caption_a_line(tmp_path: Path):
     for name, split in SPLITS.items():
         part = tmp_path / "set" / split
@@ -1218,6 +1236,38 @@ def test_tables_without_a_header_and_objects_by_name_are_read(folder: Path, name
         ("a.jpg", ("A dog, a cat",)),
         ("b.jpg", ("Two",)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.json", '{"a": ["A dog, a cat"], "b": "Two"}'),
+        ("t.json", '{"a": null, "b": {"captions": ["Two"]}}'),
+        ("t.json", '{"1": ["A dog"], "2.0": "Two"}'),
+        ("t.csv", '1,"A dog, a cat"\n2,Two\n'),
+        ("t.tsv", "01\tA dog\n02\tTwo\n"),
+    ],
+)
+def test_names_without_a_suffix_are_recognised_by_the_images_they_name(folder: Path, name: str, text: str):
+    (folder / name).write_text(text)
+    if "1" in text:
+        for number, image_name in enumerate(("a.jpg", "b.jpg"), 1):
+            (folder / "images" / image_name).rename(folder / "images" / f"{number:02}.jpg")
+    assert detect(folder).format == detect(folder / name).format == "table"
+    pairs = read_pairs(folder)
+    assert [row.image.exists() for row in pairs] == [True, True]
+    assert pairs[1].captions == ("Two",)
+
+
+def test_a_json_file_whose_names_are_no_images_is_no_caption_file(folder: Path):
+    (folder / "classes.json").write_text('{"0": "tench", "1": "goldfish"}')
+    with pytest.raises(DataError, match="no captions found") as error:
+        read_pairs(folder)
+    assert [step.parameter for step in error.value.steps] == ["format"]
+    for name in COLOURS:
+        (folder / "images" / name).with_suffix(".txt").write_text("x")
+    (folder / "images" / "a.jpg").rename(folder / "images" / "0.jpg")
+    assert detect(folder).format == "sidecars"
 
 
 def test_a_table_without_a_header_and_with_unclear_columns_is_refused_for_that_reason(folder: Path):

@@ -206,5 +206,5 @@ def _key(detected: Source, images: Path | None, roots: Roots) -> str:
     names = [str(path) for path in detected.paths]
     homes = {home_of(path.parent) for path in detected.paths if detected.folder is None and detected.format != "hub"}
     narrowed = [] if all(map(roots.contains, homes)) else ["narrowed"]
-    key = json.dumps([2, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
+    key = json.dumps([3, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

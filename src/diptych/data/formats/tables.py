@@ -11,8 +11,23 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.data.formats.arrow import arrow_rows
-from diptych.data.formats.delimited import column_names, csv_fields, delimiter_of, headerless_delimiter, two_fields
-from diptych.data.formats.encoding import SPLIT_NAMES, caption_text, clean, folder_split, open_text, split_of
+from diptych.data.formats.delimited import (
+    column_names,
+    csv_fields,
+    delimiter_of,
+    headerless_delimiter,
+    number_in_line,
+    two_fields,
+)
+from diptych.data.formats.encoding import (
+    SPLIT_NAMES,
+    caption_text,
+    clean,
+    folder_split,
+    open_text,
+    split_in_name,
+    split_of,
+)
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries, parse
 from diptych.data.formats.parquet import parquet_rows
@@ -115,12 +130,11 @@ def read_imagefolder(path: Path, images: ImagePaths) -> Iterator[Row]:
     # File names may repeat between train/ and val/, so the image id includes the folder name.
     prefix = f"{folder.name}/" if folder != images.base else ""
     split = folder_split(path, images.base)
-    yield from rows(
-        records(path, notes=images.notes),
-        ImagePaths(folder, *images.folders, roots=images.roots, notes=images.notes),
-        split,
-        prefix,
-    )
+    beside = ImagePaths(folder, *images.folders, roots=images.roots, notes=images.notes)
+    # Metadata files of other splits have their split from their folder, so the names at the root must give one too.
+    has_parts = folder == images.base and any(folder.glob("*/metadata.*"))
+    for row in rows(records(path, notes=images.notes), beside, split, prefix):
+        yield replace(row, split=row.split or split_in_name(row.image_id)) if has_parts else row
 
 
 def read_parquet(path: Path, images: ImagePaths) -> Iterator[Row]:
@@ -286,7 +300,8 @@ def list_in_text(text: str) -> list[str] | None:
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     with open_text(path) as file:
         header = file.readline()
-    if without_header := headerless_delimiter(header):
+    without_header = headerless_delimiter(header) or (delimiter_of(header) if number_in_line(header) else None)
+    if without_header:
         yield from _headerless_rows(path, without_header)
         return
     delimiter = delimiter_of(header)
