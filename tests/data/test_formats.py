@@ -1192,11 +1192,18 @@ def test_a_caption_column_that_is_not_read_is_reported(folder: Path, file: str):
 
 
 def test_lines_whose_captions_have_another_name_are_read_and_reported(folder: Path):
-    lines = [{"image": "a.jpg", "caption": "x"}, {"image": "b.jpg", "text": "y"}, {"image": "c.jpg"}]
+    lines = [
+        {"image": "a.jpg", "caption": "x"},
+        {"image": "b.jpg", "text": "y"},
+        {"image": "c.jpg"},
+        {"image": "a.jpg", "text": "z", "caption": "w", "caption_2": "v", "split": "train"},
+    ]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     pairs = read_pairs(folder)
-    assert [row.captions for row in pairs] == [("x",), ("y",), ("",)]
-    assert inspect(pairs).count("changed_columns") == 1
+    assert [row.captions for row in pairs] == [("x", "w", "v"), ("y",), ("",)]
+    assert pairs[0].split == "train"
+    report = inspect(pairs)
+    assert (report.count("changed_columns"), report.count("unread_columns")) == (1, 1)
 
 
 def test_a_row_without_an_image_name_is_one_missing_image(folder: Path):

@@ -96,10 +96,11 @@ class Columns:
         split, image_id = first(SPLIT_COLUMNS), first(ID_COLUMNS)
         return cls(image, captions, split, image_id, number if number != image else None, unread)
 
-    def note_unread(self, notes: ReadingNotes, where: str) -> None:
-        """Note the columns that seem to hold captions and are not read."""
+    def note_unread(self, notes: ReadingNotes, where: str, known: Collection[str] = ()) -> None:
+        """Note the columns that seem to hold captions and are not read, except those `known`."""
         for name in self.unread:
-            notes.add("unread_columns", where.replace("'", ""), f"'{name}', beside '{self.captions[0]}'")
+            if name not in known:
+                notes.add("unread_columns", where.replace("'", ""), f"'{name}', beside '{self.captions[0]}'")
 
 
 _LISTED, _LISTED_CHARACTERS = 50, 80  # columns listed by an error message, and characters of each name
@@ -199,14 +200,18 @@ def rows(
     table: Iterable[tuple[str, Mapping[str, object]]], images: ImagePaths, split: str | None, prefix: str = ""
 ) -> Iterator[Row]:
     """Convert records with named columns to rows; `split` applies where there is no split column."""
-    columns: Columns | None = None
+    first: Columns | None = None
     names: tuple[str, ...] = ()
+    unread: set[str] = set()
     for where, record in table:
-        if columns is None:
-            columns, names = Columns.find(record, where), tuple(record)
-            columns.note_unread(images.notes, where)
-        elif names != (names := tuple(record)):  # JSON objects need not have the same names
-            columns = _changed_columns(columns, record, where, images.notes)
+        if first is None:
+            first = columns = Columns.find(record, where)
+        elif names != tuple(record):  # JSON objects need not have the same names
+            columns = _changed_columns(first, record, where, images.notes)
+        names = tuple(record)
+        if not unread.issuperset(columns.unread):
+            columns.note_unread(images.notes, where, known=unread)
+            unread.update(columns.unread)
         part = clean(record.get(columns.split)) if columns.split else ""
         captions = tuple(caption for name in columns.captions for caption in caption_list(record.get(name)))
         image_id, image = _image(record, columns, images, where)
@@ -216,16 +221,18 @@ def rows(
         yield Row(prefix + image_id, image, captions, part or split, canonical_id(clean(number)) or None)
 
 
-def _changed_columns(columns: Columns, record: Mapping[str, object], where: str, notes: ReadingNotes) -> Columns:
-    """The columns of a record with other names than the one before: as before where the record has them."""
-    if columns.image in record and any(name in record for name in columns.captions):
-        family = _caption_family(columns.captions[0])
-        return replace(columns, captions=tuple(name for name in record if _caption_family(name) == family))
+def _changed_columns(first: Columns, record: Mapping[str, object], where: str, notes: ReadingNotes) -> Columns:
+    """The columns of a record with other names than the first: the same image and caption columns if it has them."""
     try:
         found = Columns.find(record, where)
     except DataError:
-        return columns  # the image or the caption is missing, and reported as such
-    if found.captions != columns.captions:
+        return first  # the image or the caption is missing, and reported as such
+    families = {name: _caption_family(name) for name in record if name != first.image}
+    captions = tuple(name for name, family in families.items() if family == _caption_family(first.captions[0]))
+    if first.image in record and captions:
+        unread = tuple(name for name, family in families.items() if family and name not in captions)
+        return replace(found, image=first.image, captions=captions, unread=unread)
+    if found.captions != first.captions:
         notes.add("changed_columns", where.replace("'", ""), f"captions from '{found.captions[0]}'")
     return found
 
