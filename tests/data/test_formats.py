@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.doctor.inspect import inspect, usable_pairs
-from diptych.data.formats.encoding import split_of
+from diptych.data.formats.encoding import EMPTY_CELLS, split_of
 from diptych.data.formats.read import FORMATS, READERS, ImagePaths, detect, read_pairs, wrong_encoding
 from diptych.data.formats.shards import expand
 from diptych.data.formats.tables import list_in_text
@@ -243,7 +243,7 @@ def test_bytes_that_are_not_utf8_are_read_as_cp1252_and_their_lines_reported(fol
 
 
 captions = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=40).filter(
-    lambda text: text.strip() not in ("nan", "NaN", "<NA>") and not list_in_text(text)
+    lambda text: text.strip() not in EMPTY_CELLS and list_in_text(text) is None
 )
 names = st.from_regex(r"[a-z0-9_]{1,8}\.jpg", fullmatch=True)
 in_any_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -355,6 +355,24 @@ def test_an_image_folder_reads_and_its_folders_are_the_splits(tmp_path: Path, su
     assert seen(read_pairs(tmp_path / "set")) == expected()
 
 
+def test_metadata_at_the_root_and_in_a_folder_are_both_read(tmp_path: Path):
+    folder = numbered(tmp_path / "set", "train/0.jpg", "test/0.jpg")
+    (folder / "metadata.jsonl").write_text('{"file_name": "train/0.jpg", "text": "x"}')
+    (folder / "test" / "metadata.jsonl").write_text('{"file_name": "0.jpg", "text": "y"}')
+    rows = [(row.image_id, row.captions, row.split) for row in read_pairs(folder)]
+    assert rows == [("train/0.jpg", ("x",), "train"), ("test/0.jpg", ("y",), "test")]
+
+
+def test_splits_saved_to_disk_one_folder_down_are_read(tmp_path: Path):
+    for split, name in {"train": "a.jpg", "test": "b.jpg"}.items():
+        (place := tmp_path / "ds" / split).mkdir(parents=True)
+        table = pa.table({"image": [image(name)], "caption": [name]})
+        with pa.ipc.new_stream(str(place / "data-00000-of-00001.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    (tmp_path / "ds" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert read_pairs(tmp_path).split_sizes == read_pairs(tmp_path / "ds").split_sizes == {"train": 1, "test": 1}
+
+
 def test_sidecars_read_one_caption_a_line(tmp_path: Path):
     for name, split in SPLITS.items():
         part = tmp_path / "set" / split
@@ -464,6 +482,14 @@ def test_parts_of_one_sample_stay_one_sample_as_webdataset_has_it(tmp_path: Path
     assert [row.captions for row in pairs] == [("k.txt",), ("m.0.txt",), ("n.txt",)]
     assert inspect(pairs).count("unused_members") == 3
     assert "k.seg.png" in inspect(pairs).findings[0].examples[0].file
+
+
+def test_an_empty_text_does_not_hide_the_caption_beside_it(tmp_path: Path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (("i.jpg", image("a.jpg")), ("i.txt", b"nan"), ("i.json", b'{"text": "A dog"}')):
+            (member := tarfile.TarInfo(name)).size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert [row.captions for row in read_pairs(tmp_path)] == [("A dog",)]
 
 
 def test_members_that_fit_no_rule_are_counted(tmp_path: Path):
@@ -1025,8 +1051,16 @@ def test_two_names_never_share_a_file_that_one_of_them_does_not_name(
     folder = numbered(tmp_path, *files)
     assert files_of(folder, names) == wanted
     report = inspect(read_pairs(folder / "t.json"))
-    assert report.count("shared_files") == report.count("missing") == wanted.count(None)
-    assert "another name leads to the only file" in report.findings[1].examples[0].detail
+    assert (report.count("shared_files"), report.count("missing")) == (wanted.count(None), 0)
+    assert "another name leads to the only file" in report.findings[0].examples[0].detail
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "1", "01", "x/1.jpg"])
+def test_a_name_that_fits_several_files_is_reported_once_and_as_that(tmp_path: Path, name: str):
+    folder = numbered(tmp_path, "a/x/1.jpg", "b/x/1.jpg")
+    write_csv(folder / "t.csv", ["image", "caption"], [(name, "x"), ("a/x/1.jpg", "y")])
+    report = inspect(read_pairs(folder))
+    assert (report.count("ambiguous_names"), report.count("missing"), report.bad_images) == (1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -1071,7 +1105,8 @@ def test_a_name_that_fits_no_single_file_is_a_missing_image(tmp_path: Path, file
 def test_urls_without_a_file_are_said_to_be_urls(tmp_path: Path):
     folder = numbered(tmp_path, "images/a.jpg")
     files_of(folder, ["https://example.org/b.jpg?w=1"])
-    assert inspect(read_pairs(folder / "t.json")).count("remote_names") == 1
+    report = inspect(read_pairs(folder / "t.json"))
+    assert (report.count("remote_names"), report.count("missing"), report.bad_images) == (1, 0, 1)
 
 
 # tables of other programs
@@ -1087,10 +1122,102 @@ def test_the_text_of_a_list_is_its_captions(folder: Path, cell: str, file: str):
     assert read_pairs(folder)[0].captions == ("a dog", "it's red")
 
 
-@pytest.mark.parametrize("cell", ["[1] x", "[dog]", "[]", "['a' + 'b']", "['a", "[1, 2]", "['a'] ['b']"])
+@pytest.mark.parametrize(
+    "cell", ["[1] x", "[dog]", "['a' + 'b']", "['a", "[1, 2]", "['a'] ['b']", "('a')", "{}", "(a, b)"]
+)
 def test_brackets_that_are_no_list_stay_a_caption(folder: Path, cell: str):
     write_csv(folder / "t.csv", ["image", "caption"], [("a.jpg", cell)])
     assert read_pairs(folder)[0].captions == (cell,)
+
+
+@pytest.mark.parametrize(
+    ("cell", "captions"),
+    [
+        ("[]", ()),
+        ("[nan]", ("",)),
+        ('["a dog", null]', ("a dog", "")),
+        ("['a dog', None]", ("a dog", "")),
+        ("('a dog', 'a cat')", ("a dog", "a cat")),
+        ("('a dog',)", ("a dog",)),
+        ('{"a dog","a cat"}', ("a dog", "a cat")),
+        ("array(['a dog'], dtype=object)", ("a dog",)),
+        ("array(['a dog', nan,\n       'dtype=x'], dtype='<U5')", ("a dog", "", "dtype=x")),
+    ],
+)
+def test_every_clear_spelling_of_a_list_is_read_as_its_captions(folder: Path, cell: str, captions: tuple[str, ...]):
+    write_csv(folder / "t.csv", ["image", "caption"], [("a.jpg", cell)])
+    pairs = read_pairs(folder)
+    assert pairs[0].captions == captions
+    assert inspect(pairs).count("list_captions") == 0
+
+
+@pytest.mark.parametrize("cell", ["[a dog, a cat]", "[1, 2]", "{'en': 'a dog'}", "['a', 'it's b']"])
+def test_a_list_whose_captions_are_unclear_is_reported(folder: Path, cell: str):
+    write_csv(folder / "t.csv", ["image", "caption"], [("a.jpg", cell)])
+    assert inspect(read_pairs(folder)).count("list_captions") == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("image", "caption", "caption2"),
+        ("filename", "caption", "caption_2"),
+        ("filename", "Caption", "Caption.1"),
+        ("image", "text_0", "text_1"),
+    ],
+)
+def test_numbered_columns_are_captions_beside_one_without_a_number(folder: Path, header: tuple[str, ...]):
+    (folder / "t.jsonl").write_text(json.dumps(dict(zip(header, ("a.jpg", "x", "y"), strict=True))))
+    assert read_pairs(folder)[0].captions == ("x", "y")
+    (folder / "t.jsonl").unlink()
+    write_csv(folder / "t.csv", list(header), [("a.jpg", "x", "y")])
+    pairs = read_pairs(folder)
+    assert pairs[0].captions == ("x", "y")
+    assert inspect(pairs).count("unread_columns") == 0
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet", "metadata.csv"])
+def test_a_caption_column_that_is_not_read_is_reported(folder: Path, file: str):
+    row = {"file_name": "images/a.jpg", "text": "x", "caption": "y", "alt_caption": "z", "width": "5"}
+    if file == "t.parquet":
+        pq.write_table(pa.Table.from_pylist([row]), folder / file)
+    else:
+        write_csv(folder / file, list(row), [tuple(row.values())])
+    pairs = read_pairs(folder)
+    assert pairs[0].captions == ("y",)
+    (finding,) = (finding for finding in inspect(pairs).findings if finding.kind == "unread_columns")
+    assert finding.count == 2
+    details = [example.detail for example in finding.examples]
+    assert details == ["'text', beside 'caption'", "'alt_caption', beside 'caption'"]
+
+
+def test_lines_whose_captions_have_another_name_are_read_and_reported(folder: Path):
+    lines = [
+        {"image": "a.jpg", "caption": "x"},
+        {"image": "b.jpg", "text": "y"},
+        {"image": "c.jpg"},
+        {"image": "a.jpg", "text": "z", "caption": "w", "caption_2": "v", "split": "train"},
+    ]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pairs = read_pairs(folder)
+    assert [row.captions for row in pairs] == [("x", "w", "v"), ("y",), ("",)]
+    assert pairs[0].split == "train"
+    report = inspect(pairs)
+    assert (report.count("changed_columns"), report.count("unread_columns")) == (1, 1)
+
+
+def test_a_row_without_an_image_name_is_one_missing_image(folder: Path):
+    write_csv(folder / "t.csv", ["image", "caption"], [("a.jpg", "x"), (" ", "y"), ("b.jpg", "z")])
+    pairs = read_pairs(folder)
+    assert [row.captions for row in pairs] == [("x",), ("y",), ("z",)]
+    assert inspect(pairs).count("missing") == 1
+
+
+def test_a_null_in_an_object_by_name_is_no_caption(folder: Path):
+    (folder / "t.json").write_text('{"a.jpg": null, "b.jpg": "x", "c.jpg": null}')
+    pairs = read_pairs(folder)
+    assert [row.captions for row in pairs] == [(), ("x",), ()]
+    assert inspect(pairs).count("without_captions") == 2
 
 
 def test_a_table_of_a_name_and_three_captions_is_read(folder: Path):
@@ -1118,6 +1245,38 @@ def test_tables_without_a_header_and_objects_by_name_are_read(folder: Path, name
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.json", '{"a": ["A dog, a cat"], "b": "Two"}'),
+        ("t.json", '{"a": null, "b": {"captions": ["Two"]}}'),
+        ("t.json", '{"1": ["A dog"], "2.0": "Two"}'),
+        ("t.csv", '1,"A dog, a cat"\n2,Two\n'),
+        ("t.tsv", "01\tA dog\n02\tTwo\n"),
+    ],
+)
+def test_names_without_a_suffix_are_recognised_by_the_images_they_name(folder: Path, name: str, text: str):
+    (folder / name).write_text(text)
+    if "1" in text:
+        for number, image_name in enumerate(("a.jpg", "b.jpg"), 1):
+            (folder / "images" / image_name).rename(folder / "images" / f"{number:02}.jpg")
+    assert detect(folder).format == detect(folder / name).format == "table"
+    pairs = read_pairs(folder)
+    assert [row.image.exists() for row in pairs] == [True, True]
+    assert pairs[1].captions == ("Two",)
+
+
+def test_a_json_file_whose_names_are_no_images_is_no_caption_file(folder: Path):
+    (folder / "classes.json").write_text('{"0": "tench", "1": "goldfish"}')
+    with pytest.raises(DataError, match="no captions found") as error:
+        read_pairs(folder)
+    assert [step.parameter for step in error.value.steps] == ["format"]
+    for name in COLOURS:
+        (folder / "images" / name).with_suffix(".txt").write_text("x")
+    (folder / "images" / "a.jpg").rename(folder / "images" / "0.jpg")
+    assert detect(folder).format == "sidecars"
+
+
 def test_a_table_without_a_header_and_with_unclear_columns_is_refused_for_that_reason(folder: Path):
     (folder / "t.csv").write_text("a.jpg,0,A dog\nb.jpg,1,A cat\n")
     with pytest.raises(DataError, match="no header line and 3 columns; add a first line that names them"):
@@ -1130,8 +1289,18 @@ def test_json_by_column_is_refused_for_that_reason(folder: Path):
         read_pairs(folder / "t.json", format="table")
 
 
-def test_what_pandas_writes_for_an_empty_cell_is_no_caption(folder: Path):
-    write_csv(folder / "t.csv", ["image", "caption"], [("a.jpg", "nan"), ("b.jpg", "NaN"), ("c.jpg", "<NA>")])
+@pytest.mark.parametrize("cells", [("nan", "NaN", "<NA>"), ("None", "null", "N/A"), ("NULL", "n/a", " None ")])
+@pytest.mark.parametrize("format", ["table", "coco", "sidecars"])
+def test_what_programs_write_for_an_empty_cell_is_no_caption(folder: Path, cells: tuple[str, ...], format: str):
+    if format == "table":
+        write_csv(folder / "t.csv", ["image", "caption"], list(zip(COLOURS, cells, strict=True)))
+    elif format == "coco":
+        images = [{"id": number, "file_name": name} for number, name in enumerate(COLOURS)]
+        notes = [{"image_id": number, "caption": cell} for number, cell in enumerate(cells)]
+        (folder / "captions_train.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    else:
+        for name, cell in zip(COLOURS, cells, strict=True):
+            (folder / "images" / name).with_suffix(".txt").write_text(cell)
     pairs = read_pairs(folder)
     assert [row.captions for row in pairs] == [("",), ("",), ("",)]
     assert inspect(pairs).count("without_captions") == 3

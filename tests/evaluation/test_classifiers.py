@@ -182,7 +182,7 @@ def test_unusable_examples_are_refused() -> None:
         TipAdapter(np.eye(2), ["cat", "dog"]).fit(np.eye(2), ["cat", "fox"])
     with pytest.raises(DataError, match="3 classes and 2 class embeddings"):
         ZeroShotClassifier(np.eye(2), ["cat", "dog", "fox"]).fit()
-    with pytest.raises(DataError, match="single image"):
+    with pytest.raises(DataError, match="single image cannot be cross-validated: '0', '1'"):
         cross_validated_probabilities(ZeroShotClassifier(np.eye(2)), np.eye(2), np.array([0, 1]))
 
 

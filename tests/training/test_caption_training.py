@@ -186,7 +186,7 @@ def test_an_interrupted_run_of_an_encoder_decoder_resumes_exactly(
 
 def test_a_run_is_not_resumed_with_another_model_size(dataset: Path, encoder: Path, tmp_path: Path) -> None:
     train_captioner(small(dataset, encoder, tmp_path, epochs=1))
-    with pytest.raises(ConfigError, match="dim is 64, the run has 32"):
+    with pytest.raises(ConfigError, match="`dim` is 64, the run has 32"):
         train_captioner(small(dataset, encoder, tmp_path, epochs=2, dim=64), resume=True)
 
 

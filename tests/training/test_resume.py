@@ -117,7 +117,7 @@ def test_a_setting_that_may_not_change_is_refused_by_name_with_both_values_and_n
     other = {"batch_size": 6, "seed": 3, "val_fraction": 0.5, "dropout": 0.0}
     for name, value in other.items():
         _, changed = start(kind, **{name: value})
-        with pytest.raises(ConfigError, match=rf"{name} is {value!r}, the run has {getattr(recipe, name)!r}"):
+        with pytest.raises(ConfigError, match=rf"`{name}` is {value!r}, the run has {getattr(recipe, name)!r}"):
             trainer(changed, resume=True)
     assert files(recipe.out) == before
 

@@ -230,6 +230,9 @@ class LinearProbe(EmbeddingClassifier):
         return probabilities
 
 
+_NAMED = 5  # classes that a message names
+
+
 def cross_validated_probabilities(
     classifier: EmbeddingClassifier,
     X: Embeddings,  # noqa: N803
@@ -254,9 +257,14 @@ def cross_validated_probabilities(
     Raises:
         DataError: a class has a single image.
     """
-    counts = np.unique(y, return_counts=True)[1]
+    labels, counts = np.unique(y, return_counts=True)
     if counts.min() < 2:
-        raise DataError("a class has a single image, so it cannot be cross-validated; give each class two or more")
+        single = [f"'{label}'" for label in labels[counts < 2]]
+        more = f" and {len(single) - _NAMED:,} more" if len(single) > _NAMED else ""
+        raise DataError(
+            f"classes with a single image cannot be cross-validated: {', '.join(single[:_NAMED])}{more}; "
+            "give each two or more, or leave it out"
+        )
     splits = StratifiedKFold(min(folds, counts.min()), shuffle=True, random_state=seed)
     rows: list[NDArray[np.float64]] = [np.empty(0)] * len(y)
     for train, test in splits.split(X, y):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from diptych.errors import ConfigError
+from diptych.errors import ConfigError, NextStep
 from diptych.runtime.atomic import write_text
 from diptych.training.recipe_files import RECIPE, read_recipe
 from diptych.training.run_settings import RunSettings
@@ -104,7 +104,8 @@ def recorded_recipe(recipe: type[Recipe], out: str | Path) -> Recipe:
     record = RunRecord.read(Path(out))
     if record and record.recipe != recipe.__name__:
         raise ConfigError(
-            f"'{out}' holds a run of {record.recipe}, not of {recipe.__name__}; name another folder in out"
+            f"'{out}' holds a run of {record.recipe}, not of {recipe.__name__}",
+            steps=[NextStep("name another folder", "out")],
         )
     if not path.exists():
         raise ConfigError(f"'{out}' contains no run to resume; start it without `resume`")
@@ -150,11 +151,14 @@ def changes_of(recipe: RunSettings, recorded: RunSettings, record: RunRecord, st
     by_content = _COMPARED_BY_CONTENT if record.data else set()
     refused = [change for change in changes if change.setting not in CHANGEABLE | by_content]
     if refused:
-        values = "; ".join(f"{change.setting} is {change.after!r}, the run has {change.before!r}" for change in refused)
-        changeable = ", ".join(sorted(CHANGEABLE & {field.name for field in dataclasses.fields(recipe)}))
+        values = "; ".join(
+            f"`{change.setting}` is {change.after!r}, the run has {change.before!r}" for change in refused
+        )
+        names = sorted(CHANGEABLE & {field.name for field in dataclasses.fields(recipe)})
+        changeable = ", ".join(f"`{name}`" for name in names)
         raise ConfigError(
-            f"the run in '{recipe.out}' cannot be resumed with other settings: {values}. Resume it with its own, or "
-            f"start a new run in another folder with `out`; only these may change: {changeable}"
+            f"the run in '{recipe.out}' cannot be resumed with other settings: {values}. Leave "
+            f"these settings out, or start a new run in another folder with `out`; only these may change: {changeable}"
         )
     return [change for change in changes if change.setting in CHANGEABLE]
 

@@ -24,7 +24,7 @@ from diptych.runtime.cache import cache_dir
 from diptych.runtime.progress import Progress, silent
 
 _FILE = "checks.arrow"
-_VERSION = 2  # increase when a check or hash changes, to invalidate cached results
+_VERSION = 3  # increase when a check, hash or message changes, to invalidate cached results
 _HASHED_SIDE = 64  # enough for the 9 x 8 hash; a JPEG decoded at 1/8 is still read to its end, so truncation shows
 _COLUMNS = pa.schema(
     {

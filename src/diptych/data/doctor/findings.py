@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from diptych.data.formats.image_paths import image_files
+from diptych.data.formats.image_paths import image_files, is_ambiguous_path, is_remote
 from diptych.data.formats.read import wrong_encoding
-from diptych.data.pairs import Pairs
+from diptych.data.pairs import Pairs, Row
 from diptych.data.reading_notes import Example
 from diptych.images.decode import describe, readable_text
 from diptych.images.near_duplicates import DISTANCE, candidate_pairs, groups_around_first
@@ -23,18 +23,27 @@ from diptych.images.pixel_comparison import PixelComparison
 ExamplesByKind = dict[str, list[Example]]
 
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".token"})
-_LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"]")  # the beginning of a list of strings, by Python, NumPy or JSON
+# A list or an object as text, or the beginning of a list of strings; where the strings were clear, they were read.
+_LIST_AS_TEXT = re.compile(r"\s*(?:\[\s*['\"]|\(\s*['\"].*\)\s*$|\[.*,.*\]\s*$|\{.*\}\s*$|array\(.*\)\s*$)", re.DOTALL)
 _BLOCK = 1024  # rows converted to Python objects at a time
 _SHOWN = 6  # ids listed for a group of duplicates or a shared caption
 
 
 def broken_images(pairs: Pairs, checks: pa.Table) -> ExamplesByKind:
-    """Images that cannot be decoded, by `ImageError.reason`."""
+    """Images that cannot be decoded, by `ImageError.reason`.
+
+    An image without a file is left out where the reader noted the reason: its name is ambiguous, or a URL.
+    """
     by_kind: ExamplesByKind = defaultdict(list)
     for index, (reason, detail) in enumerate(_columns(checks, "reason", "detail")):
-        if reason:
+        if reason and not (reason == "missing" and _has_noted_reason(pairs[index])):
             by_kind[reason].append(Example(describe(pairs[index].image).strip("'"), detail))
     return by_kind
+
+
+def _has_noted_reason(row: Row) -> bool:
+    """Whether the reader noted why the image of a row has no file."""
+    return isinstance(row.image, Path) and (is_ambiguous_path(row.image) or is_remote(row.image_id))
 
 
 def usable_rows(pairs: Pairs, checks: pa.Table) -> list[bool]:

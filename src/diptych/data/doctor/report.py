@@ -37,6 +37,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "image names were not used: without their exact file they would share one with another name",
         "Download the missing images, or write names that say which file is meant.",
     ),
+    "ambiguous_names": (
+        "error",
+        "image names fit several files, so none was used",
+        "Write the names with their folder, as in `a/1.jpg`.",
+    ),
     "conflicting_ids": (
         "error",
         "rows have the id of an earlier row and another image, which was not read",
@@ -77,10 +82,20 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "images are in none of the split lists",
         "Add them to a list, or leave them: they are in no split.",
     ),
+    "unread_columns": (
+        "info",
+        "columns of the caption files seem to hold captions and were not read",
+        "Number the columns of one family, as caption_1 and caption_2, to read them all; or leave them.",
+    ),
+    "changed_columns": (
+        "info",
+        "entries have their captions under another name than the first",
+        "Check them, or give all entries the same names.",
+    ),
     "list_captions": (
         "warning",
         "captions look like a list written as text",
-        "Write the captions as a JSON list, or one a line.",
+        'Write the captions as a JSON list, ["a", "b"], or one a line.',
     ),
     "empty_captions": ("warning", "captions are empty", "Fill in or remove them; training drops them."),
     "without_captions": (

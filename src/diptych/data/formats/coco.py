@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.data.formats.encoding import clean, split_of
+from diptych.data.formats.encoding import caption_text, clean, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.json_values import entries
 from diptych.data.joins import JoinReport, Tally, canonical_id
@@ -34,16 +34,18 @@ def read_karpathy(path: Path, images: ImagePaths) -> Iterator[Row]:
 def _sentence(sentence: object) -> str:
     """A caption in Karpathy's format: the raw text, or else its tokens joined."""
     if not isinstance(sentence, dict):
-        return clean(sentence)
+        return caption_text(sentence)
     tokens = sentence.get("tokens")
-    return clean(sentence.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
+    return caption_text(sentence.get("raw") or " ".join(map(clean, tokens if isinstance(tokens, list) else ())))
 
 
 def read_coco(path: Path, images: ImagePaths) -> Iterator[Row]:
     """Read `captions_train2014.json`: separate lists of images and annotations; the file name gives the split."""
     captions: dict[str, list[str]] = {}
     for where, annotation in _entries(path, "annotations"):
-        captions.setdefault(_id(annotation, "image_id", where), []).append(clean(_value(annotation, "caption", where)))
+        captions.setdefault(_id(annotation, "image_id", where), []).append(
+            caption_text(_value(annotation, "caption", where))
+        )
     numbers: dict[str, None] = {}
     repeated: list[str] = []
     for where, image in _entries(path, "images"):

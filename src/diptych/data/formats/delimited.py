@@ -25,6 +25,15 @@ def headerless_delimiter(line: str) -> str | None:
     return match[3] if match and is_image_file(match[2].strip()) else None
 
 
+def number_in_line(line: str) -> str:
+    """The number that a line begins with, before a delimiter and a text that is no number; else "".
+
+    No header begins with a number: such a line is of a table without one that names its images by number.
+    """
+    match = re.match(r'\s*("?)(\d+)\1[\t,;|]\s*"?[^\s\d"]', line)
+    return match[2] if match else ""
+
+
 def column_names(header: str, where: str = "the table") -> list[str]:
     """The column names in a header line, quoted or not.
 

@@ -11,17 +11,20 @@ from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
+from diptych.data.formats.delimited import number_in_line
 from diptych.data.formats.encoding import open_text, split_of
-from diptych.data.formats.image_paths import home_of, image_files, image_folders
-from diptych.data.formats.registry import FORMATS
+from diptych.data.formats.image_paths import ImagePaths, home_of, image_files, image_folders
+from diptych.data.formats.registry import FORMATS, name_in_object
 from diptych.data.formats.shards import expand
-from diptych.errors import ConfigError, DataError, did_you_mean
+from diptych.errors import ConfigError, DataError, NextStep, did_you_mean
 from diptych.images.suffixes import is_image_file
 from diptych.images.walk import is_hidden
 from diptych.runtime.files import check_regular
 
+_DATASET_DICT = "dataset_dict.json"  # written by `datasets.DatasetDict.save_to_disk`, beside a folder for each split
 _HEAD_CHARACTERS = 65536
 _MAX_CAPTION_FILES = 100  # more files of one type are taken for sidecars, one per image, and not opened
+_FORMAT_STEPS = (NextStep("or name the format of the captions", "format"),)
 _HUB_NAME = re.compile(r"[\w-]+/[\w-][\w.-]*(@[\w./-]+)?")
 
 
@@ -76,17 +79,23 @@ def detect(source: str | Path, format: str | None = None) -> Source:
 def _in_folder(folder: Path, names: list[str]) -> Source:
     levels = _listing(folder)
     for name in names:
-        for level in levels:
+        # An image folder may have a metadata file at its root and others in its folders; all are read.
+        for level in [levels[0] + levels[1]] if name == "imagefolder" else levels:
             if files := _files_of(name, [path for path in level if path.is_file()]):
                 _check_single(name, files, folder)
                 return Source(name, tuple(files), folder)
     if "sidecars" in names and any(path.with_suffix(".txt").is_file() for path in islice(image_files(folder), 1000)):
         return Source("sidecars", (folder,), folder)
+    if "table" in names:
+        tables = [path for path in levels[0] if _names_images_by_stem(path, folder)]
+        if tables:
+            _check_single("table", tables, folder)
+            return Source("table", tuple(tables), folder)
     kinds = Counter(_kind(path) for level in levels for path in level)
     kinds["images"] = sum(1 for _ in image_files(folder))
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8) if count)
     contents = f"it contains {seen}" if seen else "the folder is empty"
-    raise DataError(f"no captions found in '{folder}' ({contents}). {_supported(names)}")
+    raise DataError(f"no captions found in '{folder}' ({contents}). {_supported(names)}", steps=_FORMAT_STEPS)
 
 
 def _kind(path: Path) -> str:
@@ -110,8 +119,31 @@ def _of_file(path: Path) -> str:
     for name, entry in FORMATS.items():  # a file with another name: identified by its beginning alone
         if entry.holds and path.suffix.lower() in {Path(file).suffix for file in entry.files} and entry.holds(head):
             return name
+    if _names_images_by_stem(path, home_of(path.absolute().parent)):
+        return "table"
     begins = head[:80].split("\n")[0]
-    raise DataError(f"the format of '{path}' was not recognized; it begins with '{begins}'. {_supported(FORMATS)}")
+    raise DataError(
+        f"the format of '{path}' was not recognized; it begins with '{begins}'. {_supported(FORMATS)}",
+        steps=_FORMAT_STEPS,
+    )
+
+
+def _names_images_by_stem(path: Path, folder: Path) -> bool:
+    """Whether a JSON object by name, or a table without a header, begins with the stem or number of an image file.
+
+    Tried last: without the suffix of an image file, a name could be anything.
+    """
+    if path.suffix.lower() not in _TABLE_SUFFIXES or not path.is_file():
+        return False
+    head = _head(path)
+    name = name_in_object(head) if path.suffix.lower() == ".json" else number_in_line(head.partition("\n")[0])
+    try:
+        return bool(name) and ImagePaths.around(path.parent, folder).find(name, str(path)).is_file()
+    except DataError:  # a name that leads out of the folder
+        return False
+
+
+_TABLE_SUFFIXES = (".json", ".csv", ".tsv", ".txt")
 
 
 def _formats_of(files: list[Path], look_inside: bool = True) -> list[str]:
@@ -132,11 +164,14 @@ def _files_of(name: str, files: list[Path], look_inside: bool = True) -> list[Pa
 def _supported(names: Iterable[str]) -> str:
     files = {name: ", ".join(FORMATS[name].files) for name in names if name != "hub"}
     known = "; ".join(f"{name} ({patterns or 'a.jpg and a.txt'})" for name, patterns in files.items())
-    return f"Give the path of the caption file, or specify the format. Supported: {known}"
+    return f"Save the captions in one of these formats: {known}"
 
 
 def _listing(folder: Path) -> list[list[Path]]:
-    """The non-image files of a folder, and those of its subfolders."""
+    """The non-image files of a folder, and those of its subfolders.
+
+    Of a subfolder that `datasets` saved with several splits, also those of the splits.
+    """
     levels: list[list[Path]] = [[], []]
     folders = [(folder, levels[0])]
     for parent, level in folders:
@@ -145,7 +180,7 @@ def _listing(folder: Path) -> list[list[Path]]:
                 continue
             if not entry.is_dir():
                 level.append(Path(entry.path))
-            elif parent == folder:
+            elif parent == folder or (parent / _DATASET_DICT).is_file():
                 folders.append((Path(entry.path), levels[1]))
     return levels
 

@@ -80,6 +80,18 @@ def clean(caption: object) -> str:
     return text.encode("utf-8", "replace").decode().strip()  # JSON allows lone surrogates, Arrow does not
 
 
+# What pandas reads as a missing value, and so what programs write for one.
+EMPTY_CELLS = frozenset(
+    ("nan", "NaN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "None", "NULL", "Null", "null", "NaT")
+)
+
+
+def caption_text(caption: object) -> str:
+    """The caption as stripped text; what programs write for a missing value, such as `nan` or `None`, is ""."""
+    text = clean(caption)
+    return "" if text in EMPTY_CELLS else text
+
+
 def split_of(path: Path, base: Path) -> str | None:
     """The split named by a file (`captions_train2014.json`, `cc-val-0001.tar`), or else by its folder.
 

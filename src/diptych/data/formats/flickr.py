@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diptych.data.formats.delimited import two_fields
-from diptych.data.formats.encoding import clean, open_text, split_of
+from diptych.data.formats.encoding import caption_text, clean, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths
 from diptych.data.formats.tables import caption_list
 from diptych.data.joins import JoinReport, Tally
@@ -40,7 +40,7 @@ def read_token(path: Path, images: ImagePaths) -> Iterator[Row]:
             name = key.rpartition("#")[0].strip()
             if not tab or not name:
                 raise DataError(f"{where} is not 'name.jpg#0<TAB>caption': '{line[:60].strip()}'; fix or remove it")
-            yield Row(name, images.find(name, where), (clean(caption),), lists.split(name))
+            yield Row(name, images.find(name, where), (caption_text(caption),), lists.split(name))
     lists.note()
 
 
@@ -59,7 +59,7 @@ def read_results(path: Path, images: ImagePaths) -> Iterator[Row]:
             if not (match := _RESULT.fullmatch(line)):
                 raise DataError(f"{where} is not 'name.jpg| 0| caption': '{line[:60].strip()}'; fix or remove it")
             name = match["name"].strip()
-            yield Row(name, images.find(name, where), (clean(match["caption"]),), lists.split(name))
+            yield Row(name, images.find(name, where), (caption_text(match["caption"]),), lists.split(name))
     lists.note()
 
 

@@ -111,6 +111,9 @@ class ImagePaths:
             self.notes.outside = _outside(where, name, self.folders[0])
         elif address is not None and not is_absolute:
             self.notes.add("remote_names", name, f"{where.replace(chr(39), '')}: no file beside the captions fits it")
+        elif address is None and self._index is not None and self._index.fits_several(_parts(name)):
+            self.notes.add("ambiguous_names", name, f"{where.replace(chr(39), '')}: several files fit it")
+            return Path(ambiguous_path(self.folders[0], name))
         return Path(literal_path(self.folders[0], name))
 
     def _relocated(self, address: str) -> Path | None:
@@ -160,6 +163,24 @@ def literal_path(folder: str | Path, name: str) -> str:
     return os.path.join(folder, *parts)  # noqa: PTH118 (a Path costs three times as much)
 
 
+_AMBIGUOUS = " (ambiguous)"
+
+
+def ambiguous_path(folder: str | Path, name: str) -> str:
+    """A path for a name that fits several files, or only the file of another name; nothing lies there."""
+    return literal_path(folder, name + _AMBIGUOUS)
+
+
+def is_ambiguous_path(path: Path) -> bool:
+    """Whether a path is that of an ambiguous name, which was noted when it was read."""
+    return path.name.endswith(_AMBIGUOUS)
+
+
+def is_remote(name: str) -> bool:
+    """Whether an image name is a URL; one without a file is noted when it is read."""
+    return _URL.match(name) is not None and _address(name) is not None
+
+
 def is_exact(path: str, name: str) -> bool:
     """Whether an image name is literally the path, or the end of the path."""
     plain = os.path.normpath(name.replace("\\", "/"))
@@ -190,12 +211,27 @@ class _FileIndex:
             if keys[0] in self._by_name or not (number.isascii() and number.isdecimal() and len(number) <= _DIGITS):
                 return self._by_name.get(keys[0])
             return self._by_number.get(int(number))
-        ends = [
+        ends = self._ends(keys)
+        return ends[0] if len(ends) == 1 else None
+
+    def fits_several(self, parts: list[str]) -> bool:
+        """Whether `find` has several files to choose from."""
+        keys = list(map(_normal, parts))
+        if len(keys) > 1:
+            return len(self._ends(keys)) > 1
+        if not keys or self.find(parts) is not None:
+            return False
+        number = canonical_id(keys[0])
+        is_number = number.isascii() and number.isdecimal() and len(number) <= _DIGITS
+        return keys[0] in self._by_name or (is_number and int(number) in self._by_number)
+
+    def _ends(self, keys: list[str]) -> list[Path]:
+        """The files whose path ends with `keys`, which are normalised."""
+        return [
             path
             for path in self._in_folder.get("/".join(keys[-2:]), ())
             if list(map(_normal, path.parts[-len(keys) : -1])) == keys[:-1]
         ]
-        return ends[0] if len(ends) == 1 else None
 
 
 _DIGITS = 18  # of the longest image number

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from diptych.data.formats.detection import Source, detect
 from diptych.data.formats.encoding import split_in_name, wrong_encoding
-from diptych.data.formats.image_paths import ImagePaths, home_of, is_exact, literal_path, outside_error
+from diptych.data.formats.image_paths import ImagePaths, ambiguous_path, home_of, is_exact, outside_error
 from diptych.data.formats.registry import FORMATS, READERS, Format
 from diptych.data.pairs import Pairs, Row, canonical_split
 from diptych.data.reading_notes import ReadingNotes
@@ -93,7 +93,7 @@ def settled(
 def without_shared_guesses(pairs: Pairs, notes: ReadingNotes) -> Pairs:
     """The data set without files that several names share and that not all of them name literally.
 
-    The images of the other names are missing then, and counted as `shared_files`.
+    The images of the other names have no file then, and are counted as `shared_files`.
     """
     counts = pc.value_counts(pairs.table["path"])
     shared = {
@@ -107,7 +107,7 @@ def without_shared_guesses(pairs: Pairs, notes: ReadingNotes) -> Pairs:
     for image_id, path in zip(pairs.values("image_id"), pairs.values("path"), strict=True):
         if path in shared and not is_exact(path, image_id):
             notes.add("shared_files", image_id, _SHARED.format(path))
-            path = _no_file(path, image_id)
+            path = ambiguous_path(Path(path).parent, image_id)
         paths.append(path)
     return pairs.with_column("path", paths)
 
@@ -133,15 +133,10 @@ def _with_own_file(row: Row, names: dict[str, set[str]], notes: ReadingNotes) ->
     if len(names.get(path, ())) < 2 or is_exact(path, row.image_id):
         return row
     notes.add("shared_files", row.image_id, _SHARED.format(path))
-    return replace(row, image=Path(_no_file(path, row.image_id)))
+    return replace(row, image=Path(ambiguous_path(Path(path).parent, row.image_id)))
 
 
 _SHARED = "another name leads to the only file that fits it, '{}'"
-
-
-def _no_file(path: str, image_id: str) -> str:
-    """A path for an image whose name leads only to the file of another name; nothing lies there."""
-    return literal_path(Path(path).parent, f"{image_id} (ambiguous)")
 
 
 def folder_splits(pairs: Pairs) -> Pairs:
@@ -211,5 +206,5 @@ def _key(detected: Source, images: Path | None, roots: Roots) -> str:
     names = [str(path) for path in detected.paths]
     homes = {home_of(path.parent) for path in detected.paths if detected.folder is None and detected.format != "hub"}
     narrowed = [] if all(map(roots.contains, homes)) else ["narrowed"]
-    key = json.dumps([2, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
+    key = json.dumps([3, detected.format, names, stats, str(images), str(detected.folder), *narrowed])
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

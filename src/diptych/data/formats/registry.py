@@ -44,11 +44,17 @@ def _is_token(head: str) -> bool:
     return re.match(r"[^\t\n]+#\d+\t", head) is not None
 
 
+def name_in_object(head: str) -> str:
+    """The first name of a JSON object whose first value may be captions: text, a list, an object or null; else ""."""
+    match = re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*(?:["\[{]|null\b)', head)
+    return match[1] if match else ""
+
+
 def _is_table(head: str) -> bool:
     """Whether a file begins like a table: with a header, an image name and a caption, or a JSON list or object."""
     if re.match(r"\s*\[\s*\{", head):
         return True
-    if (match := re.match(r'\s*\{\s*"([^"\n]+)"\s*:\s*["\[{]', head)) and is_image_file(match[1]):
+    if is_image_file(name_in_object(head)):
         return True
     header = head.partition("\n")[0]
     if headerless_delimiter(header):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
-from diptych.data.formats.encoding import clean, folder_split, open_text, split_of
+from diptych.data.formats.encoding import caption_text, folder_split, open_text, split_of
 from diptych.data.formats.image_paths import ImagePaths, image_files
 from diptych.data.formats.tables import Columns, caption_list
 from diptych.data.formats.tar import Member, is_hidden_member, members
@@ -192,19 +192,21 @@ def _key(member: Member) -> str:
 
 
 def _sample_captions(texts: dict[str, bytes], where: str) -> tuple[str, ...]:
-    for part in _CAPTION_PARTS:
-        if part not in texts:
-            continue
-        text = texts[part].decode("utf-8-sig", "diptych_cp1252")
-        if part != "json":
-            return tuple(caption_list(text))
-        try:
-            record = json.loads(text)
-            columns = Columns.find([*record, "image"], where) if isinstance(record, dict) else None
-        except (ValueError, RecursionError, DataError):
-            continue  # metadata without a caption
-        return tuple(text for name in columns.captions for text in caption_list(record[name])) if columns else ()
-    return ()
+    """The captions of the first part with any; if all are empty, those of the first part."""
+    found = [_part_captions(part, texts, where) for part in _CAPTION_PARTS if part in texts]
+    return next((captions for captions in found if any(captions)), next(filter(None, found), ()))
+
+
+def _part_captions(part: str, texts: dict[str, bytes], where: str) -> tuple[str, ...]:
+    text = texts[part].decode("utf-8-sig", "diptych_cp1252")
+    if part != "json":
+        return tuple(caption_list(text))
+    try:
+        record = json.loads(text)
+        columns = Columns.find(["image", *record], where) if isinstance(record, dict) else None
+    except (ValueError, RecursionError, DataError):
+        return ()  # metadata without a caption
+    return tuple(text for name in columns.captions for text in caption_list(record[name])) if columns else ()
 
 
 def expand(pattern: str) -> list[Path]:
@@ -252,7 +254,7 @@ def read_sidecars(folder: Path, images: ImagePaths) -> Iterator[Row]:
         captions: tuple[str, ...] = ()
         if sidecar.is_file() and images.roots.contains(sidecar):
             with open_text(sidecar) as file:
-                captions = tuple(clean(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
+                captions = tuple(caption_text(line) for line in _lines(file, sidecar) if line.strip()) or ("",)
         yield Row(path.relative_to(folder).as_posix(), path, captions, folder_split(path, folder))
 
 
