@@ -248,17 +248,16 @@ class Store:
         recorded: Recorded | None = read_metadata(self.folder).get("volumes")
         return recorded
 
-    def record_volumes(self, volumes: Mapping[str, str | None], *, complete: bool) -> None:
+    def record_volumes(self, volumes: Mapping[str, Sequence[str]], *, complete: bool) -> None:
         """Add volumes, with the identities of their file systems where known, to those that are recorded.
 
         They replace what was recorded if they are `complete`: every image of the index was seen on them now.
         """
         before = self.volumes
         after = {} if complete else {volume: list(identities) for volume, identities in (before or {}).items()}
-        for volume, identity in sorted(volumes.items()):
-            identities = after.setdefault(volume, [])
-            if identity is not None and identity not in identities:
-                identities.append(identity)
+        for volume, identities in sorted(volumes.items()):
+            known = after.setdefault(volume, [])
+            known.extend(identity for identity in identities if identity not in known)
         if (before is not None or complete) and after != before:
             update_metadata(self.folder, volumes=after if len(after) <= MAX_VOLUMES else None)
 
