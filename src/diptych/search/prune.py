@@ -78,8 +78,8 @@ def remove_stale(
 ) -> Removed:
     """After a run over `source`, remove the rows with the ids `stale` and those that interrupted renames left behind.
 
-    `seen_on` are the volumes as they were before the run. `prune` says which other rows in the source's scope that it did not name are removed too. Rows in folders that could
-    not be read, or cannot be reached now, always stay.
+    `seen_on` are the volumes as they were before the run. `prune` says which other rows in the source's scope that it
+    did not name are removed too. Rows in folders that could not be read, or cannot be reached now, always stay.
 
     Raises:
         DataError: most rows of the source would be removed, and `large_loss` is "refuse".

@@ -31,8 +31,10 @@ from diptych.search.layout import (
     discard,
     first_line,
     guarded,
+    has_rows_only,
     is_index,
     make_folder,
+    metadata_lost,
     refuse_links,
 )
 from diptych.search.lock import writing
@@ -129,11 +131,14 @@ class Store:
 
         Raises:
             DataError: `folder` holds something else.
+            IndexDamaged: it holds the rows of an index, but not its metadata.
             ModelError: another model made the index that is there.
         """
         folder = Path(folder)
         if not (folder / METADATA_FILE).exists():
             check_name(folder)
+            if has_rows_only(folder):
+                raise metadata_lost(folder)
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)
