@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -414,6 +415,37 @@ def test_watching_goes_on_when_the_drive_is_back(
     assert [(report.new, report.pruned) for report in reports] == [(2, 0), (0, 0), (1, 0), (0, 1)]
     assert names(index) == {"2.png", "new.png"}
     assert any("waiting for it to come back" in message for message in messages)
+
+
+@pytest.mark.timeout(120)
+def test_watching_starts_again_when_a_drive_was_exchanged_between_two_looks(
+    tmp_path: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = Drive(tmp_path / "card", monkeypatch)
+    draw(drive.folder, "1.png", "2.png")
+    index, events = Index(tmp_path / "index", model), list[bool]()
+    monkeypatch.setattr(volumes.MountEvents, "happened", lambda self: bool(events) and events.pop())
+    # The mount looks as before, and no change of a file is seen, since none took place where the watch still is.
+    reports = watched(index, drive.folder, [lambda: events.append(True)])
+    assert [report.unchanged for report in reports] == [0, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
+def test_an_exchange_of_mounts_that_leaves_no_trace_is_told(tmp_path: Path) -> None:
+    events = volumes.MountEvents()
+    assert not events.happened()
+    mount = ["mount", "-t", "tmpfs", "drive", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert events.happened()
+        assert not events.happened()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert events.happened()
+    events.close()
 
 
 @pytest.mark.timeout(120)

@@ -46,9 +46,11 @@ def has_rows_only(folder: Path) -> bool:
     return not (folder / METADATA_FILE).exists() and data.is_dir() and any(data.iterdir())
 
 
-def metadata_lost(folder: Path) -> IndexDamaged:
-    """The error for such a folder."""
-    return damaged(folder, f"{METADATA_FILE} is missing")
+def no_metadata(folder: Path) -> DataError:
+    """The error for a folder without metadata: it is no index, or a damaged one."""
+    if has_rows_only(folder):
+        return damaged(folder, f"{METADATA_FILE} is missing")
+    return DataError(f"'{folder}' contains no index; make one with `diptych index FOLDER`")
 
 
 def find_index(start: str | Path = ".") -> Path:

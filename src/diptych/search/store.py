@@ -34,7 +34,7 @@ from diptych.search.layout import (
     has_rows_only,
     is_index,
     make_folder,
-    metadata_lost,
+    no_metadata,
     refuse_links,
 )
 from diptych.search.lock import writing
@@ -138,7 +138,7 @@ class Store:
         if not (folder / METADATA_FILE).exists():
             check_name(folder)
             if has_rows_only(folder):
-                raise metadata_lost(folder)
+                raise no_metadata(folder)
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)

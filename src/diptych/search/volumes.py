@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import re
+import select
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from diptych.images.paths import from_text, to_text
 from diptych.images.roots import is_inside
@@ -62,6 +63,32 @@ def mount_points() -> frozenset[str]:
     return frozenset(
         os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field[4])) for field in fields if len(field) > 4
     )
+
+
+class MountEvents:
+    """Tells whether file systems were mounted or unmounted, also if what is mounted now looks as it did before.
+
+    Device numbers and mount ids are given again at once, so that a comparison misses a drive that is exchanged
+    quickly. On other systems than Linux nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        with suppress(OSError):
+            self._file = _MOUNTS.open("rb")
+
+    def happened(self) -> bool:
+        """Whether there was one since the last call, or since this was made."""
+        if self._file is None or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._file, select.POLLPRI)
+        return any(event & select.POLLPRI for _, event in poll.poll(0))
+
+    def close(self) -> None:
+        """Release the list of mounts."""
+        if self._file is not None:
+            self._file.close()
 
 
 def identity_of(folder: str) -> str | None:
