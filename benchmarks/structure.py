@@ -73,7 +73,13 @@ def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFu
     """The functions of a module and the methods of its classes without a leading underscore in any name."""
     bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
     for body in bodies:
-        yield from (f for f in body if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) and f.name[0] != "_")
+        yield from (
+            f
+            for f in body
+            if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+            and f.name[0] != "_"
+            and "overload" not in map(ast.unparse, f.decorator_list)
+        )
 
 
 def main(checkout: Path) -> None:

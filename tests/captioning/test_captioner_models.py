@@ -267,7 +267,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, folders: dict[st
     (tmp_path / "model.safetensors").write_bytes((folders["blip"] / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match="not a captioner that can be loaded"):
         load_captioner(tmp_path)
-    with pytest.raises(ModelError, match="is not a model"):
+    with pytest.raises(ModelError, match="there is no model"):
         load_captioner(tmp_path / "nothing")
 
 

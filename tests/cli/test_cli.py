@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from PIL import Image
 
 from diptych.cli import COMMANDS, main
 from diptych.cli.renamed import RENAMED, current_spelling
+from diptych.data.formats.registry import FORMATS
 from tests.broken import break_files
-from tests.cli.commands import flags_in
 from tests.conftest import TINY
 
 SETTINGS = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
@@ -426,9 +427,14 @@ def test_usage_lines_name_the_arguments(run: Run) -> None:
     assert run("data", "inspect", "--help").out.startswith("Usage: diptych data inspect [OPTIONS] PATH")
 
 
-def test_a_sequence_has_no_flag_that_empties_it() -> None:
-    names = {name for words in command_names() for name in flags_in(words)}
-    assert not [name for name in names if name.startswith("--empty-")]
+def test_help_lists_every_format_of_data_sets(run: Run) -> None:
+    words = set(re.findall(r"[\w-]+", run("data", "inspect", "--help").out))
+    assert set(FORMATS) <= words
+
+
+@pytest.mark.parametrize("words", [("serve",), ("train", "contrastive"), ("train", "match")])
+def test_a_sequence_has_no_flag_that_empties_it(run: Run, words: tuple[str, ...]) -> None:
+    assert "--empty" not in run(*words, "--help").out
 
 
 def test_every_renamed_flag_leads_to_one_that_its_command_has() -> None:

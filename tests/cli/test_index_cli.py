@@ -135,3 +135,13 @@ def test_a_search_filters_by_iso_dates_and_refuses_other_texts(
     refused = run(*words, "--since", "2021-02-30")
     assert refused.code != 0
     assert "'2021-02-30' is not a date" in refused.err
+
+
+def test_an_empty_index_is_named_as_the_reason_for_no_results(run: Run, tmp_path: Path, model_folder: Path) -> None:
+    empty = tmp_path / "nothing"
+    empty.mkdir()
+    assert "no images found" in run("index", empty, "--model", model_folder).out
+    ended = run("cluster", "--index", empty)
+    assert (ended.code, "the index is empty" in ended.err) == (1, True)
+    assert json.loads(run("cluster", "--index", empty, "--json").out) == []
+    assert "cutoff" not in run("search", "a dog", "--index", empty).out

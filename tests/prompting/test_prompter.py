@@ -542,7 +542,7 @@ def test_the_commands_train_evaluate_and_prompt(
     assert run_command("prompt", drawn / "images", *options) == 0
     (drawn / "images" / "broken.png").unlink()
     strange.unlink()
-    assert "1 left out" in capsys.readouterr().out
+    assert "1 of 50 images have no prompt: undecodable 1" in capsys.readouterr().err
     with (tmp_path / "prompts.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * 49
     assert run_command("prompt", next((drawn / "images").iterdir()), "--model", out, "--how", "compose") == 0

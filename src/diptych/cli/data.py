@@ -141,7 +141,7 @@ def _print_published() -> None:
 
 
 @app.command
-def draw(output: Output, *, count: Drawn = 600, size: Size = 128, seed: Seed = 0) -> None:
+def draw(output: Output, *, count: Drawn = 600, size: Size = 128, seed: Seed = 0, quiet: Quiet = False) -> None:
     """Draw a captioned data set of coloured shapes, to try diptych without data of your own.
 
     Parameters
@@ -151,6 +151,7 @@ def draw(output: Output, *, count: Drawn = 600, size: Size = 128, seed: Seed = 0
     """
     from diptych.data.samples.library import draw_scenes
 
+    set_quiet(quiet)
     draw_scenes(output, count=count, size=size, seed=seed)
     echo(f"{count} images with 5 captions each: {output}")
 
@@ -172,7 +173,7 @@ def make_prompts(output: Output, *, count: Drawn = 400, size: Size = 128, seed: 
 
 
 @app.command
-def photographs(output: Output) -> None:
+def photographs(output: Output, *, quiet: Quiet = False) -> None:
     """Write the sample library: 15 photographs with one search query each.
 
     Parameters
@@ -182,6 +183,7 @@ def photographs(output: Output) -> None:
     """
     from diptych.data.samples.library import photographs
 
+    set_quiet(quiet)
     echo(f"{len(photographs(output))} photographs with a query each: {output}")
 
 

@@ -6,16 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.options import COMMON, Common, Head, InputImage, Matcher, OptionalInputPath, Prior, TableOutput
-from diptych.cli.show import (
-    csv_output,
-    note,
-    print_json,
-    print_table,
-    progress,
-    set_quiet,
-    warn_failures,
-    warn_notes,
-)
+from diptych.cli.show import csv_output, note, print_json, print_table, progress, set_quiet, warn_failures, warn_notes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,13 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from diptych.cli.options import Device, Flag, FollowLinks, OptionalInputPath, Port, Several
-from diptych.cli.serve import (
-    Models,
-    Roots,
-    log_to_standard_error,
-    make_service,
-    read_keys,
-)
+from diptych.cli.serve import Models, Roots, log_to_standard_error, make_service, read_keys
 
 
 def mcp(

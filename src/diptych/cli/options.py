@@ -149,7 +149,10 @@ Prior = Annotated[
 PromptMethod = Literal["retrieve", "compose", "generate"]
 Format = Annotated[
     str | None,
-    Parameter(help="Format of the data set, such as coco, imagefolder, webdataset or table. Default: detected."),
+    Parameter(
+        help="Format of the data set: karpathy, coco, flickr8k, flickr8k-token, flickr30k, imagefolder, webdataset, "
+        "parquet, arrow, table, sidecars or hub. Default: detected."
+    ),
 ]
 Split = Annotated[str, Parameter(help="Split to use: train, val (or dev), test or all.")]
 Index = Annotated[

@@ -19,15 +19,7 @@ from diptych.cli.options import (
     PromptMethod,
     TableOutput,
 )
-from diptych.cli.show import (
-    csv_output,
-    note,
-    print_json,
-    print_table,
-    progress,
-    set_quiet,
-    warn_failures,
-)
+from diptych.cli.show import csv_output, note, print_json, print_table, progress, set_quiet, warn_failures
 
 if TYPE_CHECKING:
     from diptych.prompting.library import Prompt

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.cli.options import COMMON, Common, InputPath, Model, TableOutput
-from diptych.cli.show import (
-    note_files,
-    print_json,
-    print_table,
-    progress,
-    set_quiet,
-    warn_failures,
-    warn_notes,
-)
+from diptych.cli.show import note_files, print_json, print_table, progress, set_quiet, warn_failures, warn_notes
 from diptych.runtime.quoting import ReportTable
 
 if TYPE_CHECKING:

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, default_name_transform
 
-from diptych.cli.options import (
-    Device,
-    Flag,
-    FollowLinks,
-    Model,
-    OptionalInputPath,
-    Port,
-    check_inputs,
-    check_model,
-)
+from diptych.cli.options import Device, Flag, FollowLinks, Model, OptionalInputPath, Port, check_inputs, check_model
 from diptych.errors import DataError
 from diptych.serving.api.settings import LOOPBACK, Settings
 
