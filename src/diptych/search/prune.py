@@ -163,8 +163,8 @@ def forget(store: Store, folder: str) -> int:
 
 def _large_loss(action: str, lost: int) -> DataError:
     return DataError(
-        f"{action} would remove {lost:,} images, which is most of them, so nothing was removed; is a drive not "
-        "mounted, or a pattern too wide?",
+        f"{action} would remove {lost:,} images, all or most of those there are, so nothing was removed; check "
+        "whether a drive is not mounted, or a pattern too wide",
         steps=[NextStep("if they are to leave the index, say so", "prune_all")],
     )
 
