@@ -372,11 +372,6 @@ def test_a_relative_name_is_looked_for_in_the_roots_in_their_order(model: Any, t
     assert service.allowed("y.png") == tmp_path / "b" / "y.png"
 
 
-@pytest.mark.parametrize("name", [".", "./", ""])
-def test_the_current_folder_is_the_root(name: str, model: Any, tmp_path: Path) -> None:
-    assert Service(model, roots=[tmp_path], device="cpu").allowed(name) == tmp_path
-
-
 def test_no_uri_and_no_relative_name_leads_out_of_the_roots(service: Service, root: Path, private: Path) -> None:
     (root / "link").symlink_to(private.parent)
     outside = [

@@ -220,7 +220,7 @@ class ServedIndex:
         for spelled in dict.fromkeys((path, str(from_text(path)))):  # search results show paths by `to_text`
             yield os.path.abspath(expand_home(spelled))  # noqa: PTH100 - it does not touch the file system
             below = Path(os.path.normpath(spelled))
-            if not below.is_absolute() and below.parts[:1] != (os.pardir,) and spelled[:1] != "~":
+            if not below.is_absolute() and below.parts and below.parts[0] != os.pardir and spelled[:1] != "~":
                 yield from (str(root / below) for root in self.named_roots or ())
 
     def _resolved(self, named: str) -> Path | None:
