@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,14 @@ class Drive:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.aside.rename(self.folder)
         self.is_on = True
+
+
+def identify(folder: Path, inserted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the file system that is mounted at a folder an identity: the last one of `inserted`."""
+    monkeypatch.setattr(
+        "diptych.search.volumes.identity_of", lambda path: inserted[-1] if path == str(folder) else None
+    )
+    monkeypatch.setattr("diptych.search.add.identity_of", lambda path: volumes.identity_of(path))
 
 
 LEAVES = ("an empty folder", "a stray file", "nothing")
@@ -166,6 +175,7 @@ def test_another_drive_in_the_same_place_does_not_empty_the_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drive = Drive(tmp_path / "A", monkeypatch)
+    identify(drive.folder, ["1"], monkeypatch)
     draw(drive.folder, "1.png", "2.png")
     index = Index(tmp_path / "index", model)
     index.add(drive.folder)
@@ -179,16 +189,59 @@ def test_another_drive_in_the_same_place_does_not_empty_the_index(
     assert index.prune(prune_all=True).pruned == 2
 
 
+@pytest.mark.parametrize("others", [(), ("1.png", "new.png")], ids=["empty", "with an image of the same name"])
+def test_another_drive_without_identity_in_the_same_place_takes_no_rows(
+    others: tuple[str, ...],
+    library: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = Drive(library / "nas", monkeypatch)
+    draw(drive.folder, *(f"{number}.png" for number in range(6)), seed=10)
+    index = Index(library, model)
+    assert index.add(library).new == 9
+    shutil.copytree(drive.folder, library.parent / "kept")
+    for file in drive.folder.iterdir():
+        file.unlink()
+    draw(drive.folder, *others, seed=40)
+    missing = 6 - ("1.png" in others)
+    for _ in range(3):  # also once the images of the other drive are in the index
+        for report in (index.add(library, prune=True), index.add(library, prune_all=True), index.prune(prune_all=True)):
+            assert (report.pruned, report.unreachable) == (0, missing)
+    for file in (library.parent / "kept").iterdir():
+        shutil.copy2(file, drive.folder)
+    report = index.add(library, prune=True)
+    assert (report.new, report.unreachable, len(index)) == (0, 0, 9 + ("new.png" in others))
+
+
+def test_images_hidden_by_a_drive_that_is_mounted_over_their_folder_stay(
+    library: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw(library, "nas/1.png", "nas/2.png", seed=10)
+    index = Index(library, model)
+    assert index.add(library).new == 5
+    (library / "nas").rename(library.parent / "hidden")
+    drive = Drive(library / "nas", monkeypatch)
+    draw(drive.folder, "3.png", "4.png", seed=20)
+    for _ in range(2):
+        assert index.add(library, prune=True).unreachable == 2
+    (library / "a.png").unlink()
+    assert index.add(library, prune=True).pruned == 1
+    drive.off("nothing")
+    (library.parent / "hidden").rename(library / "nas")
+    report = index.add(library, prune=True)
+    assert (report.new, report.unchanged, report.unreachable, len(index)) == (0, 4, 2, 6)
+
+
 def test_cards_that_take_turns_in_one_place_keep_their_rows(
     tmp_path: Path,
     model: diptych.DualEncoder,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     card, inserted = Drive(tmp_path / "card", monkeypatch).folder, ["1"]
-    monkeypatch.setattr(
-        "diptych.search.volumes.identity_of", lambda folder: inserted[-1] if folder == str(card) else None
-    )
-    monkeypatch.setattr("diptych.search.add.identity_of", lambda folder: volumes.identity_of(folder))
+    identify(card, inserted, monkeypatch)
     draw(card, "1.png", "2.png", "3.png")
     index = Index(tmp_path / "index", model)
     index.add(card)
@@ -362,6 +415,37 @@ def test_watching_goes_on_when_the_drive_is_back(
     assert [(report.new, report.pruned) for report in reports] == [(2, 0), (0, 0), (1, 0), (0, 1)]
     assert names(index) == {"2.png", "new.png"}
     assert any("waiting for it to come back" in message for message in messages)
+
+
+@pytest.mark.timeout(120)
+def test_watching_starts_again_when_a_drive_was_exchanged_between_two_looks(
+    tmp_path: Path,
+    model: diptych.DualEncoder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = Drive(tmp_path / "card", monkeypatch)
+    draw(drive.folder, "1.png", "2.png")
+    index, events = Index(tmp_path / "index", model), list[bool]()
+    monkeypatch.setattr(volumes.MountEvents, "happened", lambda self: bool(events) and events.pop())
+    # The mount looks as before, and no change of a file is seen, since none took place where the watch still is.
+    reports = watched(index, drive.folder, [lambda: events.append(True)])
+    assert [report.unchanged for report in reports] == [0, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
+def test_an_exchange_of_mounts_that_leaves_no_trace_is_told(tmp_path: Path) -> None:
+    events = volumes.MountEvents()
+    assert not events.happened()
+    mount = ["mount", "-t", "tmpfs", "drive", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert events.happened()
+        assert not events.happened()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert events.happened()
+    events.close()
 
 
 @pytest.mark.timeout(120)

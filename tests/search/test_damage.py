@@ -53,6 +53,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "no table": lambda folder: shutil.rmtree(folder / "pictures.lance"),
     "a file for the table": _file_for_table,
     "half the metadata": _each("index.json", lambda data: data[: len(data) // 2]),
+    "no metadata": lambda folder: (folder / "index.json").unlink(),
     "empty metadata": _each("index.json", lambda data: b""),
 }
 

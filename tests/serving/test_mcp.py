@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
+from diptych.errors import ConfigError
 from diptych.serving.agents.mcp_server import http_app, make_server
 from diptych.serving.agents.smolagents_tools import smolagents_tools
 from diptych.serving.api.settings import Settings
@@ -130,4 +132,6 @@ def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
     assert len(tools["find_similar"](image=id)["images"]) == 5
     assert tools["caption_image"](image=id)["text"]
     assert "a cat" in tools["match_image"](image=id, texts=["a cat"])["text"]
+    with pytest.raises(ConfigError, match="no texts"):
+        tools["match_image"](image=id, texts=[])
     assert "15 unchanged" in tools["index_folder"](path=str(folder / "photos"))["text"]

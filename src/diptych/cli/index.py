@@ -180,7 +180,8 @@ def _report(index: Index, added: AddReport, as_json: bool, brief: bool = False) 
     if not brief and (unread := added.unread_summary()):
         note(f"not read: {unread}; save them as JPEG or PNG to index them")
     if added.gone:
-        note(f"{added.gone:,} indexed images no longer exist; --prune removes them")
+        way = "--prune removes them" if not brief else "to remove most of a library, run with --prune-all once"
+        note(f"{added.gone:,} indexed images no longer exist; {way}")
     if added.unreachable:
         folders = ", ".join(f"'{folder}'" for folder in added.unreachable_folders)
         note(f"{added.unreachable:,} indexed images cannot be reached now and are kept; is a drive off? {folders}")

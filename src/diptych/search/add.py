@@ -13,12 +13,12 @@ from diptych.images.skipped import Skipped
 from diptych.runtime.background import prefetch
 from diptych.runtime.progress import Progress, silent
 from diptych.search.add_report import AddReport
-from diptych.search.prune import LargeLoss, Prune, remove_stale
+from diptych.search.prune import LargeLoss, Prune, SeenOn, remove_stale
 from diptych.search.rows import PreparedImage, Row, embed_images, file_columns, image_row, prepare_image, to_table
 from diptych.search.snapshot import Snapshot
 from diptych.search.sources import Folder, Item, Source
 from diptych.search.store import Store, in_list
-from diptych.search.volumes import Volumes, identity_of, known_gone
+from diptych.search.volumes import OTHER, Volumes, identity_of, known_gone
 
 if TYPE_CHECKING:
     from diptych.models.dual_encoder import DualEncoder
@@ -54,7 +54,9 @@ def add(
     unchanged, pending = run.scan()
     if pending:
         run.process(progress(prefetch(run.pending_items(), run.prepare, ahead=batch_size), pending, "indexing"))
-    removed = remove_stale(store, source, run.snapshot, run.skipped, run.stale, prune=prune, large_loss=large_loss)
+    removed = remove_stale(
+        store, source, run.snapshot, run.skipped, run.stale, run.seen_on, prune=prune, large_loss=large_loss
+    )
     store.finish_additions()
     counts = run.counts
     return AddReport(
@@ -80,6 +82,7 @@ class _Run:
     def __init__(self, store: Store, source: Source, model: Callable[[], DualEncoder], batch_size: int) -> None:
         self.store, self.source, self.model, self.batch_size = store, source, model, batch_size
         self.roots: Roots = getattr(source, "roots", ANYWHERE)
+        self.seen_on = SeenOn.of(store)  # before this run records volumes and writes rows
         self.snapshot = Snapshot(store, captions=source.captioned)
         self.skipped: list[Skipped] = []
         self.stale: set[str] = set()  # ids of rows whose file was renamed or is no longer an image
@@ -113,8 +116,31 @@ class _Run:
         for place in places:
             with suppress(OSError, ValueError):  # it has just gone, or is an image in memory
                 volumes.add(mounted.volume_of(str(from_text(place))))
-        identities = {to_text(volume): identity_of(volume) for volume in volumes}
-        self.store.record_volumes(identities, complete=not self.snapshot.unseen)
+        complete = not self.snapshot.unseen
+        others = set[str]() if complete else self._others(volumes)
+        identities = {
+            to_text(volume): [
+                *filter(None, [identity_of(volume)]),
+                *([OTHER] if volume in others else []),
+            ]
+            for volume in volumes
+        }
+        self.store.record_volumes(identities, complete=complete)
+
+    def _others(self, volumes: set[str]) -> set[str]:
+        """The volumes at whose folders rows of the index may have been on another file system.
+
+        One without identity was recorded there and is not known to be the same, or a drive is mounted over a folder
+        that held images.
+        """
+        before = Volumes(*self.seen_on)
+        new = {volume for volume in volumes if not before.is_recorded(volume)}
+        others = {volume for volume in volumes if before.is_other(volume)}
+        for batch in self.store.table.search().where("size >= 0").select(["id", "path"]).to_batches() if new else ():
+            for row in batch.to_pylist():
+                if self.snapshot.is_unseen(row["id"]):
+                    others |= {volume for volume in new if before.hides(volume, row["path"])}
+        return others
 
     def pending_items(self) -> Iterator[Item]:
         """The images that must be read. A second scan costs less than keeping a million paths in memory."""
@@ -158,7 +184,7 @@ class _Run:
             {image.content for image in batch if self.snapshot.has_content(image.content)}
         )
         paths = {row["path"] for rows in rows_by_content.values() for row in rows}
-        self._gone = known_gone(paths, self.store.volumes) if paths else set()
+        self._gone = known_gone(paths, *self.seen_on) if paths else set()
         new: dict[str, PreparedImage] = {}
         copies: list[PreparedImage] = []
         for image in batch:

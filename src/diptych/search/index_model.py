@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from diptych.errors import ModelError
 from diptych.models.onnx.text_graph import TextEncoder, keep_text_graph, kept_text_graph
+from diptych.search.layout import has_rows_only
 from diptych.search.permissions import allow, allowed_model, canonical_name, is_model_allowed
 from diptych.search.store import ModelIdentity, Store
 from diptych.search.vocabulary import vocabulary_embeddings
@@ -48,7 +49,7 @@ class IndexModel:
     def _open(self) -> Store:
         if self._given is None:
             return Store.open(self.folder)
-        if Store.is_index(self.folder):
+        if Store.is_index(self.folder) or has_rows_only(self.folder):  # which `open` refuses before a model is loaded
             store = Store.open(self.folder)
             if not isinstance(self._given, str | Path) or self._given_name != store.identity.name:
                 store.identity.check(self._identity(), self.folder)

@@ -37,6 +37,22 @@ def is_index(folder: Path) -> bool:
     return (folder / METADATA_FILE).is_file()
 
 
+def has_rows_only(folder: Path) -> bool:
+    """Whether a folder holds the rows of an index whose metadata is lost: its model, exclusions and volumes.
+
+    A table without rows is what an interrupted creation leaves.
+    """
+    data = folder / TABLE_FOLDER / "data"
+    return not (folder / METADATA_FILE).exists() and data.is_dir() and any(data.iterdir())
+
+
+def no_metadata(folder: Path) -> DataError:
+    """The error for a folder without metadata: it is no index, or a damaged one."""
+    if has_rows_only(folder):
+        return damaged(folder, f"{METADATA_FILE} is missing")
+    return DataError(f"'{folder}' contains no index; make one with `diptych index FOLDER`")
+
+
 def find_index(start: str | Path = ".") -> Path:
     """The index folder of the library that contains `start`: in `start` or its nearest parent with one, as in git.
 
@@ -46,7 +62,7 @@ def find_index(start: str | Path = ".") -> Path:
     start = Path(start).expanduser().resolve()
     for folder in (start, *start.parents):
         for candidate in (folder / HIDDEN, folder):
-            if is_index(candidate):
+            if is_index(candidate) or has_rows_only(candidate):
                 return candidate
     raise DataError(f"neither '{start}' nor a folder above it has an index; make one with `diptych index FOLDER`")
 

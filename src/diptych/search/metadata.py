@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.errors import ConfigError, DataError
 from diptych.runtime.atomic import write_text
-from diptych.search.layout import METADATA_FILE, damaged, first_line
+from diptych.search.layout import METADATA_FILE, damaged, first_line, no_metadata
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             raise damaged(folder, f"{METADATA_FILE} has more than {_MAX_BYTES:,} bytes, more than any index has")
         metadata = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"'{folder}' contains no index; make one with `diptych index FOLDER`") from None
+        raise no_metadata(folder) from None
     except PermissionError as error:
         raise DataError(f"'{file}' cannot be read ({error.strerror}); check its permissions") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from diptych.search.rows import Row
 from diptych.search.snapshot import Snapshot
 from diptych.search.sources import Source
 from diptych.search.store import Store, in_list, quoted
-from diptych.search.volumes import Volumes, known_gone
+from diptych.search.volumes import Recorded, Volumes, Witness, Witnesses, known_gone
 
 Prune = Literal["no", "gone", "unnamed"]
 """Which rows to remove that a source did not name: none, those whose file is gone, or also those that it leaves out."""
@@ -26,6 +26,25 @@ LargeLoss = Literal["refuse", "keep", "remove"]
 _FEW = 50  # rows whose loss is not large unless they are all there are
 _SPARED = ("unreadable", "outside")  # reasons for which a source skips files and folders that are there
 _SHOWN_FOLDERS = 5
+
+
+class SeenOn(NamedTuple):
+    """The volumes on which the rows of an index were seen, and what says that they are the same now."""
+
+    recorded: Recorded | None
+    witnesses: Witnesses
+
+    @classmethod
+    def of(cls, store: Store) -> SeenOn:
+        """Those of an index, to be taken before a run writes to it."""
+        recorded = store.volumes
+        return cls(recorded, Volumes(recorded).find_witnesses(_witnesses(store)))
+
+
+def _witnesses(store: Store) -> Iterator[Witness]:
+    for batch in store.table.search().where("size >= 0").select(["path", "size", "mtime"]).to_batches():
+        for row in batch.to_pylist():
+            yield Witness(str(from_text(row["path"])), row["size"], row["mtime"])
 
 
 class Removed(NamedTuple):
@@ -52,22 +71,23 @@ def remove_stale(
     snapshot: Snapshot,
     skipped: Sequence[Skipped],
     stale: AbstractSet[str],
+    seen_on: SeenOn,
     *,
     prune: Prune = "no",
     large_loss: LargeLoss = "refuse",
 ) -> Removed:
     """After a run over `source`, remove the rows with the ids `stale` and those that interrupted renames left behind.
 
-    `prune` says which other rows in the source's scope that it did not name are removed too. Rows in folders that could
-    not be read, or cannot be reached now, always stay.
+    `seen_on` are the volumes as they were before the run. `prune` says which other rows in the source's scope that it
+    did not name are removed too. Rows in folders that could not be read, or cannot be reached now, always stay.
 
     Raises:
         DataError: most rows of the source would be removed, and `large_loss` is "refuse".
     """
     unseen = _unseen(store, source, snapshot, skipped, stale) if snapshot.unseen and source.scope else {}
-    volumes = Volumes(store.volumes)
+    volumes = Volumes(*seen_on)
     states = {key: volumes.state(row["path"]) for key, row in unseen.items()}
-    confirmed = known_gone((unseen[key]["path"] for key, state in states.items() if state == "gone"), store.volumes)
+    confirmed = known_gone((unseen[key]["path"] for key, state in states.items() if state == "gone"), *seen_on)
     gone = {key for key, row in unseen.items() if row["path"] in confirmed}
     unreachable = [unseen[key]["path"] for key, state in states.items() if state != "there" and key not in gone]
     alive = _alive(store, volumes, {unseen[key]["hash"] for key in gone if unseen[key]["hash"]})
@@ -93,7 +113,8 @@ def prune_gone(store: Store, large_loss: LargeLoss = "refuse") -> Removed:
     Raises:
         DataError: that would be most rows, and `large_loss` is "refuse".
     """
-    volumes, unreachable = Volumes(store.volumes), list[str]()
+    seen_on = SeenOn.of(store)
+    volumes, unreachable = Volumes(*seen_on), list[str]()
     missing: dict[str, str] = {}  # id by path
     for batch in store.table.search().where("size >= 0").select(["id", "path"]).to_batches():
         for row in batch.to_pylist():
@@ -102,7 +123,7 @@ def prune_gone(store: Store, large_loss: LargeLoss = "refuse") -> Removed:
                 missing[row["path"]] = row["id"]
             elif state == "unreachable":
                 unreachable.append(row["path"])
-    gone = sorted(missing[path] for path in known_gone(missing, store.volumes))
+    gone = sorted(missing[path] for path in known_gone(missing, *seen_on))
     if large_loss != "remove" and is_large_loss(len(gone), len(store)):
         if large_loss == "refuse":
             raise _large_loss("pruning", len(gone))
@@ -142,8 +163,8 @@ def forget(store: Store, folder: str) -> int:
 
 def _large_loss(action: str, lost: int) -> DataError:
     return DataError(
-        f"{action} would remove {lost:,} images, which is most of them, so nothing was removed; is a drive not "
-        "mounted, or a pattern too wide?",
+        f"{action} would remove {lost:,} images, all or most of those there are, so nothing was removed; check "
+        "whether a drive is not mounted, or a pattern too wide",
         steps=[NextStep("if they are to leave the index, say so", "prune_all")],
     )
 

@@ -31,8 +31,10 @@ from diptych.search.layout import (
     discard,
     first_line,
     guarded,
+    has_rows_only,
     is_index,
     make_folder,
+    no_metadata,
     refuse_links,
 )
 from diptych.search.lock import writing
@@ -129,11 +131,14 @@ class Store:
 
         Raises:
             DataError: `folder` holds something else.
+            IndexDamaged: it holds the rows of an index, but not its metadata.
             ModelError: another model made the index that is there.
         """
         folder = Path(folder)
         if not (folder / METADATA_FILE).exists():
             check_name(folder)
+            if has_rows_only(folder):
+                raise no_metadata(folder)
             check_own_files(folder)  # what remains of an index without its metadata is used again
             make_folder(folder)
             refuse_links(folder)
@@ -248,17 +253,16 @@ class Store:
         recorded: Recorded | None = read_metadata(self.folder).get("volumes")
         return recorded
 
-    def record_volumes(self, volumes: Mapping[str, str | None], *, complete: bool) -> None:
+    def record_volumes(self, volumes: Mapping[str, Sequence[str]], *, complete: bool) -> None:
         """Add volumes, with the identities of their file systems where known, to those that are recorded.
 
         They replace what was recorded if they are `complete`: every image of the index was seen on them now.
         """
         before = self.volumes
         after = {} if complete else {volume: list(identities) for volume, identities in (before or {}).items()}
-        for volume, identity in sorted(volumes.items()):
-            identities = after.setdefault(volume, [])
-            if identity is not None and identity not in identities:
-                identities.append(identity)
+        for volume, identities in sorted(volumes.items()):
+            known = after.setdefault(volume, [])
+            known.extend(identity for identity in identities if identity not in known)
         if (before is not None or complete) and after != before:
             update_metadata(self.folder, volumes=after if len(after) <= MAX_VOLUMES else None)
 

@@ -15,7 +15,7 @@ from diptych.images.paths import from_text
 from diptych.images.roots import is_inside
 from diptych.images.suffixes import is_image_file
 from diptych.images.walk import is_left_out
-from diptych.search.volumes import mount_points
+from diptych.search.volumes import MountEvents, Volumes, mount_points
 
 _MAX_WAIT = 30_000  # milliseconds after which changes that never pause are reported
 _LOST = -1
@@ -29,12 +29,14 @@ class _Mounted:
 
     root: Place
     mounts: frozenset[str]
+    is_removable: bool
     volumes: dict[str, Place]
 
     @classmethod
     def now(cls, root: Path, volumes: Sequence[str]) -> _Mounted:
         mounts = frozenset(mount for mount in mount_points() if is_inside(mount, [str(root)]))
-        return cls(_place(root), mounts, {volume: _place(from_text(volume)) for volume in volumes})
+        is_removable = bool(mounts) or any(volume != "/" for volume in volumes) or _is_mounted(root)
+        return cls(_place(root), mounts, is_removable, {volume: _place(from_text(volume)) for volume in volumes})
 
     def differs(self, later: _Mounted) -> bool:
         """Whether something came or went; volumes that were recorded in the meantime do not count."""
@@ -69,8 +71,10 @@ def changes(
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder; check the path, or whether its drive is mounted")
     restarted, told = False, False
+    events = MountEvents()
     try:
         while not stop.is_set():
+            events.happened()
             mounted = _Mounted.now(root, volumes())
             if mounted.root is None:
                 if on_wait is not None and not told:
@@ -83,7 +87,8 @@ def changes(
             began = False
             for batch in watched:
                 later = _Mounted.now(root, volumes())
-                if batch == _LOST or mounted.differs(later):
+                exchanged = events.happened() and later.is_removable
+                if batch == _LOST or exchanged or mounted.differs(later):
                     stop.wait(quiet)
                     break
                 mounted = later
@@ -95,6 +100,8 @@ def changes(
             restarted = True
     except KeyboardInterrupt:
         return
+    finally:
+        events.close()
 
 
 def _watched(
@@ -125,6 +132,14 @@ def _filter(root: str, exclude: Exclusions, skip_system_folders: bool) -> Callab
         return is_image_file(path) or not os.path.isfile(path)  # noqa: PTH113 (called for every change of every file)
 
     return counts
+
+
+def _is_mounted(root: Path) -> bool:
+    """Whether a folder lies on another volume than that of `/`, so that it can be exchanged."""
+    try:
+        return Volumes(None).volume_of(str(root)) != "/"
+    except OSError:
+        return True
 
 
 def _place(path: Path) -> Place:

@@ -151,11 +151,13 @@ class Tools:
         """The probability that each text describes the image, in [0, 1], in the order of the texts.
 
         Raises:
-            ConfigError: a text is empty, or there are more than 64.
+            ConfigError: a text is empty, or there are none or more than 64.
             DataError: there is no such image.
             ModelError: there is no matcher.
         """
         texts = as_texts(texts)
+        if not texts:
+            raise ConfigError(f"there are no texts to match; pass 1 to {_MAX_TEXTS}")
         if len(texts) > _MAX_TEXTS:
             raise ConfigError(f"there are {len(texts):,} texts; pass at most {_MAX_TEXTS} at once")
         opened = decoded(self._named_image(image))
