@@ -56,9 +56,9 @@ def prompt(
     library
         With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set.
     table
-        CSV file to write: the true and the predicted prompt of every image with their cosine.
+        CSV file to write: the true and the predicted prompt of every image with their cosine similarity.
     histogram
-        Histogram of the cosines to write (.png).
+        Image file to write (.png): a histogram of the cosine similarities.
     """
     from diptych.cli.prompt import generation_config_of
     from diptych.data.formats.read import read_pairs
