@@ -87,8 +87,8 @@ def caption(
     sidecar
         Write a text file next to each image: photo.txt for photo.jpg.
     model
-        A captioner: mini, a run or directory of `diptych train caption`, or the hub name of a VisionEncoderDecoder
-        (such as ViT-GPT2), BLIP or image-text-to-text model. With --candidates, a dual encoder.
+        A captioner: mini, a run or directory of `diptych train caption`, or the hub name of a
+        VisionEncoderDecoder (such as ViT-GPT2), BLIP or image-text-to-text model. With --candidates, a dual encoder.
     method
         Decoding strategy: beam search, greedy or nucleus sampling.
     beams

@@ -164,8 +164,8 @@ Index = Annotated[
 IndexModel = Annotated[
     str | None,
     Parameter(
-        help="Where to find the model of the index, if it has moved or been renamed. The model of an index that someone "
-        "else made is only loaded if you name it here."
+        help="Where to find the model of the index, if it has moved or been renamed. The model of an index that "
+        "someone else made is only loaded if you name it here."
     ),
 ]
 Templates = Annotated[

@@ -49,8 +49,8 @@ def prompt(
     data
         Data set of images with prompts (or captions) to evaluate on.
     train_data
-        Data set for the baselines: its training split, or all of it if it has none. Default: the training split of
-        --data.
+        Data set for the baselines: its training split, or all of it if it has none. Default: the training split
+        of --data.
     method
         How prompts are produced: retrieve, compose or generate.
     library

@@ -17,8 +17,8 @@ class MatchRecipe(RunSettings):
     the columns image, caption and label."""
     out: str = "runs/match"
     val_fraction: float | None = None
-    """Fraction of the training images held out for validation and calibration, chosen by a hash of the image id
-    (default: the `val` split of the data set, or 0.1 of the images if it has none). Use the fraction that the dual
+    """Fraction of the training images held out for validation and calibration, chosen by a hash of the image
+    id (default: the `val` split of the data set, or 0.1 of the images if it has none). Use the fraction that the dual
     encoder was trained with."""
 
     model: str = ""
