@@ -1,4 +1,4 @@
-"""Joins by name: what meets, what is left over on either side, and what is hit twice."""
+"""Matching two lists of ids by name: which match, which have no match, and which match more than once."""
 
 from __future__ import annotations
 

@@ -49,15 +49,15 @@ def app(
     compare
         Further models that users of the page may compare with --model.
     root
-        Folders that users of the page may index, with their subfolders. Default: on a loopback address your home folder
-        and the working folder, otherwise none.
+        Folders that users of the page may index, with their subfolders. Default: your home folder and the working
+        folder if --host is a loopback address, otherwise none.
     host
         Address to listen on. With 0.0.0.0, everyone who can reach this machine can use the page: it has no password.
     port
         Port to listen on.
     hosts
-        Further host names of the page, such as a proxy's. It always accepts localhost and the address that it listens
-        on.
+        Further host names under which the page may be opened, such as a proxy's. localhost and the address that it
+        listens on are always accepted.
     browser
         Open the page in a browser.
     """

@@ -87,18 +87,18 @@ def caption(
     sidecar
         Write a text file next to each image: photo.txt for photo.jpg.
     model
-        A captioner: mini, a run or directory of `diptych train caption`, or a hub name: VisionEncoderDecoder
-        (ViT-GPT2), BLIP and image-text-to-text models. With --candidates, a dual encoder.
+        A captioner: mini, a run or directory of `diptych train caption`, or the hub name of a
+        VisionEncoderDecoder (such as ViT-GPT2), BLIP or image-text-to-text model. With --candidates, a dual encoder.
     method
         Decoding strategy: beam search, greedy or nucleus sampling.
     beams
         Beam width of beam search.
     k
-        Captions per image. With --choose, candidates per image; default: 5.
+        Captions per image. With --choose, the number of candidates to rank, 5 by default.
     prefix
         Text that every caption starts with.
     max_tokens
-        Maximum caption length, in words or tokens of the model.
+        Maximum caption length, in the model's own units (words or tokens).
     temperature
         Sampling temperature of nucleus sampling; default: 1. With --candidates, the temperature of the probabilities;
         default: the model's own.
@@ -107,7 +107,8 @@ def caption(
     seed
         Random seed of nucleus sampling.
     choose
-        Rank the generated captions by captioner and matcher together, and report how confident the choice is.
+        Rank the generated captions by the combined scores of captioner and matcher, and report how confident the choice
+        is.
     matcher
         Matcher that ranks the captions; implies --choose. Default: the one that comes with the model.
     candidates
@@ -116,8 +117,8 @@ def caption(
         With --candidates, sentences to put each candidate into, such as "a photo of {}". Several templates are
         averaged.
     keep
-        Keep only this many of the best captions per image. Default: all, except for candidates that are written to an
-        index or to sidecar files: 1.
+        Keep only this many of the best captions per image. Default: all, or 1 for --candidates written to an index or
+        to sidecar files.
     split
         Caption only this split of a data set: train, val (or dev) or test.
     overwrite

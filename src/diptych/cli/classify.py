@@ -40,16 +40,16 @@ def classify(
 ) -> None:
     """Classify images by class names or by labelled examples.
 
-    A folder with one subfolder of images per class is labelled already. Without --classes and --examples, it is used
-    to compare classification methods by cross-validation.
+    Without --classes and --examples, the images must be in one subfolder per class, and classification methods are
+    compared on them by cross-validation.
 
     Parameters
     ----------
     source
-        A folder of images, or of class folders.
+        A folder of images, or a folder with one subfolder of images per class.
     method
-        zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the
-        examples). Default: the best method on the examples, or zero-shot without examples.
+        zero-shot (class names only), adapter (names and examples, Tip-Adapter) or probe (linear probe on the examples).
+        Default: the method that does best on the examples, or zero-shot without examples.
     shots
         When comparing methods, also measure with this many examples per class: --shots 1 4 16.
     k

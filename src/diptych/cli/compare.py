@@ -46,23 +46,23 @@ def compare(
     Parameters
     ----------
     models
-        The models: mini, training runs, model directories or hub names; two or more to compare, one for a report on it
-        alone. NAME=MODEL sets the name in the report.
+        The models: mini, training runs, model directories or hub names; two or more are compared, and one is reported
+        on its own. NAME=MODEL sets the name in the report.
     data
-        Data set of images with captions.
+        Data set of images with captions. At least one of --data and --class-data is needed.
     class_data
         Data for zero-shot classification: a folder with one subfolder of images per class, or a data set whose captions
         are class names.
     class_split
         Split of the classification data.
     max_images
-        Maximum number of images for matchers and captioners, which are slow; a random sample.
+        Maximum number of images, sampled at random, for matchers and captioners, which are slow.
     output
         Folder for report.html, report.md, report.json, report.csv and the measurements.
     resamples
         Bootstrap resamples for confidence intervals and significance.
     seed
-        Seed for negatives, checks and examples.
+        Random seed for sampling negatives, compositional checks and examples.
     """
     from diptych.data.formats.read import detect
     from diptych.errors import ConfigError, ModelError

@@ -100,7 +100,7 @@ def get(
     output
         Folder for the data set. Default: a folder with its name. Use the same folder to resume a download.
     parts
-        For diffusiondb, the number of parts of 1,000 images.
+        For diffusiondb, the number of parts to download, of 1,000 images each.
     accept_licence
         Accept the licence without being asked.
     """
@@ -200,7 +200,7 @@ def audit(
     format: Format = None,
     common: Common = COMMON,
 ) -> None:
-    """Find captions that probably do not describe their image, worst first.
+    """Find captions that probably do not describe their image, least likely match first.
 
     Use a matcher that was not trained on these captions.
 
@@ -209,7 +209,7 @@ def audit(
     path
         A folder, a caption file, tar shards or a hub name.
     k
-        Captions to print, and to show with --output.
+        Number of captions to print, and to write with --output.
     output
         Also write these captions with their images to an HTML page (.html) or a contact sheet (.png).
     table

@@ -50,8 +50,8 @@ class Checks:
     min_cosine: Annotated[
         float | None,
         Parameter(
-            help="Fail if the cosine of any embedding with the original is below this. Default: 0.9999 for fp32 and "
-            "0.9 for int8."
+            help="Fail if the cosine similarity of any embedding to the original is below this. Default: 0.9999 for "
+            "fp32 and 0.9 for int8."
         ),
     ] = None
 

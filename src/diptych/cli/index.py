@@ -69,13 +69,14 @@ def index(
         Model that computes the embeddings: a training run, a model directory or a hub name. The default is the model
         of the existing index, or mini for a new one. To update an index that someone else made, name its model here.
     prune
-        Remove images that no longer exist. Images on a drive or in a folder that cannot be reached now always stay.
+        Remove from the index images that no longer exist. Images on a drive or in a folder that cannot be reached now
+        are always kept.
     prune_all
-        Prune and exclude even if that removes most images of the source.
+        Like --prune, and continue even if --prune or --exclude removes most images of the source.
     forget
         First remove all images in this folder from the index, whether they exist or not; files are not touched.
     rebuild
-        Discard the index and make it again, for an index that is damaged. Exclusions are kept.
+        Discard a damaged index and build it again from scratch. Exclude patterns are kept.
     watch
         Keep running and follow changes in the folder. Press Ctrl-C to stop.
     exclude
@@ -83,14 +84,14 @@ def index(
         patterns are remembered for later runs, and images that they leave out are removed from the index. Put the
         source before this option.
     reset_exclude
-        Forget the patterns of earlier runs over this folder.
+        Forget the --exclude patterns of earlier runs on this folder.
     skip_system_folders
-        Leave out recycle bins, snapshots and caches of network storage and photo programs, such as #recycle,
-        @eaDir and *.lrdata.
+        Leave out the recycle bins, snapshots and caches (#recycle, @eaDir, *.lrdata) of network storage and photo
+        programs.
     captions
         Read the source as a captioned data set and store its captions.
     wait
-        Seconds to wait while another process writes to the index. Default: no limit.
+        Maximum number of seconds to wait while another process writes to the index. Default: no limit.
     """
     set_quiet(common.quiet, common.as_json)
     source = source or _working_folder(exclude)

@@ -108,7 +108,9 @@ Quiet = Annotated[
 Overwrite = Annotated[bool, Parameter(negative="")]
 Null = Annotated[bool, Parameter(("--null", "-0"), negative="")]
 
-Device = Annotated[str, Parameter(validator=check_device, help="Device: auto, cpu, mps, cuda or cuda:N.")]
+Device = Annotated[
+    str, Parameter(validator=check_device, help="Device: auto, cpu, mps, cuda or cuda:N (GPU N, from 0).")
+]
 BatchSize = Annotated[int, Parameter(validator=_AT_LEAST_ONE, help="Images per forward pass of the model.")]
 Model = Annotated[
     str,
@@ -142,8 +144,8 @@ Prior = Annotated[
     float | None,
     Parameter(
         validator=validators.Number(gt=0, lt=1),
-        help="Expected share of matching pairs, between 0 and 1, to which the probabilities are adjusted. Default: as "
-        "calibrated (0.5 for mini).",
+        help="Share of pairs that you expect to match, between 0 and 1; the probabilities are adjusted to it. Default: "
+        "the share that the model was calibrated for (0.5 for mini).",
     ),
 ]
 PromptMethod = Literal["retrieve", "compose", "generate"]
@@ -162,19 +164,23 @@ Index = Annotated[
 IndexModel = Annotated[
     str | None,
     Parameter(
-        help="Model of the index, if it has moved or been renamed. The model of an index that someone else made is "
-        "only loaded if you name it here."
+        help="Where to find the model of the index, if it has moved or been renamed. The model of an index that "
+        "someone else made is only loaded if you name it here."
     ),
 ]
 Templates = Annotated[
     Literal["one", "seven", "eighty"],
-    Parameter(help='Prompt templates for each class name: one ("a photo of a {}"), or the seven or eighty of CLIP.'),
+    Parameter(
+        help='Prompt templates for each class name: one ("a photo of a {}"), or CLIP\'s sets of seven or eighty.'
+    ),
 ]
-Classes = Annotated[str | None, Parameter(help="Class names: a file with one per line, imagenet or imagenet-clip.")]
+Classes = Annotated[
+    str | None, Parameter(help="Class names: a file with one per line, or a built-in list, imagenet or imagenet-clip.")
+]
 FollowLinks = Annotated[
     bool,
     Parameter(
-        negative="", help="Follow symbolic links that lead out of the folder, and read indexed images stored there."
+        negative="", help="Follow symbolic links that point outside the folder, and read indexed images stored there."
     ),
 ]
 

@@ -55,7 +55,7 @@ def prompt(
     lists
         With compose, a folder of phrase lists (one .txt file each) that replaces the built-in lists.
     output
-        The CSV file to write. Default: a folder goes to standard output as CSV, and one image is shown as a table.
+        The CSV file to write. Default: CSV on standard output for a folder, a table for one image.
     """
     from diptych.data.formats.image_paths import image_files
     from diptych.errors import DataError

@@ -79,7 +79,7 @@ def search(
     like
         Images of the index, by path or id, that results should resemble.
     unwanted
-        What results should not show. Negative terms have a weight of one half by default.
+        What results should not show. Negative terms have a weight of 0.5 by default.
     unwanted_image
         Image files that results should not resemble.
     unwanted_like
@@ -89,14 +89,14 @@ def search(
     page
         Page of results, counted from 1.
     sort
-        Order of results: by score, or by date (newest, oldest).
+        Order of results: by score, or by date, newest or oldest first.
     cutoff
-        Relevance cutoff, given as a recall: of queries that have a true match, this share still returns one. Lower
-        hides more results; 1 hides the fewest.
+        Relevance cutoff, from 0 to 1: the share of queries with a true match that still return one. Lower values hide
+        more results; 1 hides the fewest.
     nearest
         Show the nearest images even if they are below the relevance cutoff.
     fold
-        Show copies of the same image once.
+        Show only one of several copies of the same image.
     rerank
         Rerank this many of the best results with the model's matcher, such as 50; 0 for none.
     output

@@ -70,7 +70,7 @@ def serve(
 ) -> None:
     """Serve search, captions, matching and prompts over HTTP. Press Ctrl-C to stop.
 
-    Open requests are finished first, for up to --grace seconds.
+    When it stops, requests in flight are finished first, for up to --grace seconds.
 
     By default, only programs on this machine can connect. On any other --host, clients need an API key. The API is
     described at /openapi.json.
@@ -90,7 +90,7 @@ def serve(
     without_key
         Accept requests without an API key on any --host.
     grace
-        Seconds that open requests have to finish after the server is stopped.
+        Seconds that requests in flight have to finish after the server is told to stop.
     """
     from diptych.serving.api.app import make_app
     from diptych.serving.api.server import accepted_hosts, check_exposure, run

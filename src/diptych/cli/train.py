@@ -61,7 +61,8 @@ class RunOptions:
         bool,
         Parameter(
             negative="",
-            help="Resume the run in the output folder exactly from its last checkpoint; other flags are optional.",
+            help="Resume the run in the output folder from its last checkpoint, as if it had not stopped; other "
+            "flags are optional.",
         ),
     ] = False
     quiet: Quiet = False

@@ -1,4 +1,4 @@
-"""Joins by name: which ids meet, which are left over on either side, and which are hit twice."""
+"""Matching two lists of ids by name: which ids match, which have no match, and which match more than once."""
 
 from __future__ import annotations
 

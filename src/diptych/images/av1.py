@@ -1,4 +1,4 @@
-"""AV1 headers in AVIF files: the size in a box need not be the one that the decoder allocates."""
+"""AV1 headers in AVIF files, which give the size that the decoder allocates; the declared size may differ."""
 
 from __future__ import annotations
 

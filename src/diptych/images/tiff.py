@@ -1,4 +1,4 @@
-"""TIFF files: the cost of decoding one, and what Pillow leaves to be set right."""
+"""TIFF files: the cost of decoding them, and corrections to how Pillow decodes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hubness: how similar an image or a text is to everything.
+"""Hubness: how similar an image is to texts in general, or a text to images in general.
 
 Some images are close to every text and rank first for texts that they do not match. A matcher keeps a sample of
 training embeddings, measures the similarity to all of them, and subtracts it in the calibration. This is the inverted

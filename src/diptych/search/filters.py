@@ -30,26 +30,26 @@ class Filters:
     """
 
     folder: str | Path | None = None
-    """Images in this folder or tar shard, at any depth."""
+    """Only images in this folder or tar shard, at any depth."""
     since: str | datetime.date | None = None
-    """Taken on or after this date (2021, 2021-05, 2021-05-17, or with a time, 2021-05-17T12:30), by EXIF, else by the
-    file's last change."""
+    """Taken on or after this date (2021, 2021-05, 2021-05-17, or with a time, 2021-05-17T12:30), according to EXIF or,
+    without it, the file's modification time."""
     until: str | datetime.date | None = None
-    """Taken on or before this date; a year or month counts to its last day."""
+    """Taken on or before this date; a year or month includes its last day."""
     min_side: int | None = None
-    """Least length of the shorter side, in pixels."""
+    """Minimum length of the shorter side, in pixels."""
     max_side: int | None = None
-    """Greatest length of the longer side, in pixels."""
+    """Maximum length of the longer side, in pixels."""
     min_bytes: int | None = None
-    """Least file size, in bytes."""
+    """Minimum file size, in bytes."""
     max_bytes: int | None = None
-    """Greatest file size, in bytes."""
+    """Maximum file size, in bytes."""
     shape: Shape | None = None
-    """Landscape, portrait or square (sides that differ by at most 5%)."""
+    """Orientation: landscape, portrait or square (sides that differ by at most 5%)."""
     camera: str | None = None
-    """Words in the camera's name, in any order and case."""
+    """Words in the camera's name, in any order, ignoring case."""
     caption: str | None = None
-    """Words in the captions, in any order and case."""
+    """Words in the captions, in any order, ignoring case."""
 
     def __post_init__(self) -> None:
         if isinstance(self.since, str):

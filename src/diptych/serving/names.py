@@ -1,4 +1,4 @@
-"""Names: one or several, given as a string or as a sequence of strings."""
+"""Convert one name, or a sequence of names, to a tuple of names."""
 
 from __future__ import annotations
 

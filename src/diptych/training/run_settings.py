@@ -18,7 +18,7 @@ class RunSettings:
     data: str = ""
     """Data set: a folder, a caption file, WebDataset shards, or a data set on the Hugging Face Hub."""
     out: str = ""
-    """Run folder, which receives the model, the log and the checkpoints."""
+    """Run folder, where the model, the log and the checkpoints are saved."""
     format: str | None = None
     """Format of the data set (default: detected)."""
     val_fraction: float | None = None
@@ -36,13 +36,14 @@ class RunSettings:
     warmup: float = 0.1
     """Fraction of the steps over which the learning rate warms up linearly; it then follows a cosine decay."""
     weight_decay: float = 0.05
-    """Weight decay of AdamW, which spares biases, normalization weights and scales."""
+    """Weight decay of AdamW; biases, normalization weights and scales are not decayed."""
     max_grad_norm: float = 1.0
-    """Maximum gradient norm (clipping)."""
+    """Maximum gradient norm; larger gradients are clipped."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, which is what is validated and saved; 0 disables it."""
+    """Decay of an exponential moving average of the weights; the average is what is validated and saved. 0 disables
+    it."""
     augment: Literal["none", "light", "strong"] = "none"
-    """Image augmentation: `light` crops and flips images, `strong` also changes colors."""
+    """Image augmentation: `light` crops and flips images, `strong` also changes colours."""
     views: int = 1
     """Number of versions of each image that are encoded in advance if the image tower is frozen. The first is not
     augmented, so augmentation needs 2 or more."""
@@ -51,7 +52,7 @@ class RunSettings:
     save_steps: int = 200
     """Number of steps between checkpoints within an epoch; a checkpoint is also saved after every epoch."""
     save_minutes: float = 2.0
-    """Maximum number of minutes between checkpoints, should that many steps take longer."""
+    """Maximum number of minutes between checkpoints, in case the steps between them take longer."""
     seed: int = 0
     """Random seed."""
     device: str = "auto"

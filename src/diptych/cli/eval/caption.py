@@ -57,7 +57,7 @@ def caption(
     """Evaluate captions with the COCO caption metrics and CLIPScore.
 
     The metrics are BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE, computed as in coco-caption. METEOR and SPICE need Java
-    and the extra `captions`; SPICE also needs the model of its parser. Unavailable metrics are listed. Without Java, a
+    and the extra `captions`; SPICE also needs its parser's model. Unavailable metrics are listed. Without Java, a
     built-in tokenizer replaces the PTB tokenizer, and the report says so.
 
     Parameters
@@ -75,7 +75,7 @@ def caption(
     beams
         Beam width of beam search.
     max_tokens
-        Maximum caption length, in words or tokens of the model.
+        Maximum caption length, in the model's own units (words or tokens).
     clip
         Dual encoder for CLIPScore and RefCLIPScore, or none to skip them. Published scores use open_clip/ViT-B-32.
     tokenizer

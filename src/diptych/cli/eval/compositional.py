@@ -34,7 +34,7 @@ def compositional(
     Parameters
     ----------
     data
-        Data set whose captions are changed.
+        Data set from whose captions the variants are derived.
     published
         Instead of --data: the folder of Winoground (examples.jsonl) or SugarCrepe (swap_obj.json and others), or one of
         these files.
@@ -43,7 +43,7 @@ def compositional(
     use_matcher
         Evaluate the model's matcher instead of its cosine similarity.
     max_checks
-        Maximum number of checks per kind, sampled at random.
+        Maximum number of checks per kind of change, sampled at random.
     """
     from diptych.errors import ConfigError
 

@@ -30,8 +30,9 @@ def match(
 ) -> None:
     """Evaluate a matcher: decisions, ranking and calibration, with 95% confidence intervals.
 
-    Each caption is paired with its own image, a random image and a hard one, which the dual encoder finds similar.
-    Labelled pairs (a table with the columns image, caption and label) are evaluated as they are, without splits.
+    Each caption is paired with its own image, a random image and a hard negative, an image that the dual encoder finds
+    similar. Labelled pairs (a table with the columns image, caption and label) are evaluated as they are, without
+    splits.
 
     Parameters
     ----------
@@ -40,11 +41,11 @@ def match(
     threshold
         Minimum probability at which a pair counts as a match.
     min_precision
-        Also report the lowest threshold whose precision is at least this, from 0 to 1.
+        Also report the lowest threshold at which the precision is at least this value, from 0 to 1.
     plots
         Folder for the reliability diagram and the ROC and precision-recall curves (.png).
     resamples
-        Bootstrap resamples over images for the confidence intervals.
+        Number of bootstrap resamples of the images for the confidence intervals.
     """
     from diptych.data.formats.read import read_pairs
     from diptych.data.labelled import is_labelled, read_labelled_pairs

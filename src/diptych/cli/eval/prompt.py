@@ -49,16 +49,16 @@ def prompt(
     data
         Data set of images with prompts (or captions) to evaluate on.
     train_data
-        Data set for the baselines: its training split, or all of it if it has none. Default: the training split of
-        --data.
+        Data set for the baselines: its training split, or all of it if it has none. Default: the training split
+        of --data.
     method
         How prompts are produced: retrieve, compose or generate.
     library
         With retrieve, the prompts to choose from: a text file with one per line, a table, or a data set.
     table
-        CSV file to write: the true and the predicted prompt of every image with their cosine.
+        CSV file to write: the true and the predicted prompt of every image with their cosine similarity.
     histogram
-        Histogram of the cosines to write (.png).
+        Image file to write (.png): a histogram of the cosine similarities.
     """
     from diptych.cli.prompt import generation_config_of
     from diptych.data.formats.read import read_pairs

@@ -23,8 +23,8 @@ def zeroshot(
     data
         A folder with one subfolder of images per class, or a data set whose captions are class names.
     classes
-        Candidate classes: a file with one class per line (`name`, or `label<TAB>name` if the data set contains
-        labels), imagenet or imagenet-clip. Default: the classes of the data set.
+        Candidate classes: a file with one class per line (`name`, or `label<TAB>name` if the data set contains labels),
+        or a built-in list, imagenet or imagenet-clip. Default: the classes of the data set.
     """
     from diptych.data.classes import read_classes, read_labelled
 

@@ -24,15 +24,15 @@ class Settings:
     max_pixels: int = 50_000_000
     """Maximum number of pixels of an image, checked before it is decoded."""
     max_rows: int = 64
-    """Maximum number of images, and of texts, in a request. /v1/embeddings accepts 2,048 texts and embeds so many at a
-    time."""
+    """Maximum number of images, and of texts, in a request. /v1/embeddings accepts up to 2,048 texts and embeds this
+    many at a time."""
     max_text: int = 2_000
     """Maximum length of a text in characters."""
     rate: float = 0.0
     """Maximum requests per second for each API key, or for each address without keys; 0 is unlimited."""
     wrong_keys: float = 1.0
-    """Maximum wrong API keys per second from each address, after ten at once; beyond that, none of its keys is checked.
-    0 is unlimited."""
+    """Maximum wrong API keys per second from each address, after an initial ten; beyond that, its requests are refused
+    without checking their keys. 0 is unlimited."""
     queue: int = 64
     """Maximum requests in flight; further ones get status 429."""
     memory: int = 256 * MIB
@@ -45,15 +45,15 @@ class Settings:
     wait: float = 0.02
     """Maximum seconds that a batch waits for requests whose images are still being decoded."""
     body_seconds: float = 30.0
-    """Maximum seconds for a request body to arrive; it must also arrive at 4 kB/s."""
+    """Maximum seconds for a request body to arrive; it must also arrive at 4 kB/s or faster."""
     urls: bool = False
     """Fetch images given as http(s) URLs; private addresses are always refused."""
     url_ports: tuple[int, ...] = (80, 443)
-    """Ports that images are fetched from."""
+    """Ports from which images may be fetched."""
     cors: tuple[str, ...] = ()
     """Origins whose web pages may send requests, such as https://example.org; none by default."""
     hosts: tuple[str, ...] = LOOPBACK
-    """Accepted Host headers, beside the address that the server is reached at; * accepts all."""
+    """Accepted Host headers, besides the address that the server listens on; * accepts all."""
 
     def __post_init__(self) -> None:
         for name in ("cors", "hosts"):  # a single name is one name, not a sequence of letters

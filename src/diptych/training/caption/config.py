@@ -19,11 +19,11 @@ class CaptionRecipe(RunSettings):
     with."""
 
     model: str = ""
-    """Dual encoder, which is frozen and extended with a small decoder; or a BLIP or VisionEncoderDecoder checkpoint,
-    which is fine-tuned."""
+    """Model to start from: a dual encoder, which is frozen and extended with a small decoder; or a BLIP or
+    VisionEncoderDecoder checkpoint, which is fine-tuned."""
     encoder: str = ""
-    """Image encoder of a new VisionEncoderDecoder, which is trained instead of an existing model: a directory, a hub
-    name, or a model type such as vit, which is initialized at random."""
+    """Instead of `model`: image encoder of a new VisionEncoderDecoder to train: a directory, a hub name, or a model
+    type such as vit, which is initialized at random."""
     decoder: str = ""
     """Language model of a new VisionEncoderDecoder: a directory, a hub name, or a model type such as gpt2, which is
     initialized at random."""
@@ -39,9 +39,9 @@ class CaptionRecipe(RunSettings):
     layers: int = 3
     """Number of layers of the small decoder."""
     image_layers: int = 1
-    """Number of self-attention layers over the image patches, ahead of the small decoder."""
+    """Number of self-attention layers over the image patches, before the small decoder."""
     heads: int = 8
-    """Number of attention heads of the small decoder; must divide its width."""
+    """Number of attention heads of the small decoder; its width must be divisible by this."""
     hidden: int = 2
     """Width of the feed-forward layers of the small decoder, as a multiple of its width."""
     dropout: float = 0.2
@@ -49,7 +49,7 @@ class CaptionRecipe(RunSettings):
     feature_dropout: float = 0.2
     """Dropout on the image patches."""
     min_count: int = 5
-    """Minimum number of times a word must occur in the training captions to enter the small decoder's vocabulary."""
+    """Number of times that a word must occur in the training captions to enter the small decoder's vocabulary."""
     augment: Literal["none", "light", "strong"] = "light"
     views: int = 3
     """Number of versions of each image that are encoded in advance for the small decoder; all but the first are
@@ -68,7 +68,8 @@ class CaptionRecipe(RunSettings):
     warmup: float = 0.05
     ema: float = 0.99
     reward_epochs: int = 0
-    """Number of further epochs of self-critical training on CIDEr (Rennie et al. 2017), for the small decoder."""
+    """Number of extra epochs of self-critical training (Rennie et al. 2017), which rewards CIDEr; small decoder
+    only."""
     reward_lr: float = 5e-5
     """Peak learning rate of self-critical training."""
     reward_samples: int = 5
@@ -76,4 +77,4 @@ class CaptionRecipe(RunSettings):
     of the others."""
 
     beams: int = 3
-    """Beam width in validation; the epoch with the best CIDEr is kept."""
+    """Beam width of the captions generated for validation; the epoch with the best CIDEr is kept."""

@@ -29,7 +29,8 @@ class ContrastiveRecipe(RunSettings):
     image_size: int | None = None
     """Input size of the image tower in pixels (default: that of the pretrained weights)."""
     crop: Literal["center", "squash"] | None = None
-    """How an image is made square: `center` crops it, `squash` distorts it (default: as the tower does)."""
+    """How an image is made square: `center` crops it, `squash` stretches it (default: as the image tower
+    prescribes)."""
     image_pooling: Literal["mean", "cls", "max"] | None = None
     """Pooling of a transformers image tower; timm towers define their own."""
     text_pooling: Literal["mean", "cls", "max"] = "mean"
@@ -46,7 +47,8 @@ class ContrastiveRecipe(RunSettings):
     freeze: list[str] = field(default_factory=list)
     """Weights to freeze: `image`, `text`, or prefixes of weight names, such as `image.blocks.0`."""
     head_epochs: int = 0
-    """Number of epochs in which only the projection heads are trained, on precomputed features, before the towers."""
+    """Number of additional epochs at the start, in which only the projection heads are trained, on precomputed
+    features."""
     lora_rank: int = 0
     """Rank of the LoRA adapters, which are trained instead of the towers' weights; 0 disables LoRA."""
     batch_norm: bool | None = None
@@ -63,7 +65,8 @@ class ContrastiveRecipe(RunSettings):
     batch_size: int = 128
     """Number of image-caption pairs per batch; the pairs of a batch are each other's negatives."""
     chunk_size: int | None = None
-    """Number of pairs per forward pass, for batches that exceed the memory (gradient caching; default: all)."""
+    """Number of pairs per forward pass, for batches too large for the memory (gradient caching; default: the whole
+    batch)."""
     lr_head: float = 1e-3
     """Peak learning rate of the projection heads and the logit scale."""
     lr_image: float = 1e-4

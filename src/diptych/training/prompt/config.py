@@ -29,7 +29,7 @@ class PromptRecipe(RunSettings):
     image_arguments: dict[str, Scalar] = field(default_factory=dict)
     """Arguments of the image tower's architecture, such as `{depth: 6}`."""
     text_encoder: str = "pypi/all-minilm-l6-v2"
-    """Text encoder that embeds the prompts and is frozen: a sentence-transformers or BERT model."""
+    """Frozen text encoder that embeds the prompts: a sentence-transformers or BERT model."""
     hidden: int = 480
     """Width of the hidden layer of the head."""
     dropout: float = 0.3
