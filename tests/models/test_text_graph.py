@@ -125,4 +125,4 @@ def test_a_text_query_of_a_new_process_loads_no_torch(library: Path, model_folde
 def test_without_a_graph_the_model_answers(library: Path, model_folder: Path) -> None:  # noqa: F811
     Index(library, model_folder).add(library)
     index = Index(library)
-    assert index.texts is index.model
+    assert index.text_encoder is index.model
