@@ -79,10 +79,10 @@ def _entries(
     exclude: Exclusions = NOTHING,
     roots: Roots = ANYWHERE,
     *,
-    depth: int | None = None,
-    enter_links: bool = True,
-    skip_system_folders: bool = True,
     unread: UnreadFiles | None = None,
+    depth: int | None = None,
+    skip_system_folders: bool = True,
+    enter_links: bool = True,
 ) -> Iterator[os.DirEntry[str] | Skipped]:
     """The entries with the name of an image, folder by folder, and the folders that cannot be entered."""
     entered: set[tuple[int, int]] = set()

@@ -105,10 +105,10 @@ def sigmoid_loss(
     image_embeddings: Tensor,
     text_embeddings: Tensor,
     *,
-    logit_scale: float | Tensor,
-    logit_bias: float | Tensor,
     image_ids: Tensor,
     caption_ids: Tensor | None = None,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
 ) -> Tensor:
     """The pairwise sigmoid loss of SigLIP (Zhai et al. 2023, algorithm 1): summed over entries, divided by batch size.
 

@@ -33,9 +33,10 @@ class ZeroShotScores:
 
     def to_dict(self) -> dict[str, float]:
         """A flat dict with the keys `top1`, `top5`, `mean_per_class`, `images`, `classes`."""
-        accuracy = {f"top{k}": value for k, value in self.accuracy.items()}
-        rest = {"mean_per_class": self.mean_per_class, "images": self.images, "classes": self.classes}
-        return accuracy | rest
+        return {
+            **{f"top{k}": value for k, value in self.accuracy.items()},
+            **{"mean_per_class": self.mean_per_class, "images": self.images, "classes": self.classes},
+        }
 
 
 def mean_class_embeddings(prompt_embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
