@@ -21,6 +21,7 @@ from PIL import Image
 from diptych.errors import ConfigError
 from diptych.serving.agents.mcp_server import http_app, make_server
 from diptych.serving.agents.smolagents_tools import smolagents_tools
+from diptych.serving.agents.tools import _checked_k
 from diptych.serving.api.settings import Settings
 from diptych.serving.service import Service
 from tests.servers import photo, running
@@ -135,3 +136,14 @@ def test_smolagents_has_the_same_tools(service: Service, folder: Path) -> None:
     with pytest.raises(ConfigError, match="no texts"):
         tools["match_image"](image=id, texts=[])
     assert "15 unchanged" in tools["index_folder"](path=str(folder / "photos"))["text"]
+
+
+@pytest.mark.parametrize(("k", "number"), [(3, 3), ("3", 3), (20, 20)])
+def test_a_number_of_results_may_be_sent_as_text(k: object, number: int) -> None:
+    assert _checked_k(k) == number  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [0, 21, "0", "-1", "2.5", "many", True])
+def test_a_number_of_results_out_of_range_is_refused_in_a_sentence(k: object) -> None:
+    with pytest.raises(ConfigError, match="a whole number from 1 to 20"):
+        _checked_k(k)  # type: ignore[arg-type]

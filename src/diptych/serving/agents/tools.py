@@ -242,6 +242,7 @@ def _hit_data(hit: Hit, rank: int) -> HitData:
 
 
 def _checked_k(k: int) -> int:
-    if not 1 <= k <= MAX_K:
-        raise ConfigError(f"k is {k}; it must be from 1 to {MAX_K}")
-    return k
+    number = int(k) if str(k).isdecimal() else 0  # language models also send numbers as text
+    if not 1 <= number <= MAX_K:
+        raise ConfigError(f"k is {k}; it must be a whole number from 1 to {MAX_K}")
+    return number
