@@ -26,7 +26,7 @@ pytest.importorskip("lancedb")
 
 
 @pytest.mark.parametrize("what", ["index", "index/pictures.lance", "index/index.json"])
-def test_an_index_that_is_deleted_is_one_clear_error_and_can_be_made_again(
+def test_an_index_that_is_deleted_is_one_clear_error_and_what_is_left_of_it_is_not_overwritten(
     what: str, api: httpx2.Client, service: Service, root: Path, tmp_path: Path
 ) -> None:
     add = {"path": str(root / "photos")}
@@ -48,6 +48,11 @@ def test_an_index_that_is_deleted_is_one_clear_error_and_can_be_made_again(
         assert "lance" not in error["message"].lower()
     assert api.get("/v1/index").json()["images"] == 0
     again = api.post("/v1/index/add", json=add)
+    if what == "index/index.json":  # its rows are still there, without their model and exclusions
+        assert again.status_code == 422
+        assert "--rebuild" in _error(again)["message"]
+        assert str(tmp_path) not in again.text
+        return
     assert again.status_code == 200, again.text
     assert api.post("/v1/search", json={"texts": ["a star"], "keep": None}).json()["total"] == 1
 

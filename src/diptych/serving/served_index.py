@@ -26,6 +26,7 @@ from diptych.serving.results import AddProgress, IndexStatus
 
 Item = TypeVar("Item")
 
+_DAMAGED = "the index is damaged; make it again on the server with `diptych index FOLDER --rebuild`"
 _MISSING = "the index does not exist, or was removed; add a folder to create it"
 _MAX_SHOWN = 200  # characters of a path in an error
 
@@ -100,9 +101,7 @@ class ServedIndex:
             if self._folder is not None and not Store.is_whole(self._folder):
                 raise IndexMissing(_MISSING) from error
             if isinstance(error, IndexDamaged):  # its message names a folder of this machine
-                raise DataError(
-                    "the index is damaged; make it again on the server with `diptych index FOLDER --rebuild`"
-                ) from error
+                raise DataError(_DAMAGED) from error
             raise
 
     def add(
@@ -248,7 +247,10 @@ class ServedIndex:
             raise DataError(
                 "the folder's own index is a link that leads out of the folders that may be read; remove it"
             )
-        store = Store.create(folder, self._identity(), str(folder.parent) if folder.name == HIDDEN else None)
+        try:
+            store = Store.create(folder, self._identity(), str(folder.parent) if folder.name == HIDDEN else None)
+        except IndexDamaged as error:  # its message names a folder of this machine
+            raise DataError(_DAMAGED) from error
         self._trust(store)
         self._folder = folder
         return self.existing()
