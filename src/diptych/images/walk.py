@@ -145,7 +145,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_left_out(path: str, root: str, exclude: Exclusions = NOTHING, *, skip_system_folders: bool = True) -> bool:
-    """Whether `walk(root, exclude)` leaves out a file or folder below `root`, for its own name or a parent's."""
+    """Whether `walk(root, exclude)` skips a path below `root`, because of its own name or that of a parent folder."""
     is_folder = os.path.isdir(path)  # noqa: PTH112 (called for every change of a watched folder)
     while len(path) > len(root):
         parents, name = os.path.split(path)

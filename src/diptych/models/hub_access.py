@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,14 @@ def _is_reachable() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-    except Exception:
+    except OSError:
+        return False
+    except transport_errors():
         return False
     return True
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Network errors that the hub's client does not wrap: those of httpx2, or of httpx before it."""
+    libraries = (sys.modules.get(name) for name in ("httpx2", "httpx"))
+    return tuple(library.TransportError for library in libraries if library is not None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diptych.errors import ModelError
 from diptych.models.checkpoints import refuse_unsafe
+from diptych.models.hub_access import transport_errors
 
 _EXCLUDED = {".py", ".pyc", ".pt", ".pth", ".bin", ".pkl", ".lock", ".tmp"}  # code, pickles, unfinished files
 
@@ -72,7 +72,7 @@ def upload_files(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-    refusals: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *_transport_errors())
+    refusals: tuple[type[Exception], ...] = (HfHubHTTPError, HFValidationError, OSError, *transport_errors())
     try:
         api = HfApi(token=token)
         repo = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -109,9 +109,3 @@ def _complete_model_card(card: Path, repo_id: str, licence: str | None, tags: Se
     card.write_text(
         f"---\n{head}\n---\n\n# {name}\n\nA diptych model. Load it with the Python package diptych.\n", "utf-8"
     )
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Network errors that the hub's client does not wrap: those of httpx2, or of httpx before it."""
-    libraries = (sys.modules.get(name) for name in ("httpx2", "httpx"))
-    return tuple(library.TransportError for library in libraries if library is not None)

@@ -288,7 +288,7 @@ class ServedIndex:
         return index
 
     def _trust(self, store: Store) -> None:
-        """Record that the user who started the service named the model of the index."""
+        """Trust the index's model if the user who started the service named it."""
         named = self._loaded.names.get("encoder")
         if isinstance(named, str | Path) and canonical_name(named) == store.identity.name:
             allow(store, model=named)
@@ -307,6 +307,6 @@ def path_of_uri(text: str) -> str:
 
 
 def _version_of(folder: Path) -> tuple[int, int]:
-    """Changes when another index takes the place of this one: inode and time of its metadata."""
+    """The inode and modification time of an index's metadata: they change when another index replaces it."""
     stat = (folder / "index.json").stat()
     return stat.st_ino, stat.st_mtime_ns

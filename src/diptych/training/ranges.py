@@ -73,7 +73,7 @@ def check_settings(recipe: RunSettings) -> None:
 
 
 def check_stored_views(recipe: RunSettings, tower: str, example: int) -> None:
-    """Check that an augmentation has views to change where the features of the images are computed once.
+    """Check that an augmented recipe stores several views of each image if image features are computed only once.
 
     Args:
         recipe: the settings.
